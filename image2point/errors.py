@@ -1,0 +1,11 @@
+"""The one exception for bad input: what a user gave, not what the program did wrong."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something that the user supplied cannot be used.
+
+    The message says what was expected, what was found, where, and what to do. The command line prints it
+    in one line and ends with exit code 2.
+    """

@@ -1,0 +1,29 @@
+"""The 3D substrate: points → voxels, and the operations of a ConvNet on them. Needs nothing but torch."""
+
+from image2point.voxels import functional
+from image2point.voxels.errors import VoxelError
+from image2point.voxels.modules import Pointwise, VoxelConv
+from image2point.voxels.norm import BatchNorm
+from image2point.voxels.plan import Window, neighbour_table
+from image2point.voxels.pool import AvgPool, GlobalPool, MaxPool
+from image2point.voxels.quantise import voxelize
+from image2point.voxels.sites import Sites
+from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
+
+__all__ = [
+    "AvgPool",
+    "BatchNorm",
+    "DenseVoxels",
+    "GlobalPool",
+    "MaxPool",
+    "Pointwise",
+    "Sites",
+    "VoxelConv",
+    "VoxelError",
+    "VoxelTensor",
+    "Voxels",
+    "Window",
+    "functional",
+    "neighbour_table",
+    "voxelize",
+]

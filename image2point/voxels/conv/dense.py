@@ -1,0 +1,63 @@
+"""Convolution of dense grids, with the same outputs per axis as the sparse one: ceil(n / stride)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv3d_input
+
+from image2point.voxels.plan import Window
+
+
+def frame(grid: Tensor, window: Window, fill: float = 0.0, replicate: int | None = None) -> Tensor:
+    """Pad (or crop) a grid [B, C, X, Y, Z] so that a window without padding gives ceil(n / stride) outputs.
+
+    Args:
+        replicate: axis (0, 1, 2) along which border slices are repeated instead of filled.
+    """
+    amounts = []
+    for axis in range(3):
+        size = grid.shape[2 + axis]
+        last = (-(-size // window.stride) - 1) * window.stride + (window.kernel[axis] - 1) * window.dilation
+        amounts.append((window.padding[axis], last - window.padding[axis] + 1 - size))
+    if replicate is not None:
+        index = torch.arange(-amounts[replicate][0], grid.shape[2 + replicate] + amounts[replicate][1])
+        index = index.clamp_(0, grid.shape[2 + replicate] - 1).to(grid.device)
+        grid = grid.index_select(2 + replicate, index)
+        amounts[replicate] = (0, 0)
+    if any(max(amount) > 0 for amount in amounts):
+        grid = F.pad(grid, [max(a, 0) for pair in reversed(amounts) for a in pair], value=fill)
+    for axis, (_, far) in enumerate(amounts):
+        if far < 0:  # the last window ends before the grid does
+            grid = grid.narrow(2 + axis, 0, grid.shape[2 + axis] + far)
+    return grid
+
+
+def convolve(grid: Tensor, weight: Tensor, window: Window, groups: int = 1, replicate: int | None = None) -> Tensor:
+    """[B, C_in, X, Y, Z], [C_out, C_in / groups, Kx, Ky, Kz] → [B, C_out, ⌈X/s⌉, ⌈Y/s⌉, ⌈Z/s⌉]."""
+    grid = frame(grid, window, replicate=replicate)
+    if torch.is_grad_enabled() and grid.requires_grad and not weight.requires_grad:
+        return _FrozenKernel.apply(grid, weight, window, groups)
+    return F.conv3d(grid, weight, stride=window.stride, dilation=window.dilation, groups=groups)
+
+
+class _FrozenKernel(torch.autograd.Function):
+    """conv3d that keeps no input: torch's own keeps one, even where the kernel asks for no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, weight: Tensor, window: Window, groups: int) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.window, ctx.groups = grid.shape, window, groups
+        return F.conv3d(grid, weight, stride=window.stride, dilation=window.dilation, groups=groups)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        window = ctx.window
+        data = conv3d_input(
+            ctx.shape, weight, gradients[0], stride=window.stride, dilation=window.dilation, groups=ctx.groups
+        )
+        return data, None, None, None

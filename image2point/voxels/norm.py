@@ -1,0 +1,90 @@
+"""Batch normalisation over occupied sites, and over the sites of all processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from image2point.voxels.functional import on_rows
+from image2point.voxels.tensor import Voxels
+
+
+class BatchNorm(_BatchNorm):
+    """`torch.nn.BatchNorm2d` for voxels: same parameters, buffers and names in the state dict.
+
+    Statistics count occupied sites only. In training they are taken over the sites of all processes, from
+    counts, sums and centred squares, so that n processes equal one at the same global batch. In evaluation it
+    is a scale and a shift, which keeps no input where its parameters are frozen.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of rows is right: there is no layout to check."""
+
+    def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
+        return on_rows(self._normalise, x)
+
+    def _normalise(self, rows: Tensor) -> Tensor:
+        """[N, C] → [N, C]"""
+        batch_statistics = self.training or self.running_mean is None
+        if not batch_statistics:
+            assert self.running_var is not None and self.running_mean is not None
+            scale = torch.rsqrt(self.running_var + self.eps)
+            if self.weight is not None:
+                scale = scale * self.weight
+            shift = -self.running_mean * scale
+            if self.bias is not None:
+                shift = shift + self.bias
+            return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
+        momentum = self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:  # cumulative average
+                momentum = 1.0 / float(self.num_batches_tracked)
+        if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            return self._normalise_over_processes(rows, momentum)
+        return torch.nn.functional.batch_norm(
+            _at_least_two(rows, self.training),
+            self.running_mean if self.training else None,
+            self.running_var if self.training else None,
+            self.weight,
+            self.bias,
+            True,
+            0.0 if momentum is None else momentum,
+            self.eps,
+        )
+
+    def _normalise_over_processes(self, rows: Tensor, momentum: float | None) -> Tensor:
+        from torch.distributed.nn.functional import all_reduce
+
+        wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+        count = wide.new_tensor([len(wide)])
+        total = all_reduce(torch.cat([wide.sum(0), count]))
+        count = total[-1].detach()
+        mean = total[:-1] / count
+        centred = wide - mean
+        variance = all_reduce(centred.square().sum(0)) / count
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                rate = 0.0 if momentum is None else momentum
+                unbiased = variance * (count / (count - 1))
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
+        normal = centred * torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            normal = normal * self.weight
+        if self.bias is not None:
+            normal = normal + self.bias
+        return normal.to(rows.dtype)
+
+
+def _at_least_two(rows: Tensor, training: bool) -> Tensor:
+    if training and len(rows) < 2:
+        from image2point.voxels.errors import VoxelError
+
+        raise VoxelError(
+            "batch norm in training needs at least two voxels to take a variance, found one; "
+            "use larger batches, a smaller voxel size, or freeze the norms"
+        )
+    return rows

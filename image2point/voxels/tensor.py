@@ -1,0 +1,149 @@
+"""What flows through a lifted network: sparse voxels, or a dense grid with its mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from image2point.voxels.errors import VoxelError
+from image2point.voxels.sites import Sites
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelTensor:
+    """Features on sparse sites.
+
+    Attributes:
+        features: [N, C], a row per site, in the order of `sites.coordinates`.
+    """
+
+    features: Tensor
+    sites: Sites
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or len(self.features) != len(self.sites):
+            raise VoxelError(
+                f"features: expected [{len(self.sites)}, C], a row per voxel, found {list(self.features.shape)}"
+            )
+
+    @property
+    def coordinates(self) -> Tensor:
+        """int32 [N, 4], rows (batch, x, y, z)."""
+        return self.sites.coordinates
+
+    @property
+    def stride(self) -> int:
+        return self.sites.stride
+
+    @property
+    def batch_size(self) -> int:
+        return self.sites.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
+
+    def replace(self, features: Tensor) -> VoxelTensor:
+        """Other features on the same sites."""
+        return VoxelTensor(features, self.sites)
+
+    def to(self, target: torch.device | torch.dtype | str) -> VoxelTensor:
+        """Move to a device, or convert the features to a floating type."""
+        if isinstance(target, torch.dtype):
+            return self.replace(self.features.to(target))
+        return VoxelTensor(self.features.to(target), self.sites.to(target))
+
+    def double(self) -> VoxelTensor:
+        return self.to(torch.float64)
+
+    def pin_memory(self) -> VoxelTensor:
+        """Copy to page-locked memory, from which a GPU reads without waiting."""
+        sites = Sites(self.coordinates.pin_memory(), self.batch_size, self.stride)
+        return VoxelTensor(self.features.pin_memory(), sites)
+
+    def dense(self) -> DenseVoxels:
+        """The grid from index 0 to the largest index along each axis, empty cells zero.
+
+        Raises:
+            VoxelError: where a coordinate is negative.
+        """
+        lower, upper = self.sites.bounds
+        if min(lower) < 0:
+            raise VoxelError(f"dense grids begin at index 0, but the smallest voxel index is {min(lower)}")
+        size = [high + 1 for high in upper]
+        index = tuple(self.coordinates.long().unbind(1))
+        cells = self.features.new_zeros(self.batch_size, *size, self.features.shape[1])
+        cells = cells.index_put(index, self.features)
+        mask = torch.zeros(self.batch_size, *size, dtype=torch.bool, device=self.device)
+        mask[index] = True
+        return DenseVoxels(cells.permute(0, 4, 1, 2, 3).contiguous(), mask.unsqueeze(1), self.stride)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseVoxels:
+    """Features on a dense grid, of which only the cells in the mask count.
+
+    Attributes:
+        grid: [B, C, X, Y, Z]; zero outside the mask.
+        mask: bool [B, 1, X, Y, Z].
+        stride: edge of one voxel of this scale in input voxels.
+    """
+
+    grid: Tensor
+    mask: Tensor
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        expected = [self.grid.shape[0], 1, *self.grid.shape[2:]]
+        if self.grid.ndim != 5 or self.mask.dtype != torch.bool or list(self.mask.shape) != expected:
+            raise VoxelError(
+                f"expected a grid [B, C, X, Y, Z] and a bool mask [B, 1, X, Y, Z], found "
+                f"{list(self.grid.shape)} and {self.mask.dtype} {list(self.mask.shape)}"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        return self.grid.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.grid.device
+
+    @property
+    def rows(self) -> Tensor:
+        """Features of the occupied cells, [N, C], ordered by (batch, x, y, z)."""
+        return self.grid.permute(0, 2, 3, 4, 1)[self.mask[:, 0]]
+
+    def replace(self, grid: Tensor) -> DenseVoxels:
+        """Another grid under the same mask; what it holds outside the mask is set to zero."""
+        return DenseVoxels(torch.where(self.mask, grid, 0), self.mask, self.stride)
+
+    def replace_rows(self, rows: Tensor) -> DenseVoxels:
+        """Other features [N, C] in the occupied cells."""
+        cells = rows.new_zeros(*self.mask[:, 0].shape, rows.shape[1])
+        cells = cells.masked_scatter(self.mask[:, 0].unsqueeze(-1), rows)
+        return DenseVoxels(cells.permute(0, 4, 1, 2, 3), self.mask, self.stride)
+
+    def to(self, target: torch.device | torch.dtype | str) -> DenseVoxels:
+        """Move to a device, or convert the features to a floating type."""
+        mask = self.mask if isinstance(target, torch.dtype) else self.mask.to(target)
+        return DenseVoxels(self.grid.to(target), mask, self.stride)
+
+    def double(self) -> DenseVoxels:
+        return self.to(torch.float64)
+
+    def pin_memory(self) -> DenseVoxels:
+        """Copy to page-locked memory, from which a GPU reads without waiting."""
+        return DenseVoxels(self.grid.pin_memory(), self.mask.pin_memory(), self.stride)
+
+    def sparse(self) -> VoxelTensor:
+        """The occupied cells as sparse voxels."""
+        sites = Sites.of(self.mask[:, 0].nonzero().to(torch.int32), self.batch_size, self.stride)
+        return VoxelTensor(self.rows, sites)
+
+
+# The third form is an unmasked dense grid [B, C, X, Y, Z], as image volumes and export use it.
+Voxels: TypeAlias = VoxelTensor | DenseVoxels | Tensor

@@ -1,0 +1,18 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with the real ModelNet40 and real ImageNet weights, where this machine has it."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not (folder / "modelnet40_ply_hdf5_1024" / "shape_names.txt").is_file():
+        pytest.skip("real ModelNet40 data is not beside this checkout (../shared/data)")
+    return folder
