@@ -1,0 +1,146 @@
+"""The second pass: which class mean is nearest to each feature, and does the network agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from image2point.collapse.inputs import (
+    StatisticsError,
+    as_float64,
+    as_tensor,
+    check_labels,
+    check_matrix,
+    float64_device,
+    row_blocks,
+)
+
+# Squared distances that agree to this share of (‖h−g‖ + max‖μ−g‖)² are a tie: else rounding would decide.
+TIE = 1e-12
+
+COUNTS = ("samples", "correct", "without_centre", "compared", "disagreed")
+
+
+class CentreDecisions:
+    """Nearest-class-centre decisions on features, given the class means of the training set.
+
+    `centres` [C, d] are usually `Statistics.means` of the training features; a row of NaN is a class without
+    a mean, which is never chosen. Samples of such a class count as errors of NCC, and `without_centre` says
+    how many there were.
+
+    Ties go to the lowest class index: among centres whose squared distances agree to 1e-12 of
+    (‖h−g‖ + max‖μ−g‖)², g the mean of the centres, and among logits that are equal. So the decision does not
+    hang on how a sum was rounded, nor on the batch that a sample came in.
+
+    Source: NC4 of Papyan, Han and Donoho 2020; NCC of Galanti, György and Hutter 2022.
+    """
+
+    def __init__(self, centres: Any, device: str | torch.device | None = None) -> None:
+        given = as_tensor(centres, "centres")
+        if given.ndim != 2 or not given.is_floating_point():
+            raise StatisticsError(
+                f"centres: expected class means [C, d] of a floating type, found {list(given.shape)} of {given.dtype}"
+            )
+        self.device = float64_device(given.device if device is None else device)
+        self.centres = as_float64(given, self.device)
+        self._present = (~self.centres.isnan().all(1)).nonzero()[:, 0]
+        means = self.centres[self._present]
+        if len(means) == 0 or not torch.isfinite(means).all():
+            raise StatisticsError(
+                "centres: expected at least one class mean, and each row finite or, for a class without samples, "
+                f"wholly NaN; found {len(means)} present of {len(given)}"
+            )
+        self._origin = means.mean(0)
+        self._means = means - self._origin
+        self._norms = self._means.square().sum(1)
+        self._counts = dict.fromkeys(COUNTS, 0)
+
+    @torch.no_grad()
+    def nearest(self, features: Any) -> Tensor:
+        """Index of the nearest centre, int64 [n], for features [n, d]."""
+        return self._nearest(check_matrix(features, "features", "n", self.centres.shape[1]))
+
+    def _nearest(self, features: Tensor) -> Tensor:
+        chosen = torch.empty(len(features), dtype=torch.int64, device=self.device)
+        width = max(self.centres.shape)
+        for start, block in row_blocks(features, width):
+            h = as_float64(block, self.device) - self._origin
+            # ‖h−μ‖² without ‖h‖², which no comparison needs; centred, so that little cancels.
+            scores = self._norms - 2 * h @ self._means.mT
+            slack = TIE * (h.norm(dim=1, keepdim=True) + self._norms.max().sqrt()).square()
+            tied = scores <= scores.min(1, keepdim=True).values + slack
+            chosen[start : start + len(block)] = self._present[tied.to(torch.uint8).argmax(1)]
+        return chosen
+
+    @torch.no_grad()
+    def update(self, features: Any, labels: Any, logits: Any = None) -> CentreDecisions:
+        """Add features [n, d] with labels [n] and, for NC4, the network's logits [n, C] (bias included).
+
+        Where the head ends in a norm of the logits, these are the logits after it. Returns self.
+        """
+        classes = len(self.centres)
+        features = check_matrix(features, "features", "n", self.centres.shape[1])
+        labels = check_labels(labels, len(features), classes).to(self.device)
+        if logits is not None:
+            logits = check_matrix(logits, "logits", "n", classes)
+            if len(logits) != len(features):
+                raise StatisticsError(f"logits: expected {len(features)} rows, found {len(logits)}")
+        chosen = self._nearest(features)
+        known = torch.isin(labels, self._present)
+        self._counts["samples"] += len(labels)
+        self._counts["correct"] += int((chosen == labels).sum())
+        self._counts["without_centre"] += int((~known).sum())
+        if logits is not None:
+            self._counts["compared"] += len(labels)
+            self._counts["disagreed"] += int((logits.argmax(1).to(self.device) != chosen).sum())
+        return self
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """samples, correct, without_centre (label of a class without a mean), compared, disagreed."""
+        return dict(self._counts)
+
+    @property
+    def ncc_accuracy(self) -> float:
+        """Share of samples whose nearest centre is their own class's."""
+        return self._share("correct", "samples", "no sample was given: call update first")
+
+    @property
+    def nc4(self) -> float:
+        """NC4: share of samples where the network's argmax is not the nearest centre."""
+        return self._share("disagreed", "compared", "nc4 needs update(features, labels, logits=...)")
+
+    def _share(self, part: str, whole: str, otherwise: str) -> float:
+        if self._counts[whole] == 0:
+            raise StatisticsError(otherwise)
+        return self._counts[part] / self._counts[whole]
+
+    def merge(self, other: CentreDecisions) -> CentreDecisions:
+        """The decisions of both together; StatisticsError unless both used the same centres (to 1e-9)."""
+        theirs = other.centres.to(self.device)
+        scale = float(self.centres.nan_to_num().abs().max())
+        if theirs.shape != self.centres.shape or not torch.allclose(
+            self.centres, theirs, rtol=0.0, atol=1e-9 * scale, equal_nan=True
+        ):
+            raise StatisticsError("cannot merge decisions that were made with different centres")
+        merged = CentreDecisions(self.centres)
+        merged._counts = {name: self._counts[name] + other._counts[name] for name in COUNTS}
+        return merged
+
+    def state(self) -> dict[str, Tensor]:
+        """`centres` [C, d] and `counts` int64 [5] (in the order of COUNTS), for gathering over processes."""
+        return {"centres": self.centres, "counts": torch.tensor([self._counts[name] for name in COUNTS])}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], device: str | torch.device | None = None) -> CentreDecisions:
+        """Decisions from what `state` gave; counts summed over processes are as good."""
+        if set(state) != {"centres", "counts"} or state["counts"].shape != (len(COUNTS),):
+            raise StatisticsError(
+                f"state: expected centres [C, d] and counts [{len(COUNTS)}], found "
+                + (", ".join(f"{name} {list(tensor.shape)}" for name, tensor in state.items()) or "none")
+            )
+        new = cls(state["centres"], device)
+        new._counts = dict(zip(COUNTS, state["counts"].tolist(), strict=True))
+        return new

@@ -1,0 +1,87 @@
+"""Checks on what callers hand in, and the arithmetic type that everything here is computed in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Elements of float64 that one intermediate may hold (32 MiB): longer work is done in blocks of this size.
+BLOCK = 2**22
+
+
+class StatisticsError(ValueError):
+    """Features, labels, a file or a request that collapse statistics cannot use; the message says why."""
+
+
+def float64_device(device: str | torch.device) -> torch.device:
+    """`device`, if it exists here and holds float64 numbers."""
+    try:
+        chosen = torch.device(device)
+        torch.zeros((), dtype=torch.float64, device=chosen)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise StatisticsError(
+            f"collapse statistics are float64, and device {str(device)!r} cannot hold them ({error}); "
+            "use device='cpu': the features may stay where they are"
+        ) from error
+    return chosen
+
+
+def as_tensor(values: Any, what: str) -> Tensor:
+    """A detached tensor of `values` (tensor, array or nested lists; Python floats become float64)."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        return torch.as_tensor(np.ascontiguousarray(values))
+    except (TypeError, ValueError) as error:
+        raise StatisticsError(f"{what}: expected a numeric tensor or array, found {error}") from error
+
+
+def as_float64(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device` in float64. Moved first: where they are may have no float64."""
+    return values.to(device).to(torch.float64)
+
+
+def check_matrix(values: Any, what: str, rows: str, columns: int) -> Tensor:
+    """A finite floating-point matrix [rows, columns], or StatisticsError naming the first bad row."""
+    matrix = as_tensor(values, what)
+    if matrix.ndim != 2 or matrix.shape[1] != columns:
+        raise StatisticsError(f"{what}: expected shape [{rows}, {columns}], found {list(matrix.shape)}")
+    if not matrix.is_floating_point():
+        raise StatisticsError(f"{what}: expected a floating-point dtype, found {matrix.dtype}")
+    for start, block in row_blocks(matrix):
+        finite = torch.isfinite(block)
+        if not finite.all():
+            row, column = (~finite).nonzero()[0].tolist()
+            raise StatisticsError(
+                f"{what}: expected finite numbers, found {block[row, column].item()} "
+                f"in row {start + row}, column {column}"
+            )
+    return matrix
+
+
+def check_labels(labels: Any, rows: int, num_classes: int) -> Tensor:
+    """Class indices [rows] in 0..num_classes−1 as int64, or StatisticsError naming the first bad row."""
+    given = as_tensor(labels, "labels")
+    if given.ndim != 1 or len(given) != rows:
+        raise StatisticsError(
+            f"labels: expected shape [{rows}], one per row of the features, found {list(given.shape)}"
+        )
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise StatisticsError(f"labels: expected an integer dtype, found {given.dtype}")
+    given = given.to(torch.int64)
+    outside = (given < 0) | (given >= num_classes)
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        raise StatisticsError(
+            f"labels: expected 0..{num_classes - 1} for {num_classes} classes, found {int(given[row])} in row {row}"
+        )
+    return given
+
+
+def row_blocks(matrix: Tensor, width: int | None = None) -> list[tuple[int, Tensor]]:
+    """Pairs (first row, block of rows) such that rows × `width` (the matrix's own, by default) fits BLOCK."""
+    rows = max(1, BLOCK // max(1, matrix.shape[1] if width is None else width))
+    return [(start, matrix[start : start + rows]) for start in range(0, len(matrix), rows)]

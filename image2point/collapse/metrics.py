@@ -1,0 +1,271 @@
+"""The metrics of neural collapse, as pure functions of `Statistics`.
+
+Notation: class c has n_c samples, mean μ_c, variance Var_c = E‖h−μ_c‖² (1/n_c); N samples in all. Absent
+classes are left out everywhere: C counts the classes present, μ_G is the mean of their means, M [C, d] holds
+μ_c − μ_G, Σ_W = (1/N) Σ (h−μ_c)(h−μ_c)ᵀ and Σ_B = (1/C) MᵀM. W [C, d] are the classifier's rows of the present
+classes, not centred.
+
+| name | value | needs |
+|---|---|---|
+| samples, present, absent, singletons | N, and the number of classes with any, no, and one sample | |
+| nc1, nc1_raw | tr(Σ_W Σ_B†)/C and tr(Σ_W Σ_B†); NaN if all means coincide | pooled |
+| between_rank | the number of directions that Σ_B† kept | pooled |
+| nc1_trace_ratio | tr Σ_W / tr Σ_B | |
+| cdnv | mean over unordered pairs of (Var_i + Var_j) / (2‖μ_i−μ_j‖²) | |
+| cdnv_asymmetric | mean over ordered pairs of Var_i / ‖μ_i−μ_j‖²: pairs differ, the mean equals cdnv | |
+| cdnv_corrected | cdnv with v_c = Var_c n_c/(n_c−1) and ‖μ_i−μ_j‖² − v_i/n_i − v_j/n_j | |
+| cdnv_corrected_undefined | the number of unordered pairs left out of it | |
+| cdnv_directional | mean over ordered pairs of uᵀΣ_i u / ‖μ_i−μ_j‖², u the direction of μ_i−μ_j | class |
+| min_class_distance | Λ = min over pairs of ‖μ_i−μ_j‖ | |
+| nc2_equinorm | std_c‖M_c‖ / mean_c‖M_c‖ (std with 1/C) | |
+| nc2_equiangle | mean over pairs of abs(cos(M_i, M_j) + 1/(C−1)) | |
+| nc2_etf | ‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F, G = MMᵀ | |
+| nc2_w_equinorm, nc2_w_equiangle, nc2_w_etf | the same of W | classifier |
+| nc3 | ‖W/‖W‖_F − M/‖M‖_F‖_F² | classifier |
+
+A pair is undefined for `cdnv_corrected` if its corrected squared distance is not positive or one of its
+classes is a singleton (no variance). The mean is over the other pairs and NaN if there is none; a count above
+zero beyond the singletons means that the least separated pairs are missing from it, so that it reads too low.
+
+Coinciding class means make cdnv infinite. A metric that is 0/0 for some class or pair is NaN.
+
+Σ_B†: the thin singular value decomposition M = U S Vᵀ (no d×d eigenproblem) gives tr(Σ_W Σ_B†)/C =
+Σ_k v_kᵀ Σ_W v_k / s_k². A direction is kept if s_k > 1e-6 s_1 (1e-12 of the largest eigenvalue of Σ_B) and
+s_k > max(C, d) ε ‖means‖_F, ε = 2⁻⁵² (the rounding that the uncentred means carry; s_C is of that size).
+
+Sources: Papyan, Han and Donoho 2020 (NC1–NC4; a std with 1/(C−1), torch's default, makes equinorm √(C/(C−1))
+times as large); Zhu et al. 2021 (NC1/C, ETF error); Galanti, György and Hutter 2022 (CDNV).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from image2point.collapse.inputs import StatisticsError, as_float64, as_tensor, check_matrix, row_blocks
+from image2point.collapse.pairs import pair_cosines, pair_distances
+from image2point.collapse.statistics import Statistics
+
+RANK_CUTOFF = 1e-6
+
+
+@torch.no_grad()
+def metrics(
+    S: Statistics,
+    classifier: tuple[Any, Any | None] | None = None,
+    ask: str | Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Every metric that `S` supports, or only those in `ask`; the module's table defines them.
+
+    `classifier` is (weight [num_classes, d], bias [num_classes] or None), as `nn.Linear` holds them. NC2 and
+    NC3 look at the weight alone; the bias matters to NC4, which is in `CentreDecisions`.
+
+    StatisticsError: fewer than two classes have samples; the classifier does not fit; a name in `ask` is
+    unknown or needs a covariance option or a classifier that was not given.
+    """
+    wanted = _wanted(ask)
+    available = {"nothing"}
+    if S.covariance != "none":
+        available.add("pooled")
+    if S.covariance == "class":
+        available.add("class")
+    if classifier is not None:
+        available.add("classifier")
+
+    classes = _Classes.of(S, classifier)
+    found: dict[str, float] = {}
+    for compute, needs, names in GROUPS:
+        asked = [name for name in names if name in wanted] if ask is not None else list(names)
+        if needs in available:
+            if asked:
+                values = compute(classes)
+                found.update((name, float(values[name])) for name in asked)
+        elif ask is not None and asked:
+            raise StatisticsError(
+                f"{', '.join(asked)}: needs {REMEDY[needs]}; found covariance={S.covariance!r}"
+                f"{'' if classifier is not None else ' and no classifier'}"
+            )
+    return found
+
+
+def _wanted(ask: str | Sequence[str] | None) -> set[str]:
+    wanted = set() if ask is None else {ask} if isinstance(ask, str) else set(ask)
+    known = [name for _, _, names in GROUPS for name in names]
+    unknown = sorted(wanted - set(known))
+    if unknown:
+        raise StatisticsError(f"unknown metric {', '.join(unknown)}; known: {', '.join(known)}")
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The present classes of some statistics, float64, in the notation of the module."""
+
+    statistics: Statistics
+    index: Tensor  # [C] their indices among all classes
+    count: Tensor  # [C]
+    means: Tensor  # [C, d]
+    centred: Tensor  # M [C, d]
+    squares: Tensor  # [C] Σ‖h−μ_c‖²
+    weight: Tensor | None  # W [C, d]
+
+    @classmethod
+    def of(cls, S: Statistics, classifier: tuple[Any, Any | None] | None) -> _Classes:
+        index = S.present
+        if len(index) < 2:
+            raise StatisticsError(
+                f"collapse is a relation between classes: expected samples of at least 2 of the "
+                f"{S.num_classes} classes, found {len(index)} ({int(S.count.sum())} samples)"
+            )
+        means = S.mean[index]
+        weight = None if classifier is None else _classifier_weight(S, classifier)[index]
+        return cls(S, index, S.count[index], means, means - means.mean(0), S.squares[index], weight)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def pairs(self) -> dict[str, Tensor]:
+        """Sums and minima over all unordered pairs of classes, gathered in one sweep."""
+        variance = self.squares / self.count
+        unbiased = self.squares / (self.count - 1)  # 0/0 = NaN for a singleton
+        bias = unbiased / self.count
+        zero = self.squares.new_zeros(())
+        cdnv, asymmetric, corrected, undefined = zero, zero, zero, zero
+        nearest = zero + torch.inf
+        for i, j, squared in pair_distances(self.centred):
+            if len(squared) == 0:
+                continue
+            nearest = torch.minimum(nearest, squared.min())
+            cdnv = cdnv + ((variance[i] + variance[j]) / (2 * squared)).sum()
+            asymmetric = asymmetric + (variance[i] / squared).sum() + (variance[j] / squared).sum()
+            distance = squared - bias[i] - bias[j]
+            defined = distance > 0  # False where a singleton made it NaN
+            corrected = corrected + ((unbiased[i] + unbiased[j]) / (2 * distance))[defined].sum()
+            undefined = undefined + (~defined).sum()
+        total = len(self) * (len(self) - 1) // 2
+        return {
+            "cdnv": cdnv / total,
+            "cdnv_asymmetric": asymmetric / (2 * total),
+            "cdnv_corrected": corrected / (total - undefined),  # 0/0 = NaN if no pair is defined
+            "cdnv_corrected_undefined": undefined,
+            "min_class_distance": nearest.sqrt(),
+        }
+
+
+def _classifier_weight(S: Statistics, classifier: tuple[Any, Any | None]) -> Tensor:
+    weight = check_matrix(classifier[0], "classifier weight", str(S.num_classes), S.dim)
+    bias = None if classifier[1] is None else as_tensor(classifier[1], "classifier bias")
+    if len(weight) != S.num_classes or (bias is not None and bias.shape != (S.num_classes,)):
+        raise StatisticsError(
+            f"classifier: expected a weight [{S.num_classes}, {S.dim}] and a bias [{S.num_classes}] or None, "
+            f"found {list(weight.shape)} and {None if bias is None else list(bias.shape)}"
+        )
+    return as_float64(weight, S.device)
+
+
+def _counts(classes: _Classes) -> dict[str, Any]:
+    return {
+        "samples": classes.count.sum(),
+        "present": len(classes),
+        "absent": classes.statistics.num_classes - len(classes),
+        "singletons": (classes.count == 1).sum(),
+    }
+
+
+def _nc1(classes: _Classes) -> dict[str, Any]:
+    scatter = classes.statistics.scatter
+    assert scatter is not None
+    within = (scatter if scatter.ndim == 2 else scatter.sum(0)) / classes.count.sum()
+    _, s, directions = torch.linalg.svd(classes.centred, full_matrices=False)
+    rounding = max(classes.centred.shape) * torch.finfo(torch.float64).eps * classes.means.norm()
+    kept = (s > RANK_CUTOFF * s[0]) & (s > rounding)
+    directions = directions[kept]
+    nc1 = ((directions @ within * directions).sum(1) / s[kept].square()).sum() if kept.any() else torch.nan
+    return {"nc1": nc1, "nc1_raw": nc1 * len(classes), "between_rank": kept.sum()}
+
+
+def _trace_ratio(classes: _Classes) -> dict[str, Any]:
+    within = classes.squares.sum() / classes.count.sum()
+    return {"nc1_trace_ratio": within / (classes.centred.square().sum() / len(classes))}
+
+
+def _cdnv(classes: _Classes) -> dict[str, Any]:
+    return classes.pairs
+
+
+def _directional(classes: _Classes) -> dict[str, Any]:
+    scatter = classes.statistics.scatter
+    assert scatter is not None
+    total = classes.squares.new_zeros(())
+    C, M = len(classes), classes.centred
+    for start, block in row_blocks(M, max(C, M.shape[1]) * M.shape[1]):
+        here = slice(start, start + len(block))
+        delta = block[:, None, :] - M  # [b, C, d]
+        spread = ((delta @ scatter[classes.index[here]]) * delta).sum(2) / classes.count[here, None]
+        ratio = spread / delta.square().sum(2).square()
+        own = torch.arange(len(block), device=M.device)
+        ratio[own, start + own] = 0.0
+        total = total + ratio.sum()
+    return {"cdnv_directional": total / (C * (C - 1))}
+
+
+def _nc2(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(equinorm, equiangle, ETF error) of rows [C, d]."""
+    C = len(rows)
+    norms = rows.norm(dim=1)
+    angles = sum(((cosines + 1 / (C - 1)).abs().sum() for cosines in pair_cosines(rows)), rows.new_zeros(()))
+    # ‖AAᵀ‖_F = ‖AᵀA‖_F: the smaller of the two.
+    size = (rows @ rows.mT if rows.shape[1] >= C else rows.mT @ rows).norm()
+    error = rows.new_zeros(())
+    for start, block in row_blocks(rows, C):
+        difference = block @ rows.mT / size + 1 / (C * math.sqrt(C - 1))
+        difference.diagonal(start).sub_(1 / math.sqrt(C - 1))
+        error = error + difference.square().sum()
+    return norms.std(correction=0) / norms.mean(), angles / (C * (C - 1) / 2), error.sqrt()
+
+
+def _nc2_means(classes: _Classes) -> dict[str, Any]:
+    return dict(zip(("nc2_equinorm", "nc2_equiangle", "nc2_etf"), _nc2(classes.centred), strict=True))
+
+
+def _nc2_classifier(classes: _Classes) -> dict[str, Any]:
+    assert classes.weight is not None
+    return dict(zip(("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf"), _nc2(classes.weight), strict=True))
+
+
+def _nc3(classes: _Classes) -> dict[str, Any]:
+    assert classes.weight is not None
+    weight, means = classes.weight, classes.centred
+    return {"nc3": (weight / weight.norm() - means / means.norm()).square().sum()}
+
+
+Group = tuple[Callable[[_Classes], dict[str, Any]], str, tuple[str, ...]]
+
+# What computes which names, and what it needs: a key of REMEDY or "nothing".
+GROUPS: tuple[Group, ...] = (
+    (_counts, "nothing", ("samples", "present", "absent", "singletons")),
+    (_nc1, "pooled", ("nc1", "nc1_raw", "between_rank")),
+    (_trace_ratio, "nothing", ("nc1_trace_ratio",)),
+    (
+        _cdnv,
+        "nothing",
+        ("cdnv", "cdnv_asymmetric", "cdnv_corrected", "cdnv_corrected_undefined", "min_class_distance"),
+    ),
+    (_directional, "class", ("cdnv_directional",)),
+    (_nc2_means, "nothing", ("nc2_equinorm", "nc2_equiangle", "nc2_etf")),
+    (_nc2_classifier, "classifier", ("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf")),
+    (_nc3, "classifier", ("nc3",)),
+)
+
+REMEDY = {
+    "pooled": 'Statistics(..., covariance="pooled") or "class"',
+    "class": 'Statistics(..., covariance="class")',
+    "classifier": "classifier=(weight, bias)",
+}

@@ -1,0 +1,256 @@
+"""Streaming statistics of labelled features: one pass, float64, exact under merging.
+
+The second-moment shortcut E‖h‖² − ‖E h‖² loses every digit when features sit far from the origin. Here every
+batch is measured around its own class means, and batches are joined by the pairwise update of Chan, Golub and
+LeVeque ("Updating formulae and a pairwise algorithm for computing sample variances", 1979): for two sets of
+n_a and n_b samples whose means differ by δ, the centred second moments add up to
+M_a + M_b + δδᵀ n_a n_b / (n_a + n_b).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from image2point.collapse.inputs import (
+    StatisticsError,
+    as_float64,
+    check_labels,
+    check_matrix,
+    float64_device,
+    row_blocks,
+)
+
+COVARIANCES = ("none", "pooled", "class")
+FORMAT = {"format": "image2point.collapse.Statistics", "version": "1"}
+
+
+class Statistics:
+    """Counts, means, variances and within-class scatter of C classes of d-dimensional features.
+
+    `covariance` says how much of the within-class second moment is kept:
+
+    - "none": the total variance of each class; O(C·d) memory.
+    - "pooled": and the scatter Σ(h−μ_c)(h−μ_c)ᵀ summed over all classes; + d². The default: NC1 needs it.
+    - "class": the scatter of each class; + C·d². The directional CDNV needs it.
+
+    The numbers are the same (to rounding) whatever the batching, the order and the number of merged parts.
+    Features may be of any floating type and on any device; they are widened to float64 before any arithmetic.
+
+    Attributes (treat as read-only): `count` int64 [C], `mean` [C, d] (zero for a class not seen: see
+    `means`), `squares` [C] = Σ‖h−μ_c‖², `scatter` [d, d], [C, d, d] or None.
+    """
+
+    def __init__(
+        self, num_classes: int, dim: int, covariance: str = "pooled", device: str | torch.device = "cpu"
+    ) -> None:
+        if num_classes < 1 or dim < 1:
+            raise StatisticsError(f"expected num_classes ≥ 1 and dim ≥ 1, found {num_classes} and {dim}")
+        if covariance not in COVARIANCES:
+            raise StatisticsError(f"covariance: expected one of {', '.join(COVARIANCES)}, found {covariance!r}")
+        self.num_classes, self.dim, self.covariance = num_classes, dim, covariance
+        self.device = float64_device(device)
+        self.count = torch.zeros(num_classes, dtype=torch.int64, device=self.device)
+        self.mean = self._zeros(num_classes, dim)
+        self.squares = self._zeros(num_classes)
+        self.scatter: Tensor | None = None
+        if covariance != "none":
+            self.scatter = self._zeros(*([num_classes] if covariance == "class" else []), dim, dim)
+
+    # ---- what was seen -----------------------------------------------------------------------------
+
+    @property
+    def means(self) -> Tensor:
+        """Class means [C, d]; a row of NaN for a class without samples, whose mean does not exist."""
+        return self.mean.masked_fill((self.count == 0)[:, None], torch.nan)
+
+    @property
+    def variances(self) -> Tensor:
+        """Var_c = E‖h−μ_c‖² [C], the plug-in estimate (1/n_c); NaN for a class without samples."""
+        return self.squares / self.count
+
+    @property
+    def present(self) -> Tensor:
+        """Indices of the classes with at least one sample."""
+        return (self.count > 0).nonzero()[:, 0]
+
+    @property
+    def absent(self) -> Tensor:
+        """Indices of the classes without a sample."""
+        return (self.count == 0).nonzero()[:, 0]
+
+    @property
+    def singletons(self) -> Tensor:
+        """Indices of the classes with one sample: their variance is zero by construction."""
+        return (self.count == 1).nonzero()[:, 0]
+
+    def __repr__(self) -> str:
+        return (
+            f"Statistics(num_classes={self.num_classes}, dim={self.dim}, covariance={self.covariance!r}, "
+            f"samples={int(self.count.sum())}, absent={len(self.absent)})"
+        )
+
+    # ---- accumulation ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def update(self, features: Any, labels: Any) -> Statistics:
+        """Add a batch: features [n, d] of any floating type, labels [n] of any integer type; n may be 0.
+
+        Nothing is added if anything in the batch is unusable: a label outside 0..C−1, a NaN or an infinity
+        (both errors name the row), a wrong shape or dtype. Returns self.
+        """
+        features = check_matrix(features, "features", "n", self.dim)
+        labels = check_labels(labels, len(features), self.num_classes).to(self.device)
+        for start, block in row_blocks(features):
+            self._add(as_float64(block, self.device), labels[start : start + len(block)])
+        return self
+
+    def _add(self, features: Tensor, labels: Tensor) -> None:
+        # Only the classes that occur are touched: the cost of a batch does not grow with C.
+        present, member, count = torch.unique(labels, return_inverse=True, return_counts=True)
+        mean = self._zeros(len(present), self.dim).index_add_(0, member, features) / count[:, None]
+        residuals = features - mean[member]
+        squares = self._zeros(len(present)).index_add_(0, member, residuals.square().sum(1))
+
+        shift = self._join(present, count, mean, squares)
+        if self.scatter is not None:
+            # The correction δδᵀ n_a n_b / (n_a + n_b) is the outer product of one more row per class.
+            rows, classes = torch.cat([residuals, shift]), torch.cat([labels, present])
+            if self.covariance == "pooled":
+                self.scatter.addmm_(rows.mT, rows)
+            else:
+                _add_outer_products(self.scatter, rows, classes)
+
+    def _join(self, classes: Tensor, count: Tensor, mean: Tensor, squares: Tensor) -> Tensor:
+        """Chan's update of count, mean and squares; returns δ·√(n_a n_b / (n_a + n_b)) [k, d]."""
+        before = self.count[classes]
+        # A class with no sample on either side stays as it is; the clamp only avoids 0 / 0.
+        total = (before + count).clamp(min=1).to(torch.float64)
+        delta = mean - self.mean[classes]
+        self.count[classes] = before + count
+        self.mean[classes] += delta * (count / total)[:, None]
+        shift = delta * (before / total * count).sqrt()[:, None]
+        self.squares[classes] += squares + shift.square().sum(1)
+        return shift
+
+    @torch.no_grad()
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both sets of samples together, on this one's device; neither is changed."""
+        for name in ("num_classes", "dim", "covariance"):
+            if getattr(self, name) != getattr(other, name):
+                raise StatisticsError(
+                    f"cannot merge statistics with {name} {getattr(self, name)!r} and {getattr(other, name)!r}"
+                )
+        merged = Statistics.from_state(self.state(), self.device)
+        theirs = {name: tensor.to(self.device) for name, tensor in other.state().items()}
+        everyone = torch.arange(self.num_classes, device=self.device)
+        shift = merged._join(everyone, theirs["count"], theirs["mean"], theirs["squares"])
+        if merged.scatter is not None:
+            merged.scatter += theirs["scatter"]
+            if self.covariance == "pooled":
+                merged.scatter.addmm_(shift.mT, shift)
+            else:
+                for start, block in row_blocks(shift, self.dim**2):
+                    merged.scatter[start : start + len(block)].baddbmm_(block[:, :, None], block[:, None, :])
+        return merged
+
+    # ---- storage -----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that say everything, for gathering over processes; shared, not copied."""
+        tensors = {"count": self.count, "mean": self.mean, "squares": self.squares}
+        return tensors if self.scatter is None else {**tensors, "scatter": self.scatter}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], device: str | torch.device = "cpu") -> Statistics:
+        """Statistics from a copy of what `state` gave; StatisticsError where tensors do not fit together."""
+        missing = {"count", "mean", "squares"} - set(state)
+        if missing or state["mean"].ndim != 2:
+            raise StatisticsError(
+                "state: expected tensors count [C], mean [C, d], squares [C] and perhaps scatter, found "
+                + (", ".join(f"{name} {list(tensor.shape)}" for name, tensor in state.items()) or "none")
+            )
+        ndim = state["scatter"].ndim if "scatter" in state else 0
+        covariance = {0: "none", 2: "pooled", 3: "class"}.get(ndim, f"of {ndim} dimensions")
+        num_classes, dim = state["mean"].shape
+        new = cls(num_classes, dim, covariance, device)
+        for name, own in new.state().items():
+            given = state[name]
+            if given.shape != own.shape or given.dtype != own.dtype:
+                raise StatisticsError(
+                    f"state: expected {name} {list(own.shape)} of {own.dtype}, "
+                    f"found {list(given.shape)} of {given.dtype}"
+                )
+            own.copy_(given)
+            if not torch.isfinite(own).all() or (name in ("count", "squares") and (own < 0).any()):
+                raise StatisticsError(f"state: {name} holds a negative, infinite or NaN value")
+        return new
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file atomically: `path` holds the old content or the new one, never a part."""
+        from safetensors.torch import save
+
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state().items()}
+        _write_atomically(Path(path), save(tensors, metadata=FORMAT))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Statistics:
+        """Read what `save` wrote."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}) != FORMAT:
+                    raise StatisticsError(
+                        f"{path}: expected a file written by Statistics.save (metadata {FORMAT}), "
+                        f"found metadata {file.metadata()}"
+                    )
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (OSError, SafetensorError) as error:
+            raise StatisticsError(f"{path}: cannot be read as collapse statistics ({error})") from error
+        return cls.from_state(state, device)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+
+def _add_outer_products(scatter: Tensor, rows: Tensor, classes: Tensor) -> None:
+    """scatter[c] += Σ rowᵀrow over the rows [n, d] of class c, by one batched product.
+
+    Rows are sorted by class and cut into pieces of up to g = ⌈n/k⌉ rows, each of one of the k classes that
+    occur. However unequal the classes, there are at most 2k pieces: padded to g rows, at most 2(n + k) rows.
+    """
+    present, member, count = torch.unique(classes, return_inverse=True, return_counts=True)
+    size = -(-len(rows) // len(present))
+    pieces = (count + size - 1) // size
+    order = member.argsort(stable=True)
+    member = member[order]
+    place = torch.arange(len(rows), device=rows.device) - (count.cumsum(0) - count)[member]
+    padded = rows.new_zeros(int(pieces.sum()), size, rows.shape[1])
+    padded[(pieces.cumsum(0) - pieces)[member] + place // size, place % size] = rows[order]
+    scatter.index_add_(0, present.repeat_interleave(pieces), padded.mT @ padded)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; give the mode that an ordinary open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
