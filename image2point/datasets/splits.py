@@ -1,0 +1,135 @@
+"""What a dataset is, and how one is cut: K shots per class, and a validation part taken from train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from image2point.errors import InputError
+
+
+class CloudSet(Protocol):
+    """Clouds with labels, held in memory or made on demand.
+
+    `labels` is int64 [n]; `self[i]` is a float32 [P, 3] array that belongs to the caller, who may write to
+    it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class StoredClouds:
+    """A set of equally large clouds in one array: points float32 [n, P, 3], labels int64 [n]."""
+
+    name: str
+    classes: tuple[str, ...]
+    points: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.points[index].copy()
+
+
+class Subset:
+    """The clouds of `whole` at `indices`, in that order; the class list stays that of the whole."""
+
+    def __init__(self, whole: CloudSet, indices: np.ndarray, name: str | None = None) -> None:
+        self.whole = whole
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.name = name or whole.name
+        self.classes = whole.classes
+        self.labels = whole.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.whole[int(self.indices[index])]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run trains on, chooses by, and is scored on. Without a validation part the last epoch counts."""
+
+    train: CloudSet
+    validation: CloudSet | None
+    test: CloudSet
+
+
+def few_shot(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str] = ()) -> np.ndarray:
+    """Pick `shots` samples of every class at random; return their indices, sorted, int64 [classes · shots].
+
+    Each class is drawn on its own, so that with one seed the 1-shot set is part of the 5-shot set, and a
+    class keeps its samples whatever the other classes are. `classes` (the names, in label order) is used to
+    notice classes without any sample, and in errors.
+
+    Raises InputError where a class has fewer than `shots` samples, and for `shots` < 1.
+    """
+    if shots < 1:
+        raise InputError(f"shots must be at least 1, found {shots}")
+    labels = np.asarray(labels)
+    chosen = []
+    for label, members in enumerate(_members(labels, len(classes))):
+        if len(members) < shots:
+            name = f"{classes[label]!r} (label {label})" if len(classes) else f"with label {label}"
+            raise InputError(f"{shots} shots asked for, but the class {name} has only {len(members)} training samples")
+        chosen.append(np.random.default_rng([seed, label]).permutation(members)[:shots])
+    return np.sort(np.concatenate(chosen))
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a part off, class by class: return the indices that stay and those held out, each sorted, int64.
+
+    Of a class with n samples, fraction · n are held out, rounded to the nearest whole number (halves up), but
+    never all of them. The second array is empty where that leaves nothing.
+
+    Raises InputError unless 0 <= fraction < 1.
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"the fraction held out for validation must be in [0, 1), found {fraction}")
+    labels = np.asarray(labels)
+    held = np.zeros(len(labels), dtype=bool)
+    for label, members in enumerate(_members(labels)):
+        count = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        if count > 0:
+            held[np.random.default_rng([seed, label]).permutation(members)[:count]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def split(train: CloudSet, test: CloudSet, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
+    """Take `shots` per class from train (None: everything), then hold out a fraction of these for validation.
+
+    Validation is None where nothing is held out: with K shots and a fraction below 1/(2K) that is the case.
+    """
+    indices = np.arange(len(train)) if shots is None else few_shot(train.labels, shots, seed, train.classes)
+    kept, held = hold_out(train.labels[indices], validation, seed)
+    return Splits(
+        train=Subset(train, indices[kept]),
+        validation=Subset(train, indices[held], f"{train.name}/validation") if len(held) else None,
+        test=test,
+    )
+
+
+def _members(labels: np.ndarray, classes: int = 0) -> list[np.ndarray]:
+    """The indices of every class, in label order."""
+    count = max(classes, int(labels.max()) + 1 if len(labels) else 0)
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(1, count))) if count else []

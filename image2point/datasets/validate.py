@@ -1,0 +1,56 @@
+"""Is this array a point cloud? One place that says so, for files, datasets and calls from Python alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from image2point.errors import InputError
+
+INDEX_LIMIT = 2**31 - 1  # voxel indices are int32
+
+
+def check_cloud(points: Any, where: str, voxel_size: float | None = None) -> np.ndarray:
+    """Return `points` as float32 [P, 3], P >= 1, or say what is wrong with it.
+
+    `where` begins the message: a path, a file and row, an argument's name. With `voxel_size` (same unit as
+    the points), indices floor(p / voxel_size) that do not fit into int32 are refused too. A single point is a
+    cloud.
+
+    Raises InputError for another shape, no points, a type that is no real number, NaN or infinite coordinates
+    (those beyond the range of float32 included), and overflowing indices.
+    """
+    array = np.asarray(points)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{where}: expected real numbers, found the type {array.dtype}")
+    if array.ndim != 2 or array.shape[1] != 3:
+        raise InputError(f"{where}: expected points of shape (P, 3), found {array.shape}")
+    if not len(array):
+        raise InputError(f"{where}: the cloud is empty; at least one point is needed")
+    with np.errstate(over="ignore"):
+        cloud = array.astype(np.float32)
+    finite = np.isfinite(cloud).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise InputError(
+            f"{where}: {int((~finite).sum())} of {len(cloud)} points are not finite, "
+            f"the first is point {row}: {array[row].tolist()}"
+        )
+    if voxel_size is not None:
+        check_indices(cloud, where, voxel_size)
+    return cloud
+
+
+def check_indices(cloud: np.ndarray, where: str, voxel_size: float) -> None:
+    """Raise InputError where floor(p / voxel_size), or that less the cloud's own minimum, overflows int32."""
+    if not (np.isfinite(voxel_size) and voxel_size > 0):
+        raise InputError(f"voxel size must be a positive length, found {voxel_size}")
+    low, high = (np.floor(side.astype(np.float64) / voxel_size) for side in (cloud.min(axis=0), cloud.max(axis=0)))
+    reach = max(np.abs(low).max(), np.abs(high).max(), (high - low).max())
+    if reach > INDEX_LIMIT:
+        raise InputError(
+            f"{where}: a voxel index of {reach:.3g} does not fit into 32 bits; the coordinates reach from "
+            f"{cloud.min():.6g} to {cloud.max():.6g} at voxel size {voxel_size:g}. "
+            "Scale the cloud (to the unit sphere, say) or use larger voxels"
+        )

@@ -1,0 +1,261 @@
+"""Clouds from files: every format, the traps of the reader underneath, and damage in one line."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import re
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image2point.datasets import files
+from image2point.datasets.files import import_open3d, read_cloud, unit_sphere
+from image2point.errors import InputError
+
+CLOUDS = Path(__file__).resolve().parents[2] / "data" / "fixtures" / "clouds"
+
+CUBE = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+ROWS = "".join(f"{x} {y} {z}\n" for x, y, z in CUBE)
+FACES = "".join("4 {} {} {} {}\n".format(*quad) for quad in QUADS)
+PLY = "ply\nformat ascii 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
+PLY_FACES = "element face 6\nproperty list uchar int vertex_indices\n"
+PCD = (
+    "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
+    "WIDTH 8\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS 8\nDATA ascii\n"
+)
+OBJ = "".join(f"v {row}\n" for row in ROWS.splitlines())
+OBJ_QUADS = "".join("f {} {} {} {}\n".format(*(corner + 1 for corner in quad)) for quad in QUADS)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CLOUDS.iterdir()), ids=lambda path: path.name)
+def test_fixtures(path: Path) -> None:
+    cloud = read_cloud(path, points=200)
+    assert cloud.dtype == np.float32 and np.isfinite(cloud).all()
+    assert len(cloud) == (200 if path.suffix in (".off", ".obj", ".ply") else 64)
+    np.testing.assert_array_equal(cloud, read_cloud(path, points=200))
+    few = read_cloud(path, points=20)
+    assert len(few) == 20
+    assert not np.array_equal(few, read_cloud(path, points=20, seed=1))
+
+
+def test_all_formats_have_a_fixture() -> None:
+    assert {path.suffix for path in CLOUDS.iterdir()} == set(files.READERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plain.off", f"OFF\n8 6 0\n{ROWS}{FACES}"),
+        ("joined.off", f"OFF8 6 0\n{ROWS}{FACES}"),
+        ("one_line.off", f"OFF 8 6 0\n{ROWS}{FACES}"),
+        ("windows.off", f"OFF8 6 0\n{ROWS}{FACES}".replace("\n", "\r\n")),
+        ("quads.obj", OBJ + OBJ_QUADS),
+        ("mixed.obj", OBJ + OBJ_QUADS.splitlines()[0] + "\n" + "".join(
+            f"f {a + 1} {b + 1} {c + 1}\nf {a + 1} {c + 1} {d + 1}\n" for a, b, c, d in QUADS[1:])),
+        ("normals.obj", OBJ + "vn 0 0 1\n" + re.sub(r"(\d)", r"\1//1", OBJ_QUADS)),
+        ("quads.ply", PLY + PLY_FACES + "end_header\n" + ROWS + FACES),
+        ("UPPER.PLY", PLY + PLY_FACES + "end_header\n" + ROWS + FACES),
+    ],
+)  # fmt: skip
+def test_a_cube_keeps_its_six_faces(tmp_path: Path, name: str, content: str) -> None:
+    cloud = read_cloud(write(tmp_path / name, content), points=6000)
+    share = [np.isclose(cloud[:, axis], side).mean() for axis in range(3) for side in (0, 1)]
+    np.testing.assert_allclose(share, 1 / 6, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.xyz", ROWS),
+        ("more_columns.xyz", ROWS.replace("\n", " 9 9 9\n")),
+        ("commas.xyz", "# a comment\n\n" + ROWS.replace(" ", ",")),
+        ("a.pcd", PCD + ROWS),
+        ("a.ply", PLY + "end_header\n" + ROWS),
+    ],
+)
+def test_points_are_kept(tmp_path: Path, name: str, content: str) -> None:
+    cloud = read_cloud(write(tmp_path / name, content))
+    assert sorted(map(tuple, cloud.tolist())) == CUBE
+
+
+@pytest.mark.parametrize("options", [{"write_ascii": True}, {}, {"compressed": True}])
+@pytest.mark.parametrize("suffix", [".pcd", ".ply"])
+def test_what_open3d_writes(tmp_path: Path, suffix: str, options: dict[str, bool]) -> None:
+    open3d = import_open3d()
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    path = tmp_path / f"written{suffix}"
+    open3d.io.write_point_cloud(str(path), open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points)), **options)
+    np.testing.assert_allclose(read_cloud(path), points, atol=1e-5)
+
+
+def test_npy_with_more_columns(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(50, 6))
+    np.save(tmp_path / "a.npy", points)
+    np.testing.assert_array_equal(read_cloud(tmp_path / "a.npy"), points[:, :3].astype(np.float32))
+
+
+def test_subsampling_takes_points_of_the_file(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    np.save(tmp_path / "a.npy", points)
+    cloud = read_cloud(tmp_path / "a.npy", points=30)
+    assert len({tuple(row) for row in cloud} & {tuple(row) for row in points}) == 30
+
+
+BROKEN: dict[str, tuple[str | bytes, str]] = {
+    "empty.ply": (b"", "damaged, or not a .ply file"),
+    "junk.ply": ("hello", "damaged, or not a .ply file"),
+    "no_points.ply": (PLY.replace("vertex 8", "vertex 0") + "end_header\n", "number of vertex <= 0"),
+    "truncated.ply": (PLY + "end_header\n0 0 0\n1 1 1\n", "unable to read file"),
+    "faces_cut.ply": (PLY + PLY_FACES + "end_header\n" + ROWS + "4 0 1 3 2\n", "unable to read file"),
+    "vertex99.ply": (
+        PLY + PLY_FACES.replace("face 6", "face 1") + "end_header\n" + ROWS + "3 0 1 99\n",
+        "a face uses vertex 99",
+    ),
+    "nan.ply": (PLY + "end_header\n" + ROWS.replace("1 1 1", "nan 1 1"), "1 of 8 points are not finite"),
+    "empty.pcd": (b"", "unable to parse header"),
+    "cut.pcd": (PCD + ROWS[:-10], "the header promises 8 points, found"),
+    "short_line.pcd": (PCD + ROWS.replace("1 1 1", "1 1"), "promises 8 points, found 7 complete lines"),
+    "nan.pcd": (PCD + ROWS.replace("0 0 0\n", "nan 0 0\n"), "not finite"),
+    "binary_cut.pcd": ((PCD.replace("ascii", "binary")).encode() + bytes(50), "unable to read data"),
+    "empty.xyz": (b"", "the cloud is empty"),
+    "two_columns.xyz": ("1 2 3\n4 5\n6 7 8\n", "line 2: expected x y z, found '4 5'"),
+    "words.xyz": ("hello\n", "line 1: expected x y z"),
+    "binary.xyz": (b"\xff\xfe\x00\x01", "cannot be read"),
+    "inf.xyz": ("1 2 3\n1 inf 3\n", "not finite, the first is point 1"),
+    "empty.off": (b"", "not supported"),
+    "no_header.off": ("8 6 0\n" + ROWS + FACES, "not supported"),
+    "points_only.off": ("OFF\n8 0 0\n" + ROWS, "no vertices or faces"),
+    "vertices_cut.off": ("OFF\n8 6 0\n0 0 0\n", "could not read all vertex values"),
+    "faces_cut.off": ("OFF\n8 6 0\n" + ROWS + "4 0 1 3 2\n", "could not read all vertex indices"),
+    "joined_cut.off": ("OFF8 6 0\n" + ROWS + "4 0 1 3 2\n", "could not read all vertex indices"),
+    "vertex99.off": ("OFF\n8 1 0\n" + ROWS + "3 0 1 99\n", "a face uses vertex 99"),
+    "no_area.off": ("OFF\n3 1 0\n0 0 0\n0 0 0\n0 0 0\n3 0 1 2\n", "has no area"),
+    "empty.obj": (b"", "damaged, or not a .obj file"),
+    "points_only.obj": (OBJ, "damaged, or not a .obj file"),
+    "vertex99.obj": (OBJ + "f 1 2 99\n", "out of range"),
+    "quad99.obj": (OBJ + "f 1 2 99 3\n", "damaged, or not a .obj file"),
+    "nan.obj": ("v 0 0 0\nv 1 0 0\nv 0 nan 1\nf 1 2 3\nf 1 2 3\n", "not finite"),
+    "empty.npy": (b"", "not a readable .npy array"),
+    "junk.npy": (b"hello", "not a readable .npy array"),
+    "model.stl": ("solid a\nendsolid a\n", "unsupported suffix '.stl'; supported are .ply .pcd .xyz .off .obj .npy"),
+    "none": (b"", "unsupported suffix ''"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_damage_is_one_line(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    content, message = BROKEN[name]
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError) as caught:
+        read_cloud(path)
+    text = str(caught.value)
+    assert text.startswith(str(path)) and message in text and "\n" not in text and "\x1b" not in text
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((0, 3)), "the cloud is empty"),
+        (np.zeros((5, 2)), r"expected an array \(P, 3 or more\), found \(5, 2\)"),
+        (np.zeros(5), r"found \(5,\)"),
+        (np.zeros((5, 3), complex), "expected real numbers"),
+        (np.full((5, 3), np.nan), "5 of 5 points are not finite"),
+        (np.array([[None, 1, 2]], dtype=object), "not a readable .npy array"),
+    ],
+)
+def test_wrong_npy(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(InputError, match=message):
+        read_cloud(tmp_path / "a.npy")
+
+
+def test_an_archive_is_no_array(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", points=np.zeros((4, 3)))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="an archive"):
+        read_cloud(tmp_path / "a.npy")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a.ply: no such file"):
+        read_cloud(tmp_path / "a.ply")
+    (tmp_path / "folder.ply").mkdir()
+    with pytest.raises(InputError, match="this is a folder"):
+        read_cloud(tmp_path / "folder.ply")
+    with pytest.raises(InputError, match="points must be at least 1"):
+        read_cloud(CLOUDS / "torus.npy", points=0)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.floats(1e-3, 1e3), st.floats(-1e6, 1e6), st.integers(0, 99))
+def test_unit_sphere(count: int, size: float, offset: float, seed: int) -> None:
+    points = np.random.default_rng(seed).normal(size=(count, 3)) * size + offset
+    before = points.copy()
+    cloud = unit_sphere(points)
+    np.testing.assert_array_equal(points, before)
+    np.testing.assert_allclose(cloud.mean(axis=0), 0, atol=1e-6)
+    radius = np.linalg.norm(cloud, axis=1).max()
+    assert radius == pytest.approx(1 if count > 1 else 0, abs=1e-6)
+
+
+def test_coordinates_of_a_map_keep_their_shape(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(100, 3))
+    np.save(tmp_path / "map.npy", points + np.array([5e6, 4e5, 100]))
+    cloud = read_cloud(tmp_path / "map.npy", normalise=True)
+    np.testing.assert_allclose(cloud, unit_sphere(points), atol=1e-6)
+
+
+def test_open3d_without_libusb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a system without libusb-1.0 the copy in the package libusb-package is loaded first."""
+    loaded: list[str] = []
+    carrier = types.ModuleType("libusb_package")
+    carrier.get_library_path = lambda: "the/library"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "libusb_package", carrier)
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda path, mode: loaded.append(path))
+    _break_open3d(monkeypatch, until=lambda: bool(loaded))
+    assert import_open3d().__name__ == "open3d"
+    assert loaded == ["the/library"]
+
+
+def test_no_libusb_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "libusb_package", None)
+    _break_open3d(monkeypatch, until=lambda: False)
+    with pytest.raises(ImportError, match=r"needs libusb-1\.0\. Install the system package"):
+        import_open3d()
+
+
+def _break_open3d(monkeypatch: pytest.MonkeyPatch, until: Callable[[], bool]) -> None:
+    """Make `import open3d` fail as it does without the library, `until` that is true."""
+    real, stand_in = builtins.__import__, types.ModuleType("open3d")
+
+    def fail(name: str, *rest: Any) -> Any:
+        if name != "open3d":
+            return real(name, *rest)
+        if not until():
+            raise OSError("libusb-1.0.so.0: cannot open shared object file: No such file or directory")
+        return stand_in
+
+    # The real modules, if another test has loaded them, must survive this one.
+    for name in [name for name in sys.modules if name.split(".")[0] == "open3d"]:
+        monkeypatch.setitem(sys.modules, name, sys.modules[name])
+    monkeypatch.setattr(builtins, "__import__", fail)
+
+
+def test_importing_the_module_is_light() -> None:
+    source = Path(importlib.import_module("image2point.datasets.files").__file__ or "").read_text()
+    assert "\nimport open3d" not in source and "\nimport trimesh" not in source
