@@ -1,0 +1,280 @@
+"""The HTML page: one file that holds its data, its figures and the script that draws them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from image2point.errors import InputError
+from image2point.files import write_text
+from image2point.report import figures, page_tables
+from image2point.report.arms import Arm, group
+from image2point.report.numbers import ABSENT, duration
+from image2point.report.quantities import SPLITS
+from image2point.report.read import Record, read_runs
+from image2point.report.statement import statement, title
+from image2point.report.style import SCRIPT, STYLE
+
+DEFINITIONS = (
+    "NC1 is tr(Σ_W\u00a0Σ_B†)/C, CDNV the class-distance normalised variance, NCC acc. the accuracy of the nearest "
+    "training class mean; all of pre-classifier features in evaluation mode. Lower NC1 and CDNV mean tighter classes. "
+    "Time is that of a whole run, measurements included."
+)
+HINT = "Drag in a figure to zoom, double-click to go back."
+HINT_ARMS = "Click an arm in a legend to hide it in every figure."
+
+
+def build(runs: Iterable[str | Path], out: str | Path) -> Path:
+    """Write the report of one run, or of several side by side, as a page that needs no network; return its path.
+
+    Runs that differ only in their seed are one arm, shown as mean ± sample standard deviation.
+    Raises InputError naming the file where a run directory is missing, unfinished or damaged, and where `out` cannot
+    be written.
+    """
+    path = Path(out)
+    page = render(group(read_runs(runs)))
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise InputError(f"cannot write the report {path}: {error.strerror or error}") from None
+    return path
+
+
+def render(arms: Sequence[Arm]) -> str:
+    """The page as text."""
+    from plotly.offline import get_plotlyjs
+
+    heading = title(arms)
+    page = _Page(arms)
+    body = "\n".join(
+        [
+            f"<h1>{escape(heading)}</h1>",
+            f'<p class="lead">{escape(statement(arms))}</p>',
+            f'<p class="hint">{HINT if len(arms) == 1 else f"{HINT} {HINT_ARMS}"}</p>',
+            page.results(),
+            page.learning(),
+            page.collapse(),
+            page.per_class(),
+            page.clouds(),
+            page.moved(),
+            page.provenance(),
+        ]
+    )
+    colours = "".join(f"--arm-{index}: {figures.colour(index)}; " for index in range(len(arms)))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(heading)}</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}:root {{ {colours}}}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<script>{get_plotlyjs()}</script>
+<script type="application/json" id="figures">{_embed(page.figures)}</script>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+class _Page:
+    """The sections in order; they number their tables and figures and collect what the script draws."""
+
+    def __init__(self, arms: Sequence[Arm]) -> None:
+        self.arms = arms
+        self.figures: dict[str, figures.Figure] = {}
+        self.numbers = {"Table": 0, "Figure": 0}
+        self.repeated = any(len(arm.runs) > 1 for arm in arms)
+
+    def results(self) -> str:
+        note = f"The arms side by side, with the chosen weights{self._spreads()} {DEFINITIONS}"
+        table = page_tables.arms_table(self.arms)
+        return f"<h2>Results</h2>{self._caption('Table', note)}{table}"
+
+    def learning(self) -> str:
+        note = (
+            "Accuracy and loss over epochs. Training values are collected during the epoch, on clouds as augmented; "
+            "the others are taken in evaluation mode after it." + self._bands()
+        )
+        splits = figures.measured(self.arms, "{}_accuracy", ("train", "validation", "test"))
+        return (
+            f"<h2>Learning</h2>{self._caption('Figure', note)}{self._legend(splits)}"
+            f'<div class="panels two">{self._panels("learning", figures.learning(self.arms))}</div>'
+        )
+
+    def collapse(self) -> str:
+        panels = figures.collapse(self.arms)
+        parts = ["<h2>Collapse</h2>"]
+        if panels:
+            note = "Collapse of the pre-classifier features over epochs; epoch 0 is the lifted network before training."
+            parts += [
+                self._caption("Figure", note + self._bands()),
+                self._legend(figures.measured(self.arms, "collapse_{}/nc1", SPLITS)),
+                f'<div class="panels">{self._panels("collapse", panels)}</div>',
+            ]
+        if table := page_tables.collapse_table(self.arms):
+            parts += [self._caption("Table", "Collapse with the chosen weights" + self._spreads(), "gap"), table]
+        elif not panels:
+            parts.append("<p>These runs did not measure collapse.</p>")
+        return "".join(parts)
+
+    def per_class(self) -> str:
+        panel = figures.per_class(self.arms)
+        note = "Test accuracy by class, with the chosen weights, hardest class at the bottom. " + panel.meaning
+        note += " Bars: ± 1 s.d. over runs." if self.repeated else ""
+        return (
+            f"<h2>Classes</h2>{self._caption('Figure', note)}{self._legend(())}"
+            f"<figure>{self._plot('per-class', panel.figure, panel.height)}</figure>"
+        )
+
+    def clouds(self) -> str:
+        shown = figures.clouds(self.arms)
+        if not shown:
+            return ""
+        note = (
+            "Test clouds, and what each arm calls them: ✓ for the right class, ✗ and a name for another. "
+            "Drag to turn, scroll to zoom."
+        )
+        boxes = []
+        for index, cloud in enumerate(shown):
+            said = "".join(
+                f"<li>{page_tables.named(place, arm.label)}{_verdict(cloud.label, verdict)}</li>"
+                for place, (arm, verdict) in enumerate(zip(self.arms, cloud.verdicts, strict=True))
+            )
+            plot = self._plot(f"cloud-{index}", cloud.figure, 250)
+            boxes.append(
+                f'<figure class="cloud">{plot}<img class="still" alt="">'
+                f"<figcaption><b>{escape(cloud.label)}</b><ul>{said}</ul></figcaption></figure>"
+            )
+        return f'<h2>Clouds</h2>{self._caption("Figure", note)}<div class="panels clouds">{"".join(boxes)}</div>'
+
+    def moved(self) -> str:
+        note = (
+            "What moved: parameters by their role in the network, by origin (inflated from a 2D kernel, copied as they "
+            "are, or fresh), and how many of them the policy let training change."
+        )
+        return f"<h2>Parameters</h2>{self._caption('Table', note)}{page_tables.moved_table(self.arms)}"
+
+    def provenance(self) -> str:
+        runs = [run for arm in self.arms for run in arm.runs]
+        note = "The runs one by one; below, what each recorded of its weights, data and environment, and its config."
+        return (
+            f"<h2>Provenance</h2>{self._caption('Table', note)}{page_tables.runs_table(self.arms)}"
+            f'<div class="records">{"".join(map(_provenance, runs))}</div>'
+        )
+
+    def _caption(self, kind: str, text: str, extra: str = "") -> str:
+        self.numbers[kind] += 1
+        return f'<p class="caption {extra}"><b>{kind} {self.numbers[kind]}.</b> {page_tables.formula(text.strip())}</p>'
+
+    def _spreads(self) -> str:
+        return ": mean ± sample standard deviation over the runs of an arm." if self.repeated else "."
+
+    def _bands(self) -> str:
+        return " Lines are means over the runs of an arm, bands ± 1 s.d." if self.repeated else ""
+
+    def _legend(self, splits: Sequence[str]) -> str:
+        arms = "".join(
+            f'<button type="button" data-arm="{index}" aria-pressed="true" title="Hide or show in every figure">'
+            f"{page_tables.named(index, arm.label)}</button>"
+            for index, arm in enumerate(self.arms)
+            if len(self.arms) > 1
+        )
+        dashes = {"solid": "", "dash": "7 4", "dot": "1.5 3"}
+        lines = "".join(
+            '<span class="split"><svg width="28" height="6" aria-hidden="true"><path d="M0 3H28" '
+            f'stroke-dasharray="{dashes[figures.DASHES[split]]}"/></svg>{split}</span>'
+            for split in splits
+        )
+        if not arms and not lines:
+            return ""
+        return f'<div class="legend">{arms}<span class="gap"></span>{lines}</div>'
+
+    def _panels(self, name: str, panels: Sequence[figures.Panel]) -> str:
+        return "".join(
+            f"<figure><figcaption><b>{escape(panel.title)}</b>"
+            f'<span class="meaning">{page_tables.formula(panel.meaning)}</span></figcaption>'
+            f"{self._plot(f'{name}-{index}', panel.figure, panel.height)}</figure>"
+            for index, panel in enumerate(panels)
+        )
+
+    def _plot(self, name: str, figure: figures.Figure, height: int) -> str:
+        self.figures[name] = figure
+        return f'<div class="plot" id="{name}" style="height: {height}px"></div>'
+
+
+def _verdict(label: str, verdict: Sequence[tuple[str, int]]) -> str:
+    """'✓' for a run that names the class, '✗ chair' for one that calls it a chair; counted where more runs saw it."""
+    if not verdict:
+        return '<span class="said">not stored</span>'
+    runs = sum(count for _, count in verdict)
+    words = []
+    for name, count in verdict:
+        if name == label:
+            words.append('<span class="right">✓' + (f" {count}/{runs}" if runs > 1 else "") + "</span>")
+        else:
+            words.append(f'<span class="wrong">✗ {escape(name)}' + (f" ×{count}" if count > 1 else "") + "</span>")
+    return f'<span class="said">{" ".join(words)}</span>'
+
+
+def _provenance(run: Record) -> str:
+    summary = run.summary
+    facts: dict[str, Any] = {
+        "run": summary.name,
+        "arm": summary.arm,
+        "seed": str(summary.seed),
+        "network": summary.network.model_dump(),
+        "weights": summary.weights,
+        "data": summary.data.model_dump(exclude={"classes"}),
+        "chosen epoch": summary.chosen_epoch,
+        "chosen by": summary.chosen_by,
+        "time": {key: duration(value) for key, value in summary.seconds.model_dump().items()},
+        "environment": summary.environment,
+    }
+    entries = "".join(
+        f"<dt>{escape(key)}</dt><dd>{f'<code>{escape(value)}</code>' if key.endswith('sha256') else escape(value)}</dd>"
+        for key, value in _flat(facts)
+    )
+    return (
+        f"<details><summary>{escape(summary.name)}</summary><dl>{entries}</dl><pre>{escape(run.config)}</pre></details>"
+    )
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as (dotted name, text) pairs; an inner mapping of plain values is one pair."""
+    if isinstance(value, Mapping):
+        if "." in name and not any(isinstance(item, Mapping) for item in value.values()):
+            return [(name, ", ".join(f"{key} {_plain(item)}" for key, item in value.items()))]
+        return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}" if name else str(key))]
+    return [(name, _plain(value))]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or ABSENT
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return ABSENT if value is None else str(value)
+
+
+def _embed(value: Any) -> str:
+    """JSON that may stand inside a script element: no '<', and null where a number is not finite."""
+
+    def finite(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: finite(entry) for key, entry in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [finite(entry) for entry in item]
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    text = json.dumps(finite(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,0 +1,141 @@
+"""The tables of the page, as HTML. Every text from a run is escaped here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from image2point.report.arms import Arm
+from image2point.report.numbers import ABSENT, duration, quantity, share
+from image2point.report.quantities import QUANTITIES, SPLITS
+from image2point.report.read import ORIGINS, ROLES, Record
+from image2point.report.tables import COLUMNS, collapse, row
+
+TEXT = ' class="text"'  # the attribute of cells that hold words, set flush left
+
+
+def arms_table(arms: Sequence[Arm]) -> str:
+    """The table of arms, under two tiers of headings."""
+    upper, lower = [], []
+    for index, column in enumerate(COLUMNS):
+        if not column.group:
+            kind = TEXT if column.heading in ("Arm", "Policy") else ""
+            upper.append(f'<th rowspan="2"{kind}>{escape(column.heading)}</th>')
+            continue
+        if column.group != COLUMNS[index - 1].group:
+            span = sum(other.group == column.group for other in COLUMNS)
+            upper.append(f'<th colspan="{span}" class="group"><span>{escape(column.group)}</span></th>')
+        lower.append(f"<th>{escape(column.heading)}</th>")
+    body = "".join(
+        f'<tr><th class="text" scope="row">{named(index, item.arm)}</th>'
+        + "".join(_cell(column.cell(item), text=column.heading == "Policy") for column in COLUMNS[1:])
+        + "</tr>"
+        for index, item in enumerate(map(row, arms))
+    )
+    return _table(f"<tr>{''.join(upper)}</tr><tr>{''.join(lower)}</tr>", body, "stacked")
+
+
+def collapse_table(arms: Sequence[Arm]) -> str:
+    """Every collapse quantity that any run measured: quantities down, arms and splits across; '' where none did."""
+    present = [
+        kind
+        for kind in QUANTITIES
+        if any(collapse(arm, split, kind.key) is not None for arm in arms for split in SPLITS)
+    ]
+    heads = "".join(
+        f'<th colspan="2" class="group"><span>{named(index, arm.label)}</span></th>' for index, arm in enumerate(arms)
+    )
+    splits = "".join(f"<th>{split}</th>" for _ in arms for split in SPLITS)
+    body = "".join(
+        f'<tr><th class="text" scope="row">{escape(kind.title)}{" (%)" if kind.percent else ""}'
+        + f"<small>{formula(kind.meaning)}</small></th>"
+        + "".join(_cell(quantity(collapse(arm, split, kind.key), kind)) for arm in arms for split in SPLITS)
+        + "</tr>"
+        for kind in present
+    )
+    if not present:
+        return ""
+    return _table(f'<tr><th rowspan="2" class="text">Quantity</th>{heads}</tr><tr>{splits}</tr>', body)
+
+
+def moved_table(arms: Sequence[Arm]) -> str:
+    """Which parameters there are, where lifting took them from, and which of them training could move."""
+    head = "".join(
+        f"<th{TEXT if name in ('Arm', 'Role') else ''}>{name}</th>"
+        for name in ("Arm", "Role", "Parameters", "Inflated", "Copied", "Fresh", "Trainable", "Share (%)")
+    )
+    body = []
+    for index, arm in enumerate(arms):
+        lines = _moved(arm.first)
+        for place, cells in enumerate(lines):
+            first = (
+                f'<th class="text" scope="rowgroup" rowspan="{len(lines)}">{named(index, arm.label)}'
+                f"<small>policy {escape(arm.first.summary.policy)}</small></th>"
+                if place == 0
+                else ""
+            )
+            kind = ' class="first"' if place == 0 else ' class="total"' if place == len(lines) - 1 else ""
+            cells_html = _cell(cells[0], text=True) + "".join(map(_cell, cells[1:]))
+            body.append(f"<tr{kind}>{first}{cells_html}</tr>")
+    return _table(f"<tr>{head}</tr>", "".join(body))
+
+
+def runs_table(arms: Sequence[Arm]) -> str:
+    """Every run by itself: seed, weights, chosen epoch, scores."""
+    names = ("Run", "Arm", "Seed", "2D weights", "sha256", "Epoch", "Test (%)", "Mean class (%)", "Time")
+    head = "".join(f"<th{TEXT if name in ('Run', 'Arm', '2D weights', 'sha256') else ''}>{name}</th>" for name in names)
+    body = []
+    for index, arm in enumerate(arms):
+        for run in arm.runs:
+            summary = run.summary
+            sha256 = str(summary.weights.get("sha256") or "")
+            body.append(
+                f'<tr><th class="text" scope="row">{escape(summary.name)}</th>'
+                f'<td class="text">{named(index, arm.label)}</td>'
+                + _cell(str(summary.seed))
+                + _cell(str(summary.weights.get("source", summary.network.weights)), text=True)
+                + f'<td class="text"><code>{escape(sha256[:12]) + "…" if sha256 else ABSENT}</code></td>'
+                + _cell(str(summary.chosen_epoch))
+                + _cell(f"{100 * summary.final.test_accuracy:.2f}")
+                + _cell(f"{100 * summary.final.test_mean_class_accuracy:.2f}")
+                + _cell(duration(summary.seconds.total))
+                + "</tr>"
+            )
+    return _table(f"<tr>{head}</tr>", "".join(body))
+
+
+def _moved(run: Record) -> list[tuple[str, ...]]:
+    parameters = run.summary.parameters
+    lines = []
+    for role in (*ROLES, "all"):
+        count = parameters if role == "all" else parameters.by_role.get(role)
+        if count is None:
+            continue
+        made = [
+            sum(size for (of, how), size in run.origins.items() if how == origin and role in ("all", of))
+            for origin in ORIGINS
+        ]
+        numbers = [f"{size:,}" if size else ABSENT for size in (count.total, *made, count.trainable)]
+        lines.append((role, *numbers, share(count.trainable, count.total) if count.trainable else ABSENT))
+    return lines
+
+
+def named(index: int, label: str) -> str:
+    """An arm's label behind its coloured mark; the style sheet holds the colours."""
+    return f'<span class="arm"><i style="background: var(--arm-{index})"></i><span>{escape(label)}</span></span>'
+
+
+def formula(text: str) -> str:
+    """HTML of a text in which Σ_W and Σ_B have their subscripts."""
+    return re.sub(r"Σ_(\w)", r"Σ<sub>\1</sub>", escape(text))
+
+
+def _table(head: str, body: str, kind: str = "") -> str:
+    return f'<div class="wide"><table class="{kind}"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(content: str, text: bool = False) -> str:
+    value, mark, sd = escape(content).partition(" ± ")
+    spread = f'<span class="sd"> ± {sd}</span>' if mark else ""
+    return f"<td{TEXT if text else ''}>{value}{spread}</td>"

@@ -1,0 +1,47 @@
+"""The collapse quantities as the report shows them: name, meaning, scale. Their values come from the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """`key`: its name in metrics.csv and summary.json; `meaning`: the definition, as plain text."""
+
+    key: str
+    title: str
+    meaning: str
+    logarithmic: bool = False
+    percent: bool = False
+    count: bool = False
+
+
+QUANTITIES = (
+    Quantity("nc1", "NC1", "within-class variability, tr(Σ_W\u00a0Σ_B†)\u00a0/\u00a0C", logarithmic=True),
+    Quantity("cdnv", "CDNV", "class-distance normalised variance, mean over pairs of classes", logarithmic=True),
+    Quantity("ncc_accuracy", "NCC accuracy", "share of clouds nearest to their own class mean in train", percent=True),
+    Quantity("nc2_equinorm", "NC2, equal norms", "spread of the lengths of the centred class means: s.d. / mean"),
+    Quantity("nc2_equiangle", "NC2, equal angles", "distance of cosines between class means from −1/(C\u00a0−\u00a01)"),
+    Quantity("nc2_etf", "NC2, simplex", "distance of the Gram matrix of the class means from the simplex frame"),
+    Quantity("nc3", "NC3", "distance of classifier rows from the class means, both normalised"),
+    Quantity("nc4", "NC4", "share of clouds on which network and nearest class mean disagree", percent=True),
+    Quantity("nc1_trace_ratio", "NC1, trace ratio", "tr Σ_W / tr Σ_B", logarithmic=True),
+    Quantity("cdnv_corrected", "CDNV, corrected", "without the bias of few samples per class", logarithmic=True),
+    Quantity(
+        "cdnv_corrected_undefined",
+        "CDNV, corrected: pairs left out",
+        "too close or too few clouds",
+        count=True,
+    ),
+    Quantity("min_class_distance", "Least class distance", "between any two class means"),
+    Quantity("nc2_w_equinorm", "NC2 of the classifier, equal norms", "as above, of the classifier's rows"),
+    Quantity("nc2_w_equiangle", "NC2 of the classifier, equal angles", "as above, of the classifier's rows"),
+    Quantity("nc2_w_etf", "NC2 of the classifier, simplex", "as above, of the classifier's rows"),
+    Quantity("nc1_raw", "NC1, not divided by C", "tr(Σ_W\u00a0Σ_B†)", logarithmic=True),
+    Quantity("samples", "Clouds measured", "", count=True),
+    Quantity("absent", "Absent classes", "classes without a cloud, left out of every mean", count=True),
+    Quantity("singletons", "Classes with one cloud", "without variance of their own", count=True),
+)
+PLOTTED = QUANTITIES[:9]
+SPLITS = ("train", "test")

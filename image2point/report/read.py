@@ -1,0 +1,277 @@
+"""A run directory as typed, checked data. Nothing else of the report touches the disk to read."""
+
+from __future__ import annotations
+
+import csv
+import math
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from image2point import runs
+from image2point.errors import InputError
+
+ROLES = ("input", "norm", "body", "output")
+ORIGINS = ("inflated", "copied", "fresh")
+
+
+class _Part(BaseModel):
+    """Fields that the report needs; what else a file holds is kept and ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Network(_Part):
+    name: str
+    weights: str
+    rule: str
+    axis: str
+    substrate: str
+    stem: str
+    control: str = "none"
+
+
+class Data(_Part):
+    name: str
+    classes: tuple[str, ...]
+    shots: int | None = None
+    voxel_size: float
+    train_clouds: int
+    validation_clouds: int | None = None
+    test_clouds: int
+
+
+class Count(_Part):
+    total: int
+    trainable: int
+
+
+class Parameters(Count):
+    by_role: dict[str, Count]
+
+
+class Final(_Part):
+    """Scores of the chosen weights; accuracies are shares between 0 and 1."""
+
+    test_accuracy: float = Field(ge=0, le=1)
+    test_mean_class_accuracy: float = Field(ge=0, le=1)
+    train_accuracy: float | None = Field(default=None, ge=0, le=1)
+    per_class: dict[str, float | None]
+
+
+class Seconds(_Part):
+    training: float
+    test: float
+    total: float
+
+
+class Summary(_Part):
+    """`summary.json`."""
+
+    name: str
+    status: str
+    arm: str
+    network: Network
+    policy: str
+    seed: int
+    data: Data
+    parameters: Parameters
+    weights: dict[str, Any]
+    chosen_epoch: int
+    chosen_by: str
+    final: Final
+    collapse: dict[str, dict[str, float | None]]
+    seconds: Seconds
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Test clouds with what the run said about them: points float32 [n, P, 3], labels and predictions int64 [n]."""
+
+    points: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one finished run left behind.
+
+    `config`: the resolved config, as text. `settings`: the same, flat, by dotted name.
+    `metrics`: column of metrics.csv → float64 [epochs], NaN where the run measured nothing.
+    `origins`: (role, origin) → number of parameters that lifting made so; counts numbers, not tensors.
+    """
+
+    path: Path
+    config: str
+    settings: Mapping[str, Any]
+    summary: Summary
+    metrics: Mapping[str, np.ndarray]
+    origins: Mapping[tuple[str, str], int]
+    examples: Examples
+
+
+def read_runs(paths: Iterable[str | Path]) -> list[Record]:
+    """Read run directories, in the order given.
+
+    Raises InputError naming the file where a run is missing, unfinished or damaged, and where one is given twice.
+    """
+    folders = [Path(path) for path in paths]
+    if not folders:
+        raise InputError("a report needs at least one run directory; none was given")
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        if (first := seen.setdefault(folder.resolve(), folder)) is not folder:
+            raise InputError(f"{folder} is given twice (also as {first}); name each run once")
+    return [read_run(folder) for folder in folders]
+
+
+def read_run(folder: str | Path) -> Record:
+    """Read one finished run directory; InputError names what is missing or damaged in it."""
+    run = runs.open_run(folder)
+    config = _text(run.config)
+    summary = _summary(run.summary, run.read_summary())
+    lifting = run.read_lifting()
+    if isinstance(options := lifting.get("options"), dict):  # these have `auto` resolved
+        resolved = {name: options[name] for name in ("rule", "axis", "substrate", "stem") if name in options}
+        summary = summary.model_copy(update={"network": summary.network.model_copy(update=resolved)})
+    return Record(
+        path=run.path,
+        config=config,
+        settings=_settings(run.config, config),
+        summary=summary,
+        metrics=_metrics(run.metrics),
+        origins=_origins(run.lifting, lifting, summary.parameters),
+        examples=_examples(run.examples, len(summary.data.classes)),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing: a finished run has one; finish the run with --resume, or leave it out"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _settings(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} should hold `key: value` lines, found a {type(content).__name__}")
+    return dict(_flat(content))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _summary(path: Path, content: Mapping[str, Any]) -> Summary:
+    try:
+        summary = Summary.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(step) for step in first["loc"]) or "the whole file"
+        raise InputError(f"{path}: field {field}: {first['msg']}, found {first['input']!r:.80}") from None
+    if summary.status != "finished":
+        raise InputError(
+            f"{path}: expected status 'finished', found {summary.status!r}; "
+            "finish the run with --resume, or leave it out"
+        )
+    if unknown := set(summary.final.per_class) - set(summary.data.classes):
+        raise InputError(f"{path}: final.per_class names {sorted(unknown)}, which data.classes does not list")
+    return summary
+
+
+def _metrics(path: Path) -> dict[str, np.ndarray]:
+    """Columns of metrics.csv, rows sorted by epoch; an empty cell is NaN."""
+    reader = csv.DictReader(_text(path).splitlines())
+    columns = reader.fieldnames or []
+    if "epoch" not in columns:
+        raise InputError(f"{path}: expected a column 'epoch' in the first line, found {list(columns)}")
+    rows: list[list[float]] = []
+    for line, row in enumerate(reader, start=2):
+        if None in row or None in row.values():
+            raise InputError(f"{path} line {line}: expected {len(columns)} cells; the line is cut short or too long")
+        rows.append([_number(cell, f"{path} line {line}, column {column}") for column, cell in row.items()])
+    if not rows:
+        raise InputError(f"{path} holds no epoch; finish the run with --resume, or leave it out")
+    table = np.array(rows, dtype=np.float64)
+    epochs = table[:, columns.index("epoch")]
+    if np.isnan(epochs).any() or len(np.unique(epochs)) != len(epochs):
+        raise InputError(f"{path}: expected each epoch once, found {epochs.tolist()!s:.80}")
+    table = table[np.argsort(epochs)]
+    return {column: table[:, index] for index, column in enumerate(columns)}
+
+
+def _number(cell: str, where: str) -> float:
+    if not cell.strip():
+        return math.nan
+    try:
+        return float(cell)
+    except ValueError:
+        raise InputError(f"{where}: expected a number, found {cell!r:.40}") from None
+
+
+def _origins(path: Path, content: Mapping[str, Any], parameters: Parameters) -> dict[tuple[str, str], int]:
+    """Count parameters by (role, origin), and hold the count against the summary's."""
+    records = content.get("parameters")
+    if not isinstance(records, list):
+        raise InputError(f"{path}: expected a list 'parameters' with one record per parameter, found none")
+    counts: dict[tuple[str, str], int] = {}
+    for index, record in enumerate(records):
+        try:
+            role, origin, shape = record["role"], record["origin"], record["shape"]
+            size = math.prod(int(length) for length in shape)
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{path}: parameters[{index}] needs role, origin, shape; found {record!r:.80}") from None
+        if role not in ROLES or origin not in ORIGINS:
+            raise InputError(
+                f"{path}: parameters[{index}] has role {role!r} and origin {origin!r}; "
+                f"known are {', '.join(ROLES)} and {', '.join(ORIGINS)}"
+            )
+        counts[role, origin] = counts.get((role, origin), 0) + size
+    if (found := sum(counts.values())) != parameters.total:
+        raise InputError(
+            f"{path} lists {found:,} parameters but summary.json counts {parameters.total:,}; "
+            "the two files are not of the same run"
+        )
+    return counts
+
+
+def _examples(path: Path, classes: int) -> Examples:
+    if not path.is_file():
+        raise InputError(f"{path} is missing: a finished run has one; finish the run with --resume, or leave it out")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            points, labels, predictions = (np.asarray(stored[key]) for key in ("points", "labels", "predictions"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: expected arrays points, labels and predictions; {error}") from error
+    count = len(points)
+    if points.ndim != 3 or points.shape[2:] != (3,) or labels.shape != (count,) or predictions.shape != (count,):
+        raise InputError(
+            f"{path}: expected points [n, P, 3], labels [n] and predictions [n], "
+            f"found {points.shape}, {labels.shape} and {predictions.shape}"
+        )
+    if not np.isfinite(points).all():
+        raise InputError(f"{path}: points hold NaN or infinite values")
+    for name, values in (("labels", labels), ("predictions", predictions)):
+        if count and not (values.min() >= 0 and values.max() < classes):
+            raise InputError(f"{path}: {name} must lie in 0…{classes - 1} (summary.json lists {classes} classes)")
+    return Examples(points.astype(np.float32), labels.astype(np.int64), predictions.astype(np.int64))

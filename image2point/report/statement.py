@@ -1,0 +1,91 @@
+"""What was run, in plain words: the title of the page and its first paragraph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from image2point.report.arms import Arm
+from image2point.report.read import Summary
+
+CONTROLS = {
+    "random": "a control, every kernel of the body was redrawn at random with that kernel's own variance "
+    "and its norms were reset",
+    "scratch": "a control, every kernel was drawn afresh and nothing was taken from the 2D network but its form",
+}
+
+
+def title(arms: Sequence[Arm]) -> str:
+    """Networks and datasets of the arms, in one line."""
+    summaries = [arm.first.summary for arm in arms]
+    networks = _any_of(summary.network.name for summary in summaries)
+    return f"{networks}, lifted to 3D and fine-tuned on {_any_of(summary.data.name for summary in summaries)}"
+
+
+def statement(arms: Sequence[Arm]) -> str:
+    """One paragraph: what was run, on what, how often, and how it was scored."""
+    summaries = [arm.first.summary for arm in arms]
+    controls = [
+        f"In the arm “{arm.label}”, {CONTROLS[arm.first.summary.network.control]}."
+        for arm in arms
+        if arm.first.summary.network.control in CONTROLS
+    ]
+    every = [run.summary for arm in arms for run in arm.runs]
+    return " ".join([_lifted(summaries), _tuned(summaries, arms), *controls, _scored(every), _repeated(arms)])
+
+
+def _lifted(summaries: Sequence[Summary]) -> str:
+    networks = [summary.network for summary in summaries]
+    return (
+        f"{_any_of(network.name for network in networks)}, a 2D network "
+        f"(weights: {_any_of(network.weights for network in networks)}), was lifted to 3D "
+        f"(rule: {_any_of(network.rule for network in networks)}; "
+        f"depth axis: {_any_of(network.axis for network in networks)}; "
+        f"stem: {_any_of(network.stem for network in networks)}) "
+        f"and run on {_any_of(network.substrate for network in networks)} voxels "
+        f"of size {_any_of(f'{summary.data.voxel_size:g}' for summary in summaries)}."
+    )
+
+
+def _tuned(summaries: Sequence[Summary], arms: Sequence[Arm]) -> str:
+    data = [summary.data for summary in summaries]
+    shots = _any_of(str(each.shots) for each in data if each.shots)
+    return (
+        f"It was fine-tuned to tell the {_any_of(str(len(each.classes)) for each in data)} classes "
+        f"of {_any_of(each.name for each in data)} apart, "
+        f"from {_any_of(f'{each.train_clouds:,}' for each in data)} training clouds"
+        + (f", {shots} per class" if shots else "")
+        + f" (policy: {_any_of(summary.policy for summary in summaries)})"
+        + (f", in {len(arms)} arms: {'; '.join(arm.label for arm in arms)}." if len(arms) > 1 else ".")
+    )
+
+
+def _scored(summaries: Sequence[Summary]) -> str:
+    ways = {summary.chosen_by for summary in summaries}
+    if ways == {"validation"}:
+        held_out = _any_of(f"{summary.data.validation_clouds or 0:,}" for summary in summaries)
+        how = f"of the epoch that was best on {held_out} validation clouds cut from train"
+    elif ways == {"last epoch"}:
+        how = "of the last epoch"
+    else:
+        how = f"chosen by {_any_of(sorted(ways))}"
+    test = _any_of(f"{summary.data.test_clouds:,}" for summary in summaries)
+    return f"Test accuracy is on {test} test clouds, with the weights {how}; no choice was made on the test set."
+
+
+def _repeated(arms: Sequence[Arm]) -> str:
+    who = "Each arm" if len(arms) > 1 else "It"
+    seeds = [sorted(run.summary.seed for run in arm.runs) for arm in arms]
+    alike = all(each == seeds[0] for each in seeds)
+    if all(len(each) == 1 for each in seeds):
+        return f"{who} was run once, " + (f"with seed {seeds[0][0]}." if alike else "not all with the same seed.")
+    if alike:
+        often = f"{who} was run with {len(seeds[0])} seeds ({', '.join(map(str, seeds[0]))})"
+    else:
+        often = f"Runs, each with a seed of its own: {'; '.join(f'{arm.label}: {len(arm.runs)}' for arm in arms)}"
+    return f"{often}; values are means ± sample standard deviations over them."
+
+
+def _any_of(values: Iterable[str]) -> str:
+    """'a', 'a or b', 'a, b or c': each value once, in order of appearance; '' where there is none."""
+    distinct = list(dict.fromkeys(values))
+    return " or ".join(filter(None, [", ".join(distinct[:-1]), *distinct[-1:]]))

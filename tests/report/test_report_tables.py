@@ -1,0 +1,102 @@
+"""The numbers in rows, in the terminal and in Markdown."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from run_writer import write_run
+
+from image2point import report
+from image2point.report.arms import Spread
+from image2point.report.numbers import duration, number, percent, share
+
+
+def _stored(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_rows_hold_the_numbers_of_the_runs(runs: list[Path]) -> None:
+    imagenet, scratch = report.rows(runs)
+    stored = [_stored(run) for run in runs[:3]]
+    accuracy = [each["final"]["test_accuracy"] for each in stored]
+    assert imagenet.test_accuracy is not None
+    assert imagenet.test_accuracy.mean == pytest.approx(statistics.mean(accuracy), rel=1e-12)
+    assert imagenet.test_accuracy.sd == pytest.approx(statistics.stdev(accuracy), rel=1e-9)
+    nc1 = imagenet.nc1["test"]
+    assert nc1 is not None
+    assert nc1.mean == pytest.approx(statistics.mean(each["collapse"]["test"]["nc1"] for each in stored), rel=1e-12)
+    assert (imagenet.arm, imagenet.policy, imagenet.runs) == ("imagenet", "io+norm", 3)
+    assert imagenet.trainable == stored[0]["parameters"]["trainable"] < imagenet.total
+    assert scratch.trainable == scratch.total == imagenet.total
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Spread(0.74123, 0.0026, 3), "74.1 ± 0.3"),
+        (Spread(0.74123, None, 1), "74.1"),
+        (Spread(0.74123, 0.0004, 3), "74.1 ± 0.04"),
+        (Spread(1.0, 0.0, 3), "100.0 ± 0"),
+        (None, "–"),
+    ],
+)
+def test_percent(value: Spread | None, shown: str) -> None:
+    assert percent(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Spread(0.22264, 0.0123, 3), "0.223 ± 0.012"),
+        (Spread(12.345, 0.5, 2), "12.3 ± 0.5"),
+        (Spread(1.3e10, 2e8, 2), "1.30e+10 ± 2.0e+08"),
+        (Spread(0.0, None, 1), "0.0000"),
+        (Spread(0.1071, 0.0003, 3), "0.107 ± 0.0003"),
+    ],
+)
+def test_number(value: Spread, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_duration_and_share() -> None:
+    assert [duration(seconds) for seconds in (3.21, 42, 372, 3 * 3600 + 299)] == [
+        "3.2 s", "42 s", "6 min 12 s", "3 h 04 min",
+    ]  # fmt: skip
+    assert [share(1, 3), share(3, 3), share(0, 3), share(1, 100_000)] == ["33.3", "100.0", "0.0", "0.001"]
+
+
+def test_markdown(tmp_path: Path) -> None:
+    label = "IO | norm\nonly"
+    pair = [write_run(tmp_path / f"run-{seed}", label, seed, epochs=2) for seed in (0, 1)]
+    text = report.markdown(pair)
+    heading, rule, line = text.splitlines()
+    cells = [cell.strip() for cell in line.replace(r"\|", "!").strip("|").split("|")]
+    assert cells[:3] == ["IO ! norm only", "io+norm", "2"]
+    assert heading.count("|") == rule.count("|") == len(cells) + 1
+    accuracy = [100 * _stored(run)["final"]["test_accuracy"] for run in pair]
+    column = [name.strip() for name in heading.strip("|").split("|")].index("Accuracy (%), test")
+    assert cells[column] == f"{statistics.mean(accuracy):.1f} ± {statistics.stdev(accuracy):.1f}"
+
+
+def test_the_terminal_table_fits_80_columns(runs: list[Path]) -> None:
+    stream = io.StringIO()
+    report.print_table(runs, Console(file=stream, width=80, no_color=True))
+    text = stream.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for row in report.rows(runs):
+        assert row.arm in text
+        assert row.test_accuracy is not None
+        assert f"{100 * row.test_accuracy.mean:.1f}" in text
+
+
+def test_markup_in_a_label_is_text(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "[bold]x[/bold]", epochs=1)
+    stream = io.StringIO()
+    report.print_table([run], Console(file=stream, width=120, no_color=True))
+    assert "[bold]x[/bold]" in stream.getvalue()
