@@ -1,0 +1,245 @@
+"""The 2D network as a graph: tracing it, and finding its stem and its classifier by their place in it."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from image2point.errors import InputError
+from image2point.lifting.rules import FUNCTION_RULES, activation, avg_pool, identity, max_pool, module_rules
+
+
+class LiftError(InputError):
+    """A 2D network, or one operation of it, cannot be lifted."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced 2D network.
+
+    Attributes:
+        network: the 2D network; its modules are the leaves of the graph.
+        outputs: path of each submodule that was called → the node it gave.
+    """
+
+    name: str
+    network: nn.Module
+    graph: fx.Graph
+    outputs: dict[str, fx.Node]
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
+        return self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def convolutions(self) -> list[fx.Node]:
+        return [node for node in self.graph.nodes if isinstance(self.module(node), nn.Conv2d)]
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The stem: from the input to its last convolution and the norm right after it.
+
+    Attributes:
+        convolutions: its convolutions in order.
+        norms: norms between them and the one that directly follows.
+        nodes: everything from the first convolution to that norm.
+        pools: pooling that follows before anything but activations does.
+        branches: whether several layers read the input side by side; they are the stem's convolutions then.
+    """
+
+    convolutions: tuple[fx.Node, ...]
+    norms: tuple[fx.Node, ...]
+    nodes: tuple[fx.Node, ...]
+    pools: tuple[fx.Node, ...]
+    branches: bool = False
+
+    @property
+    def final_norm(self) -> fx.Node | None:
+        """The norm right after the last convolution."""
+        return self.norms[-1] if self.norms and self.norms[-1] is self.nodes[-1] else None
+
+
+class _Tracer(fx.Tracer):
+    """Traces down to what has a rule, and notes what every submodule returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, fx.Node] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) in module_rules() or super().is_leaf_module(m, module_qualified_name):
+            return True
+        # timm's small layers are leaves, so that an error names the layer and not some operation inside it.
+        return type(m).__module__.startswith("timm.layers") and next(m.children(), None) is None
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        result = super().call_module(m, forward, args, kwargs)
+        if isinstance(result, fx.Proxy):
+            self.outputs[self.path_of_module(m)] = result.node
+        return result
+
+
+def trace(network: nn.Module, name: str) -> Trace:
+    """Trace a 2D network with torch.fx, in eval mode.
+
+    Raises:
+        LiftError: where the network's Python code depends on its input in a way that cannot be traced.
+    """
+    parameters = list(inspect.signature(network.forward).parameters.values())
+    defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
+    tracer, training = _Tracer(), network.training
+    network.eval()
+    try:
+        graph = tracer.trace(network, concrete_args=defaults or None)
+    except Exception as error:  # whatever the network's own code raises when it meets a proxy
+        reason = " ".join(str(error).split())[:300]
+        raise LiftError(
+            f"cannot lift {name}: torch.fx cannot trace it ({type(error).__name__}: {reason}). "
+            "A network can be lifted when its forward is a fixed sequence of operations."
+        ) from error
+    finally:
+        network.train(training)
+    _drop_unused(graph)
+    return Trace(name, network, graph, tracer.outputs)
+
+
+def find_stem(traced: Trace) -> Stem:
+    """The stem, by position: all convolutions in the part of the network (a child module) that holds the first one.
+
+    A part counts only as far as it is a plain chain without pooling; otherwise the first convolution alone is the
+    stem.
+
+    Raises:
+        LiftError: where there is no convolution.
+    """
+    convolutions = traced.convolutions()
+    if not convolutions:
+        raise LiftError(f"cannot lift {traced.name}: it has no convolution")
+    source = next(iter(traced.graph.nodes))
+    if len(source.users) > 1:
+        readers = [node for node in convolutions if node in source.users]
+        after = [n for node in readers for n in node.users if isinstance(traced.module(n), _BatchNorm)]
+        return Stem(tuple(readers), tuple(after), (*readers, *after), (), branches=True)
+    paths = [str(node.target).split(".") for node in convolutions]
+    depth = 1
+    while depth < len(paths[0]) and all(path[:depth] == paths[0][:depth] for path in paths):
+        depth += 1
+    inside = [node for node, path in zip(convolutions, paths, strict=True) if path[:depth] == paths[0][:depth]]
+    chain = _chain(traced, inside[0])
+    if inside[-1] not in chain:
+        inside = inside[:1]
+    last = chain.index(inside[-1])
+    if last + 1 < len(chain) and isinstance(traced.module(chain[last + 1]), _BatchNorm):
+        last += 1
+    nodes = tuple(chain[: last + 1])
+    norms = tuple(node for node in nodes if isinstance(traced.module(node), _BatchNorm))
+    return Stem(tuple(inside), norms, nodes, _following_pools(traced, nodes[-1]))
+
+
+def find_classifier(traced: Trace) -> fx.Node | None:
+    """The linear layer that gives the network's output, if there is one."""
+    node = next(node for node in traced.graph.nodes if node.op == "output").args[0]
+    while isinstance(node, fx.Node):
+        module = traced.module(node)
+        if isinstance(module, nn.Linear):
+            return node
+        if not isinstance(module, nn.Identity | nn.Flatten):
+            return None
+        node = node.args[0]
+    return None
+
+
+def stage_modules(traced: Trace) -> list[str]:
+    """Names of the stages: timm's `feature_info`, or the top-level children of another network."""
+    info = getattr(traced.network, "feature_info", None)
+    if isinstance(info, list) and info and all(isinstance(entry, dict) and "module" in entry for entry in info):
+        return [entry["module"] for entry in info]
+    return [name for name, _ in traced.network.named_children()]
+
+
+def move_stride(network: nn.Module, name: str) -> int:
+    """Move the stride of bottleneck blocks from their 3×3 to their first 1×1 convolution, as in caffe's ResNets.
+
+    Changes the 2D network in place and returns the number of blocks that changed.
+
+    Raises:
+        InputError: where no block has the stride in its 3×3 convolution `conv2`.
+    """
+    moved = 0
+    for block in network.modules():
+        convs = [getattr(block, f"conv{i}", None) for i in (1, 2, 3)]
+        if not all(isinstance(conv, nn.Conv2d) for conv in convs):
+            continue
+        sizes = [conv.kernel_size for conv in convs if isinstance(conv, nn.Conv2d)]
+        first, second = convs[0], convs[1]
+        assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
+        if sizes == [(1, 1), (3, 3), (1, 1)] and second.stride != (1, 1) and first.stride == (1, 1):
+            first.stride, second.stride = second.stride, (1, 1)
+            moved += 1
+    if not moved:
+        raise InputError(
+            f'stride_in="conv1" moves the stride of bottleneck blocks (conv1 1×1, conv2 3×3, conv3 1×1), '
+            f'but {name} has no such block with a stride; use stride_in="conv2"'
+        )
+    return moved
+
+
+def overwrites(traced: Trace, node: fx.Node) -> bool:
+    """Whether a node writes into its first operand."""
+    if node.op == "call_module":
+        return bool(getattr(traced.module(node), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    return node.op == "call_function" and (
+        node.target in (operator.iadd, operator.imul)
+        or node.kwargs.get("inplace") is True
+        or getattr(node.target, "__name__", "").endswith("_")
+    )
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    """Remove assertions, and what computes sizes for them."""
+    for node in reversed(list(graph.nodes)):
+        is_assertion = node.op == "call_function" and node.target is torch._assert
+        is_size = node.op == "call_function" and node.target in (getattr, operator.getitem, operator.eq)
+        if is_assertion or ((is_size or (node.op, node.target) == ("call_method", "size")) and not node.users):
+            graph.erase_node(node)
+
+
+def _chain(traced: Trace, first: fx.Node) -> list[fx.Node]:
+    """The nodes from `first` on, as long as each is a convolution, norm or activation with a single user."""
+    chain = [first]
+    while len(chain[-1].users) == 1:
+        node = next(iter(chain[-1].users))
+        is_layer = isinstance(traced.module(node), nn.Conv2d | _BatchNorm)
+        if not (is_layer or _is_elementwise(traced, node)):
+            break
+        chain.append(node)
+    return chain
+
+
+def _following_pools(traced: Trace, node: fx.Node) -> tuple[fx.Node, ...]:
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if _has_rule(traced, node, max_pool, avg_pool):
+            return (node,)
+        if not _is_elementwise(traced, node):
+            break
+    return ()
+
+
+def _is_elementwise(traced: Trace, node: fx.Node) -> bool:
+    return _has_rule(traced, node, activation, identity) or node.target in (torch.relu, torch.nn.functional.relu)
+
+
+def _has_rule(traced: Trace, node: fx.Node, *rules: Any) -> bool:
+    module = traced.module(node)
+    rule = FUNCTION_RULES.get(node.target) if module is None else module_rules().get(type(module))
+    arguments = getattr(rule, "args", ())
+    return any(rule is r or getattr(rule, "func", None) is r or r in arguments for r in rules)

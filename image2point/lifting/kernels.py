@@ -1,0 +1,85 @@
+"""2D kernels → 3D kernels: pure functions of tensors.
+
+A 2D kernel is [C_out, C_in / groups, K, K], a 3D one [C_out, C_in / groups, Kx, Ky, Kz]. The rows and columns of
+the 2D kernel lie on the two axes that are not the depth axis, in order: axis z: W[x, y]; y: W[x, z]; x: W[y, z].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from math import ceil, prod, sqrt
+
+import torch
+from torch import Tensor
+
+AXES = ("x", "y", "z")
+RULES = ("repeat", "mean", "center")
+
+
+def inflate(kernel: Tensor, rule: str, axis: str) -> Tensor:
+    """Fill the depth of a 3D kernel from a square 2D kernel.
+
+    Args:
+        kernel: [C_out, C_in / groups, K, K].
+        rule: "repeat" copies the kernel into each of the K depth slices, undivided (Xu et al., Image2Point, 2022);
+            "mean" also divides by K, so that an input constant along depth gives the 2D response (Carreira and
+            Zisserman, I3D, 2017); "center" puts it into slice K // 2 and zeros elsewhere.
+        axis: the depth axis, x, y or z.
+
+    Returns:
+        [C_out, C_in / groups, K, K, K].
+    """
+    depth = 2 + AXES.index(axis)
+    size = kernel.shape[2]
+    flat = kernel.unsqueeze(depth)
+    if rule == "center":
+        inflated = torch.zeros_like(flat).repeat_interleave(size, depth)
+        inflated.select(depth, size // 2).copy_(kernel)
+        return inflated
+    if rule not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {rule!r}")
+    repeated = flat.repeat_interleave(size, depth)
+    return repeated / size if rule == "mean" else repeated
+
+
+def spread(kernel: Tensor, size: int) -> Tensor:
+    """Repeat a 1×1 kernel over size × size × size, undivided: Image2Point's strided shortcut.
+
+    [C_out, C_in / groups, 1, 1] → [C_out, C_in / groups, size, size, size].
+    """
+    return kernel.unsqueeze(-1).expand(-1, -1, size, size, size).contiguous()
+
+
+def adapt_input(kernel: Tensor, channels: int) -> Tensor:
+    """Fit a first kernel [C_out, C, K, K] to another number of input channels, as timm does.
+
+    One channel gets the sum over the old ones; more or fewer repeat the old ones in turn, scaled by C / channels so
+    that the response to equal channels stays.
+    """
+    old = kernel.shape[1]
+    if channels == old:
+        return kernel
+    if channels == 1:
+        return kernel.sum(1, keepdim=True)
+    return kernel.repeat(1, ceil(channels / old), 1, 1)[:, :channels] * (old / channels)
+
+
+def same_padding(size: int, stride: int, dilation: int) -> int:
+    """Near-side padding that TensorFlow's `same` rule gives an input whose length the stride divides."""
+    return max(dilation * (size - 1) + 1 - stride, 0) // 2
+
+
+def generator(seed: int, name: str) -> torch.Generator:
+    """Random numbers for the parameter `name`: they depend on the seed and the name, and on nothing drawn before.
+
+    Two networks lifted with one seed thus get the same fresh stem and head, whatever else differs between them.
+    """
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def kaiming_normal(shape: Sequence[int], groups: int, draw: torch.Generator) -> Tensor:
+    """Normal kernel of variance 2 / fan_out (He et al., 2015), fan_out = C_out / groups · taps."""
+    fan_out = shape[0] // groups * prod(shape[2:])
+    return torch.empty(*shape).normal_(0.0, sqrt(2.0 / fan_out), generator=draw)

@@ -1,0 +1,126 @@
+"""The lifted network: a module tree with the 2D network's names, and the program that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from image2point.errors import InputError
+from image2point.lifting.records import Lifting
+from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
+
+
+class LiftedNetwork(nn.Module):
+    """A 3D network over voxels, made by `image2point.lift`.
+
+    Its state dict has the 2D network's names (`layer1.0.conv1.weight`). A child module may have any name, even one
+    of an attribute here: children live in the state dict, attributes on the object.
+
+    Attributes:
+        graph: the program, a `torch.fx.Graph`.
+        lifting: the record of where every parameter comes from.
+        roles: role of each module: input, norm, body or output.
+    """
+
+    def __init__(
+        self, root: nn.Module, graph: fx.Graph, lifting: Lifting, roles: dict[str, str], classifier: str | None
+    ) -> None:
+        super().__init__()
+        self._modules.update(root._modules)
+        self.graph, self.lifting, self.roles = graph, lifting, roles
+        self._classifier = classifier
+        self._held: frozenset[str] = frozenset()
+        self._program: Callable[[Any, Voxels], dict[str, Any]] | None = None
+
+    def forward(self, x: Voxels) -> Tensor:
+        """Class scores [B, classes] of a batch of clouds."""
+        return self._run(x)["logits"]
+
+    def forward_features(self, x: Voxels) -> dict[str, Voxels]:
+        """Feature maps of every stage, finest first, by stage name."""
+        return self._run(x)["stages"]
+
+    def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
+        """Features before the classifier [B, p], and class scores [B, classes].
+
+        Raises:
+            InputError: where the network gives no vector per cloud.
+        """
+        result = self._run(x)
+        if "features" not in result:
+            raise InputError(f"{self.lifting.network} has no global pooling, so it gives no feature vector per cloud")
+        return result["features"], result["logits"]
+
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [classes, p] and bias [classes] (or None) of the last linear layer.
+
+        Raises:
+            InputError: where the network ends without one.
+        """
+        if self._classifier is None:
+            raise InputError(f"{self.lifting.network} was lifted without a classifier; give num_classes to add one")
+        layer = dict(self.named_modules())[self._classifier]
+        assert isinstance(layer, nn.Linear)
+        return layer.weight, layer.bias
+
+    def train(self, mode: bool = True) -> LiftedNetwork:
+        """Set the mode, except of the modules that are held in eval."""
+        super().train(mode)
+        if self._held:
+            for name, module in self.named_modules():
+                if name in self._held:
+                    module.training = False
+        return self
+
+    def hold_in_eval(self, names: Iterable[str]) -> None:
+        """Keep the named modules in eval mode from now on, whatever `train` says; replaces what was held before."""
+        self._held = frozenset(names)
+        self.train(self.training)
+
+    def _run(self, x: Voxels) -> dict[str, Any]:
+        self._check(x)
+        if self.lifting.options.substrate == "dense" and isinstance(x, VoxelTensor):
+            x = x.dense()
+        if self._program is None:
+            self._program = _compile(self.graph)
+        return self._program(_Children(self._modules), x)
+
+    def _check(self, x: Voxels) -> None:
+        if isinstance(x, VoxelTensor):
+            channels = x.features.shape[1]
+        elif isinstance(x, DenseVoxels):
+            channels = x.grid.shape[1]
+        elif isinstance(x, Tensor) and x.ndim == 5:
+            channels = x.shape[1]
+        else:
+            found = f"a tensor {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(
+                f"a lifted network takes a VoxelTensor, DenseVoxels or a grid [B, C, X, Y, Z], found {found}; "
+                "`image2point.voxelize` makes voxels from points"
+            )
+        wanted = self.lifting.options.in_channels
+        if channels != wanted:
+            raise InputError(
+                f"{self.lifting.network} was lifted for {wanted} input channels, but the voxels carry {channels}; "
+                f"lift with in_channels={channels} or give other features"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_program": None}  # compiled code is made again where it is needed
+
+
+class _Children:
+    """The children as attributes, apart from the network's own, for generated code."""
+
+    def __init__(self, modules: dict[str, nn.Module | None]) -> None:
+        self.__dict__ = modules
+
+
+def _compile(graph: fx.Graph) -> Callable[[Any, Voxels], dict[str, Any]]:
+    code = graph.python_code(root_module="self")
+    namespace = dict(code.globals)
+    exec(code.src, namespace)
+    return namespace["forward"]

@@ -1,0 +1,124 @@
+"""What a lifting did: the options it ran with, and where every parameter of the 3D network comes from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from image2point.pretrained import WeightsReport
+
+ROLES = ("input", "norm", "body", "output")
+ORIGINS = ("inflated", "copied", "fresh")
+FATES = ("used", "replaced", "skipped")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to lift: the arguments of `image2point.lift`, with `auto` resolved."""
+
+    rule: str = "repeat"
+    axis: str = "z"
+    substrate: str = "sparse"
+    stem: str = "paper"
+    stride_in: str = "conv2"
+    downsample: str = "paper"
+    in_channels: int = 3
+    num_classes: int | None = 40
+    control: str = "none"
+    depth_padding: str = "zeros"
+    engine: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ParameterRecord:
+    """One tensor of the 3D network.
+
+    Attributes:
+        role: "input" (stem convolutions and the norms among and right after them), "output" (after global pooling),
+            "norm" (every other norm), or "body".
+        origin: "inflated" from a 2D kernel, "copied", or "fresh".
+        source: name and shape of the 2D tensor it comes from; None where fresh.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+    origin: str
+    source: str | None
+    source_shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """One tensor of the 2D weights: "used", "replaced" by fresh values, or "skipped" (nothing in 3D needs it)."""
+
+    name: str
+    shape: tuple[int, ...]
+    fate: str
+
+
+@dataclass(frozen=True)
+class Lifting:
+    """The record of one lifting, as stored in `lifting.json`."""
+
+    network: str
+    options: Options
+    weights: WeightsReport
+    parameters: tuple[ParameterRecord, ...]
+    buffers: tuple[ParameterRecord, ...]
+    sources: tuple[SourceRecord, ...]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Tensors of the 2D weights by fate, tensors of the 3D network by origin, and its parameters by both.
+
+        Keys: `source` and `target` count tensors (buffers included), `origin` and `role` count parameters.
+        """
+        fates = Counter(record.fate for record in self.sources)
+        tensors = Counter(record.origin for record in (*self.parameters, *self.buffers))
+        by_origin: Counter[str] = Counter()
+        by_role: Counter[str] = Counter()
+        for record in self.parameters:
+            by_origin[record.origin] += prod(record.shape)
+            by_role[record.role] += prod(record.shape)
+        return {
+            "source": _filled(fates, FATES),
+            "target": _filled(tensors, ORIGINS),
+            "origin": _filled(by_origin, ORIGINS),
+            "role": _filled(by_role, ROLES),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the counts included."""
+        return {**asdict(self), "counts": self.counts}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Lifting:
+        """The record that `to_dict` wrote."""
+
+        def records(name: str) -> tuple[ParameterRecord, ...]:
+            entries: list[dict[str, Any]] = [
+                {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()} for entry in values[name]
+            ]
+            return tuple(ParameterRecord(**entry) for entry in entries)
+
+        weights = {**values["weights"], "missing": tuple(values["weights"]["missing"])}
+        return Lifting(
+            network=values["network"],
+            options=Options(**values["options"]),
+            weights=WeightsReport(**weights),
+            parameters=records("parameters"),
+            buffers=records("buffers"),
+            sources=tuple(SourceRecord(s["name"], tuple(s["shape"]), s["fate"]) for s in values["sources"]),
+        )
+
+
+def _filled(counter: Counter[str], names: tuple[str, ...]) -> dict[str, int]:
+    return {"total": counter.total(), **{name: counter[name] for name in names}}

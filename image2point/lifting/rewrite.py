@@ -1,0 +1,299 @@
+"""The lifted graph: the traced 2D network, node by node, in 3D."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from image2point.errors import InputError
+from image2point.lifting import controls, kernels, rules
+from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, overwrites, stage_modules
+from image2point.lifting.records import Lifting, Options, ParameterRecord, SourceRecord
+from image2point.lifting.rules import Chain, Lifted, Unsupported, Value
+from image2point.pretrained import WeightsReport
+from image2point.voxels import GlobalPool
+
+logger = logging.getLogger("image2point")
+
+
+class Rewriter:
+    """Writes the 3D graph and builds its modules, under the 2D network's names.
+
+    Attributes:
+        root: holds the 3D modules.
+        graph: the program; its output is {"stages": {name: voxels}, "features": [B, p], "logits": [B, classes]}.
+        roles: role of each 3D module, by name.
+        fresh: names of 3D modules whose tensors do not come from 2D weights.
+        classifier: name of the last linear layer, if there is one.
+    """
+
+    def __init__(self, traced: Trace, stem: Stem, options: Options) -> None:
+        self.traced, self.stem, self.options = traced, stem, options
+        self.root, self.graph = nn.Module(), fx.Graph()
+        self.roles: dict[str, str] = {}
+        self.fresh: set[str] = set()
+        self.classifier: str | None = None
+        self._values: dict[fx.Node, Value] = {}
+        self._built: dict[tuple[str, str], tuple[list[str], rules.Kind]] = {}
+        self._features: Value | None = None
+        self._last_linear = find_classifier(traced)
+
+    def run(self) -> None:
+        """Lift every node.
+
+        Raises:
+            LiftError: naming the network, the node and the missing rule.
+        """
+        made: dict[fx.Node, Value] = {}
+        for node in self.traced.graph.nodes:
+            if node.op == "output":
+                self._finish(node, made)
+                return
+            if node.op == "placeholder":
+                value = Value("voxels", self.graph.placeholder("x")) if not made else Value("size", None)
+            else:
+                try:
+                    value = self._lift(node)
+                except Unsupported as reason:
+                    raise self._error(node, str(reason)) from None
+            if overwrites(self.traced, node):
+                # Whoever sees the overwritten value later sees the new one.
+                old = self._values[node.all_input_nodes[0]]
+                self._values = {n: value if v is old else v for n, v in self._values.items()}
+            self._values[node] = made[node] = value
+
+    # ------------------------------------------------------------------------------------------------- nodes
+
+    def _lift(self, node: fx.Node) -> Value:
+        options, stem = self.options, self.stem
+        if options.stem == "paper" and node in (*stem.nodes, *stem.pools) and node is not stem.final_norm:
+            value = self._values[node.all_input_nodes[0]]
+            return self._paper_convolution(node, value) if node is stem.convolutions[-1] else value
+        if node.op == "call_module":
+            return self._lift_module(node)
+        if node.op in ("call_function", "call_method"):
+            lifted = rules.lift_function(node.target, self._operands(node.args), self._operands(node.kwargs), options)
+            return self._write(lifted, self._free(node.name))
+        raise Unsupported(f"no rule for the parameter or buffer {node.target!r} used outside a layer")
+
+    def _operands(self, arguments: Any) -> Any:
+        """Arguments of a 2D node, the nodes among them replaced by what they became."""
+        become: Any = self._values.__getitem__
+        return fx.map_arg(arguments, become)
+
+    def _lift_module(self, node: fx.Node) -> Value:
+        path, module = str(node.target), self.traced.module(node)
+        assert module is not None
+        operand = self._operands(node.args)[0] if len(node.args) == 1 else None
+        if node.kwargs or not isinstance(operand, Value):
+            raise Unsupported(f"no rule for {type(module).__name__} with these arguments")
+        if (path, operand.kind) in self._built:  # the same module again
+            names, kind = self._built[path, operand.kind]
+            return self._call(names, operand, kind)
+        role = self._role(node, module, operand)
+        replaced = node is self._last_linear and self.options.num_classes is not None
+        if node is self._last_linear:
+            self._features, self.classifier = operand, path
+        if replaced:
+            return self._write(Chain(operand, (("", self._fresh_linear(path, module)),), "vector"), path, role)
+        control = self.options.control
+        if control == "random" and role in ("body", "norm") and next(module.parameters(), None) is not None:
+            module = controls.redrawn(module, kernels.generator(self.options.seed, path))
+            self.fresh.add(path)
+        if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
+            module = self._adapted(module)
+        lifted = rules.lift_module(module, operand, self.options)
+        fresh_norm = self.options.stem == "paper" and node in self.stem.norms
+        if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
+            for _, layer in lifted.modules:
+                if next(layer.parameters(), None) is not None:
+                    controls.restart(layer, kernels.generator(self.options.seed, path))
+                    self.fresh.add(path)
+        return self._write(lifted, path, role)
+
+    def _role(self, node: fx.Node, module: nn.Module, operand: Value) -> str:
+        if node in self.stem.nodes:
+            return "input"
+        if operand.kind == "vector":
+            return "output"
+        return "norm" if isinstance(module, _BatchNorm) else "body"
+
+    # ------------------------------------------------------------------------------------------ stem and head
+
+    def _paper_convolution(self, node: fx.Node, value: Value) -> Value:
+        """The paper's stem: a fresh 3×3×3 convolution of stride 1."""
+        conv = self.traced.module(node)
+        assert isinstance(conv, nn.Conv2d)
+        kernel = conv.weight.new_empty(conv.out_channels, self.options.in_channels, 3, 3, 3)
+        lifted = rules.voxel_conv(kernel, conv.bias, 1, (1, 1, 1), 1, 1, self.options)
+        path = str(node.target)
+        controls.restart(lifted, kernels.generator(self.options.seed, path))
+        self.fresh.add(path)
+        return self._write(Chain(value, (("", lifted),), "voxels"), path, "input")
+
+    def _adapted(self, conv: nn.Conv2d) -> nn.Conv2d:
+        """The first convolution, for the asked number of input channels."""
+        wanted = self.options.in_channels
+        if conv.in_channels == wanted:
+            return conv
+        if conv.groups > 1:
+            raise InputError(
+                f"in_channels = {wanted}: {self.traced.name} takes {conv.in_channels} channels in {conv.groups} "
+                "groups, which cannot be adapted"
+            )
+        logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels, wanted)
+        adapted = copy.deepcopy(conv)
+        adapted.in_channels = wanted
+        adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted))
+        return adapted
+
+    def _fresh_linear(self, path: str, like: nn.Module | int) -> nn.Linear:
+        width = like if isinstance(like, int) else int(like.in_features)  # type: ignore[arg-type]
+        dtype = next(self.traced.network.parameters()).dtype
+        with torch.device("meta"):
+            layer = nn.Linear(width, int(self.options.num_classes or 0), dtype=dtype)
+        layer.to_empty(device="cpu")
+        controls.restart(layer, kernels.generator(self.options.seed, path))
+        self.fresh.add(path)
+        return layer
+
+    def _finish(self, node: fx.Node, made: dict[fx.Node, Value]) -> None:
+        (result,) = node.args
+        value = self._values.get(result) if isinstance(result, fx.Node) else None
+        if value is None or value.node is None:
+            raise LiftError(
+                f"cannot lift {self.traced.name}: its forward returns {result!r}; expected one tensor of class scores"
+            )
+        if self._last_linear is None:
+            value = self._append_head(value, result)
+        stages = {}
+        for name in stage_modules(self.traced):
+            stage = made.get(self.traced.outputs.get(name))  # type: ignore[arg-type]
+            if stage is not None and stage.kind == "voxels":
+                stages[name] = stage.node
+        output: dict[str, Any] = {"stages": stages, "logits": value.node}
+        if self._features is not None:
+            output["features"] = self._features.node
+        self.graph.output(output)
+        self.graph.lint()
+
+    def _append_head(self, value: Value, result: Any) -> Value:
+        """Give a network that ends without a classifier the one that was asked for."""
+        if self.options.num_classes is None:
+            self._features = value if value.kind == "vector" else None
+            return value
+        logger.info("%s has no classifier: global mean and a fresh linear layer follow it", self.traced.name)
+        if value.kind == "voxels":
+            value = self._write(Chain(value, (("", GlobalPool("avg")),), "vector"), self._free("head_pool"), "output")
+        path = self._free("head")
+        self._features, self.classifier = value, path
+        width = _width(self.traced, result)
+        return self._write(Chain(value, (("", self._fresh_linear(path, width)),), "vector"), path, "output")
+
+    # ----------------------------------------------------------------------------------------------- writing
+
+    def _write(self, lifted: Lifted, path: str, role: str = "body") -> Value:
+        """Put what a rule gave into the graph, its modules under `path`."""
+        if isinstance(lifted, Value):
+            return lifted
+        if isinstance(lifted, rules.Call):
+            return Value(lifted.kind, self.graph.call_function(lifted.function, lifted.arguments))
+        operand = lifted.operand
+        if any(built == path for built, _ in self._built):  # an activation used on voxels and on vectors
+            path = self._free(path.replace(".", "_"))
+        names = []
+        for suffix, module in lifted.modules:
+            name = f"{path}.{suffix}" if suffix else path
+            _place(self.root, name, module)
+            self.roles[name] = "output" if operand.kind == "vector" else role
+            names.append(name)
+        self._built[path, operand.kind] = (names, lifted.kind)
+        return self._call(names, operand, lifted.kind)
+
+    def _call(self, names: list[str], operand: Value, kind: rules.Kind) -> Value:
+        node = operand.node
+        for name in names:
+            # The graph does not own the modules, so its own check of names would only warn.
+            node = self.graph.create_node("call_module", name, (node,))
+        return Value(kind, node)
+
+    def _free(self, name: str) -> str:
+        """`name`, or a name like it that no module of the 2D or 3D network has."""
+        taken = {n for n, _ in self.traced.network.named_children()} | {n for n, _ in self.root.named_children()}
+        while name in taken:
+            name += "_"
+        return name
+
+    def _error(self, node: fx.Node, reason: str) -> LiftError:
+        module = self.traced.module(node)
+        what = f"module {node.target} ({type(module).__name__})" if module is not None else f"operation {node.name}"
+        if module is None and node.meta.get("nn_module_stack"):
+            what += f" in module {list(node.meta['nn_module_stack'])[-1]}"
+        return LiftError(
+            f"cannot lift {self.traced.name} at {what}: {reason}. The operations with a rule are listed at the end of "
+            "image2point/lifting/rules.py."
+        )
+
+
+def _place(root: nn.Module, path: str, module: nn.Module) -> None:
+    *parents, leaf = path.split(".")
+    for parent in parents:
+        if parent not in root._modules:
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    root.add_module(leaf, module)
+
+
+def _width(traced: Trace, node: fx.Node) -> int:
+    """Channels of what a 2D node gives, by running the 2D network once on a small image."""
+    first = traced.convolutions()[0]
+    conv = traced.module(first)
+    assert isinstance(conv, nn.Conv2d)
+    image = conv.weight.new_zeros(1, conv.in_channels, 64, 64)
+    with torch.no_grad():
+        result = traced.network.eval()(image)
+    return int(result.shape[1])
+
+
+# ---------------------------------------------------------------------------------------------------------- records
+
+
+def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[int, ...]]) -> Lifting:
+    """Say where every tensor of the 3D network comes from, and where every tensor of the 2D weights went.
+
+    Args:
+        loaded: name and shape of the tensors in the 2D weights.
+    """
+    source = {name: tuple(t.shape) for name, t in rewriter.traced.network.state_dict().items()}
+    original = {**source, **loaded}
+
+    def describe(name: str, tensor: Tensor) -> ParameterRecord:
+        owner, _, kind = name.rpartition(".")
+        role, shape = rewriter.roles[owner], tuple(tensor.shape)
+        if owner in rewriter.fresh or name in weights.missing:
+            return ParameterRecord(name, shape, role, "fresh", None, None)
+        is_kernel = kind == "weight" and len(shape) == 5
+        return ParameterRecord(name, shape, role, "inflated" if is_kernel else "copied", name, original[name])
+
+    parameters = tuple(describe(n, p) for n, p in rewriter.root.named_parameters())
+    buffers = tuple(describe(n, b) for n, b in rewriter.root.named_buffers())
+    used = {r.source for r in (*parameters, *buffers)}
+    replaced = _replaced(rewriter)
+    sources = tuple(
+        SourceRecord(name, shape, "used" if name in used else "replaced" if replaced(name) else "skipped")
+        for name, shape in loaded.items()
+    )
+    return Lifting(rewriter.traced.name, rewriter.options, weights, parameters, buffers, sources)
+
+
+def _replaced(rewriter: Rewriter) -> Callable[[str], bool]:
+    """Whether a 2D tensor belongs to a layer whose place fresh values took."""
+    stem = rewriter.stem.nodes if rewriter.options.stem == "paper" else ()
+    owners = rewriter.fresh | {str(node.target) for node in stem}
+    return lambda name: name.rpartition(".")[0] in owners

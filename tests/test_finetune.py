@@ -1,0 +1,130 @@
+"""Policies: which parameters train and which statistics move, through `.train()` and again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import image2point as i2p
+from image2point._timm import load_timm
+from image2point.finetune import POLICIES, Counts, count_by_role
+from image2point.lifting import LiftedNetwork
+from image2point.voxels import voxelize
+
+ROLES = {"input", "norm", "body", "output"}
+TRAINABLE = {
+    "io": {"input", "output"},
+    "io+stats": {"input", "output"},
+    "io+norm": {"input", "norm", "output"},
+    "all": ROLES,
+    "head": {"output"},
+    "none": set(),
+}
+MOVING = {"io": {"input"}, "io+stats": {"input", "norm"}, "io+norm": {"input", "norm"}, "all": {"input", "norm"}}
+
+
+def network() -> LiftedNetwork:
+    options = {"channels": (8, 16, 16, 24), "layers": (1, 1, 1, 1), "zero_init_last": False}
+    return i2p.lift(load_timm().create_model("resnet18", **options), num_classes=4)
+
+
+def cloud() -> i2p.VoxelTensor:
+    draw = torch.Generator().manual_seed(0)
+    return voxelize([torch.rand(150, 3, generator=draw) for _ in range(3)], 0.1)
+
+
+def step(net: LiftedNetwork, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    net.train()
+    loss = torch.nn.functional.cross_entropy(net(cloud()), torch.tensor([0, 1, 2]))
+    if loss.requires_grad:
+        loss.backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_only_what_the_policy_names_moves(policy: str) -> None:
+    net = network()
+    i2p.freeze(net, "all")
+    counts = i2p.freeze(net, policy)
+    expected = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert counts == Counts(expected, sum(p.numel() for p in net.parameters()))
+    by_role = count_by_role(net)
+    assert sum(c.trainable for c in by_role.values()) == expected
+    assert {role for role, c in by_role.items() if c.trainable} == TRAINABLE[policy]
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(2):
+        step(net, optimizer)
+    after = net.state_dict()
+    for record in net.lifting.parameters:
+        moved = not torch.equal(after[record.name], before[record.name])
+        assert moved == (record.role in TRAINABLE[policy]), record.name
+    for record in net.lifting.buffers:
+        moved = not torch.equal(after[record.name], before[record.name])
+        assert moved == (record.role in MOVING.get(policy, set())), record.name
+
+
+def test_policies_follow_each_other() -> None:
+    net = network()
+    norm = dict(net.named_modules())["layer1.0.bn1"]
+    assert isinstance(norm, _BatchNorm)
+    for policy, trains in (("io", False), ("io+norm", True), ("none", False), ("io+stats", True), ("head", False)):
+        i2p.freeze(net, policy)
+        for _ in range(2):
+            net.train()
+            assert norm.training == trains, policy
+            net.eval()
+            assert not norm.training
+    i2p.freeze(net, "none")
+    net.train()
+    assert not any(module.training for module in net.modules())
+    i2p.freeze(net, "all")
+    net.train()
+    assert all(module.training for module in net.modules())
+
+
+def test_a_frozen_body_costs_no_gradient_and_keeps_no_input() -> None:
+    net = network()
+    i2p.freeze(net, "io")
+    kept: list[tuple[int, ...]] = []
+    kernels = {p.data_ptr() for p in net.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point() and tensor.data_ptr() not in kernels:
+            kept.append(tuple(tensor.shape))
+        return tensor
+
+    x = cloud()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        scores = net.train()(x)
+    frozen = sum(len(shape) == 2 for shape in kept)
+    scores.sum().backward()
+    assert all(p.grad is None for n, p in net.named_parameters() if n.startswith("layer"))
+    assert net.get_parameter("conv1.weight").grad is not None
+    i2p.freeze(net, "all")
+    kept.clear()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        net(x)
+    # Beside what activations keep, each of the body's 11 convolutions and 11 norms keeps its input only if it trains.
+    assert sum(len(shape) == 2 for shape in kept) >= frozen + 11
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(i2p.InputError, match=r"io\+norm"):
+        i2p.freeze(network(), "norm")
+    with pytest.raises(i2p.InputError, match="lift"):
+        i2p.freeze(nn.Linear(2, 2), "io")
+
+
+def test_importing_policies_needs_no_timm() -> None:
+    import subprocess
+
+    code = "import sys, image2point.finetune; sys.exit('timm' in sys.modules or 'torchvision' in sys.modules)"
+    root = Path(__file__).resolve().parent.parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
