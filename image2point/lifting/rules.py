@@ -22,7 +22,7 @@ from image2point._timm import load_timm
 from image2point.lifting import kernels
 from image2point.lifting.drop import ChannelDropout, DropPath
 from image2point.lifting.records import Options
-from image2point.voxels import AvgPool, BatchNorm, GlobalPool, MaxPool, Pointwise, VoxelConv, functional
+from image2point.voxels import AvgPool, BatchNorm, GlobalPool, MaxPool, Pointwise, VoxelConv, Window, functional
 
 Kind = Literal["voxels", "vector", "size"]
 
@@ -156,7 +156,7 @@ def max_pool(pool: nn.MaxPool2d, x: Value, options: Options, same: bool = False)
     size, stride = _equal(pool.kernel_size, "kernel size"), _equal(pool.stride, "stride")
     dilation = _equal(pool.dilation, "dilation")
     padding = kernels.same_padding(size, stride, dilation) if same else _near_padding(pool.padding, size, dilation)
-    return Chain(x, (("", _within_slices(MaxPool(size, stride, padding, dilation), options)),), "voxels")
+    return Chain(x, (("", MaxPool(_pool_window(options, size, stride, padding, dilation))),), "voxels")
 
 
 def avg_pool(pool: nn.AvgPool2d, x: Value, options: Options) -> Chain:
@@ -166,7 +166,7 @@ def avg_pool(pool: nn.AvgPool2d, x: Value, options: Options) -> Chain:
     padding = _near_padding(pool.padding, size, 1)
     _need(padding == 0 or not pool.count_include_pad, "average pooling that counts padding (count_include_pad=True)")
     _need(pool.divisor_override is None, "average pooling with a divisor of its own (divisor_override)")
-    return Chain(x, (("", _within_slices(AvgPool(size, stride, padding), options)),), "voxels")
+    return Chain(x, (("", AvgPool(_pool_window(options, size, stride, padding))),), "voxels")
 
 
 def global_pool(kind: str, x: Value) -> Lifted:
@@ -457,11 +457,10 @@ def _pair(on_voxels: Callable[..., Any], on_vectors: Callable[..., Any], x: Valu
     return Call(on_voxels if x.kind == "voxels" else on_vectors, (x.node, y.node), x.kind)
 
 
-def _within_slices(pool: MaxPool | AvgPool, options: Options) -> nn.Module:
-    """Under `center` each depth slice is a 2D network of its own, so windows are one deep too."""
+def _pool_window(options: Options, size: int, stride: int, padding: int, dilation: int = 1) -> Window:
+    """A cubic window; one deep under `center`, where each depth slice is a 2D network of its own."""
+    kernel, near = [size] * 3, [padding] * 3
     if options.rule == "center":
         depth = kernels.AXES.index(options.axis)
-        kernel, padding = list(pool.window.kernel), list(pool.window.padding)
-        kernel[depth], padding[depth] = 1, 0
-        pool.window = replace(pool.window, kernel=tuple(kernel), padding=tuple(padding))  # type: ignore[arg-type]
-    return pool
+        kernel[depth], near[depth] = 1, 0
+    return Window((kernel[0], kernel[1], kernel[2]), stride, (near[0], near[1], near[2]), dilation)

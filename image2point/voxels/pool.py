@@ -26,9 +26,9 @@ def coarse_mask(mask: Tensor, stride: int) -> Tensor:
 class MaxPool(nn.Module):
     """Maximum over the occupied sites of a window; among equal values the first tap gets the gradient."""
 
-    def __init__(self, kernel_size: int, stride: int, padding: int = 0, dilation: int = 1) -> None:
+    def __init__(self, window: Window) -> None:
         super().__init__()
-        self.window = Window((kernel_size,) * 3, stride, (padding,) * 3, dilation)
+        self.window = window
 
     def forward(self, x: Voxels) -> Voxels:
         if isinstance(x, VoxelTensor):
@@ -54,9 +54,9 @@ class MaxPool(nn.Module):
 class AvgPool(nn.Module):
     """Mean over the occupied sites of a window; of a plain grid, over the cells inside the grid."""
 
-    def __init__(self, kernel_size: int, stride: int, padding: int = 0) -> None:
+    def __init__(self, window: Window) -> None:
         super().__init__()
-        self.window = Window((kernel_size,) * 3, stride, (padding,) * 3)
+        self.window = window
 
     def forward(self, x: Voxels) -> Voxels:
         if isinstance(x, VoxelTensor):

@@ -8,9 +8,29 @@ import torch.multiprocessing as mp
 from torch import nn
 from voxel_samples import full_grid, random_voxels, relative
 
-from image2point.voxels import AvgPool, BatchNorm, DenseVoxels, GlobalPool, MaxPool, Pointwise, VoxelError, functional
+from image2point.voxels import (
+    AvgPool,
+    BatchNorm,
+    DenseVoxels,
+    GlobalPool,
+    MaxPool,
+    Pointwise,
+    VoxelError,
+    Window,
+    functional,
+)
 
-POOLS = [MaxPool(3, 2, 1), MaxPool(2, 2), AvgPool(2, 2), AvgPool(3, 2, 1), AvgPool(3, 1, 1)]
+POOLS = [
+    layer(Window((size,) * 3, stride, (padding,) * 3))
+    for layer, size, stride, padding in [
+        (MaxPool, 3, 2, 1),
+        (MaxPool, 2, 2, 0),
+        (AvgPool, 2, 2, 0),
+        (AvgPool, 3, 2, 1),
+        (AvgPool, 3, 1, 1),
+    ]
+]
+THREES = Window((3, 3, 3), 2, (1, 1, 1))
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
@@ -29,8 +49,8 @@ def test_pooling_sparse_equals_dense(pool: nn.Module) -> None:
 
 def test_pooling_of_an_even_grid_is_torchs() -> None:
     grid = full_grid(size=(6, 6, 8))
-    torch.testing.assert_close(MaxPool(3, 2, 1)(grid), nn.MaxPool3d(3, 2, 1)(grid))
-    torch.testing.assert_close(AvgPool(3, 2, 1)(grid), nn.AvgPool3d(3, 2, 1, count_include_pad=False)(grid))
+    torch.testing.assert_close(MaxPool(THREES)(grid), nn.MaxPool3d(3, 2, 1)(grid))
+    torch.testing.assert_close(AvgPool(THREES)(grid), nn.AvgPool3d(3, 2, 1, count_include_pad=False)(grid))
 
 
 @pytest.mark.parametrize("kind", ["avg", "max", "avgmax", "catavgmax"])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from voxel_samples import random_voxels, relative, tie
 
-from image2point.voxels import BatchNorm, MaxPool, VoxelConv, functional, voxelize
+from image2point.voxels import BatchNorm, MaxPool, VoxelConv, Window, functional, voxelize
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,7 +49,7 @@ def test_quantising_pooling_and_norm() -> None:
     here, there = voxelize(clouds, 0.3), voxelize([cloud.cuda() for cloud in clouds], 0.3)
     assert torch.equal(here.coordinates, there.coordinates.cpu())
     torch.testing.assert_close(there.features.cpu(), here.features)
-    layers = nn.Sequential(MaxPool(3, 2, 1), BatchNorm(3)).double()
+    layers = nn.Sequential(MaxPool(Window((3, 3, 3), 2, (1, 1, 1))), BatchNorm(3)).double()
     expected = functional.global_mean(layers(here.double()))
     found = functional.global_mean(layers.cuda()(there.double()))
     assert relative(found.cpu(), expected) < 1e-6
