@@ -1,0 +1,57 @@
+# `make demo` and `make test` are all a newcomer needs: both set up .venv first. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+UNFINISHED := $(VENV)/.unfinished
+
+.PHONY: help demo test test-slow test-gpu lint format scatter clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(READY)  ## what an ImageNet network brings to point clouds, on this machine's CPU
+	$(VENV)/bin/image2point demo
+
+test: $(READY)  ## the everyday test suite
+	$(RUN) -m pytest
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(RUN) -m pytest -m "slow and not gpu"
+
+test-gpu: $(READY)  ## the tests that need a CUDA device
+	$(RUN) -m pytest -m gpu
+
+lint: $(READY)  ## style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY)  ## let ruff lay out the code
+	$(RUN) -m ruff check --fix --exit-zero --quiet .
+	$(RUN) -m ruff format .
+
+# The build reads the installed torch, so it must not be isolated; two compilers at once fit in ordinary memory.
+scatter: $(READY)  ## build torch-scatter (minutes), which voxelisation uses where it is installed
+	@$(RUN) -c "import torch_scatter" 2>/dev/null && echo "torch-scatter is installed" || { \
+	    $(PIP) install -q -c constraints.txt setuptools wheel && \
+	    printf '[build_ext]\nparallel=2\n' > $(VENV)/build.cfg && \
+	    DIST_EXTRA_CONFIG=$(CURDIR)/$(VENV)/build.cfg \
+	        $(PIP) install --no-build-isolation -c constraints.txt torch-scatter && \
+	    $(RUN) -c "import torch_scatter"; }
+
+clean:  ## remove .venv and caches, never runs or data
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that this rule began and did not finish is thrown away; one that someone else made is kept.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
+	    "image2point needs Python 3.10 to 3.13; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v)'
+	@if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi
+	@if [ ! -e $(VENV) ]; then mkdir $(VENV) && touch $(UNFINISHED) && $(PYTHON) -m venv $(VENV); fi
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@rm -f $(UNFINISHED) && touch $@

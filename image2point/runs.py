@@ -1,0 +1,129 @@
+"""A run directory: what lies where in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from image2point import files
+from image2point.errors import InputError
+
+
+@dataclass(frozen=True)
+class Run:
+    """The directory of one run of `transfer`."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One row per epoch; row 0 is before training."""
+        return self.path / "metrics.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The result; written last, so a run that has one is finished."""
+        return self.path / "summary.json"
+
+    @property
+    def lifting(self) -> Path:
+        """Where every parameter came from, and its role."""
+        return self.path / "lifting.json"
+
+    @property
+    def weights(self) -> Path:
+        """The chosen weights."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def examples(self) -> Path:
+        """A few test clouds with labels and predictions."""
+        return self.path / "examples.npz"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State of an unfinished run."""
+        return self.path / "checkpoint"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.is_file()
+
+    def read_summary(self) -> dict[str, Any]:
+        """The content of summary.json; InputError where the run is unfinished or the file damaged."""
+        return _read_json(self.summary, f"{self.path} is not a finished run; continue it with --resume")
+
+    def read_lifting(self) -> dict[str, Any]:
+        """The content of lifting.json."""
+        return _read_json(self.lifting, f"{self.path} was not written by `image2point transfer`")
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run directory; InputError where there is none."""
+    run = Run(Path(path))
+    if not run.path.is_dir():
+        raise InputError(f"{path} is not a run directory: no such folder")
+    if not run.config.is_file():
+        raise InputError(f"{path} is not a run directory: it has no {run.config.name}")
+    return run
+
+
+def check_new(path: Path, overwrite: bool = False) -> None:
+    """InputError where a new run cannot be made at `path`; nothing is touched.
+
+    An existing directory is one such reason; with `overwrite` only if it is no run directory, so that a slip
+    cannot remove anything else.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise InputError(
+            f"{path} exists already; continue it with --resume, replace it with --overwrite, or choose another name=..."
+        )
+    if not Run(path).config.is_file():
+        raise InputError(f"{path} is not a run directory (no {Run(path).config.name}); --overwrite will not remove it")
+
+
+def create(path: Path, config: str) -> Run:
+    """Make a run directory with nothing but its config. What was there before goes: call `check_new` first."""
+    run = Run(path)
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+        files.write_text(run.config, config)
+    except OSError as error:
+        raise InputError(f"cannot write the run directory {path}: {error.strerror or error}") from None
+    return run
+
+
+def _read_json(path: Path, missing: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: {missing}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} should hold a JSON object, found a {type(content).__name__}")
+    return content

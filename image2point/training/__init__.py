@@ -1,0 +1,1 @@
+"""The training loop: deterministic, resumable, the same on one process or several."""

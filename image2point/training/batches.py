@@ -1,0 +1,124 @@
+"""Clouds → batches of voxels, in an order that depends on the seed and the epoch only.
+
+Nothing here has a state: what a batch holds follows from (seed, epoch, step), whatever the number of processes and
+workers, and whether the run was interrupted on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from image2point.datasets import CloudSet
+from image2point.datasets.features import input_features
+from image2point.datasets.transforms import Augmentation, augment, rng_for
+from image2point.datasets.validate import check_cloud
+from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a cloud becomes voxels.
+
+    points: how many are drawn from each cloud (None: all); features, scaling: see `datasets.features`;
+    augmentation: for training only.
+    """
+
+    voxel_size: float
+    features: tuple[str, ...] = ("xyz",)
+    scaling: Mapping[str, float] | None = None
+    points: int | None = None
+    substrate: str = "sparse"
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+
+class Batch:
+    """Voxels of some clouds with their labels [n] and their indices [n] in the dataset.
+
+    A plain class on purpose: Fabric rebuilds every dataclass and tuple that passes through it, field by field.
+    """
+
+    def __init__(self, voxels: VoxelTensor | DenseVoxels, labels: torch.Tensor, indices: torch.Tensor) -> None:
+        self.voxels, self.labels, self.indices = voxels, labels, indices
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        return Batch(self.voxels.to(dtype).to(device), self.labels.to(device), self.indices)
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.voxels.pin_memory(), self.labels.pin_memory(), self.indices)
+
+
+def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The global batches of an epoch: a permutation of 0..count-1 in ceil(count / batch_size) nearly equal parts.
+
+    Every sample occurs once, and no batch is a small remainder (which would give noisy norm statistics).
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    return np.array_split(order, -(-count // batch_size))
+
+
+def in_order(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list[np.ndarray]:
+    """The batches that process `rank` of `world` scores: its contiguous share of 0..count-1."""
+    mine = np.array_split(np.arange(count), world)[rank]
+    return np.array_split(mine, -(-len(mine) // batch_size)) if len(mine) else []
+
+
+def batches(
+    clouds: CloudSet,
+    plan: Sequence[np.ndarray],
+    recipe: Recipe,
+    epoch: int | None = None,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Yield a Batch for each array of indices in `plan`.
+
+    epoch: the epoch (from 1) whose augmentation is applied; None for none.
+    workers: processes that prepare batches ahead; the batches are the same for any number.
+    """
+    samples = _Samples(clouds, recipe, epoch)
+    loader = DataLoader(
+        samples,
+        batch_sampler=[indices.tolist() for indices in plan],
+        collate_fn=samples.collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        # The loader draws a seed for its workers: from its own generator, not from the global one.
+        generator=torch.Generator(),
+    )
+    yield from loader
+
+
+class _Samples(Dataset[tuple[int, np.ndarray, int]]):
+    def __init__(self, clouds: CloudSet, recipe: Recipe, epoch: int | None) -> None:
+        self.clouds, self.labels, self.recipe, self.epoch = clouds, clouds.labels, recipe, epoch
+
+    def __len__(self) -> int:
+        return len(self.clouds)
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray, int]:
+        points = prepare(self.clouds[index], f"{self.clouds.name} cloud {index}", self.recipe, self.epoch, index)
+        return index, points, int(self.labels[index])
+
+    def collate(self, samples: list[tuple[int, np.ndarray, int]]) -> Batch:
+        indices, points, labels = zip(*samples, strict=True)
+        return Batch(to_voxels(points, self.recipe), torch.tensor(labels), torch.tensor(indices))
+
+
+def prepare(points: np.ndarray, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> np.ndarray:
+    """The cloud [P, 3] as the network gets to see it: checked, subsampled, and augmented where an epoch is given."""
+    changes = recipe.augmentation if epoch is not None and recipe.augmentation else Augmentation()
+    points = check_cloud(points, where)
+    points = augment(points, replace(changes, points=recipe.points), rng_for(recipe.seed, epoch or 0, index))
+    return check_cloud(points, where, recipe.voxel_size)
+
+
+def to_voxels(clouds: Sequence[np.ndarray], recipe: Recipe) -> VoxelTensor | DenseVoxels:
+    """Features of prepared clouds, averaged per voxel."""
+    features = [input_features(points, recipe.features, recipe.scaling or {}) for points in clouds]
+    return voxelize(clouds, recipe.voxel_size, features, recipe.substrate)

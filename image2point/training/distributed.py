@@ -1,0 +1,88 @@
+"""Lightning Fabric, and the few things that processes tell each other.
+
+Everything is written so that a run on n processes equals the run on one: global batches are cut into n shares, the
+loss of each is divided by the global batch, norms reduce their statistics over all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from image2point.config import Training
+from image2point.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+T = TypeVar("T")
+PRECISION = {"32": "32-true", "64": "64-true", "16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed"}
+
+
+def start(training: Training) -> Fabric:
+    """Launch the processes of a run; InputError where the machine does not have what the config asks for."""
+    from image2point._timm import load_timm
+
+    load_timm()  # and with it torchvision, which lightning imports too, but without the care that it may need
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    accelerator = training.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("training.accelerator = cuda, but torch finds no GPU here; use cpu or auto")
+    if accelerator == "cuda" and training.devices > torch.cuda.device_count():
+        raise InputError(f"training.devices = {training.devices}, but torch finds {torch.cuda.device_count()} GPUs here")
+    several = training.devices * training.nodes > 1
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=training.devices,
+        num_nodes=training.nodes,
+        # Buffers are norm statistics, which are reduced where they are computed.
+        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+        precision=PRECISION[training.precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def together(fabric: Fabric, work: Callable[[], T]) -> T:
+    """Do `work` on the first process and give its result, or its InputError, to all."""
+    result: T | None = None
+    problem: str | None = None
+    if fabric.is_global_zero:
+        try:
+            result = work()
+        except InputError as error:
+            problem = str(error)
+    result, problem = share(fabric, (result, problem))
+    if problem is not None:
+        raise InputError(problem)
+    return result  # type: ignore[return-value]
+
+
+def share(fabric: Fabric, value: T) -> T:
+    """The first process's value, on all."""
+    return fabric.broadcast(value) if fabric.world_size > 1 else value
+
+
+def gather(fabric: Fabric, value: T) -> list[T]:
+    """The values of all processes, in order, on all."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def total(fabric: Fabric, values: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if fabric.world_size > 1:
+        torch.distributed.all_reduce(values)
+    return values

@@ -1,0 +1,271 @@
+"""The training loop.
+
+All that changes while training is in `State` (and in the network and the optimizer); all that does not is in `Job`.
+Randomness has no state: order, augmentation and torch's own generator follow from (seed, epoch, step). Hence a run
+that stops anywhere and goes on ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from image2point import files
+from image2point.config import Config
+from image2point.datasets import Splits
+from image2point.errors import InputError
+from image2point.runs import Run
+from image2point.training import checkpoint, distributed, measure
+from image2point.training.batches import Batch, Recipe, batches, shuffled
+from image2point.training.interrupt import Interrupted, StopSignal
+from image2point.training.journal import Journal
+from image2point.training.schedule import learning_rate, make_optimizer
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+COLUMNS = (
+    "epoch", "step", "seconds", "learning_rate", "train_loss", "train_accuracy", "validation_loss",
+    "validation_accuracy", "test_loss", "test_accuracy",
+)  # fmt: skip
+
+
+@dataclass
+class State:
+    """Where training stands: `epoch` epochs are done, and `step` steps of the next one."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    """Time spent in training steps."""
+    elapsed: float = 0.0
+    """Time of the run before this session, everything included."""
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Loss, hits and clouds, summed over the steps of this epoch."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_score: tuple[float, float] = (-1.0, 0.0)
+    """Validation accuracy and minus validation loss."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The network of the best epoch; empty without a validation split."""
+
+
+class Job:
+    """What stays the same during a run. Freeze the network before making one: the optimizer is made here."""
+
+    def __init__(
+        self, fabric: Fabric, network: nn.Module, splits: Splits, recipe: Recipe, config: Config, run: Run, stop: StopSignal
+    ) -> None:
+        self.fabric, self.network, self.splits, self.recipe = fabric, network, splits, recipe
+        self.config, self.run, self.stop = config, run, stop
+        self.journal = Journal(run, speaks=fabric.is_global_zero)
+        self.steps = -(-len(splits.train) // config.training.batch_size)
+        self.started = self.saved_at = time.monotonic()
+        if config.training.epochs:
+            smallest = len(splits.train) // self.steps
+            if smallest < fabric.world_size:
+                raise InputError(
+                    f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
+                    "raise training.batch_size or lower training.devices"
+                )
+            self.module, self.optimizer = fabric.setup(_Forward(network), make_optimizer(network, config.training))
+        else:
+            fabric.to_device(network)
+
+
+class _Forward(nn.Module):
+    """Takes a Batch, which passes through Fabric and DDP untouched."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.network(batch.voxels)
+
+
+def fit(job: Job, state: State) -> None:
+    """Train from `state` to the last epoch. Raises Interrupted, with a checkpoint written, when asked to stop."""
+    epochs = job.config.training.epochs
+    job.journal.begin(total=epochs * job.steps, done=state.epoch * job.steps + state.step)
+    try:
+        if not state.rows:
+            close_epoch(job, state, epoch=0)
+        while state.epoch < epochs:
+            train_epoch(job, state)
+            close_epoch(job, state, epoch=state.epoch + 1)
+            state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
+            pause(job, state, stop=False)
+        save(job, state)
+    finally:
+        job.journal.close()
+
+
+def train_epoch(job: Job, state: State) -> None:
+    """The steps of one epoch, from `state.step` on."""
+    settings, world, rank = job.config.training, job.fabric.world_size, job.fabric.global_rank
+    epoch = state.epoch + 1
+    plan = shuffled(len(job.splits.train), settings.batch_size, job.config.seed, epoch)[state.step :]
+    shares = [np.array_split(indices, world)[rank] for indices in plan]
+    on_gpu = job.fabric.device.type == "cuda"
+    dtype = next(job.network.parameters()).dtype
+    job.network.train()
+    clock = time.monotonic()
+    loader = batches(job.splits.train, shares, job.recipe, epoch, settings.workers, on_gpu)
+    for indices, batch in zip(plan, loader, strict=True):
+        batch = batch.to(job.fabric.device, dtype)
+        _seed_torch(job.config.seed, epoch, state.step, rank)
+        for group in job.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, state.epoch, state.step, job.steps)
+        job.optimizer.zero_grad(set_to_none=True)
+        logits = job.module(batch)
+        loss = nn.functional.cross_entropy(
+            logits, batch.labels, reduction="sum", label_smoothing=settings.label_smoothing
+        )
+        # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
+        job.fabric.backward(loss * (world / len(indices)))
+        if settings.gradient_clip is not None:
+            job.fabric.clip_gradients(job.module, job.optimizer, max_norm=settings.gradient_clip)
+        job.optimizer.step()
+
+        hits = (logits.argmax(1) == batch.labels).sum()
+        local = torch.stack([loss.detach().double(), hits.double(), hits.new_tensor(job.stop.requested).double()])
+        batch_loss, correct, stop = distributed.total(job.fabric, local).tolist()
+        state.step += 1
+        state.sums = [a + b for a, b in zip(state.sums, (batch_loss, correct, len(indices)), strict=True)]
+        state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
+        if not math.isfinite(batch_loss):
+            raise InputError(
+                f"the loss became {batch_loss} in epoch {epoch}, step {state.step}; "
+                "lower training.lr, add training.warmup_epochs, or set training.gradient_clip"
+            )
+        job.journal.step(epoch, batch_loss / len(indices))
+        pause(job, state, stop=bool(stop) or (world == 1 and job.stop.requested))
+
+
+def close_epoch(job: Job, state: State, epoch: int) -> None:
+    """Validate, measure collapse where due, remember the best network, write metrics.csv."""
+    row: dict[str, Any] = {"epoch": epoch, "step": epoch * job.steps, "seconds": round(state.seconds, 3)}
+    if epoch:
+        row["learning_rate"] = learning_rate(job.config.training, epoch - 1, job.steps - 1, job.steps)
+        loss, hits, clouds = state.sums
+        row |= {"train_loss": loss / clouds, "train_accuracy": hits / clouds}
+    if job.splits.validation is not None:
+        validated = measure.scores(_outputs(job, state, job.splits.validation))
+        row |= {"validation_loss": validated.loss, "validation_accuracy": validated.accuracy}
+        if (validated.accuracy, -validated.loss) > state.best_score and (epoch or not job.config.training.epochs):
+            state.best_epoch, state.best_score = epoch, (validated.accuracy, -validated.loss)
+            state.best = {name: tensor.detach().cpu().clone() for name, tensor in job.network.state_dict().items()}
+    if _collapse_due(job, epoch):
+        found = {name: _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
+        row |= collapse_columns(measure.collapse(job.fabric, job.network, found))
+        if "test" in found:
+            tested = measure.scores(found["test"])
+            row |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
+    state.rows.append(row)
+    write_rows(job, state)
+    job.journal.row(row, job.config.training.epochs)
+
+
+def pause(job: Job, state: State, stop: bool) -> None:
+    """Write a checkpoint if one is due; where `stop`, write one and raise Interrupted."""
+    if stop or time.monotonic() - job.saved_at >= 60 * job.config.training.checkpoint_every_minutes:
+        save(job, state)
+    if stop:
+        raise interrupted(job, f"in epoch {state.epoch + 1} after step {state.step} of {job.steps}")
+
+
+def interrupted(job: Job, where: str) -> Interrupted:
+    """The exception that says where the run stopped and how to go on."""
+    command = f"image2point transfer {job.run.config} --runs {job.run.path.parent} --resume"
+    return Interrupted(f"stopped {where}; continue with: {command}")
+
+
+def elapsed(job: Job, state: State) -> float:
+    """Seconds that the run has taken so far, over all its sessions."""
+    return state.elapsed + time.monotonic() - job.started
+
+
+def save(job: Job, state: State) -> None:
+    """Write the checkpoint. The state is the same on every process; the first one writes it."""
+    if job.fabric.is_global_zero:
+        tensors = {f"network/{name}": tensor for name, tensor in job.network.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+        rest = {name: value for name, value in vars(state).items() if name != "best"}
+        rest["elapsed"] = elapsed(job, state)
+        if job.config.training.epochs:
+            slots = checkpoint.optimizer_tensors(job.optimizer.optimizer)
+            tensors |= {f"optimizer/{name}": tensor for name, tensor in slots.items()}
+            rest["precision"] = job.fabric.strategy.precision.state_dict()
+        name = f"epoch-{state.epoch:05d}-step-{state.step:06d}"
+        checkpoint.save(job.run.checkpoint, name, tensors, rest)
+    job.saved_at = time.monotonic()
+
+
+def restore(job: Job) -> State:
+    """The state of the newest checkpoint, with network and optimizer set to it; a fresh State where there is none."""
+    path = checkpoint.latest(job.run.checkpoint)
+    if path is None:
+        return State()
+    tensors, rest = checkpoint.load(path)
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, key = name.split("/", 1)
+        parts[part][key] = tensor
+    job.network.load_state_dict(parts["network"])
+    precision = rest.pop("precision", None)
+    if job.config.training.epochs:
+        checkpoint.restore_optimizer(job.optimizer.optimizer, parts["optimizer"])
+        job.fabric.strategy.precision.load_state_dict(precision)
+    rest["best_score"] = tuple(rest["best_score"])
+    return State(**rest, best=parts["best"])
+
+
+def write_rows(job: Job, state: State) -> None:
+    """Replace metrics.csv by the rows so far. Numbers are written in full, so nothing is lost by reading them back."""
+    if job.fabric.is_global_zero:
+        names = dict.fromkeys([*COLUMNS, *(name for row in state.rows for name in row)])
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(state.rows)
+        files.write_text(job.run.metrics, text.getvalue())
+
+
+def collapse_columns(measured: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
+    """{"train": {"nc1": x}} → {"collapse_train/nc1": x}"""
+    return {f"collapse_{split}/{name}": value for split, values in measured.items() for name, value in values.items()}
+
+
+def _collapse_due(job: Job, epoch: int) -> bool:
+    every, last = job.config.collapse.every, job.config.training.epochs
+    if not every or not job.config.collapse.splits:
+        return False
+    if epoch == last and job.splits.validation is None:
+        return False  # these are the chosen weights, which are measured at the end
+    return epoch % every == 0 or epoch == last
+
+
+def _outputs(job: Job, state: State, clouds: Any) -> measure.Outputs:
+    settings = job.config.training
+
+    def each_batch() -> None:
+        # Processes score different numbers of batches, so several of them only stop at the next training step.
+        if job.fabric.world_size == 1:
+            pause(job, state, job.stop.requested)
+
+    return measure.outputs(
+        job.fabric, job.network, clouds, job.recipe, settings.batch_size, settings.workers, each_batch
+    )
+
+
+def _seed_torch(seed: int, epoch: int, step: int, rank: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, step, rank)).generate_state(1)[0]))

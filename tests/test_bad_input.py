@@ -1,0 +1,210 @@
+"""Bad input ends in one line and exit code 2, with nothing lost and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from tiny_runs import tiny
+from typer.testing import CliRunner, Result
+
+from image2point import files
+from image2point.cli import app
+from image2point.experiments import transfer
+from image2point.training import checkpoint
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, *words: str) -> None:
+    """The command failed as bad input does, in one line that has these words."""
+    assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny("training.epochs=1").to_yaml())
+    return path
+
+
+@pytest.fixture
+def modelnet(tmp_path: Path) -> Path:
+    """A ModelNet folder of two classes' clouds, small but whole."""
+    root = tmp_path / "modelnet"
+    root.mkdir()
+    names = [f"class_{number:02}" for number in range(40)]
+    (root / "shape_names.txt").write_text("\n".join(names))
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        (root / f"{split}_files.txt").write_text(f"ply_data_{split}0.h5\n")
+        with h5py.File(root / f"ply_data_{split}0.h5", "w") as file:
+            file["data"] = rng.uniform(-1, 1, (40, 8, 3)).astype(np.float32)
+            file["label"] = np.arange(40, dtype=np.uint8)[:, None]
+    return root
+
+
+def on_modelnet(config: Path, root: Path, *overrides: str) -> Result:
+    runs = config.parent / "runs"
+    result = call(
+        "transfer", config, "data.name=modelnet", f"data.root={root}", "data.validation=0", *overrides, "--runs", runs
+    )
+    assert result.exit_code == 0 or not runs.exists()  # nothing is begun before the data were found good
+    return result
+
+
+def test_one_cloud_per_class_and_one_point_per_cloud_train(config: Path, modelnet: Path) -> None:
+    result = on_modelnet(config, modelnet, "data.points=1", "training.batch_size=8")
+    assert result.exit_code == 0, result.output
+
+
+def test_missing_root(config: Path, tmp_path: Path) -> None:
+    refused(on_modelnet(config, tmp_path / "nowhere"), "nowhere", "expected a folder")
+
+
+def test_missing_file(config: Path, modelnet: Path) -> None:
+    (modelnet / "ply_data_test0.h5").unlink()
+    refused(on_modelnet(config, modelnet), "ply_data_test0.h5", "missing")
+
+
+def test_truncated_file(config: Path, modelnet: Path) -> None:
+    path = modelnet / "ply_data_train0.h5"
+    path.write_bytes(path.read_bytes()[:1000])
+    refused(on_modelnet(config, modelnet), "ply_data_train0.h5", "truncated")
+
+
+@pytest.mark.parametrize(
+    ("data", "label", "words"),
+    [
+        (np.zeros((40, 8, 2), np.float32), np.arange(40, dtype=np.uint8), ("(N, P, 3)", "(40, 8, 2)")),
+        (np.zeros((40, 8, 3), np.int32), np.arange(40, dtype=np.uint8), ("floating", "int32")),
+        (np.zeros((40, 8, 3), np.float32), np.arange(40, dtype=np.float32), ("integer", "float32")),
+        (np.zeros((39, 8, 3), np.float32), np.arange(40, dtype=np.uint8), ("39 rows", "40")),
+        (np.zeros((40, 8, 3), np.float32), np.arange(40, dtype=np.uint8) + 18, ("lists 40 classes", "label 40", "row 22")),
+        (np.full((40, 8, 3), np.nan, np.float32), np.arange(40, dtype=np.uint8), ("row 0", "NaN")),
+    ],
+    ids=["shape", "type", "label type", "lengths", "label outside", "NaN"],
+)
+def test_wrong_arrays(config: Path, modelnet: Path, data: np.ndarray, label: np.ndarray, words: tuple[str, ...]) -> None:
+    with h5py.File(modelnet / "ply_data_train0.h5", "w") as file:
+        file["data"], file["label"] = data, label
+    refused(on_modelnet(config, modelnet), "ply_data_train0.h5", *words)
+
+
+def test_more_shots_than_there_are(config: Path, modelnet: Path) -> None:
+    refused(on_modelnet(config, modelnet, "data.shots=2", "data.validation=null"), "2 shots", "class_00", "only 1")
+
+
+def test_voxel_index_that_overflows(config: Path, tmp_path: Path) -> None:
+    refused(call("transfer", config, "data.voxel_size=1e-10", "--runs", tmp_path), "synthetic/", "does not fit", "larger voxels")
+
+
+def test_a_batch_smaller_than_the_processes(tmp_path: Path) -> None:
+    # Launching two processes is not needed to find out: the data decide.
+    from types import SimpleNamespace
+
+    from image2point.errors import InputError
+    from image2point.experiments.ingredients import load_splits, make_recipe
+    from image2point.training.interrupt import StopSignal
+    from image2point.training.loop import Job
+
+    settings = tiny("training.batch_size=1")
+    fabric: Any = SimpleNamespace(world_size=2, is_global_zero=False)
+    with pytest.raises(InputError, match="1 clouds cannot be shared by 2 processes"):
+        Job(fabric, Any, load_splits(settings.data), make_recipe(settings), settings, Any, StopSignal())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["training.epohs=3"], ["training.epohs", "did you mean epochs?"]),
+        (["training.warmup_epochs=1"], ["warmup_epochs = 1"]),
+        (["finetune.policy=none"], ["finetune.policy = none"]),
+        (["network.arch=resnet51"], ["resnet51"]),
+        (["network.weights=file:nowhere.safetensors"], ["nowhere.safetensors"]),
+        (["network.weights=magic"], ["magic"]),
+        (["data.synthetic.classes=[box, boks]"], ["boks"]),
+        (["seed"], ["key=value"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_bad_settings_begin_nothing(config: Path, tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+    refused(call("transfer", config, *overrides, "--runs", tmp_path / "runs"), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_existing_run_is_not_touched(config: Path, tmp_path: Path) -> None:
+    other = tmp_path / "runs/tiny"
+    other.mkdir(parents=True)
+    (other / "precious.txt").write_text("mine")
+    refused(call("transfer", config, "--runs", tmp_path / "runs"), "exists already", "--resume", "--overwrite")
+    refused(call("transfer", config, "--runs", tmp_path / "runs", "--overwrite"), "not a run directory")
+    refused(call("transfer", config, "--runs", tmp_path / "runs", "--resume"), "not a run directory")
+    refused(call("transfer", config, "--runs", tmp_path / "runs", "--resume", "--overwrite"), "one of them")
+    assert [path.name for path in other.iterdir()] == ["precious.txt"]
+
+
+def test_overwrite_replaces_a_run_only_when_the_input_is_good(config: Path, tmp_path: Path) -> None:
+    assert call("transfer", config, "--runs", tmp_path).exit_code == 0
+    before = (tmp_path / "tiny/weights.safetensors").read_bytes()
+    refused(call("transfer", config, "network.weights=file:nowhere", "--runs", tmp_path, "--overwrite"), "nowhere")
+    assert (tmp_path / "tiny/weights.safetensors").read_bytes() == before
+    assert call("transfer", config, "seed=1", "--runs", tmp_path, "--overwrite").exit_code == 0
+    assert (tmp_path / "tiny/weights.safetensors").read_bytes() != before
+
+
+def test_a_full_disk_in_training(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        refused(call("transfer", config, "--runs", tmp_path), "cannot write a checkpoint", "No space left", "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_bytes", full)
+        refused(call("transfer", config, "--runs", tmp_path, "--resume"), "No space left")
+    assert not (tmp_path / "tiny/summary.json").exists()
+    assert call("transfer", config, "--runs", tmp_path, "--resume").exit_code == 0
+
+
+def test_a_folder_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(call("transfer", config, "--runs", tmp_path / "file"), "cannot write the run directory")
+
+
+def test_a_loss_that_explodes(config: Path, tmp_path: Path) -> None:
+    refused(
+        call("transfer", config, "training.lr=1e30", "training.epochs=3", "training.batch_size=4", "--runs", tmp_path),
+        "the loss became", "training.lr",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "report"])
+def test_runs_that_are_none(tmp_path: Path, verb: str) -> None:
+    extra = ["cloud.npy"] if verb == "predict" else []
+    refused(call(verb, tmp_path / "nowhere", *extra), "nowhere", "not a run directory")
+    refused(call(verb, tmp_path, *extra), str(tmp_path))
+
+
+def test_unfinished_runs_and_bad_files(tmp_path: Path) -> None:
+    run = transfer.run(tiny("training.epochs=0", "finetune.policy=none"), tmp_path).path
+    np.save(tmp_path / "nan.npy", np.full((3, 3), np.nan, np.float32))
+    np.save(tmp_path / "empty.npy", np.empty((0, 3), np.float32))
+    for name, word in (("nan.npy", "finite"), ("empty.npy", "empty"), ("none.npy", "none.npy"), ("a.doc", "a.doc")):
+        refused(call("predict", run, tmp_path / name), name, word)
+    weights = run / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    refused(call("evaluate", run), "weights.safetensors cannot be read")
+    (run / "summary.json").unlink()
+    refused(call("evaluate", run), "not a finished run", "--resume")

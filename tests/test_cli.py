@@ -1,0 +1,123 @@
+"""The command line, from config to prediction."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import tiny
+from typer.testing import CliRunner, Result
+
+from image2point.cli import app
+
+VERBS = ("transfer", "demo", "evaluate", "predict", "report", "lift", "config")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, made by the command."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = folder / "tiny.yaml"
+    config.write_text(tiny().to_yaml())
+    result = call("transfer", config, "training.epochs=1", "finetune.policy=head", "--runs", folder)
+    assert result.exit_code == 0, result.output
+    return folder / "tiny"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_how_to_use_it(verb: str) -> None:
+    result = call(verb, "--help")
+    assert result.exit_code == 0
+    assert f"image2point {verb}" in result.output and "Example" in result.output
+
+
+def test_transfer_leaves_all_that_a_run_has(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "config.yaml", "metrics.csv", "summary.json", "lifting.json", "weights.safetensors", "examples.npz",
+        "tensorboard", "log.txt",
+    }  # fmt: skip
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["policy"], summary["chosen_epoch"]) == ("finished", "head", 1)
+    assert summary["data"]["train_clouds"], summary["data"]["validation_clouds"] == (12, 3)
+    roles = summary["parameters"]["by_role"]
+    assert roles["output"]["trainable"] == roles["output"]["total"] == summary["parameters"]["trainable"] > 0
+    assert summary["collapse"]["test"].keys() >= {"nc1", "cdnv", "nc2_equinorm", "nc2_equiangle", "nc3", "nc4", "ncc_accuracy"}
+    with np.load(run / "examples.npz") as examples:
+        assert examples["points"].shape == (3, 64, 3) and examples["predictions"].shape == (3,)
+
+
+def test_evaluate_finds_the_stored_figure(run: Path) -> None:
+    result = call("evaluate", run, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["agrees"] is True
+    assert found["accuracy"] == json.loads((run / "summary.json").read_text())["final"]["test_accuracy"]
+    assert "the same as stored" in call("evaluate", run).output
+
+
+def test_evaluate_notices_other_data(run: Path) -> None:
+    result = call("evaluate", run, "data.synthetic.seed=5")
+    assert result.exit_code == 0
+    assert "NOT the same as stored" in result.output
+
+
+def test_predict_takes_files(run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "a.npy", rng.uniform(-3, 3, (40, 3)).astype(np.float32))
+    np.savetxt(tmp_path / "b.xyz", np.array([[1.0, 2.0, 3.0]]))
+    result = call("predict", run, tmp_path / "a.npy", tmp_path / "b.xyz", "--json", "--top", 3)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [Path(each["file"]).name for each in found] == ["a.npy", "b.xyz"]
+    for each in found:
+        shares = list(each["classes"].values())
+        assert set(each["classes"]) == {"box", "cone", "torus"}
+        assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
+    table = call("predict", run, tmp_path / "a.npy", "--top", 2).output
+    assert "a.npy" in table and "%" in table
+
+
+def test_load_needs_the_run_directory_only(run: Path) -> None:
+    import image2point as i2p
+
+    network = i2p.load(run)
+    assert not network.training
+    assert network.classifier[0].shape[0] == 3
+
+
+def test_resuming_a_finished_run_says_so(run: Path) -> None:
+    result = call("transfer", run / "config.yaml", "--runs", run.parent, "--resume")
+    assert result.exit_code == 0
+    assert "finished already" in result.output
+
+
+def test_lift_lists_every_parameter() -> None:
+    result = call("lift", "test_resnet", "rule=mean", "--classes", 7, "--json")
+    assert result.exit_code == 0, result.output
+    lifting = json.loads(result.stdout)
+    assert lifting["options"]["rule"] == "mean"
+    assert {record["role"] for record in lifting["parameters"]} == {"input", "norm", "body", "output"}
+    assert lifting["counts"]["target"]["total"] == len(lifting["parameters"]) + len(lifting["buffers"])
+    assert "layer1.0.conv1.weight" in call("lift", "test_resnet").output
+
+
+def test_config_prints_what_is_inherited(run: Path) -> None:
+    result = call("config", run / "config.yaml", "seed=3")
+    assert result.exit_code == 0
+    assert "seed: 3" in result.output and "policy: head" in result.output
+    assert json.loads(call("config", "--schema").stdout)["properties"]["training"]
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = "import sys, image2point.cli; print([m for m in ('torch', 'timm', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,134 @@
+"""Configs: inheritance, overrides, and errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from image2point import config as configuration
+from image2point.config import Config, load
+from image2point.errors import InputError
+
+CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_config_lists_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    write(tmp_path / "common/base.yaml", "seed: 3\ntraining: {epochs: 7, lr: 0.5}\n")
+    write(tmp_path / "middle.yaml", "base: common/base.yaml\ntraining: {lr: 0.25}\n")
+    config = load(write(tmp_path / "last.yaml", "base: middle.yaml\ntraining: {batch_size: 4}\n"))
+    assert (config.seed, config.training.epochs, config.training.lr, config.training.batch_size) == (3, 7, 0.25, 4)
+    assert config.name == "last"  # the file's own name, not that of a base
+
+
+def test_overrides_come_last_and_are_parsed_as_yaml(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "data: {shots: 5}\n")
+    config = load(path, ["data.shots=null", "training.lr=1e-3", "data.features=[occupancy, xyz]", "network.weights=file:/a=b"])
+    assert config.data.shots is None
+    assert config.training.lr == 1e-3
+    assert config.data.features == ("occupancy", "xyz")
+    assert config.network.weights == "file:/a=b"
+
+
+def test_bases_in_a_circle(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "base: b.yaml\n")
+    write(tmp_path / "b.yaml", "base: a.yaml\n")
+    with pytest.raises(InputError, match=r"circle: a.yaml -> b.yaml -> a.yaml"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training: {epohs: 3}", ["training.epohs", "bad.yaml", "did you mean epochs?"]),
+        ("trainng: {}", ["trainng", "did you mean training?"]),
+        ("network: {axis: w}", ["network.axis = 'w'", "bad.yaml", "'x', 'y' or 'z'"]),
+        ("training: {lr: fast}", ["training.lr = 'fast'", "valid number"]),
+        ("training: {lr: .nan}", ["training.lr", "finite"]),
+        ("training: 5", ["training = 5"]),
+        ("data: {augmentation: {jiter: 1}}", ["data.augmentation.jiter", "did you mean jitter?"]),
+        ("training: {epochs: 5, warmup_epochs: 5}", ["warmup_epochs = 5", "epochs = 5"]),
+        ("finetune: {policy: none}", ["finetune.policy = none", "training.epochs=0"]),
+        ("data: {shots: 1, validation: 0.1}", ["data.validation = 0.1", "data.shots = 1"]),
+        ("collapse: {splits: [test]}", ["collapse.splits", "train"]),
+        ("training: {nesterov: true, momentum: 0}", ["nesterov"]),
+        ("name: a/b", ["name = 'a/b'"]),
+        ("base: 3", ["base = 3", "bad.yaml"]),
+        ("base: nowhere.yaml", ["nowhere.yaml does not exist", "bad.yaml"]),
+        ("seed: 1\nseed: 2", ["line 2", "'seed' is written twice"]),
+        ("- a", ["key: value", "list"]),
+        ("a: [", ["not valid YAML"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        load(write(tmp_path / "bad.yaml", text))
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_an_error_names_the_file_that_wrote_the_value(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "training: {lr: -1}\n")
+    path = write(tmp_path / "a.yaml", "base: base.yaml\ntraining: {epochs: 3}\n")
+    with pytest.raises(InputError, match=r"training.lr = -1 \(in .*base.yaml\)"):
+        load(path)
+    with pytest.raises(InputError, match=r"training.lr = -2 \(in command line\)"):
+        load(path, ["training.lr=-2"])
+
+
+@pytest.mark.parametrize("text", ["training.lr", "=3", "training.lr=[", "training.epohs=3"])
+def test_bad_overrides(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError):
+        load(write(tmp_path / "a.yaml", ""), [text])
+
+
+def test_a_resolved_config_reads_back_unchanged(tmp_path: Path) -> None:
+    config = load(write(tmp_path / "a.yaml", "data: {augmentation: null, shots: 3}\ntraining: {lr: 1.0e-5}\n"))
+    assert load(write(tmp_path / "config.yaml", config.to_yaml())) == config
+
+
+def test_changes_name_the_fields() -> None:
+    old, new = Config(), configuration.from_values({"training": {"lr": 0.2}, "data": {"augmentation": None}})
+    changed = configuration.changes(old, new)
+    assert "training.lr: 0.1 -> 0.2" in changed
+    assert "data.augmentation.rotate: none -> None" in changed
+    assert configuration.changes(old, old) == []
+
+
+def test_the_schema_describes_every_field() -> None:
+    schema = configuration.schema()
+    sections = [schema, *schema["$defs"].values()]
+    silent = [f"{s.get('title')}.{k}" for s in sections for k, v in s["properties"].items() if not _described(v, schema)]
+    assert silent == []
+    assert sum(len(section["properties"]) for section in sections) > 60
+
+
+def _described(field: dict, schema: dict) -> bool:  # type: ignore[type-arg]
+    if "$ref" in field:  # a section describes itself
+        return bool(schema["$defs"][field["$ref"].rsplit("/", 1)[1]].get("description"))
+    return bool(field.get("description"))
+
+
+def test_validation_is_cut_from_full_training_sets_only() -> None:
+    assert Config().data.validation_fraction == 0.1
+    assert configuration.from_values({"data": {"shots": 10}}).data.validation_fraction == 0
+    assert configuration.from_values({"data": {"shots": 10, "validation": 0.2}}).data.validation_fraction == 0.2
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_of_the_repository_are_valid(path: Path) -> None:
+    load(path)
+
+
+def test_every_arm_has_its_config() -> None:
+    names = {path.stem for path in CONFIGS}
+    for network in ("resnet50", "efficientnet_lite0"):
+        assert {f"{network}_{arm}" for arm in ("io", "io_norm", "all", "scratch", "random_frozen")} <= names
+        assert {f"{network}_{arm}_10shot" for arm in ("io_norm", "all", "scratch", "random_frozen")} <= names

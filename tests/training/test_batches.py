@@ -1,0 +1,88 @@
+"""Batches: every sample once, the same whatever the number of workers and processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from image2point.datasets.splits import StoredClouds
+from image2point.datasets.transforms import PAPER
+from image2point.errors import InputError
+from image2point.training.batches import Recipe, batches, in_order, prepare, shuffled
+
+
+@pytest.fixture
+def clouds() -> StoredClouds:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (9, 20, 3)).astype(np.float32)
+    return StoredClouds("cubes", ("a", "b"), points, np.arange(9) % 2)
+
+
+RECIPE = Recipe(voxel_size=0.25, augmentation=PAPER, points=15, seed=5)
+
+
+@pytest.mark.parametrize(("count", "size", "expected"), [(10, 4, [4, 3, 3]), (33, 32, [17, 16]), (3, 8, [3]), (8, 4, [4, 4])])
+def test_batches_are_nearly_equal_and_drop_nothing(count: int, size: int, expected: list[int]) -> None:
+    plan = shuffled(count, size, seed=1, epoch=2)
+    assert [len(batch) for batch in plan] == expected
+    assert sorted(np.concatenate(plan)) == list(range(count))
+
+
+def test_the_order_changes_with_seed_and_epoch() -> None:
+    first = np.concatenate(shuffled(50, 8, seed=1, epoch=1))
+    assert np.array_equal(first, np.concatenate(shuffled(50, 8, seed=1, epoch=1)))
+    assert not np.array_equal(first, np.concatenate(shuffled(50, 8, seed=1, epoch=2)))
+    assert not np.array_equal(first, np.concatenate(shuffled(50, 8, seed=2, epoch=1)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12])
+def test_processes_share_a_test_set_without_overlap(count: int) -> None:
+    shares = [np.concatenate([np.empty(0, int), *in_order(count, 3, rank, 3)]) for rank in range(3)]
+    assert np.concatenate(shares).tolist() == list(range(count))
+
+
+def test_workers_change_nothing(clouds: StoredClouds) -> None:
+    plan = shuffled(len(clouds), 4, seed=5, epoch=3)
+    alone = list(batches(clouds, plan, RECIPE, epoch=3))
+    helped = list(batches(clouds, plan, RECIPE, epoch=3, workers=2))
+    assert len(alone) == len(helped) == 3
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one.voxels.features, other.voxels.features)  # type: ignore[union-attr]
+        assert torch.equal(one.voxels.coordinates, other.voxels.coordinates)  # type: ignore[union-attr]
+        assert torch.equal(one.labels, other.labels) and torch.equal(one.indices, other.indices)
+
+
+def test_global_random_state_is_neither_used_nor_moved(clouds: StoredClouds) -> None:
+    plan = shuffled(len(clouds), 4, seed=5, epoch=3)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = [batch.voxels.features for batch in batches(clouds, plan, RECIPE, epoch=3)]  # type: ignore[union-attr]
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(1)
+    second = [batch.voxels.features for batch in batches(clouds, plan, RECIPE, epoch=3)]  # type: ignore[union-attr]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_sample_is_augmented_by_its_index_and_epoch_alone(clouds: StoredClouds) -> None:
+    stored = clouds.points.copy()
+    once = prepare(clouds[4], "cloud", RECIPE, epoch=2, index=4)
+    assert once.shape == (15, 3)
+    assert np.array_equal(once, prepare(clouds[4], "cloud", RECIPE, epoch=2, index=4))
+    assert not np.array_equal(once, prepare(clouds[4], "cloud", RECIPE, epoch=3, index=4))
+    assert np.array_equal(clouds.points, stored)
+
+
+def test_without_an_epoch_points_stay_where_they_are(clouds: StoredClouds) -> None:
+    points = {tuple(point) for point in clouds[2].tolist()}
+    assert {tuple(point) for point in prepare(clouds[2], "cloud", RECIPE, None, 2).tolist()} <= points
+
+
+def test_bad_clouds_are_named() -> None:
+    bad = np.full((2, 5, 3), 0.5, dtype=np.float32)
+    bad[1, 3, 0] = np.nan
+    clouds = StoredClouds("cubes", ("a",), bad, np.zeros(2, int))
+    with pytest.raises(InputError, match="cubes cloud 1"):
+        list(batches(clouds, [np.array([0, 1])], RECIPE))
+    with pytest.raises(InputError, match="voxel index"):
+        prepare(np.full((2, 3), 1e9, dtype=np.float32) * [[1], [-1]], "cloud", Recipe(voxel_size=0.1))

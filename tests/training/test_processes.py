@@ -1,0 +1,44 @@
+"""Two processes are one process at the same global batch, to rounding."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny_runs import rows, tiny
+
+from image2point.errors import InputError
+from image2point.experiments import transfer
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    settings = ("training.precision=64", "finetune.policy=all", "training.label_smoothing=0.1", "training.gradient_clip=1")
+    one = transfer.run(tiny("name=one", *settings), tmp_path).path
+    config = tmp_path / "two.yaml"
+    config.write_text(tiny("name=two", "training.devices=2", *settings).to_yaml())
+    command = [sys.executable, "-m", "image2point.cli", "transfer", str(config), "--runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("epoch 3/3") == 1  # the first process speaks for both
+
+    first, second = rows(one), rows(tmp_path / "two")
+    assert len(first) == len(second) == 4
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert (a[name] == "") == (b[name] == ""), name
+            if a[name]:
+                assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-6, abs=1e-9), name
+    ours, theirs = load_file(one / "weights.safetensors"), load_file(tmp_path / "two/weights.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.double().sub(theirs[name].double()).abs().max() < 1e-9, name
+
+
+def test_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match=r"training.accelerator = cuda.*no GPU"):
+        transfer.run(tiny("training.accelerator=cuda"), tmp_path)

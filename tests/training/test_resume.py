@@ -1,0 +1,92 @@
+"""A run that stopped anywhere and went on ends with the same bits as one that did not stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import rows, tiny
+
+from image2point.errors import InputError
+from image2point.experiments import transfer
+from image2point.training.interrupt import Interrupted
+from image2point.training.journal import Journal
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted."""
+    return transfer.run(tiny(), tmp_path_factory.mktemp("runs")).path
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    assert (run / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert rows(run) == rows(whole)
+    assert not (run / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("place", ["step 1", "step 3", "step 5", "scoring"])
+def test_ctrl_c_then_resume(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """There are 3 steps in each of 3 epochs: the places are in mid-epoch, before measuring, and after the last epoch."""
+    steps = 0
+
+    def step(self: Journal, *_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if place == f"step {steps}":
+            signal.raise_signal(signal.SIGINT)
+
+    def say(self: Journal, text: str) -> None:
+        if text.startswith(place):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "step", step)
+    monkeypatch.setattr(Journal, "say", say)
+    with pytest.raises(Interrupted, match=r"continue with: image2point transfer .*tiny/config.yaml .*--resume"):
+        transfer.run(tiny(), tmp_path)
+    assert len(list((tmp_path / "tiny/checkpoint").iterdir())) == 1
+    assert not (tmp_path / "tiny/summary.json").exists()
+    monkeypatch.undo()
+    assert_same(transfer.run(tiny(), tmp_path, resume=True).path, whole)
+
+
+def test_kill_in_mid_epoch_then_resume(tmp_path: Path, whole: Path) -> None:
+    config = tmp_path / "tiny.yaml"
+    every_step = tiny("training.checkpoint_every_minutes=0")
+    config.write_text(every_step.to_yaml())
+    command = [sys.executable, "-m", "image2point.cli", "transfer", str(config), "--runs", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "tiny/checkpoint").glob("epoch-00001-step-00000[12]")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "tiny/summary.json").exists()
+    assert_same(transfer.run(every_step, tmp_path, resume=True).path, whole)
+
+
+def test_what_does_not_touch_the_result_may_change(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match="epoch 1 after step 1 of 3"):
+        transfer.run(tiny(), tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"tiny was started with another config.*training.lr: 0.02 -> 0.03"):
+        transfer.run(tiny("training.lr=0.03"), tmp_path, resume=True)
+    assert_same(transfer.run(tiny("training.workers=1"), tmp_path, resume=True).path, whole)
+
+
+def test_a_finished_run_is_left_alone(whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    transfer.run(tiny(), whole.parent, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_resume_without_a_run_starts_one(tmp_path: Path, whole: Path) -> None:
+    assert_same(transfer.run(tiny(), tmp_path, resume=True).path, whole)
