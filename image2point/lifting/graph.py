@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError
-from image2point.lifting.rules import FUNCTION_RULES, activation, avg_pool, identity, max_pool, module_rules
+from image2point.lifting.rules import is_norm, module_rules, rule_of
+from image2point.lifting.rules.elementwise import activation, elementwise, identity, prelu
+from image2point.lifting.rules.layout import permute
+from image2point.lifting.rules.table import POOLS, REDUCTIONS
 
 
 class LiftError(InputError):
@@ -124,7 +126,7 @@ def find_stem(traced: Trace) -> Stem:
     source = next(iter(traced.graph.nodes))
     if len(source.users) > 1:
         readers = [node for node in convolutions if node in source.users]
-        after = [n for node in readers for n in node.users if isinstance(traced.module(n), _BatchNorm)]
+        after = [n for node in readers for n in node.users if is_norm(traced.module(n))]
         return Stem(tuple(readers), tuple(after), (*readers, *after), (), branches=True)
     paths = [str(node.target).split(".") for node in convolutions]
     depth = 1
@@ -135,10 +137,10 @@ def find_stem(traced: Trace) -> Stem:
     if inside[-1] not in chain:
         inside = inside[:1]
     last = chain.index(inside[-1])
-    if last + 1 < len(chain) and isinstance(traced.module(chain[last + 1]), _BatchNorm):
+    if last + 1 < len(chain) and is_norm(traced.module(chain[last + 1])):
         last += 1
     nodes = tuple(chain[: last + 1])
-    norms = tuple(node for node in nodes if isinstance(traced.module(node), _BatchNorm))
+    norms = tuple(node for node in nodes if is_norm(traced.module(node)))
     return Stem(tuple(inside), norms, nodes, _following_pools(traced, nodes[-1]))
 
 
@@ -153,6 +155,23 @@ def find_classifier(traced: Trace) -> fx.Node | None:
             return None
         node = node.args[0]
     return None
+
+
+def find_head(traced: Trace) -> frozenset[fx.Node]:
+    """Everything after the global pooling: what leads to the output without another reduction over space.
+
+    Pooled features that come back to feature maps, as in squeeze-and-excite, are not part of it.
+    """
+    found: set[fx.Node] = set()
+    waiting = [node for node in traced.graph.nodes if node.op == "output"]
+    while waiting:
+        for node in waiting.pop().all_input_nodes:
+            if node.op == "placeholder":
+                return frozenset()  # no global pooling
+            if node not in found and not _has_rule(traced, node, *REDUCTIONS):
+                found.add(node)
+                waiting.append(node)
+    return frozenset(found)
 
 
 def stage_modules(traced: Trace) -> list[str]:
@@ -217,8 +236,8 @@ def _chain(traced: Trace, first: fx.Node) -> list[fx.Node]:
     chain = [first]
     while len(chain[-1].users) == 1:
         node = next(iter(chain[-1].users))
-        is_layer = isinstance(traced.module(node), nn.Conv2d | _BatchNorm)
-        if not (is_layer or _is_elementwise(traced, node)):
+        module = traced.module(node)
+        if not (isinstance(module, nn.Conv2d) or is_norm(module) or _is_elementwise(traced, node)):
             break
         chain.append(node)
     return chain
@@ -227,7 +246,7 @@ def _chain(traced: Trace, first: fx.Node) -> list[fx.Node]:
 def _following_pools(traced: Trace, node: fx.Node) -> tuple[fx.Node, ...]:
     while len(node.users) == 1:
         node = next(iter(node.users))
-        if _has_rule(traced, node, max_pool, avg_pool):
+        if _has_rule(traced, node, *POOLS):
             return (node,)
         if not _is_elementwise(traced, node):
             break
@@ -235,11 +254,10 @@ def _following_pools(traced: Trace, node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def _is_elementwise(traced: Trace, node: fx.Node) -> bool:
-    return _has_rule(traced, node, activation, identity) or node.target in (torch.relu, torch.nn.functional.relu)
+    return _has_rule(traced, node, activation, prelu, identity, elementwise, permute)
 
 
 def _has_rule(traced: Trace, node: fx.Node, *rules: Any) -> bool:
-    module = traced.module(node)
-    rule = FUNCTION_RULES.get(node.target) if module is None else module_rules().get(type(module))
-    arguments = getattr(rule, "args", ())
-    return any(rule is r or getattr(rule, "func", None) is r or r in arguments for r in rules)
+    if node.op not in ("call_module", "call_function", "call_method"):
+        return False
+    return rule_of(traced.module(node), node.target) in rules

@@ -1,6 +1,6 @@
 """2D kernels → 3D kernels: pure functions of tensors.
 
-A 2D kernel is [C_out, C_in / groups, K, K], a 3D one [C_out, C_in / groups, Kx, Ky, Kz]. The rows and columns of
+A 2D kernel is [C_out, C_in / groups, K1, K2], a 3D one [C_out, C_in / groups, Kx, Ky, Kz]. The rows and columns of
 the 2D kernel lie on the two axes that are not the depth axis, in order: axis z: W[x, y]; y: W[x, z]; x: W[y, z].
 """
 
@@ -14,24 +14,36 @@ import torch
 from torch import Tensor
 
 AXES = ("x", "y", "z")
-RULES = ("repeat", "mean", "center")
+RULES = ("repeat", "mean", "center", "rotate")
 
 
 def inflate(kernel: Tensor, rule: str, axis: str) -> Tensor:
-    """Fill the depth of a 3D kernel from a square 2D kernel.
+    """Fill the depth of a 3D kernel from a 2D kernel.
+
+    The depth has as many slices as the shorter side of the 2D kernel: K for K×K, and one for 1×K and K×1, which thus
+    stay lines.
 
     Args:
-        kernel: [C_out, C_in / groups, K, K].
+        kernel: [C_out, C_in / groups, K1, K2].
         rule: "repeat" copies the kernel into each of the K depth slices, undivided (Xu et al., Image2Point, 2022);
             "mean" also divides by K, so that an input constant along depth gives the 2D response (Carreira and
-            Zisserman, I3D, 2017); "center" puts it into slice K // 2 and zeros elsewhere.
-        axis: the depth axis, x, y or z.
+            Zisserman, I3D, 2017); "center" puts it into slice K // 2 and zeros elsewhere; "rotate" is the mean of the
+            three "center" kernels of the axes x, y and z, so that no axis is special.
+        axis: the depth axis, x, y or z; "rotate" does not ask for it.
 
     Returns:
-        [C_out, C_in / groups, K, K, K].
+        [C_out, C_in / groups, Kx, Ky, Kz].
+
+    Raises:
+        ValueError: on an unknown rule, or where "rotate" gets a kernel that is not square.
     """
+    if rule == "rotate":
+        if kernel.shape[2] != kernel.shape[3]:
+            raise ValueError(f"rotate needs a square kernel, found {list(kernel.shape[2:])}")
+        on_x, on_y, on_z = (inflate(kernel, "center", a) for a in AXES)
+        return (on_x + on_y + on_z) / 3
     depth = 2 + AXES.index(axis)
-    size = kernel.shape[2]
+    size = min(kernel.shape[2:])
     flat = kernel.unsqueeze(depth)
     if rule == "center":
         inflated = torch.zeros_like(flat).repeat_interleave(size, depth)

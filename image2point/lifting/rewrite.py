@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError
 from image2point.lifting import controls, kernels, rules
-from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, overwrites, stage_modules
+from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
 from image2point.lifting.records import Lifting, Options, ParameterRecord, SourceRecord
-from image2point.lifting.rules import Chain, Lifted, Unsupported, Value
+from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
+from image2point.lifting.rules.convolution import standardised
 from image2point.pretrained import WeightsReport
 from image2point.voxels import GlobalPool
 
@@ -29,7 +30,8 @@ class Rewriter:
         root: holds the 3D modules.
         graph: the program; its output is {"stages": {name: voxels}, "features": [B, p], "logits": [B, classes]}.
         roles: role of each 3D module, by name.
-        fresh: names of 3D modules whose tensors do not come from 2D weights.
+        fresh: names of 3D modules and parameters whose tensors do not come from 2D weights.
+        merged: names of 2D tensors that went into a tensor of another name.
         classifier: name of the last linear layer, if there is one.
     """
 
@@ -38,11 +40,13 @@ class Rewriter:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.roles: dict[str, str] = {}
         self.fresh: set[str] = set()
+        self.merged: set[str] = set()
         self.classifier: str | None = None
         self._values: dict[fx.Node, Value] = {}
-        self._built: dict[tuple[str, str], tuple[list[str], rules.Kind]] = {}
+        self._built: dict[tuple[str, str], list[str]] = {}
+        self._sites: dict[int, fx.Node] = {}  # voxels of each stride
         self._features: Value | None = None
-        self._last_linear = find_classifier(traced)
+        self._last_linear, self._head = find_classifier(traced), find_head(traced)
 
     def run(self) -> None:
         """Lift every node.
@@ -56,7 +60,7 @@ class Rewriter:
                 self._finish(node, made)
                 return
             if node.op == "placeholder":
-                value = Value("voxels", self.graph.placeholder("x")) if not made else Value("size", None)
+                value = self._note(Value("voxels", self.graph.placeholder("x"), "BCHW")) if not made else Value("size")
             else:
                 try:
                     value = self._lift(node)
@@ -80,7 +84,22 @@ class Rewriter:
         if node.op in ("call_function", "call_method"):
             lifted = rules.lift_function(node.target, self._operands(node.args), self._operands(node.kwargs), options)
             return self._write(lifted, self._free(node.name))
-        raise Unsupported(f"no rule for the parameter or buffer {node.target!r} used outside a layer")
+        return self._parameter(str(node.target))
+
+    def _parameter(self, path: str) -> Value:
+        """A parameter or buffer that no layer holds, such as a layer scale: one number per channel, or one for all."""
+        owner, _, name = path.rpartition(".")
+        tensor = getattr(self.traced.network.get_submodule(owner), name)
+        if not isinstance(tensor, Tensor) or sum(size > 1 for size in tensor.shape) > 1:
+            raise Unsupported(f"no rule for {path!r} outside a layer, which is not one number per channel")
+        if path not in self.roles:
+            held = controls.held(tensor.detach(), self.options.control)
+            if self.options.control in ("random", "scratch"):
+                self.fresh.add(path)
+            _place(self.root, path, nn.Parameter(held) if isinstance(tensor, nn.Parameter) else held)
+            self.roles[path] = "body"
+        flat = self.graph.call_function(torch.flatten, (self.graph.create_node("get_attr", path),))
+        return Value("parameter", flat, shape=tuple(tensor.shape))
 
     def _operands(self, arguments: Any) -> Any:
         """Arguments of a 2D node, the nodes among them replaced by what they became."""
@@ -94,25 +113,29 @@ class Rewriter:
         if node.kwargs or not isinstance(operand, Value):
             raise Unsupported(f"no rule for {type(module).__name__} with these arguments")
         if (path, operand.kind) in self._built:  # the same module again
-            names, kind = self._built[path, operand.kind]
-            return self._call(names, operand, kind)
+            again = rules.lift_module(module, operand, self.options)
+            result = again.result if isinstance(again, Chain) else operand
+            return self._call(self._built[path, operand.kind], operand, result)
         role = self._role(node, module, operand)
         replaced = node is self._last_linear and self.options.num_classes is not None
         if node is self._last_linear:
             self._features, self.classifier = operand, path
         if replaced:
-            return self._write(Chain(operand, (("", self._fresh_linear(path, module)),), "vector"), path, role)
+            return self._write(rules.on(operand, self._fresh_linear(path, module)), path, role)
         control = self.options.control
-        if control == "random" and role in ("body", "norm") and next(module.parameters(), None) is not None:
-            module = controls.redrawn(module, kernels.generator(self.options.seed, path))
-            self.fresh.add(path)
+        if control in ("random", "shuffled") and role in ("body", "norm") and _has_tensors(module):
+            module = controls.CHANGES[control](module, kernels.generator(self.options.seed, path))
+            if control == "random":
+                self.fresh.add(path)
+        if rules.rule_of(module, None) is standardised:
+            self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
             module = self._adapted(module)
         lifted = rules.lift_module(module, operand, self.options)
         fresh_norm = self.options.stem == "paper" and node in self.stem.norms
         if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
             for _, layer in lifted.modules:
-                if next(layer.parameters(), None) is not None:
+                if _has_tensors(layer):
                     controls.restart(layer, kernels.generator(self.options.seed, path))
                     self.fresh.add(path)
         return self._write(lifted, path, role)
@@ -120,9 +143,9 @@ class Rewriter:
     def _role(self, node: fx.Node, module: nn.Module, operand: Value) -> str:
         if node in self.stem.nodes:
             return "input"
-        if operand.kind == "vector":
+        if operand.kind == "vector" and node in self._head:
             return "output"
-        return "norm" if isinstance(module, _BatchNorm) else "body"
+        return "norm" if rules.is_norm(module) else "body"
 
     # ------------------------------------------------------------------------------------------ stem and head
 
@@ -135,7 +158,7 @@ class Rewriter:
         path = str(node.target)
         controls.restart(lifted, kernels.generator(self.options.seed, path))
         self.fresh.add(path)
-        return self._write(Chain(value, (("", lifted),), "voxels"), path, "input")
+        return self._write(rules.on(value, lifted), path, "input")
 
     def _adapted(self, conv: nn.Conv2d) -> nn.Conv2d:
         """The first convolution, for the asked number of input channels."""
@@ -151,6 +174,8 @@ class Rewriter:
         adapted = copy.deepcopy(conv)
         adapted.in_channels = wanted
         adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted))
+        if hasattr(conv, "gain"):  # scaled by the fan-in
+            adapted.scale = conv.scale * (conv.in_channels / wanted) ** 0.5
         return adapted
 
     def _fresh_linear(self, path: str, like: nn.Module | int) -> nn.Linear:
@@ -166,7 +191,7 @@ class Rewriter:
     def _finish(self, node: fx.Node, made: dict[fx.Node, Value]) -> None:
         (result,) = node.args
         value = self._values.get(result) if isinstance(result, fx.Node) else None
-        if value is None or value.node is None:
+        if value is None or value.kind not in ("voxels", "vector"):
             raise LiftError(
                 f"cannot lift {self.traced.name}: its forward returns {result!r}; expected one tensor of class scores"
             )
@@ -190,11 +215,12 @@ class Rewriter:
             return value
         logger.info("%s has no classifier: global mean and a fresh linear layer follow it", self.traced.name)
         if value.kind == "voxels":
-            value = self._write(Chain(value, (("", GlobalPool("avg")),), "vector"), self._free("head_pool"), "output")
+            pooled = Chain(value, (("", GlobalPool("avg")),), Value("vector", axes="BC"))
+            value = self._write(pooled, self._free("head_pool"), "output")
         path = self._free("head")
         self._features, self.classifier = value, path
         width = _width(self.traced, result)
-        return self._write(Chain(value, (("", self._fresh_linear(path, width)),), "vector"), path, "output")
+        return self._write(rules.on(value, self._fresh_linear(path, width)), path, "output")
 
     # ----------------------------------------------------------------------------------------------- writing
 
@@ -203,7 +229,8 @@ class Rewriter:
         if isinstance(lifted, Value):
             return lifted
         if isinstance(lifted, rules.Call):
-            return Value(lifted.kind, self.graph.call_function(lifted.function, lifted.arguments))
+            arguments = tuple(self._finer(a) if isinstance(a, FinerSites) else a for a in lifted.arguments)
+            return self._note(replace(lifted.result, node=self.graph.call_function(lifted.function, arguments)))
         operand = lifted.operand
         if any(built == path for built, _ in self._built):  # an activation used on voxels and on vectors
             path = self._free(path.replace(".", "_"))
@@ -211,17 +238,27 @@ class Rewriter:
         for suffix, module in lifted.modules:
             name = f"{path}.{suffix}" if suffix else path
             _place(self.root, name, module)
-            self.roles[name] = "output" if operand.kind == "vector" else role
+            self.roles[name] = role
             names.append(name)
-        self._built[path, operand.kind] = (names, lifted.kind)
-        return self._call(names, operand, lifted.kind)
+        self._built[path, operand.kind] = names
+        return self._call(names, operand, lifted.result)
 
-    def _call(self, names: list[str], operand: Value, kind: rules.Kind) -> Value:
+    def _call(self, names: list[str], operand: Value, result: Value) -> Value:
         node = operand.node
         for name in names:
             # The graph does not own the modules, so its own check of names would only warn.
             node = self.graph.create_node("call_module", name, (node,))
-        return Value(kind, node)
+        return self._note(replace(result, node=node))
+
+    def _note(self, value: Value) -> Value:
+        if value.kind == "voxels" and value.node is not None:
+            self._sites.setdefault(value.stride, value.node)
+        return value
+
+    def _finer(self, sites: FinerSites) -> fx.Node:
+        if sites.stride not in self._sites:
+            raise Unsupported(f"no earlier features at stride {sites.stride}, to whose sites these could be upsampled")
+        return self._sites[sites.stride]
 
     def _free(self, name: str) -> str:
         """`name`, or a name like it that no module of the 2D or 3D network has."""
@@ -236,18 +273,27 @@ class Rewriter:
         if module is None and node.meta.get("nn_module_stack"):
             what += f" in module {list(node.meta['nn_module_stack'])[-1]}"
         return LiftError(
-            f"cannot lift {self.traced.name} at {what}: {reason}. The operations with a rule are listed at the end of "
-            "image2point/lifting/rules.py."
+            f"cannot lift {self.traced.name} at {what}: {reason}. The operations with a rule are listed in "
+            "image2point/lifting/rules/table.py."
         )
 
 
-def _place(root: nn.Module, path: str, module: nn.Module) -> None:
+def _has_tensors(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _place(root: nn.Module, path: str, content: nn.Module | Tensor) -> None:
     *parents, leaf = path.split(".")
     for parent in parents:
         if parent not in root._modules:
             root.add_module(parent, nn.Module())
         root = root.get_submodule(parent)
-    root.add_module(leaf, module)
+    if isinstance(content, nn.Parameter):
+        root.register_parameter(leaf, content)
+    elif isinstance(content, Tensor):
+        root.register_buffer(leaf, content)
+    else:
+        root.add_module(leaf, content)
 
 
 def _width(traced: Trace, node: fx.Node) -> int:
@@ -274,8 +320,8 @@ def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[i
     original = {**source, **loaded}
 
     def describe(name: str, tensor: Tensor) -> ParameterRecord:
-        owner, _, kind = name.rpartition(".")
-        role, shape = rewriter.roles[owner], tuple(tensor.shape)
+        owner, shape, kind = _owner(rewriter.roles, name), tuple(tensor.shape), name.rpartition(".")[2]
+        role = rewriter.roles[owner]
         if owner in rewriter.fresh or name in weights.missing:
             return ParameterRecord(name, shape, role, "fresh", None, None)
         is_kernel = kind == "weight" and len(shape) == 5
@@ -283,7 +329,9 @@ def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[i
 
     parameters = tuple(describe(n, p) for n, p in rewriter.root.named_parameters())
     buffers = tuple(describe(n, b) for n, b in rewriter.root.named_buffers())
-    used = {r.source for r in (*parameters, *buffers)}
+    used = {r.source for r in (*parameters, *buffers)} | {
+        name for name in rewriter.merged if name.rpartition(".")[0] not in rewriter.fresh
+    }
     replaced = _replaced(rewriter)
     sources = tuple(
         SourceRecord(name, shape, "used" if name in used else "replaced" if replaced(name) else "skipped")
@@ -296,4 +344,12 @@ def _replaced(rewriter: Rewriter) -> Callable[[str], bool]:
     """Whether a 2D tensor belongs to a layer whose place fresh values took."""
     stem = rewriter.stem.nodes if rewriter.options.stem == "paper" else ()
     owners = rewriter.fresh | {str(node.target) for node in stem}
-    return lambda name: name.rpartition(".")[0] in owners
+    return lambda name: _owner(owners, name) in owners
+
+
+def _owner(names: Container[str], tensor: str) -> str:
+    """The lifted module that a tensor belongs to, or the tensor itself where no module holds it."""
+    name = tensor
+    while name and name not in names:
+        name = name.rpartition(".")[0]
+    return name

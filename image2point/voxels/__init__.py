@@ -1,6 +1,15 @@
 """The 3D substrate: points → voxels, and the operations of a ConvNet on them. Needs nothing but torch."""
 
 from image2point.voxels import functional
+from image2point.voxels.blur import BlurPool
+from image2point.voxels.cloud_norm import (
+    EvoNorm,
+    FilterResponseNorm,
+    GlobalResponseNorm,
+    GroupNorm,
+    LayerNorm,
+    RmsNorm,
+)
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.modules import Pointwise, VoxelConv
 from image2point.voxels.norm import BatchNorm
@@ -13,10 +22,17 @@ from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 __all__ = [
     "AvgPool",
     "BatchNorm",
+    "BlurPool",
     "DenseVoxels",
+    "EvoNorm",
+    "FilterResponseNorm",
     "GlobalPool",
+    "GlobalResponseNorm",
+    "GroupNorm",
+    "LayerNorm",
     "MaxPool",
     "Pointwise",
+    "RmsNorm",
     "Sites",
     "VoxelConv",
     "VoxelError",

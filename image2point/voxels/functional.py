@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.reduce import segment_max, segment_mean
+from image2point.voxels.reduce import segment_max, segment_mean, segment_sum
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 
@@ -29,14 +29,96 @@ def on_rows(function: Callable[[Tensor], Tensor], x: Voxels) -> Voxels:
     return rows.view(x.shape[0], *x.shape[2:], -1).permute(0, 4, 1, 2, 3)
 
 
-def add(x: Voxels, y: Voxels) -> Voxels:
-    """x + y on the same sites."""
+def on_clouds(function: Callable[[Tensor, Tensor, int], Tensor], x: Voxels) -> Voxels:
+    """Apply a function of rows [N, C], the cloud of each row int64 [N] and the number of clouds, to [N, C′]."""
+    if isinstance(x, VoxelTensor):
+        return x.replace(function(x.features, x.sites.batch, x.batch_size))
+    grid = x.grid if isinstance(x, DenseVoxels) else x
+    cloud = torch.arange(len(grid), device=grid.device).view(-1, 1, 1, 1).expand(len(grid), *grid.shape[2:])
+    cloud = cloud[x.mask[:, 0]] if isinstance(x, DenseVoxels) else cloud.reshape(-1)
+    return on_rows(lambda rows: function(rows, cloud, len(grid)), x)
+
+
+def add(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
+    """x + y, where y is voxels on the same sites, a vector per cloud [B, C], one for all [C], or a number."""
     return _combine(torch.add, x, y)
 
 
-def multiply(x: Voxels, y: Voxels) -> Voxels:
-    """x · y on the same sites."""
+def subtract(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
+    """x − y; y as in `add`."""
+    return _combine(torch.sub, x, y)
+
+
+def multiply(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
+    """x · y; y as in `add`. A vector per cloud is a gate, as squeeze-and-excite has it."""
     return _combine(torch.mul, x, y)
+
+
+def divide(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
+    """x / y; y as in `add`. Of voxels, only numbers and vectors divide: empty cells of a grid are zero."""
+    return _combine(torch.div, x, y)
+
+
+def power(x: Voxels, exponent: float) -> Voxels:
+    """x to the power of a positive number."""
+    return pointwise(lambda features: features**exponent, x)
+
+
+def channels(x: Voxels, start: int | None, stop: int | None, step: int | None = None) -> Voxels:
+    """The channels start:stop:step."""
+    return pointwise(lambda features: features[:, start:stop:step], x)
+
+
+def split(x: Voxels, sizes: int | Sequence[int]) -> tuple[Voxels, ...]:
+    """Split the channels as `torch.split` does."""
+    features = x.features if isinstance(x, VoxelTensor) else x.grid if isinstance(x, DenseVoxels) else x
+    parts = torch.split(features, sizes if isinstance(sizes, int) else list(sizes), 1)
+    return tuple(part if isinstance(x, Tensor) else x.replace(part) for part in parts)
+
+
+def chunk(x: Voxels, chunks: int) -> tuple[Voxels, ...]:
+    """Split the channels as `torch.chunk` does."""
+    features = x.features if isinstance(x, VoxelTensor) else x.grid if isinstance(x, DenseVoxels) else x
+    return split(x, -(-features.shape[1] // chunks))
+
+
+def shuffle(x: Voxels, groups: int) -> Voxels:
+    """Channel shuffle (ShuffleNet): channels [groups, C / groups] become [C / groups, groups]."""
+    return pointwise(lambda f: f.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2), x)
+
+
+def sum_parts(x: Voxels, parts: int) -> Voxels:
+    """Sum of the `parts` equal parts that lie one after another in the channels."""
+    return pointwise(lambda features: features.unflatten(1, (parts, -1)).sum(1), x)
+
+
+def channel_mean(x: Voxels) -> Voxels:
+    """Mean over channels, as one channel."""
+    return pointwise(lambda features: features.mean(1, keepdim=True), x)
+
+
+def channel_max(x: Voxels) -> Voxels:
+    """Maximum over channels, as one channel."""
+    return pointwise(lambda features: features.amax(1, keepdim=True), x)
+
+
+def upsample(x: Voxels, like: Voxels, scale: int) -> Voxels:
+    """Nearest-neighbour upsampling onto the finer sites of `like`: each takes what its parent floor(index / scale) has.
+
+    Sparse voxels and masks do not know what they were before they were coarsened, so the finer sites are given.
+
+    Raises:
+        VoxelError: where a site of `like` has no parent among the sites of x.
+    """
+    if isinstance(x, VoxelTensor) and isinstance(like, VoxelTensor):
+        if not x.sites.same(like.sites.coarsen(scale)):
+            raise VoxelError(f"cannot upsample by {scale}: the finer sites do not coarsen to the sites of the voxels")
+        return like.replace(x.features[like.sites.parents(scale)])
+    if isinstance(x, DenseVoxels) and isinstance(like, DenseVoxels):
+        return like.replace(_repeat(x.grid, like.grid, scale))
+    if isinstance(x, Tensor) and isinstance(like, Tensor):
+        return _repeat(x, like, scale)
+    raise VoxelError(f"cannot upsample {type(x).__name__} onto {type(like).__name__}")
 
 
 def cat(parts: Sequence[Voxels]) -> Voxels:
@@ -60,6 +142,13 @@ def global_mean(x: Voxels) -> Tensor:
     return x.mean((2, 3, 4))
 
 
+def global_sum(x: Voxels) -> Tensor:
+    """Sum over the occupied sites of each cloud: [B, C]."""
+    if isinstance(x, VoxelTensor):
+        return segment_sum(x.features, x.sites.batch, x.batch_size)
+    return (x.grid if isinstance(x, DenseVoxels) else x).sum((2, 3, 4))
+
+
 def global_max(x: Voxels) -> Tensor:
     """Maximum over the occupied sites of each cloud: [B, C]."""
     if isinstance(x, VoxelTensor):
@@ -69,7 +158,30 @@ def global_max(x: Voxels) -> Tensor:
     return x.amax((2, 3, 4))
 
 
-def _combine(function: Callable[[Tensor, Tensor], Tensor], x: Voxels, y: Voxels) -> Voxels:
+def softmax_over_sites(x: Voxels) -> Voxels:
+    """Softmax of each channel over the sites of each cloud."""
+    weights = pointwise(torch.exp, subtract(x, global_max(x).detach()))
+    return divide(weights, global_sum(weights))
+
+
+def weighted_sum(x: Voxels, weights: Voxels) -> Tensor:
+    """Sum of x · weights over the sites of each cloud: [B, C]."""
+    return global_sum(multiply(x, weights))
+
+
+def _repeat(grid: Tensor, like: Tensor, scale: int) -> Tensor:
+    for axis in (2, 3, 4):
+        grid = grid.repeat_interleave(scale, axis).narrow(axis, 0, like.shape[axis])
+    return grid
+
+
+def _combine(function: Callable[..., Tensor], x: Voxels, y: Voxels | Tensor | float) -> Voxels:
+    if not isinstance(y, VoxelTensor | DenseVoxels) and (not isinstance(y, Tensor) or y.ndim < 3):
+        if isinstance(y, Tensor) and y.ndim == 2:
+            y = y[x.sites.batch] if isinstance(x, VoxelTensor) else y[..., None, None, None]
+        elif isinstance(y, Tensor) and y.ndim == 1 and not isinstance(x, VoxelTensor):
+            y = y.view(-1, 1, 1, 1)
+        return pointwise(lambda features: function(features, y), x)
     _check_same(x, y)
     if isinstance(x, VoxelTensor) and isinstance(y, VoxelTensor):
         return x.replace(function(x.features, y.features))

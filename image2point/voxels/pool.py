@@ -24,11 +24,16 @@ def coarse_mask(mask: Tensor, stride: int) -> Tensor:
 
 
 class MaxPool(nn.Module):
-    """Maximum over the occupied sites of a window; among equal values the first tap gets the gradient."""
+    """Maximum over the occupied sites of a window; among equal values the first tap gets the gradient.
 
-    def __init__(self, window: Window) -> None:
+    Args:
+        padding_counts: axes (0, 1, 2) along which padded cells of a plain grid compete too, as zeros: some 2D networks
+            pad before they pool. Voxels have no border, so it changes nothing for them.
+    """
+
+    def __init__(self, window: Window, padding_counts: frozenset[int] = frozenset()) -> None:
         super().__init__()
-        self.window = window
+        self.window, self.padding_counts = window, padding_counts
 
     def forward(self, x: Voxels) -> Voxels:
         if isinstance(x, VoxelTensor):
@@ -40,11 +45,12 @@ class MaxPool(nn.Module):
             # A window may miss every occupied cell (stride larger than kernel): zero there, as sparse gives.
             grid = torch.where(torch.isinf(grid), 0, grid)
             return DenseVoxels(grid, mask, x.stride * self.window.stride).replace(grid)
-        return self._maximum(x)
+        zeros = frame(x, self.window, only=self.padding_counts) if self.padding_counts else x
+        return self._maximum(zeros, frozenset((0, 1, 2)) - self.padding_counts)
 
-    def _maximum(self, grid: Tensor) -> Tensor:
+    def _maximum(self, grid: Tensor, axes: frozenset[int] = frozenset((0, 1, 2))) -> Tensor:
         window = self.window
-        grid = frame(grid, window, fill=-torch.inf)
+        grid = frame(grid, window, fill=-torch.inf, only=axes)
         return F.max_pool3d(grid, window.kernel, window.stride, dilation=window.dilation)
 
     def extra_repr(self) -> str:
@@ -52,11 +58,16 @@ class MaxPool(nn.Module):
 
 
 class AvgPool(nn.Module):
-    """Mean over the occupied sites of a window; of a plain grid, over the cells inside the grid."""
+    """Mean over the occupied sites of a window; of a plain grid, over the cells inside the grid.
 
-    def __init__(self, window: Window) -> None:
+    Args:
+        padding_counts: axes (0, 1, 2) along which padded cells of a plain grid count too, as zeros
+            (`count_include_pad` of the 2D layer). Voxels have no border, so it changes nothing for them.
+    """
+
+    def __init__(self, window: Window, padding_counts: frozenset[int] = frozenset()) -> None:
         super().__init__()
-        self.window = window
+        self.window, self.padding_counts = window, padding_counts
 
     def forward(self, x: Voxels) -> Voxels:
         if isinstance(x, VoxelTensor):
@@ -68,7 +79,17 @@ class AvgPool(nn.Module):
             grid = self._total(x.grid) / self._total(x.mask.to(x.grid.dtype)).clamp(min=1)
             mask = coarse_mask(x.mask, self.window.stride)
             return DenseVoxels(grid, mask, x.stride * self.window.stride).replace(grid)
-        return self._total(x) / self._total(torch.ones_like(x[:1, :1]))
+        return self._total(x) / self._count(x)
+
+    def _count(self, grid: Tensor) -> Tensor:
+        """Cells that count in each window of a plain grid, [X, Y, Z]."""
+        window, counts = self.window, []
+        for axis, size in enumerate(grid.shape[2:]):
+            first = torch.arange(0, size, window.stride, device=grid.device) - window.padding[axis]
+            cells = first.unsqueeze(1) + torch.arange(window.kernel[axis], device=grid.device)
+            inside = (cells >= 0) & (cells < size) | (axis in self.padding_counts)
+            counts.append(inside.sum(1).clamp(min=1).to(grid.dtype))
+        return torch.einsum("x,y,z->xyz", *counts)
 
     def _total(self, grid: Tensor) -> Tensor:
         window = self.window

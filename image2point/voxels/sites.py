@@ -157,6 +157,15 @@ class Sites:
         unique[:, 1:] += torch.tensor(coarse.bounds[0], device=self.device)
         return Sites(unique.to(torch.int32), self.batch_size, self.stride * stride)
 
+    def parents(self, stride: int) -> Tensor:
+        """Row of each site's parent floor(index / stride) among the sites of `coarsen(stride)`, int64 [N]."""
+        return self.plan(("parents", stride), lambda: self._parents(stride))
+
+    def _parents(self, stride: int) -> Tensor:
+        coarse = self.coarsen(stride)
+        above = torch.div(self.coordinates[:, 1:], stride, rounding_mode="floor").long()
+        return coarse.rows_of(coarse.key(self.batch, above)).long()
+
     def to(self, device: torch.device | str) -> Sites:
         """These sites on `device`; plans stay behind and are built anew there."""
         moved = self.coordinates.to(device)

@@ -19,6 +19,9 @@ from image2point.lifting import kernels
 
 def by_definition(kernel: np.ndarray, rule: str, axis: str) -> np.ndarray:
     """Element by element: the 2D kernel's indices are those of the two axes that are not the depth axis."""
+    if rule == "rotate":
+        on_x, on_y, on_z = (by_definition(kernel, "center", a) for a in kernels.AXES)
+        return (on_x + on_y + on_z) / 3
     size = kernel.shape[-1]
     result = np.zeros((*kernel.shape[:2], size, size, size), kernel.dtype)
     for x, y, z in itertools.product(range(size), repeat=3):
@@ -42,6 +45,32 @@ def by_definition(kernel: np.ndarray, rule: str, axis: str) -> np.ndarray:
 def test_inflation_is_the_definition(rule: str, axis: str, size: int, channels: tuple[int, int]) -> None:
     kernel = torch.arange(channels[0] * channels[1] * size * size, dtype=torch.float32).view(*channels, size, size)
     assert np.array_equal(kernels.inflate(kernel, rule, axis).numpy(), by_definition(kernel.numpy(), rule, axis))
+
+
+@pytest.mark.parametrize("rule", ["repeat", "mean", "center"])
+@pytest.mark.parametrize("axis", kernels.AXES)
+def test_kernels_that_are_not_square(rule: str, axis: str) -> None:
+    """The depth has as many slices as the shorter side: lines stay lines."""
+    kernel = torch.randn(2, 3, 5, 3)
+    for flat in (kernel, kernel.transpose(2, 3), kernel[..., :1]):
+        found = kernels.inflate(flat, rule, axis)
+        depth = min(flat.shape[2:])
+        sizes = list(flat.shape[2:])
+        sizes.insert(kernels.AXES.index(axis), depth)
+        assert list(found.shape[2:]) == sizes
+        total = found.sum(2 + kernels.AXES.index(axis))
+        torch.testing.assert_close(total, flat * depth if rule == "repeat" else flat)
+
+
+def test_rotate_has_no_axis_of_its_own() -> None:
+    kernel = torch.randn(2, 3, 3, 3)
+    first = kernels.inflate(kernel, "rotate", "x")
+    assert torch.equal(first, kernels.inflate(kernel, "rotate", "z"))
+    symmetric = kernels.inflate(kernel + kernel.transpose(2, 3), "rotate", "z")
+    for order in ((0, 1, 3, 4, 2), (0, 1, 4, 3, 2), (0, 1, 2, 4, 3)):
+        torch.testing.assert_close(symmetric.permute(order), symmetric)
+    with pytest.raises(ValueError, match="square"):
+        kernels.inflate(kernel[..., :1], "rotate", "z")
 
 
 @pytest.fixture(scope="module")

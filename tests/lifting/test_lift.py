@@ -72,9 +72,9 @@ def test_large_families(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "where", "what"),
     [
-        ("efficientnet_b0", "blocks.0.0.se.conv_reduce", "squeeze-excite"),
-        ("convnext_atto", "stem.1", "LayerNorm2d"),
-        ("res2net50_14w_8s", "layer1.0", "split"),
+        ("edgenext_xx_small", "stages.1.blocks.1.pos_embd", "token_projection"),
+        ("tresnet_m", "body.s2d", "SpaceToDepth"),
+        ("iformer_t", "stages.2.blocks.7.mixer.module", "scaled_dot_product_attention"),
     ],
 )
 def test_what_has_no_rule_is_named(name: str, where: str, what: str) -> None:
@@ -239,22 +239,24 @@ class Indexed(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "what"),
     [
-        (nn.AvgPool2d(3, 1, 1), "count_include_pad"),
-        (nn.Conv2d(8, 8, (3, 1), padding=(1, 0)), "differs between the image axes"),
+        (nn.Conv2d(8, 8, 3, stride=(2, 1), padding=1), "differs between the image axes"),
         (nn.Conv2d(8, 8, 1, padding=1), "enlarges"),
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "reflect"),
         (nn.MaxPool2d(2, return_indices=True), "indices"),
         (nn.AdaptiveAvgPool2d(7), "size 7"),
         (nn.Flatten(), "before global pooling"),
-        (nn.Upsample(scale_factor=2), "Upsample"),
-        (nn.GroupNorm(2, 8), "GroupNorm"),
+        (nn.Upsample(scale_factor=2), "finer than the voxels"),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), "bilinear"),
+        (nn.InstanceNorm2d(8), "InstanceNorm2d"),
+        (nn.ZeroPad2d(3), "beyond a kernel"),
         (Indexed(), "indexing"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_unsupported_settings_are_refused(layer: nn.Module, what: str) -> None:
     with pytest.raises(LiftError, match=what):
-        i2p.lift(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer), stem="inflate", num_classes=None)
+        network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer, nn.Conv2d(8, 8, 3))
+        i2p.lift(network, stem="inflate", num_classes=None)
 
 
 def test_subclasses_inherit_no_rule() -> None:
@@ -284,7 +286,7 @@ def test_control_flow_is_refused() -> None:
         ({"rule": "tile"}, "repeat, mean, center"),
         ({"axis": "w"}, "x, y, z"),
         ({"substrate": "octree"}, "sparse, dense"),
-        ({"control": "shuffle"}, "random, scratch"),
+        ({"control": "shuffle"}, "random, shuffled, scratch"),
         ({"in_channels": 0}, "in_channels"),
         ({"num_classes": -1}, "num_classes"),
         ({"stride_in": "conv1"}, "no such block"),

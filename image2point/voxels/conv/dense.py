@@ -12,14 +12,24 @@ from torch.nn.grad import conv3d_input
 from image2point.voxels.plan import Window
 
 
-def frame(grid: Tensor, window: Window, fill: float = 0.0, replicate: int | None = None) -> Tensor:
+def frame(
+    grid: Tensor,
+    window: Window,
+    fill: float = 0.0,
+    replicate: int | None = None,
+    only: frozenset[int] = frozenset((0, 1, 2)),
+) -> Tensor:
     """Pad (or crop) a grid [B, C, X, Y, Z] so that a window without padding gives ceil(n / stride) outputs.
 
     Args:
         replicate: axis (0, 1, 2) along which border slices are repeated instead of filled.
+        only: axes to treat.
     """
     amounts = []
     for axis in range(3):
+        if axis not in only:
+            amounts.append((0, 0))
+            continue
         size = grid.shape[2 + axis]
         last = (-(-size // window.stride) - 1) * window.stride + (window.kernel[axis] - 1) * window.dilation
         amounts.append((window.padding[axis], last - window.padding[axis] + 1 - size))
@@ -30,9 +40,10 @@ def frame(grid: Tensor, window: Window, fill: float = 0.0, replicate: int | None
         amounts[replicate] = (0, 0)
     if any(max(amount) > 0 for amount in amounts):
         grid = F.pad(grid, [max(a, 0) for pair in reversed(amounts) for a in pair], value=fill)
-    for axis, (_, far) in enumerate(amounts):
-        if far < 0:  # the last window ends before the grid does
-            grid = grid.narrow(2 + axis, 0, grid.shape[2 + axis] + far)
+    for axis, (near, far) in enumerate(amounts):
+        if near < 0 or far < 0:  # the first window begins after the grid does, or the last one ends before it
+            start = max(-near, 0)
+            grid = grid.narrow(2 + axis, start, grid.shape[2 + axis] - start + min(far, 0))
     return grid
 
 

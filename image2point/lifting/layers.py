@@ -1,0 +1,56 @@
+"""Small layers of 2D networks, for voxels or for one vector per cloud, with the parameter names of the originals."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from image2point.voxels import BatchNorm, RmsNorm, Voxels, functional
+from image2point.voxels.functional import on_rows
+
+
+class VectorBatchNorm(BatchNorm):
+    """Batch norm of one vector per cloud, [B, C], over the clouds of all processes."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        rows = super().forward(x[:, :, None, None, None])
+        assert isinstance(rows, Tensor)
+        return rows.flatten(1)
+
+
+class VectorRmsNorm(RmsNorm):
+    """RMS norm of one vector per cloud, [B, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self._normalise(x)
+
+
+class VectorConv(nn.Conv2d):
+    """A 1×1 convolution of pooled features [B, C], as squeeze-and-excite has; weight [C_out, C_in / groups, 1, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, None, None]).flatten(1)
+
+
+class SiteLinear(nn.Linear):
+    """A linear layer on the features of each site, as channels-last 2D networks have; weight [C_out, C_in]."""
+
+    def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
+        return on_rows(super().forward, x)
+
+
+class SitePReLU(nn.PReLU):
+    """PReLU on the features of each site, with one slope or one per channel."""
+
+    def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
+        return functional.pointwise(super().forward, x)
+
+
+class ChannelScale(nn.Module):
+    """Layer scale (Touvron et al., 2021): x · gamma, one factor per channel."""
+
+    def __init__(self, gamma: Tensor) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(gamma)
+
+    def forward(self, x: Voxels) -> Voxels:
+        return functional.multiply(x, self.gamma)

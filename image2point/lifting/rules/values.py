@@ -1,0 +1,95 @@
+"""What rules receive and what they answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from torch import fx, nn
+
+Kind = Literal["voxels", "vector", "parts", "parameter", "size"]
+
+
+class Unsupported(Exception):
+    """Why an operation cannot be lifted; the caller adds where it is."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the lifted graph, and the layout that its 2D counterpart has.
+
+    Attributes:
+        kind: voxels; one vector per cloud, always [B, C] in 3D; parts (a tuple of either); a parameter, always [C] in
+            3D; or a size, which 3D code never needs.
+        node: what computes it; None for a size, and in a rule's answer, where it is not yet written.
+        axes: letters of the 2D axes: "BCHW" for an image, "BHWC" with channels last, "BCN" or "BNC" with both image
+            axes flattened, "BC", "BC11" or "B11C" for a vector. "R" stands for parts of the channels: "BRCHW".
+        stride: edge of a voxel in input voxels.
+        padding: zeros that padding modules have put before both image axes; the next window reads them.
+        radix: number of parts that "R" stands for.
+        shape: shape of a 2D parameter.
+        of: what a size is the size of.
+    """
+
+    kind: Kind
+    node: fx.Node | None = None
+    axes: str = ""
+    stride: int = 1
+    padding: tuple[int, int] = (0, 0)
+    radix: int = 1
+    shape: tuple[int, ...] = ()
+    of: Value | None = field(default=None, repr=False)
+
+    def dim(self, dim: int) -> str:
+        """Letter of an axis, given as in torch."""
+        need(-len(self.axes) <= dim < len(self.axes), f"dimension {dim} of {self.axes}")
+        return self.axes[dim]
+
+    def with_axes(self, axes: str) -> Value:
+        return replace(self, axes=axes)
+
+    @property
+    def vector_axes(self) -> str:
+        """Axes of the vector that pooling over the image axes leaves, image axes kept as ones."""
+        return self.axes.translate(str.maketrans("HWN", "111"))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Modules that run one after another on `operand`, each with the suffix of its name; `result` has no node yet."""
+
+    operand: Value
+    modules: tuple[tuple[str, nn.Module], ...]
+    result: Value
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of values; `result` has no node yet."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    result: Value
+
+
+Lifted: TypeAlias = Chain | Call | Value
+
+
+def need(condition: bool, otherwise: str) -> None:
+    """Raise Unsupported unless the condition holds."""
+    if not condition:
+        raise Unsupported(f"no rule for {otherwise}")
+
+
+def on(x: Value, *modules: nn.Module, stride: int = 1) -> Chain:
+    """Modules without names of their own, whose result is laid out as their operand."""
+    result = replace(x, node=None, stride=x.stride * stride, padding=(0, 0))
+    return Chain(x, tuple(("" if i == 0 else str(i), module) for i, module in enumerate(modules)), result)
+
+
+@dataclass(frozen=True)
+class FinerSites:
+    """An argument of a call: any earlier voxels of that stride, for their sites."""
+
+    stride: int

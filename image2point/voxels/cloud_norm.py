@@ -1,0 +1,151 @@
+"""Norms without running statistics: over the channels of a site, or over the sites of a cloud."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from image2point.voxels.functional import on_clouds, on_rows
+from image2point.voxels.reduce import segment_mean
+from image2point.voxels.tensor import Voxels
+
+
+class LayerNorm(nn.LayerNorm):
+    """`torch.nn.LayerNorm` over the channels of each site: the same parameters and names."""
+
+    def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
+        return on_rows(super().forward, x)
+
+
+class RmsNorm(nn.Module):
+    """x / √(mean x² + eps) · weight over the channels of each site (Zhang and Sennrich, 2019).
+
+    Args:
+        centred: divide by the standard deviation instead, unbiased, without subtracting the mean (timm's SimpleNorm).
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6, affine: bool = True, centred: bool = False) -> None:
+        super().__init__()
+        self.eps, self.centred = eps, centred
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+
+    def reset_parameters(self) -> None:
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+
+    def forward(self, x: Voxels) -> Voxels:
+        return on_rows(self._normalise, x)
+
+    def _normalise(self, rows: Tensor) -> Tensor:
+        power = rows.var(1, keepdim=True) if self.centred else rows.square().mean(1, keepdim=True)
+        normal = rows * torch.rsqrt(power + self.eps)
+        return normal if self.weight is None else normal * self.weight
+
+
+class GroupNorm(nn.GroupNorm):
+    """`torch.nn.GroupNorm` for voxels: mean and variance over a group's channels at the occupied sites of a cloud."""
+
+    def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
+        return on_clouds(self._normalise, x)
+
+    def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
+        mean = segment_mean(_group_mean(rows, self.num_groups), cloud, clouds)
+        centred = rows.unflatten(1, (self.num_groups, -1)) - mean[cloud].unsqueeze(2)
+        variance = segment_mean(centred.square().mean(2), cloud, clouds)
+        normal = (centred * torch.rsqrt(variance + self.eps)[cloud].unsqueeze(2)).flatten(1)
+        return normal if self.weight is None else normal * self.weight + self.bias
+
+
+class GlobalResponseNorm(nn.Module):
+    """GRN (Woo et al., ConvNeXt V2, 2023, eq. 1-3): x + weight · (x · n) + bias, n = ‖x‖ / (mean over channels of ‖x‖).
+
+    ‖x‖ is the Euclidean norm of a channel over the occupied sites of the cloud. Parameters weight and bias, [C].
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Voxels) -> Voxels:
+        return on_clouds(self._normalise, x)
+
+    def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
+        count = torch.bincount(cloud, minlength=clouds).clamp_(min=1).unsqueeze(1)
+        length = (segment_mean(rows.square(), cloud, clouds) * count).sqrt()
+        relative = length / (length.mean(1, keepdim=True) + self.eps)
+        return rows + torch.addcmul(self.bias, self.weight, rows * relative[cloud])
+
+
+class EvoNorm(nn.Module):
+    """EvoNorm-S0 (Liu et al., 2020, table 2): x · σ(v · x) / (standard deviation of the group) · weight + bias.
+
+    The deviation is taken over the occupied sites of a cloud and the channels of a group, as in `GroupNorm`.
+
+    Args:
+        activation: False leaves out the division and the gate and keeps scale and shift, as timm's does.
+    """
+
+    def __init__(self, channels: int, groups: int, eps: float = 1e-5, activation: bool = True) -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.v = nn.Parameter(torch.ones(channels)) if activation else None
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        if self.v is not None:
+            nn.init.ones_(self.v)
+
+    def forward(self, x: Voxels) -> Voxels:
+        return on_clouds(self._normalise, x)
+
+    def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
+        if self.v is not None:
+            grouped = rows.unflatten(1, (self.groups, -1))
+            mean = segment_mean(_group_mean(rows, self.groups), cloud, clouds)
+            spread = (grouped - mean[cloud].unsqueeze(2)).square().mean(2)
+            deviation = (segment_mean(spread, cloud, clouds) + self.eps).sqrt()
+            gated = (rows * torch.sigmoid(rows * self.v)).unflatten(1, (self.groups, -1))
+            rows = (gated / deviation[cloud].unsqueeze(2)).flatten(1)
+        return rows * self.weight + self.bias
+
+
+class FilterResponseNorm(nn.Module):
+    """FRN with its threshold (Singh and Krishnan, 2020): max(x / √(mean x² + eps) · weight + bias, tau).
+
+    The mean is over the occupied sites of a cloud; without `threshold` there is no tau.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, threshold: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.tau = nn.Parameter(torch.zeros(channels)) if threshold else None
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        if self.tau is not None:
+            nn.init.zeros_(self.tau)
+
+    def forward(self, x: Voxels) -> Voxels:
+        return on_clouds(self._normalise, x)
+
+    def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
+        power = segment_mean(rows.square(), cloud, clouds)
+        rows = rows * torch.rsqrt(power + self.eps)[cloud] * self.weight + self.bias
+        return rows if self.tau is None else torch.maximum(rows, self.tau)
+
+
+def _group_mean(rows: Tensor, groups: int) -> Tensor:
+    """[N, C] → [N, groups]"""
+    return rows.unflatten(1, (groups, -1)).mean(2)
