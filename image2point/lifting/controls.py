@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from image2point.lifting import kernels
 from image2point.lifting.layers import ChannelScale, SiteLinear, VectorConv
 from image2point.lifting.rules import is_norm
-from image2point.voxels import VoxelConv
+from image2point.voxels import TiedConv, VoxelConv
 
 CONTROLS = ("none", "random", "shuffled", "scratch")
 
@@ -78,6 +78,8 @@ def restart(module: nn.Module, draw: torch.Generator) -> None:
         for part in module.modules():
             if isinstance(part, VoxelConv | VectorConv | nn.Conv1d):
                 part.weight.copy_(kernels.kaiming_normal(part.weight.shape, part.groups, draw))
+                if isinstance(part, TiedConv):  # each entry is there several times
+                    part.weight.mul_((part.weight.numel() / part.kernel().numel()) ** 0.5)
             elif isinstance(part, SiteLinear):
                 part.weight.copy_(kernels.kaiming_normal(part.weight.shape, 1, draw))
             elif isinstance(part, nn.Linear):

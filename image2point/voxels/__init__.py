@@ -11,7 +11,7 @@ from image2point.voxels.cloud_norm import (
     RmsNorm,
 )
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.modules import Pointwise, VoxelConv
+from image2point.voxels.modules import Pointwise, TiedConv, VoxelConv
 from image2point.voxels.norm import BatchNorm
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.pool import AvgPool, GlobalPool, MaxPool
@@ -34,6 +34,7 @@ __all__ = [
     "Pointwise",
     "RmsNorm",
     "Sites",
+    "TiedConv",
     "VoxelConv",
     "VoxelError",
     "VoxelTensor",

@@ -67,12 +67,16 @@ class VoxelConv(nn.Module):
         """Axes (0, 1, 2) along which the kernel is constant: read off its values, again after every change."""
         state = (self.weight.data_ptr(), self.weight._version, self.weight.dtype)
         if self._tied is None or self._tied[0] != state:
-            self._tied = (state, tied_axes(self.weight.detach()))
+            self._tied = (state, tied_axes(self.kernel().detach()))
         return self._tied[1]
+
+    def kernel(self) -> Tensor:
+        """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
+        return self.weight
 
     def forward(self, x: Voxels) -> Voxels:
         window = self.window
-        weight: Tensor = self.weight
+        weight = self.kernel()
         bias: Tensor | None = self.bias
         device = x.device.type
         if torch.is_autocast_enabled(device):
@@ -106,6 +110,21 @@ class VoxelConv(nn.Module):
     def extra_repr(self) -> str:
         outputs, inputs = self.weight.shape[:2]
         return f"{inputs * self.groups}, {outputs}, {self.window}, groups={self.groups}, bias={self.bias is not None}"
+
+
+class TiedConv(VoxelConv):
+    """A convolution whose parameter is a 2D kernel, repeated along the depth axis whenever it is applied.
+
+    It computes what `VoxelConv` does with the repeated kernel, and has the parameters of the 2D layer: the gradient of
+    an entry is the sum over its copies.
+
+    Attributes:
+        weight: [C_out, C_in / groups, K1, K2], on the two axes that are not the depth axis; or [.., 1, 1], repeated
+            along all three axes.
+    """
+
+    def kernel(self) -> Tensor:
+        return self.weight.unsqueeze(2 + AXES.index(self.axis)).expand(-1, -1, *self.window.kernel)
 
 
 def tied_axes(kernel: Tensor) -> frozenset[int]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import image2point as i2p
 from image2point.lifting import LiftedNetwork, LiftError, Lifting
-from image2point.voxels import VoxelTensor
+from image2point.voxels import MaxPool, TiedConv, VoxelConv, VoxelTensor
 
 FAMILIES = {
     "resnet18": "paper", "resnet50": "paper", "resnext50_32x4d": "paper", "resnet26d": "inflate",
@@ -358,6 +358,76 @@ def test_random_control() -> None:
             assert record.origin == "fresh" and bool((mine == start).all()), record.name
     check_counts(net)
     assert net.lifting.counts["source"]["used"] == 0
+
+
+def test_shuffled_control() -> None:
+    """Each kernel keeps its values in other places; 1×1 kernels, norms, stem and head stay."""
+    network = small_resnet("Bottleneck")
+    plain, net = i2p.lift(network, seed=5), i2p.lift(network, seed=5, control="shuffled")
+    moved = 0
+    for name, mine in net.state_dict().items():
+        other = plain.state_dict()[name]
+        if mine.ndim == 5 and mine.shape[2:] == (3, 3, 3) and name != "conv1.weight":
+            moved += 1
+            assert not torch.equal(mine, other) and torch.equal(mine[..., :1].expand_as(mine), mine)
+            assert torch.equal(mine[..., 0].flatten(2).sort(2).values, other[..., 0].flatten(2).sort(2).values)
+            orders = mine[..., 0].flatten(2).argsort(2), other[..., 0].flatten(2).argsort(2)
+            steps = orders[0].gather(2, orders[1].argsort(2))
+            assert len(steps.flatten(0, 1).unique(dim=0)) > 10  # one permutation per pair of channels
+        else:
+            assert torch.equal(mine, other), name
+    assert moved == 4
+    again = i2p.lift(network, seed=5, control="shuffled").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in net.state_dict().items())
+    check_counts(net)
+
+
+@pytest.mark.parametrize(("axis", "downsample"), [("y", "paper"), ("alternate", "exact")])
+def test_tied_is_repeat_with_the_parameters_of_the_2d_network(axis: str, downsample: str) -> None:
+    network = small_resnet("Bottleneck", cardinality=2, base_width=64)
+    options: dict[str, Any] = {"axis": axis, "downsample": downsample, "stem": "inflate", "num_classes": None}
+    tied, repeated = (i2p.lift(network, rule=rule, **options).double().eval() for rule in ("tied", "repeat"))
+    assert {n: p.shape for n, p in tied.named_parameters()} == {n: p.shape for n, p in network.named_parameters()}
+    x = clouds()
+    for form in (x, x.dense()):
+        scores = [net(form) for net in (tied, repeated)]
+        assert relative(scores[0], scores[1]) < 1e-10
+        gradients = []
+        for net, score in zip((tied, repeated), scores, strict=True):
+            net.zero_grad()
+            score.tanh().sum().backward()
+            gradients.append({n: p.grad for n, p in net.named_parameters()})
+        for name, gradient in gradients[0].items():
+            expected = gradients[1][name]
+            assert gradient is not None and expected is not None
+            if expected.ndim == 5:
+                layer = tied.get_submodule(name.removesuffix(".weight"))
+                assert isinstance(layer, TiedConv)
+                depth = 2 + "xyz".index(layer.axis)
+                expected = expected.sum((2, 3, 4)).view_as(gradient) if gradient.shape[2] == 1 else expected.sum(depth)
+            assert relative(gradient, expected) < 1e-9, name
+    check_counts(tied)
+    fresh = i2p.lift(network, rule="tied", control="scratch", **options).get_parameter("layer4.0.conv2.weight")
+    assert float(fresh.var()) * fresh.shape[0] / 2 * 27 == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("rule", ["repeat", "center"])
+def test_alternating_axes(rule: str) -> None:
+    net = i2p.lift(small_resnet(), axis="alternate", stem="inflate", rule=rule).double().eval()
+    wide = [m for m in net.modules() if isinstance(m, VoxelConv) and m.window.kernel != (1, 1, 1)]
+    assert [m.axis for m in wide[:5]] == ["z", "x", "y", "z", "x"] and len(wide) == 9
+    for module in wide:
+        depth = 2 + "xyz".index(module.axis)
+        if rule == "repeat":
+            assert module.tied_axes() == {depth - 2}
+        else:
+            others = module.weight.detach().clone()
+            others.select(depth, others.shape[depth] // 2).zero_()
+            assert not others.any()
+    assert {m.window.kernel for m in net.modules() if isinstance(m, MaxPool)} == {(3, 3, 3)}
+    x = clouds()
+    with torch.no_grad():
+        assert relative(net(x.dense()), net(x)) < 1e-10
 
 
 def test_scratch_control() -> None:

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from image2point._timm import load_timm
 from image2point.lifting import kernels
 from image2point.lifting.layers import SiteLinear, VectorConv
 from image2point.lifting.records import Options
 from image2point.lifting.rules.sizes import both, equal, near_padding
 from image2point.lifting.rules.values import Chain, Value, need, on
-from image2point.voxels import VoxelConv
+from image2point.voxels import TiedConv, VoxelConv
 
 
 def convolution(conv: nn.Conv2d, x: Value, options: Options, same: bool = False) -> Chain:
@@ -42,33 +43,41 @@ def standardised(conv: Any, x: Value, options: Options) -> Chain:
     division of `mean` and count the zeros of `center`. Wherever kernels are frozen (every policy but `all`) the result
     is the same network; under `all` the kernel then trains without the constraint, as after folding a norm.
     """
-    need(x.kind == "voxels" and x.axes == "BCHW", f"a convolution of features laid out as {x.axes}")
+    return convolution(plain_convolution(conv), x, options, same=bool(getattr(conv, "same_pad", False)))
+
+
+def plain_convolution(conv: Any) -> nn.Conv2d:
+    """The convolution that has the standardised kernel of a weight-standardised one as its weight."""
     weight = conv.weight.detach()
     gain = (conv.gain.detach() * conv.scale).view(-1) if hasattr(conv, "gain") else None
     flat = F.batch_norm(weight.reshape(1, len(weight), -1), None, None, gain, None, True, 0.0, conv.eps)
-    size, stride, dilation = both(conv.kernel_size), equal(conv.stride, "stride"), equal(conv.dilation, "dilation")
-    if getattr(conv, "same_pad", False):
-        padding = [kernels.same_padding(k, stride, dilation) for k in size]
-    else:
-        padding = near_padding(conv.padding, size, dilation, x.padding)
-    return _lifted(flat.reshape_as(weight), conv, x, stride, padding, dilation, options)
+    kind = load_timm().layers.Conv2dSame if getattr(conv, "same_pad", False) else nn.Conv2d
+    with torch.device("meta"):
+        plain = kind(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+        )
+    plain.weight, plain.bias = nn.Parameter(flat.reshape_as(weight)), conv.bias
+    return plain
 
 
 def _lifted(
     kernel: Tensor, conv: nn.Conv2d, x: Value, stride: int, padding: Sequence[int], dilation: int, options: Options
 ) -> Chain:
     size = kernel.shape[2:]
+    rule = "repeat" if options.rule == "tied" else options.rule
     if size == (1, 1) and stride > 1 and options.downsample == "paper":
         lifted, paddings = kernels.spread(kernel, stride), [0, 0, 0]
     else:
-        lifted = kernels.inflate(kernel, options.rule, options.axis)
+        need(rule != "rotate" or size[0] == size[1], f"kernel size {tuple(size)} under the rule rotate")
+        lifted = kernels.inflate(kernel, rule, options.axis)
         depth = kernels.AXES.index(options.axis)
         paddings = list(padding)
         paddings.insert(depth, padding[0] if size[0] <= size[1] else padding[1])
         if options.rule == "center" and lifted.shape[2 + depth] % 2:
             # The one slice that is not zero reads the depth at which the output lies, whatever the 2D padding.
             paddings[depth] = dilation * (lifted.shape[2 + depth] - 1) // 2
-    result = voxel_conv(lifted, conv.bias, stride, tuple(paddings), dilation, conv.groups, options)
+    shared = kernel.clone() if options.rule == "tied" else None
+    result = voxel_conv(lifted, conv.bias, stride, tuple(paddings), dilation, conv.groups, options, shared)
     return on(x, result, stride=stride)
 
 
@@ -80,10 +89,15 @@ def voxel_conv(
     dilation: int,
     groups: int,
     options: Options,
+    shared: Tensor | None = None,
 ) -> VoxelConv:
-    """A `VoxelConv` that holds `kernel` [C_out, C_in / groups, Kx, Ky, Kz] and a copy of `bias`."""
+    """A `VoxelConv` that holds `kernel` [C_out, C_in / groups, Kx, Ky, Kz] and a copy of `bias`.
+
+    With `shared`, the 2D kernel that it is the repetition of, a `TiedConv` that holds that one.
+    """
+    layer = VoxelConv if shared is None else TiedConv
     with torch.device("meta"):  # no time and no random numbers for values that are replaced at once
-        conv = VoxelConv(
+        conv = layer(
             kernel.shape[1] * groups,
             kernel.shape[0],
             (kernel.shape[2], kernel.shape[3], kernel.shape[4]),
@@ -96,7 +110,7 @@ def voxel_conv(
             depth_padding=options.depth_padding,
             engine=options.engine,
         )
-    conv.weight = nn.Parameter(kernel)
+    conv.weight = nn.Parameter(kernel if shared is None else shared)
     if bias is not None:
         conv.bias = nn.Parameter(bias.detach().clone())
     return conv

@@ -92,9 +92,15 @@ def upsample_module(module: nn.Upsample, x: Value, options: Options) -> Lifted:
 
 
 def reduce(
-    kind: str, options: Options, input: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False
+    kind: str,
+    options: Options,
+    input: Value,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    keepdims: bool = False,
 ) -> Lifted:
     """Mean or maximum over both image axes, or over channels; sum over parts of the channels."""
+    keepdim = keepdim or keepdims
     dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
     letters = "".join(sorted(input.dim(d) for d in dims)) if input.axes else ""
     if input.kind == "voxels" and letters in ("HW", "N") and kind != "sum":
