@@ -205,8 +205,9 @@ def report(
         Optional[Path],  # noqa: UP045
         typer.Option(help="The page to write; RUN/report.html for one run, report.html beside them for several."),
     ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown and write no page.")] = False,
 ) -> None:
-    """Rebuild the page of a run, or compare several on one page and in a table.
+    """Rebuild the page of a run, or compare several on one page and in a table. Seeds of one arm are put together.
 
     Example:
 
@@ -214,6 +215,11 @@ def report(
     """
     from image2point import report as page
 
+    if markdown and out:
+        raise InputError("--out names a page and --markdown writes none: give one of them")
+    if markdown:
+        print(page.markdown(runs), end="")
+        return
     target = out or ((runs[0] if len(runs) == 1 else runs[0].parent) / "report.html")
     page.build(runs, target)
     page.print_table(runs)

@@ -65,6 +65,15 @@ def test_evaluate_finds_the_stored_figure(run: Path) -> None:
     assert "the same as stored" in call("evaluate", run).output
 
 
+def test_report_prints_markdown_and_writes_no_page(run: Path) -> None:
+    result = call("report", run, "--markdown")
+    assert result.exit_code == 0, result.output
+    head, rule, arm = result.stdout.splitlines()
+    assert head.startswith("| Arm |") and set(rule) <= set("|-:") and arm.startswith("| tiny | head |")
+    assert not (run / "report.html").exists()
+    assert call("report", run, "--markdown", "--out", "x.html").exit_code == 2
+
+
 def test_evaluate_notices_other_data(run: Path) -> None:
     result = call("evaluate", run, "data.synthetic.seed=5")
     assert result.exit_code == 0
