@@ -205,7 +205,9 @@ def report(
         Optional[Path],  # noqa: UP045
         typer.Option(help="The page to write; RUN/report.html for one run, report.html beside them for several."),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown and write no page.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown and write no page.")
+    ] = False,
 ) -> None:
     """Rebuild the page of a run, or compare several on one page and in a table. Seeds of one arm are put together.
 
