@@ -60,6 +60,8 @@ def metrics(
                 corrected.append((unbiased[i] + unbiased[j]) / (2 * d2))
             else:
                 undefined += 1
+    spectrum = np.linalg.svd(np.asarray(features).astype(np.float64), compute_uv=False)
+    direction = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     out = {
         "samples": n.sum(),
         "present": C,
@@ -69,6 +71,9 @@ def metrics(
         "nc1_raw": raw,
         "between_rank": len(order),
         "nc1_trace_ratio": np.trace(within) / np.trace(between),
+        "discrimination": 1 - max(direction[i] @ direction[j] for i, j in itertools.combinations(range(C), 2)),
+        "rank_nuclear": spectrum.sum() ** 2 / (spectrum**2).sum(),
+        "rank_95": np.argmax(np.cumsum(spectrum) >= 0.95 * spectrum.sum()) + 1,
         "cdnv": np.mean(symmetric),
         "cdnv_asymmetric": np.mean(ordered),
         "cdnv_directional": np.mean(directional),
