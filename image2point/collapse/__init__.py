@@ -9,12 +9,62 @@
     D.update(features, labels, logits)
     D.ncc_accuracy, D.nc4
 
+    g = geometric_complexity(fn, inputs)      # g.value ± g.error: how strongly an embedding moves with its input
+    metric_intervals(parts)                   # parts dealt by `deal`: each metric with its jackknife interval
+
 This package needs nothing of the rest of the project.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from image2point.collapse.centres import CentreDecisions
+from image2point.collapse.complexity import (
+    Complexity,
+    GeometricCollapse,
+    complexity_penalty,
+    geometric_collapse,
+    geometric_complexity,
+    input_scale,
+    largest_variance,
+)
+from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.inputs import StatisticsError
+from image2point.collapse.intervals import Interval, deal, jackknife, metric_intervals
+from image2point.collapse.matrices import cdnv_matrix, distance_matrix
 from image2point.collapse.metrics import metrics
 from image2point.collapse.statistics import Statistics
 
-__all__ = ["CentreDecisions", "Statistics", "StatisticsError", "metrics"]
+if TYPE_CHECKING:
+    from image2point.collapse.torchmetric import CollapseMetric
+
+__all__ = [
+    "CentreDecisions",
+    "CollapseMetric",
+    "Complexity",
+    "DirectionalSpread",
+    "GeometricCollapse",
+    "Interval",
+    "Statistics",
+    "StatisticsError",
+    "cdnv_matrix",
+    "complexity_penalty",
+    "deal",
+    "distance_matrix",
+    "geometric_collapse",
+    "geometric_complexity",
+    "input_scale",
+    "jackknife",
+    "largest_variance",
+    "metric_intervals",
+    "metrics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CollapseMetric":  # torchmetrics takes seconds to import
+        from image2point.collapse.torchmetric import CollapseMetric
+
+        return CollapseMetric
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -192,6 +192,17 @@ class Statistics:
                 raise StatisticsError(f"state: {name} holds a negative, infinite or NaN value")
         return new
 
+    @classmethod
+    def sharing(cls, state: dict[str, Tensor]) -> Statistics:
+        """Statistics over the very tensors of a `state`, unchecked: `update` changes them in place."""
+        new = cls.__new__(cls)
+        new.count, new.mean, new.squares = state["count"], state["mean"], state["squares"]
+        new.scatter = state.get("scatter")
+        new.num_classes, new.dim = new.mean.shape
+        new.covariance = COVARIANCES[0 if new.scatter is None else new.scatter.ndim - 1]
+        new.device = new.count.device
+        return new
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file atomically: `path` holds the old content or the new one, never a part."""
         from safetensors.torch import save
