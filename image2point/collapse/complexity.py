@@ -130,7 +130,7 @@ def geometric_complexity(
     if samples is not None and batch_size is not None:
         raise StatisticsError("batch_size: only where each row of the inputs is a sample; found `samples` as well")
     generator = torch.Generator().manual_seed(seed)
-    parts = []
+    parts: list[Complexity] = []
     for block in inputs.split(batch_size or len(inputs)):
         rows = block.detach().requires_grad_()
         with torch.enable_grad():
