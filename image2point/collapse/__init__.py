@@ -10,6 +10,7 @@
     D.ncc_accuracy, D.nc4
 
     g = geometric_complexity(fn, inputs)      # g.value ± g.error: how strongly an embedding moves with its input
+    few_shot(features, labels, ways, shots)   # accuracy over episodes; gaussian_error and the bounds predict it
     metric_intervals(parts)                   # parts dealt by `deal`: each metric with its jackknife interval
 
 This package needs nothing of the rest of the project.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from image2point.collapse.bounds import Bound, directional_bound, galanti_bound, gaussian_error, pairwise_bound
 from image2point.collapse.centres import CentreDecisions
 from image2point.collapse.complexity import (
     Complexity,
@@ -30,6 +32,7 @@ from image2point.collapse.complexity import (
     largest_variance,
 )
 from image2point.collapse.directional import DirectionalSpread
+from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_shot, linear_probe
 from image2point.collapse.inputs import StatisticsError
 from image2point.collapse.intervals import Interval, deal, jackknife, metric_intervals
 from image2point.collapse.matrices import cdnv_matrix, distance_matrix
@@ -40,10 +43,13 @@ if TYPE_CHECKING:
     from image2point.collapse.torchmetric import CollapseMetric
 
 __all__ = [
+    "Bound",
     "CentreDecisions",
     "CollapseMetric",
     "Complexity",
     "DirectionalSpread",
+    "Episodes",
+    "FewShot",
     "GeometricCollapse",
     "Interval",
     "Statistics",
@@ -51,14 +57,21 @@ __all__ = [
     "cdnv_matrix",
     "complexity_penalty",
     "deal",
+    "directional_bound",
     "distance_matrix",
+    "draw_episodes",
+    "few_shot",
+    "galanti_bound",
+    "gaussian_error",
     "geometric_collapse",
     "geometric_complexity",
     "input_scale",
     "jackknife",
     "largest_variance",
+    "linear_probe",
     "metric_intervals",
     "metrics",
+    "pairwise_bound",
 ]
 
 
