@@ -13,6 +13,8 @@
     few_shot(features, labels, ways, shots)   # accuracy over episodes; gaussian_error and the bounds predict it
     metric_intervals(parts)                   # parts dealt by `deal`: each metric with its jackknife interval
 
+    solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
+
 This package needs nothing of the rest of the project.
 """
 
@@ -38,6 +40,7 @@ from image2point.collapse.intervals import Interval, deal, jackknife, metric_int
 from image2point.collapse.matrices import cdnv_matrix, distance_matrix
 from image2point.collapse.metrics import metrics
 from image2point.collapse.statistics import Statistics
+from image2point.collapse.theory import Solution, UnconstrainedFeatures, solve
 
 if TYPE_CHECKING:
     from image2point.collapse.torchmetric import CollapseMetric
@@ -52,8 +55,10 @@ __all__ = [
     "FewShot",
     "GeometricCollapse",
     "Interval",
+    "Solution",
     "Statistics",
     "StatisticsError",
+    "UnconstrainedFeatures",
     "cdnv_matrix",
     "complexity_penalty",
     "deal",
@@ -72,6 +77,7 @@ __all__ = [
     "metric_intervals",
     "metrics",
     "pairwise_bound",
+    "solve",
 ]
 
 
