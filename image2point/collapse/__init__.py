@@ -22,7 +22,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from image2point.collapse.bounds import Bound, directional_bound, galanti_bound, gaussian_error, pairwise_bound
+from image2point.collapse.bounds import (
+    Bound,
+    directional_bound,
+    galanti_bound,
+    gaussian_error,
+    moment_bound,
+    pairwise_bound,
+)
 from image2point.collapse.centres import CentreDecisions
 from image2point.collapse.complexity import (
     Complexity,
@@ -76,6 +83,7 @@ __all__ = [
     "linear_probe",
     "metric_intervals",
     "metrics",
+    "moment_bound",
     "pairwise_bound",
     "solve",
 ]

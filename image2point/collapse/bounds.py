@@ -1,4 +1,4 @@
-"""What collapse says about the error of a nearest-mean classifier from few shots: a formula and three bounds.
+"""What collapse says about the error of a nearest-mean classifier from few shots: a formula and four bounds.
 
 Shots n are the labelled samples per class, ways k the classes to tell apart, V_ij = Var_i / ‖μ_i−μ_j‖² the
 asymmetric CDNV (its mean over pairs is the CDNV), Ṽ_ij the directional one, p the dimension of the features. All are
@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+import torch
+
 from image2point.collapse.inputs import StatisticsError, as_tensor
+from image2point.collapse.matrices import distance_matrix
+from image2point.collapse.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,49 @@ def pairwise_bound(asymmetric: Any, shots: float, ways: int | None = None) -> Bo
     return Bound((ways - 1) * float(errors.sum()) / (classes * (classes - 1)))
 
 
+def moment_bound(S: Statistics, shots: float, ways: int | None = None) -> Bound:
+    """(k−1) times the mean over ordered pairs of Var T / (Var T + (E T)²): Cantelli's inequality, k defaults to C.
+
+    The margin of a sample h of class i against class j, T = ‖h−μ̂_j‖² − ‖h−μ̂_i‖² with μ̂ the means of n shots, has
+    (x = h − μ_i, Δ = μ_i − μ_j, d = ‖Δ‖; s = E‖x‖²x and Q = E‖x‖⁴ the higher moments of a class)
+
+        E T = d² + (Var_j − Var_i)/n,
+        Var T = 4 ΔᵀΣ_iΔ + 4 tr Σ_i(Σ_i + Σ_j)/n + 4 ΔᵀΣ_jΔ/n − 4 Δ·s_j/n² + q_i + q_j,
+        q = Var‖x̄‖² = (Q − Var²)/n³ + 2 (n−1) tr Σ²/n³,
+
+    all of which are known, so that the bound holds for any class laws and any n, over shots drawn independently
+    from them; 1 is taken where E T ≤ 0. For n → ∞ it is 4Ṽ/(1 + 4Ṽ), Ṽ the directional CDNV. Needs
+    Statistics(..., covariance="class", moments=4).
+
+    Source: a sharper form of the second directional bound of Luthra, Salunkhe and Galanti 2026, which bounds Var T in
+    terms of Ṽ, V and E‖x‖⁴ and applies Chebyshev's inequality.
+    """
+    if S.scatter is None or S.cubes is None or S.fourths is None:
+        raise StatisticsError(
+            'moment_bound: needs Statistics(..., covariance="class", moments=4); '
+            f"found covariance={S.covariance!r}, moments={S.moments}"
+        )
+    present = S.present
+    ways = len(present) if ways is None else ways
+    if not 2 <= ways <= len(present):
+        raise StatisticsError(f"ways: expected 2..{len(present)} of {len(present)} classes with samples, found {ways}")
+    _check(0.0, ways, shots)
+    n, count = shots, S.count[present].double()
+    variance, fourth, third = S.squares[present] / count, S.fourths[present] / count, S.cubes[present] / count[:, None]
+    scatter, means = S.scatter[present], S.mean[present]
+    products = scatter.flatten(1) @ scatter.flatten(1).mT / (count[:, None] * count)  # tr Σ_i Σ_j
+    along = torch.stack([((c - means) @ s * (c - means)).sum(1) for c, s in zip(means, scatter, strict=True)])
+    along = along / count[:, None]  # ΔᵀΣ_iΔ in row i, column j
+    skew = (means @ third.mT) - (means * third).sum(1)  # Δ·s_j in row i, column j
+    squared = distance_matrix(S)[present][:, present].square()
+    expected = squared + (variance - variance[:, None]) / n
+    own = (fourth - variance.square() + 2 * (n - 1) * products.diagonal()) / n**3
+    spread = 4 * along + 4 * (products.diagonal()[:, None] + products) / n + 4 * along.mT / n - 4 * skew / n**2
+    spread = spread + own[:, None] + own
+    errors = (spread / (spread + expected.square())).where(expected > 0, 1.0).fill_diagonal_(0.0)
+    return Bound((ways - 1) * float(errors.sum()) / (len(present) * (len(present) - 1)))
+
+
 def directional_bound(directional: float, cdnv: float, shots: float, ways: int = 2) -> Bound:
     """(k−1) [(½ − 2/a − 2√2/(a n))⁻² Ṽ + (a/4)((2/√n)(√V + V) + V/n)], the least over a ≥ 5.
 
@@ -88,7 +135,7 @@ def directional_bound(directional: float, cdnv: float, shots: float, ways: int =
     mean over pairs. The bracket must be positive, a > 4 + 4√2/n. The bound is convex in a; its least point is found
     from the slope.
 
-    Source: the directional CDNV bounds of Galanti's group.
+    Source: Luthra, Salunkhe and Galanti 2026 (first bound).
     """
     _check(min(cdnv, directional), ways, shots)
     reach = 2 + 2 * math.sqrt(2) / shots

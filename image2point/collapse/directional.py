@@ -28,7 +28,7 @@ class DirectionalSpread:
     `means` [C, d] are the class means of the same features (`Statistics.means`; a row of NaN is a class without
     samples). With the means of other features, the spread is around those means.
 
-    Source: directional CDNV of Galanti's group (directional_cdnv_bounds).
+    Source: Luthra, Salunkhe and Galanti 2026.
     """
 
     def __init__(self, means: Any, device: str | torch.device | None = None) -> None:

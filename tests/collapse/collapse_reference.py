@@ -8,7 +8,7 @@ import numpy as np
 
 
 def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Per class: count, mean, Σ‖h−μ‖², scatter, each from the stored samples."""
+    """Per class: count, mean, Σ‖h−μ‖², scatter, Σ‖h−μ‖²(h−μ), Σ‖h−μ‖⁴, each from the stored samples."""
     features = np.asarray(features).astype(np.float64)
     dim = features.shape[1]
     out = {
@@ -16,6 +16,8 @@ def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[
         "mean": np.zeros((num_classes, dim)),
         "squares": np.zeros(num_classes),
         "scatter": np.zeros((num_classes, dim, dim)),
+        "cubes": np.zeros((num_classes, dim)),
+        "fourths": np.zeros(num_classes),
     }
     for c in range(num_classes):
         samples = features[labels == c]
@@ -24,6 +26,8 @@ def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[
             out["count"][c], out["mean"][c] = len(samples), mean
             out["squares"][c] = ((samples - mean) ** 2).sum()
             out["scatter"][c] = (samples - mean).T @ (samples - mean)
+            norms = ((samples - mean) ** 2).sum(1)
+            out["cubes"][c], out["fourths"][c] = norms @ (samples - mean), norms @ norms
     return out
 
 

@@ -162,8 +162,10 @@ def test_the_penalty_and_its_gradient_through_sparse_convolutions() -> None:
     rows = batch.features.clone().requires_grad_()
     g = geometric_complexity(lambda rows: net(batch.replace(rows)), rows, "exact", samples=batch.coordinates[:, 0])
     with torch.no_grad():
-        drawn = [complexity_penalty(*graph(net, batch, rows), seed=seed).item() for seed in range(200)]
-    assert np.mean(drawn) == pytest.approx(g.value, abs=4 * np.std(drawn) / math.sqrt(200))
+        drawn = [
+            complexity_penalty(*graph(net, batch, rows), probes=1 + seed % 2, seed=seed).item() for seed in range(160)
+        ]
+    assert np.mean(drawn) == pytest.approx(g.value, abs=4 * np.std(drawn) / math.sqrt(160))
 
     weight = net.first.weight
     penalty = complexity_penalty(*graph(net, batch, rows), probes=2, seed=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from image2point.collapse import (
     gaussian_error,
     linear_probe,
     metrics,
+    moment_bound,
     pairwise_bound,
 )
 
@@ -209,11 +211,12 @@ def test_bounds_lie_above_the_measured_error() -> None:
     labels = np.repeat(np.arange(6), 400)
     means = 6 * np.eye(6, 10)
     features = means[labels] + 0.25 * rng.standard_t(3, size=(2400, 10))
-    S = Statistics(6, 10, "class").update(features, labels)
+    S = Statistics(6, 10, "class", moments=4).update(features, labels)
     m = metrics(S)
     error = 1 - few_shot(features, labels, 3, 2, 10, 300).accuracy
     pairwise = pairwise_bound(cdnv_matrix(S, "asymmetric"), 2, ways=3)
     assert error < pairwise.value < 1.0 and not pairwise.vacuous
+    assert error < moment_bound(S, 2, ways=3).value < pairwise.value
     # All pairs alike: (k−1)(12 V + (3/n) 2V).
     assert pairwise.value == pytest.approx(2 * (12 + 3) * m["cdnv"], rel=0.02)
     assert error < galanti_bound(m["cdnv"], 3, 2).value
@@ -228,6 +231,44 @@ def test_pairwise_bound_by_hand() -> None:
     assert pairwise_bound(matrix, 6, ways=2).value == pytest.approx(sum(errors) / 6, rel=1e-12)
     with pytest.raises(StatisticsError, match=r"2\.\.3 of 3 classes with samples, found 4"):
         pairwise_bound(matrix, 6, ways=4)
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_moment_bound_has_the_moments_of_every_possible_draw(shots: int) -> None:
+    """Two skewed classes of few points: all draws of shots and sample written out, against the closed form."""
+    rng = np.random.default_rng(2)
+    groups = [rng.exponential(size=(4, 3)), 2.5 + rng.exponential(size=(3, 3)) ** 2]
+    S = Statistics(3, 3, "class", moments=4).update(np.concatenate(groups), [0] * 4 + [2] * 3)
+    bounds = []
+    for i, j in ((0, 1), (1, 0)):
+        own, other = (np.stack(list(itertools.product(groups[k], repeat=shots))).mean(1) for k in (i, j))
+        h = groups[i][:, None, None]
+        margins = ((h - other[None, None]) ** 2).sum(3) - ((h - own[None, :, None]) ** 2).sum(3)
+        assert (margins <= 0).mean() <= margins.var() / (margins.var() + margins.mean() ** 2)
+        bounds.append(margins.var() / (margins.var() + margins.mean() ** 2) if margins.mean() > 0 else 1.0)
+    assert max(bounds) < 1.0
+    assert moment_bound(S, shots).value == pytest.approx(sum(bounds) / 2, rel=1e-10)
+
+
+def test_moment_bound_with_many_shots_and_ways() -> None:
+    features, labels = draw()
+    S = Statistics(8, 12, "class", moments=4).update(features, labels)
+    ratio = cdnv_matrix(S, "directional") * 4
+    limit = float((ratio / (1 + ratio)).nanmean())
+    assert moment_bound(S, 1e9, ways=2).value == pytest.approx(limit, rel=1e-6)
+    assert moment_bound(S, 1e9, ways=4).value == pytest.approx(3 * limit, rel=1e-6)
+    assert moment_bound(S, 5).value == pytest.approx(7 * moment_bound(S, 5, ways=2).value, rel=1e-12)
+    assert moment_bound(S, 1, ways=2).value > moment_bound(S, 5, ways=2).value > limit
+    with pytest.raises(StatisticsError, match=r'needs Statistics\(\.\.\., covariance="class", moments=4\)'):
+        moment_bound(Statistics(8, 12, "class").update(features, labels), 5)
+    with pytest.raises(StatisticsError, match=r"2\.\.8 of 8 classes with samples, found 9"):
+        moment_bound(S, 5, ways=9)
+
+
+def test_moment_bound_where_the_wrong_mean_is_nearer_on_average() -> None:
+    """One wide class and one that is a point: with one shot, the wide class's own mean is the farther one."""
+    S = Statistics(2, 1, "class", moments=4).update(np.array([[-9.0], [9.0], [1.0], [1.0]]), [0, 0, 1, 1])
+    assert moment_bound(S, 1).value > 0.5  # 1 for the wide class, whose E T = 1 − 81 < 0
 
 
 def test_galanti_form_and_vacuity() -> None:
