@@ -68,7 +68,7 @@ def report_memory(classes: int, dim: int) -> None:
 
 def report_time(classes: int, dim: int, samples: int, batches: Batches) -> None:
     rows: list[tuple[str, float, float]] = []
-    S = Statistics(classes, dim)
+    S = Statistics(classes, dim).update(*next(batches()))  # warm
     for covariance in ("none", "pooled"):
         S = Statistics(classes, dim, covariance)
         start = time.perf_counter()
