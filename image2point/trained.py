@@ -50,7 +50,12 @@ def load(run: str | Path) -> LiftedNetwork:
 
 
 def predict(
-    run: str | Path, paths: Sequence[str | Path], top: int = 5, points: int = 1024, normalise: bool = True, seed: int = 0
+    run: str | Path,
+    paths: Sequence[str | Path],
+    top: int = 5,
+    points: int = 1024,
+    normalise: bool = True,
+    seed: int = 0,
 ) -> list[Prediction]:
     """Classify clouds and meshes in files (.ply .pcd .xyz .off .obj .npy) with a finished run.
 
@@ -78,7 +83,5 @@ def predict(
         with torch.no_grad():
             share = network(to_voxels([cloud], recipe).to(dtype))[0].double().softmax(0)
         best = share.argsort(descending=True)[:top].tolist()
-        predictions.append(
-            Prediction(str(path), tuple(classes[i] for i in best), tuple(float(share[i]) for i in best))
-        )
+        predictions.append(Prediction(str(path), tuple(classes[i] for i in best), tuple(float(share[i]) for i in best)))
     return predictions

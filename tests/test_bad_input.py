@@ -91,12 +91,18 @@ def test_truncated_file(config: Path, modelnet: Path) -> None:
         (np.zeros((40, 8, 3), np.int32), np.arange(40, dtype=np.uint8), ("floating", "int32")),
         (np.zeros((40, 8, 3), np.float32), np.arange(40, dtype=np.float32), ("integer", "float32")),
         (np.zeros((39, 8, 3), np.float32), np.arange(40, dtype=np.uint8), ("39 rows", "40")),
-        (np.zeros((40, 8, 3), np.float32), np.arange(40, dtype=np.uint8) + 18, ("lists 40 classes", "label 40", "row 22")),
+        (
+            np.zeros((40, 8, 3), np.float32),
+            np.arange(40, dtype=np.uint8) + 18,
+            ("lists 40 classes", "label 40", "row 22"),
+        ),
         (np.full((40, 8, 3), np.nan, np.float32), np.arange(40, dtype=np.uint8), ("row 0", "NaN")),
     ],
     ids=["shape", "type", "label type", "lengths", "label outside", "NaN"],
 )
-def test_wrong_arrays(config: Path, modelnet: Path, data: np.ndarray, label: np.ndarray, words: tuple[str, ...]) -> None:
+def test_wrong_arrays(
+    config: Path, modelnet: Path, data: np.ndarray, label: np.ndarray, words: tuple[str, ...]
+) -> None:
     with h5py.File(modelnet / "ply_data_train0.h5", "w") as file:
         file["data"], file["label"] = data, label
     refused(on_modelnet(config, modelnet), "ply_data_train0.h5", *words)
@@ -107,7 +113,12 @@ def test_more_shots_than_there_are(config: Path, modelnet: Path) -> None:
 
 
 def test_voxel_index_that_overflows(config: Path, tmp_path: Path) -> None:
-    refused(call("transfer", config, "data.voxel_size=1e-10", "--runs", tmp_path), "synthetic/", "does not fit", "larger voxels")
+    refused(
+        call("transfer", config, "data.voxel_size=1e-10", "--runs", tmp_path),
+        "synthetic/",
+        "does not fit",
+        "larger voxels",
+    )
 
 
 def test_a_batch_smaller_than_the_processes(tmp_path: Path) -> None:

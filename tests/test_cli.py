@@ -47,10 +47,11 @@ def test_transfer_leaves_all_that_a_run_has(run: Path) -> None:
     }  # fmt: skip
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["policy"], summary["chosen_epoch"]) == ("finished", "head", 1)
-    assert summary["data"]["train_clouds"], summary["data"]["validation_clouds"] == (12, 3)
+    assert (summary["data"]["train_clouds"], summary["data"]["validation_clouds"]) == (12, 3)
     roles = summary["parameters"]["by_role"]
     assert roles["output"]["trainable"] == roles["output"]["total"] == summary["parameters"]["trainable"] > 0
-    assert summary["collapse"]["test"].keys() >= {"nc1", "cdnv", "nc2_equinorm", "nc2_equiangle", "nc3", "nc4", "ncc_accuracy"}
+    measured = {"nc1", "cdnv", "nc2_equinorm", "nc2_equiangle", "nc3", "nc4", "ncc_accuracy"}
+    assert summary["collapse"]["test"].keys() >= measured
     with np.load(run / "examples.npz") as examples:
         assert examples["points"].shape == (3, 64, 3) and examples["predictions"].shape == (3,)
 
@@ -62,6 +63,15 @@ def test_evaluate_finds_the_stored_figure(run: Path) -> None:
     assert found["agrees"] is True
     assert found["accuracy"] == json.loads((run / "summary.json").read_text())["final"]["test_accuracy"]
     assert "the same as stored" in call("evaluate", run).output
+
+
+def test_report_prints_markdown_and_writes_no_page(run: Path) -> None:
+    result = call("report", run, "--markdown")
+    assert result.exit_code == 0, result.output
+    head, rule, arm = result.stdout.splitlines()
+    assert head.startswith("| Arm |") and set(rule) <= set("|-:") and arm.startswith("| tiny | head |")
+    assert not (run / "report.html").exists()
+    assert call("report", run, "--markdown", "--out", "x.html").exit_code == 2
 
 
 def test_evaluate_notices_other_data(run: Path) -> None:
@@ -83,7 +93,7 @@ def test_predict_takes_files(run: Path, tmp_path: Path) -> None:
         assert set(each["classes"]) == {"box", "cone", "torus"}
         assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
     table = call("predict", run, tmp_path / "a.npy", "--top", 2).output
-    assert "a.npy" in table and "%" in table
+    assert table.count("%") == 2
 
 
 def test_load_needs_the_run_directory_only(run: Path) -> None:
@@ -121,3 +131,20 @@ def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, image2point.cli; print([m for m in ('torch', 'timm', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import signal
+
+    from image2point.training.journal import Journal
+
+    config = tmp_path / "tiny.yaml"
+    config.write_text(tiny("training.epochs=1").to_yaml())
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGINT))
+        result = call("transfer", config, "--runs", tmp_path)
+    assert result.exit_code == 130
+    command = result.stderr.strip().partition("continue with: image2point ")[2].split()
+    assert command[0] == "transfer" and command[-1] == "--resume"
+    assert call(*command).exit_code == 0
+    assert (tmp_path / "tiny/summary.json").is_file()

@@ -9,12 +9,89 @@
     D.update(features, labels, logits)
     D.ncc_accuracy, D.nc4
 
+    g = geometric_complexity(fn, inputs)      # g.value ± g.error: how strongly an embedding moves with its input
+    few_shot(features, labels, ways, shots)   # accuracy over episodes; gaussian_error and the bounds predict it
+    metric_intervals(parts)                   # parts dealt by `deal`: each metric with its jackknife interval
+
+    solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
+
 This package needs nothing of the rest of the project.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from image2point.collapse.bounds import (
+    Bound,
+    directional_bound,
+    galanti_bound,
+    gaussian_error,
+    moment_bound,
+    pairwise_bound,
+)
 from image2point.collapse.centres import CentreDecisions
+from image2point.collapse.complexity import (
+    Complexity,
+    GeometricCollapse,
+    complexity_penalty,
+    geometric_collapse,
+    geometric_complexity,
+    input_scale,
+    largest_variance,
+)
+from image2point.collapse.directional import DirectionalSpread
+from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_shot, linear_probe
 from image2point.collapse.inputs import StatisticsError
+from image2point.collapse.intervals import Interval, deal, jackknife, metric_intervals
+from image2point.collapse.matrices import cdnv_matrix, distance_matrix
 from image2point.collapse.metrics import metrics
 from image2point.collapse.statistics import Statistics
+from image2point.collapse.theory import Solution, UnconstrainedFeatures, solve
 
-__all__ = ["CentreDecisions", "Statistics", "StatisticsError", "metrics"]
+if TYPE_CHECKING:
+    from image2point.collapse.torchmetric import CollapseMetric
+
+__all__ = [
+    "Bound",
+    "CentreDecisions",
+    "CollapseMetric",
+    "Complexity",
+    "DirectionalSpread",
+    "Episodes",
+    "FewShot",
+    "GeometricCollapse",
+    "Interval",
+    "Solution",
+    "Statistics",
+    "StatisticsError",
+    "UnconstrainedFeatures",
+    "cdnv_matrix",
+    "complexity_penalty",
+    "deal",
+    "directional_bound",
+    "distance_matrix",
+    "draw_episodes",
+    "few_shot",
+    "galanti_bound",
+    "gaussian_error",
+    "geometric_collapse",
+    "geometric_complexity",
+    "input_scale",
+    "jackknife",
+    "largest_variance",
+    "linear_probe",
+    "metric_intervals",
+    "metrics",
+    "moment_bound",
+    "pairwise_bound",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CollapseMetric":  # torchmetrics takes seconds to import
+        from image2point.collapse.torchmetric import CollapseMetric
+
+        return CollapseMetric
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

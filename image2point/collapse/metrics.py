@@ -10,13 +10,16 @@ classes, not centred.
 | samples, present, absent, singletons | N, and the number of classes with any, no, and one sample | |
 | nc1, nc1_raw | tr(Σ_W Σ_B†)/C and tr(Σ_W Σ_B†); NaN if all means coincide | pooled |
 | between_rank | the number of directions that Σ_B† kept | pooled |
-| nc1_trace_ratio | tr Σ_W / tr Σ_B | |
+| nc1_trace_ratio | tr Σ_W / tr Σ_B: at layer l, the compression C_l of progressive collapse | |
+| discrimination | D_l = 1 − max over pairs of cos(μ_i, μ_j), the means not centred | |
 | cdnv | mean over unordered pairs of (Var_i + Var_j) / (2‖μ_i−μ_j‖²) | |
 | cdnv_asymmetric | mean over ordered pairs of Var_i / ‖μ_i−μ_j‖²: pairs differ, the mean equals cdnv | |
 | cdnv_corrected | cdnv with v_c = Var_c n_c/(n_c−1) and ‖μ_i−μ_j‖² − v_i/n_i − v_j/n_j | |
 | cdnv_corrected_undefined | the number of unordered pairs left out of it | |
 | cdnv_directional | mean over ordered pairs of uᵀΣ_i u / ‖μ_i−μ_j‖², u the direction of μ_i−μ_j | class |
 | min_class_distance | Λ = min over pairs of ‖μ_i−μ_j‖ | |
+| rank_nuclear | ‖H‖_*² / ‖H‖_F², H [N, d] all features, not centred | pooled |
+| rank_95 | the least r such that the r largest singular values of H sum to 95 % of ‖H‖_* | pooled |
 | nc2_equinorm | std_c‖M_c‖ / mean_c‖M_c‖ (std with 1/C) | |
 | nc2_equiangle | mean over pairs of abs(cos(M_i, M_j) + 1/(C−1)) | |
 | nc2_etf | ‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F, G = MMᵀ | |
@@ -33,8 +36,12 @@ Coinciding class means make cdnv infinite. A metric that is 0/0 for some class o
 Σ_k v_kᵀ Σ_W v_k / s_k². A direction is kept if s_k > 1e-6 s_1 (1e-12 of the largest eigenvalue of Σ_B) and
 s_k > max(C, d) ε ‖means‖_F, ε = 2⁻⁵² (the rounding that the uncentred means carry; s_C is of that size).
 
+The singular values of H are the square roots of the eigenvalues of HᵀH = N Σ_W + Σ n_c μ_c μ_cᵀ; eigenvalues
+below d ε times the largest are rounding and count as 0, hence singular values below √(d ε) of the largest.
+
 Sources: Papyan, Han and Donoho 2020 (NC1–NC4; a std with 1/(C−1), torch's default, makes equinorm √(C/(C−1))
-times as large); Zhu et al. 2021 (NC1/C, ETF error); Galanti, György and Hutter 2022 (CDNV).
+times as large); Zhu et al. 2021 (NC1/C, ETF error); Galanti, György and Hutter 2022 (CDNV);
+Wang et al. 2023 (C_l, D_l).
 """
 
 from __future__ import annotations
@@ -196,6 +203,24 @@ def _trace_ratio(classes: _Classes) -> dict[str, Any]:
     return {"nc1_trace_ratio": within / (classes.centred.square().sum() / len(classes))}
 
 
+def _discrimination(classes: _Classes) -> dict[str, Any]:
+    largest = torch.stack([cosines.max() for cosines in pair_cosines(classes.means) if len(cosines)]).max()
+    return {"discrimination": 1 - largest}
+
+
+def _ranks(classes: _Classes) -> dict[str, Any]:
+    scatter, means = classes.statistics.scatter, classes.means
+    assert scatter is not None
+    within = scatter if scatter.ndim == 2 else scatter.sum(0)
+    gram = within + (means * classes.count[:, None]).mT @ means
+    squared = torch.linalg.eigvalsh(gram).flip(0)
+    rounding = len(squared) * torch.finfo(torch.float64).eps * squared[0]
+    s = squared.where(squared > rounding, 0.0).sqrt()
+    share = s.cumsum(0) / s.sum()  # NaN if all features are zero
+    rank_95 = (share < 0.95 * (1 - 1e-9)).sum() + 1  # equal singular values must not hang on rounding
+    return {"rank_nuclear": s.sum().square() / s.square().sum(), "rank_95": rank_95 if s[0] > 0 else torch.nan}
+
+
 def _cdnv(classes: _Classes) -> dict[str, Any]:
     return classes.pairs
 
@@ -253,12 +278,14 @@ GROUPS: tuple[Group, ...] = (
     (_counts, "nothing", ("samples", "present", "absent", "singletons")),
     (_nc1, "pooled", ("nc1", "nc1_raw", "between_rank")),
     (_trace_ratio, "nothing", ("nc1_trace_ratio",)),
+    (_discrimination, "nothing", ("discrimination",)),
     (
         _cdnv,
         "nothing",
         ("cdnv", "cdnv_asymmetric", "cdnv_corrected", "cdnv_corrected_undefined", "min_class_distance"),
     ),
     (_directional, "class", ("cdnv_directional",)),
+    (_ranks, "pooled", ("rank_nuclear", "rank_95")),
     (_nc2_means, "nothing", ("nc2_equinorm", "nc2_equiangle", "nc2_etf")),
     (_nc2_classifier, "classifier", ("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf")),
     (_nc3, "classifier", ("nc3",)),

@@ -4,13 +4,14 @@ The second-moment shortcut E‖h‖² − ‖E h‖² loses every digit when fea
 batch is measured around its own class means, and batches are joined by the pairwise update of Chan, Golub and
 LeVeque ("Updating formulae and a pairwise algorithm for computing sample variances", 1979): for two sets of
 n_a and n_b samples whose means differ by δ, the centred second moments add up to
-M_a + M_b + δδᵀ n_a n_b / (n_a + n_b).
+M_a + M_b + δδᵀ n_a n_b / (n_a + n_b). Third and fourth moments move with their mean by the binomial formula.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,21 +41,35 @@ class Statistics:
     - "pooled": and the scatter Σ(h−μ_c)(h−μ_c)ᵀ summed over all classes; + d². The default: NC1 needs it.
     - "class": the scatter of each class; + C·d². The directional CDNV needs it.
 
+    `moments=4` keeps third and fourth moments of ‖h−μ_c‖ as well, which `moment_bound` needs: + C·d. To be moved from
+    one mean to another they need the class covariances.
+
     The numbers are the same (to rounding) whatever the batching, the order and the number of merged parts.
     Features may be of any floating type and on any device; they are widened to float64 before any arithmetic.
 
     Attributes (treat as read-only): `count` int64 [C], `mean` [C, d] (zero for a class not seen: see
-    `means`), `squares` [C] = Σ‖h−μ_c‖², `scatter` [d, d], [C, d, d] or None.
+    `means`), `squares` [C] = Σ‖h−μ_c‖², `scatter` [d, d], [C, d, d] or None, `cubes` [C, d] = Σ‖h−μ_c‖²(h−μ_c) and
+    `fourths` [C] = Σ‖h−μ_c‖⁴ or None.
     """
 
     def __init__(
-        self, num_classes: int, dim: int, covariance: str = "pooled", device: str | torch.device = "cpu"
+        self,
+        num_classes: int,
+        dim: int,
+        covariance: str = "pooled",
+        device: str | torch.device = "cpu",
+        moments: int = 2,
     ) -> None:
         if num_classes < 1 or dim < 1:
             raise StatisticsError(f"expected num_classes ≥ 1 and dim ≥ 1, found {num_classes} and {dim}")
         if covariance not in COVARIANCES:
             raise StatisticsError(f"covariance: expected one of {', '.join(COVARIANCES)}, found {covariance!r}")
-        self.num_classes, self.dim, self.covariance = num_classes, dim, covariance
+        if moments not in (2, 4) or (moments == 4 and covariance != "class"):
+            raise StatisticsError(
+                'moments: expected 2, or 4 together with covariance="class"; '
+                f"found {moments} with covariance={covariance!r}"
+            )
+        self.num_classes, self.dim, self.covariance, self.moments = num_classes, dim, covariance, moments
         self.device = float64_device(device)
         self.count = torch.zeros(num_classes, dtype=torch.int64, device=self.device)
         self.mean = self._zeros(num_classes, dim)
@@ -62,6 +77,8 @@ class Statistics:
         self.scatter: Tensor | None = None
         if covariance != "none":
             self.scatter = self._zeros(*([num_classes] if covariance == "class" else []), dim, dim)
+        self.cubes = self._zeros(num_classes, dim) if moments == 4 else None
+        self.fourths = self._zeros(num_classes) if moments == 4 else None
 
     # ---- what was seen -----------------------------------------------------------------------------
 
@@ -116,8 +133,18 @@ class Statistics:
         present, member, count = torch.unique(labels, return_inverse=True, return_counts=True)
         mean = self._zeros(len(present), self.dim).index_add_(0, member, features) / count[:, None]
         residuals = features - mean[member]
-        squares = self._zeros(len(present)).index_add_(0, member, residuals.square().sum(1))
+        norms = residuals.square().sum(1)
+        squares = self._zeros(len(present)).index_add_(0, member, norms)
 
+        if self.cubes is not None:
+            cubes = self._zeros(len(present), self.dim).index_add_(0, member, norms[:, None] * residuals)
+            fourths = self._zeros(len(present)).index_add_(0, member, norms.square())
+
+            def spread(a: Tensor) -> Tensor:
+                along = (residuals * a[member]).sum(1, keepdim=True)
+                return self._zeros(len(present), self.dim).index_add_(0, member, along * residuals)
+
+            self._join_high(present, (count, mean, squares, cubes, fourths), spread)
         shift = self._join(present, count, mean, squares)
         if self.scatter is not None:
             # The correction δδᵀ n_a n_b / (n_a + n_b) is the outer product of one more row per class.
@@ -139,10 +166,34 @@ class Statistics:
         self.squares[classes] += squares + shift.square().sum(1)
         return shift
 
+    def _join_high(
+        self,
+        classes: Tensor,
+        theirs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+        their_spread: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Add cubes and fourths of other samples of `classes` [k]; before `_join`, since it looks at the old means.
+
+        `theirs` are count, mean, squares, cubes, fourths, `their_spread` is a [k, d] → Σ(h−μ)(h−μ)ᵀa [k, d].
+        """
+        assert self.scatter is not None and self.cubes is not None and self.fourths is not None
+        scatter = self.scatter
+        count = self.count[classes]
+        total = (count + theirs[0]).clamp(min=1).to(torch.float64)[:, None]
+        delta = theirs[1] - self.mean[classes]  # the joint mean lies between the two
+        ours = (count, None, self.squares[classes], self.cubes[classes], self.fourths[classes])
+
+        def our_spread(a: Tensor) -> Tensor:
+            return torch.stack([scatter[c] @ row for c, row in zip(classes.tolist(), a, strict=True)])
+
+        before = _moved(ours, -delta * theirs[0][:, None] / total, our_spread)
+        added = _moved(theirs, delta * count[:, None] / total, their_spread)
+        self.cubes[classes], self.fourths[classes] = before[0] + added[0], before[1] + added[1]
+
     @torch.no_grad()
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both sets of samples together, on this one's device; neither is changed."""
-        for name in ("num_classes", "dim", "covariance"):
+        for name in ("num_classes", "dim", "covariance", "moments"):
             if getattr(self, name) != getattr(other, name):
                 raise StatisticsError(
                     f"cannot merge statistics with {name} {getattr(self, name)!r} and {getattr(other, name)!r}"
@@ -150,6 +201,9 @@ class Statistics:
         merged = Statistics.from_state(self.state(), self.device)
         theirs = {name: tensor.to(self.device) for name, tensor in other.state().items()}
         everyone = torch.arange(self.num_classes, device=self.device)
+        if merged.cubes is not None:
+            high = (theirs["count"], theirs["mean"], theirs["squares"], theirs["cubes"], theirs["fourths"])
+            merged._join_high(everyone, high, lambda a: (theirs["scatter"] @ a[:, :, None])[:, :, 0])
         shift = merged._join(everyone, theirs["count"], theirs["mean"], theirs["squares"])
         if merged.scatter is not None:
             merged.scatter += theirs["scatter"]
@@ -165,7 +219,8 @@ class Statistics:
     def state(self) -> dict[str, Tensor]:
         """The tensors that say everything, for gathering over processes; shared, not copied."""
         tensors = {"count": self.count, "mean": self.mean, "squares": self.squares}
-        return tensors if self.scatter is None else {**tensors, "scatter": self.scatter}
+        optional = {"scatter": self.scatter, "cubes": self.cubes, "fourths": self.fourths}
+        return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], device: str | torch.device = "cpu") -> Statistics:
@@ -173,14 +228,16 @@ class Statistics:
         missing = {"count", "mean", "squares"} - set(state)
         if missing or state["mean"].ndim != 2:
             raise StatisticsError(
-                "state: expected tensors count [C], mean [C, d], squares [C] and perhaps scatter, found "
+                "state: expected tensors count [C], mean [C, d], squares [C], perhaps scatter, cubes, fourths; found "
                 + (", ".join(f"{name} {list(tensor.shape)}" for name, tensor in state.items()) or "none")
             )
         ndim = state["scatter"].ndim if "scatter" in state else 0
         covariance = {0: "none", 2: "pooled", 3: "class"}.get(ndim, f"of {ndim} dimensions")
         num_classes, dim = state["mean"].shape
-        new = cls(num_classes, dim, covariance, device)
+        new = cls(num_classes, dim, covariance, device, 4 if "cubes" in state else 2)
         for name, own in new.state().items():
+            if name not in state:
+                raise StatisticsError(f"state: {name} is missing beside {', '.join(state)}")
             given = state[name]
             if given.shape != own.shape or given.dtype != own.dtype:
                 raise StatisticsError(
@@ -188,8 +245,20 @@ class Statistics:
                     f"found {list(given.shape)} of {given.dtype}"
                 )
             own.copy_(given)
-            if not torch.isfinite(own).all() or (name in ("count", "squares") and (own < 0).any()):
+            if not torch.isfinite(own).all() or (name in ("count", "squares", "fourths") and (own < 0).any()):
                 raise StatisticsError(f"state: {name} holds a negative, infinite or NaN value")
+        return new
+
+    @classmethod
+    def sharing(cls, state: dict[str, Tensor]) -> Statistics:
+        """Statistics over the very tensors of a `state`, unchecked: `update` changes them in place."""
+        new = cls.__new__(cls)
+        new.count, new.mean, new.squares = state["count"], state["mean"], state["squares"]
+        new.scatter, new.cubes, new.fourths = state.get("scatter"), state.get("cubes"), state.get("fourths")
+        new.moments = 2 if new.cubes is None else 4
+        new.num_classes, new.dim = new.mean.shape
+        new.covariance = COVARIANCES[0 if new.scatter is None else new.scatter.ndim - 1]
+        new.device = new.count.device
         return new
 
     def save(self, path: str | Path) -> None:
@@ -218,6 +287,18 @@ class Statistics:
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+
+def _moved(
+    moments: tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor], a: Tensor, spread: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(Σ‖r+a‖²(r+a), Σ‖r+a‖⁴) per class from the moments of r, where Σr = 0; a [k, d]."""
+    count, _, squares, cubes, fourths = moments
+    norm = a.square().sum(1)
+    across = spread(a)
+    moved = cubes + 2 * across + (squares + count * norm)[:, None] * a
+    along = 4 * (across * a).sum(1) + 4 * (cubes * a).sum(1) + 2 * norm * squares
+    return moved, fourths + along + count * norm.square()
 
 
 def _add_outer_products(scatter: Tensor, rows: Tensor, classes: Tensor) -> None:

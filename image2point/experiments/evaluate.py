@@ -31,7 +31,7 @@ class Evaluation:
 
 
 def run(path: Path, overrides: tuple[str, ...] = ()) -> Evaluation:
-    """Re-score the run at `path`. `overrides` are for what differs here, such as data.root=... or training.threads=2."""
+    """Re-score the run at `path`. `overrides`: what differs here, such as data.root=... or training.threads=2."""
     place = runs.open_run(path)
     summary = place.read_summary()
     config = configuration.load(place.config, (*overrides, "training.devices=1", "training.nodes=1"))

@@ -48,7 +48,7 @@ def make_recipe(config: configuration.Config) -> Recipe:
     return Recipe(
         voxel_size=data.voxel_size,
         features=data.features,
-        scaling=data.scaling,
+        scaling={str(name): factor for name, factor in data.scaling.items()},
         points=data.points,
         substrate=config.network.substrate,
         augmentation=Augmentation(**data.augmentation.model_dump()) if data.augmentation else None,
@@ -61,7 +61,7 @@ def make_network(config: configuration.Config, classes: int, weights: str | None
     from image2point.lifting import lift
 
     network = config.network
-    return lift(
+    lifted = lift(
         network.arch,
         weights=weights or network.weights,
         rule=network.rule,
@@ -79,3 +79,4 @@ def make_network(config: configuration.Config, classes: int, weights: str | None
         engine=network.engine,
         seed=config.seed,
     )
+    return lifted.double() if config.training.precision == "64" else lifted

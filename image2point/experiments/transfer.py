@@ -126,7 +126,7 @@ def _finish(job: loop.Job, network: LiftedNetwork, state: loop.State) -> None:
     if "train" in config.collapse.final:
         found["train"] = _outputs(job, splits.train)
         trained = measure.scores(found["train"]).accuracy
-    measured = {split: found[split] for split in config.collapse.final}
+    measured = {str(split): found[split] for split in config.collapse.final}
     collapse = measure.collapse(job.fabric, network, measured) if measured else {}
     row = next(row for row in state.rows if row["epoch"] == chosen)
     row |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy, **loop.collapse_columns(collapse)}
@@ -200,8 +200,8 @@ def save_weights(network: torch.nn.Module, path: Path) -> None:
 
 
 def _save_examples(job: loop.Job, predictions: np.ndarray) -> None:
-    """A few test clouds, drawn by the seed, all cut to the size of the smallest."""
-    test, rng = job.splits.test, np.random.default_rng(job.config.seed)
+    """A few test clouds, the same whatever the run's seed, so that arms can be compared; cut to the smallest."""
+    test, rng = job.splits.test, np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(test))[: job.config.report.examples])
     clouds = [prepare(test[i], f"{test.name} cloud {i}", job.recipe, None, i) for i in chosen.tolist()]
     size = min((len(cloud) for cloud in clouds), default=0)

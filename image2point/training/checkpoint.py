@@ -68,7 +68,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of an optimizer as `PARAMETER NUMBER.NAME` → tensor."""
     state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, slots in state.items() for name, value in slots.items() if value is not None}
+    return {
+        f"{number}.{name}": value
+        for number, slots in state.items()
+        for name, value in slots.items()
+        if value is not None
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -20,10 +21,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
-            try:
+            with suppress(ValueError):  # where this is not the main thread, which alone may set handlers
                 self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread, which alone may set handlers
-                pass
         return self
 
     def __exit__(self, *_: object) -> None:

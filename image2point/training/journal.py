@@ -79,7 +79,9 @@ class Journal:
                 parts.append(f"{split} {100 * row[f'{split}_accuracy']:.1f} %")
         if row.get("collapse_train/nc1") is not None:
             parts.append(f"NC1 {row['collapse_train/nc1']:.3g}")
-        parts += [f"{row['seconds']:.0f} s", f"ETA {self.eta()}"] if row["epoch"] < epochs else [f"{row['seconds']:.0f} s"]
+        parts.append(f"{row['seconds']:.0f} s")
+        if row["epoch"] < epochs:
+            parts.append(f"ETA {self.eta()}")
         self.say("  ".join(parts))
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter

@@ -62,7 +62,14 @@ class Job:
     """What stays the same during a run. Freeze the network before making one: the optimizer is made here."""
 
     def __init__(
-        self, fabric: Fabric, network: nn.Module, splits: Splits, recipe: Recipe, config: Config, run: Run, stop: StopSignal
+        self,
+        fabric: Fabric,
+        network: nn.Module,
+        splits: Splits,
+        recipe: Recipe,
+        config: Config,
+        run: Run,
+        stop: StopSignal,
     ) -> None:
         self.fabric, self.network, self.splits, self.recipe = fabric, network, splits, recipe
         self.config, self.run, self.stop = config, run, stop
@@ -165,7 +172,7 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
             state.best_epoch, state.best_score = epoch, (validated.accuracy, -validated.loss)
             state.best = {name: tensor.detach().cpu().clone() for name, tensor in job.network.state_dict().items()}
     if _collapse_due(job, epoch):
-        found = {name: _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
+        found = {str(name): _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
         row |= collapse_columns(measure.collapse(job.fabric, job.network, found))
         if "test" in found:
             tested = measure.scores(found["test"])

@@ -62,7 +62,7 @@ def outputs(
     """Run all clouds through the lifted network, each process its share; `each_batch` is called after each."""
     plan = in_order(len(clouds), batch_size, fabric.global_rank, fabric.world_size)
     dtype = next(network.parameters()).dtype
-    width, classes = network.classifier[0].shape[1], len(clouds.classes)  # type: ignore[index, union-attr]
+    width, classes = network.classifier[0].shape[1], len(clouds.classes)  # type: ignore[index]
     features, logits = [torch.empty(0, width)], [torch.empty(0, classes)]
     was_training = network.training
     network.eval()

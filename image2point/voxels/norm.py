@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from image2point.voxels.errors import VoxelError
 from image2point.voxels.functional import on_rows
 from image2point.voxels.tensor import Voxels
 
@@ -56,15 +59,13 @@ class BatchNorm(_BatchNorm):
         )
 
     def _normalise_over_processes(self, rows: Tensor, momentum: float | None) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce
-
         wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
         count = wide.new_tensor([len(wide)])
-        total = all_reduce(torch.cat([wide.sum(0), count]))
+        total = _SumOverProcesses.apply(torch.cat([wide.sum(0), count]))
         count = total[-1].detach()
         mean = total[:-1] / count
         centred = wide - mean
-        variance = all_reduce(centred.square().sum(0)) / count
+        variance = _SumOverProcesses.apply(centred.square().sum(0)) / count
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 rate = 0.0 if momentum is None else momentum
@@ -79,10 +80,27 @@ class BatchNorm(_BatchNorm):
         return normal.to(rows.dtype)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes, of values and, on the way back, of gradients.
+
+    Written out because `torch.distributed.nn` is deprecated and what replaces it is private to torch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _at_least_two(rows: Tensor, training: bool) -> Tensor:
     if training and len(rows) < 2:
-        from image2point.voxels.errors import VoxelError
-
         raise VoxelError(
             "batch norm in training needs at least two voxels to take a variance, found one; "
             "use larger batches, a smaller voxel size, or freeze the norms"

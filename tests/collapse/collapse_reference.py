@@ -8,7 +8,7 @@ import numpy as np
 
 
 def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Per class: count, mean, Σ‖h−μ‖², scatter, each from the stored samples."""
+    """Per class: count, mean, Σ‖h−μ‖², scatter, Σ‖h−μ‖²(h−μ), Σ‖h−μ‖⁴, each from the stored samples."""
     features = np.asarray(features).astype(np.float64)
     dim = features.shape[1]
     out = {
@@ -16,6 +16,8 @@ def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[
         "mean": np.zeros((num_classes, dim)),
         "squares": np.zeros(num_classes),
         "scatter": np.zeros((num_classes, dim, dim)),
+        "cubes": np.zeros((num_classes, dim)),
+        "fourths": np.zeros(num_classes),
     }
     for c in range(num_classes):
         samples = features[labels == c]
@@ -24,6 +26,8 @@ def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[
             out["count"][c], out["mean"][c] = len(samples), mean
             out["squares"][c] = ((samples - mean) ** 2).sum()
             out["scatter"][c] = (samples - mean).T @ (samples - mean)
+            norms = ((samples - mean) ** 2).sum(1)
+            out["cubes"][c], out["fourths"][c] = norms @ (samples - mean), norms @ norms
     return out
 
 
@@ -60,6 +64,8 @@ def metrics(
                 corrected.append((unbiased[i] + unbiased[j]) / (2 * d2))
             else:
                 undefined += 1
+    spectrum = np.linalg.svd(np.asarray(features).astype(np.float64), compute_uv=False)
+    direction = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     out = {
         "samples": n.sum(),
         "present": C,
@@ -69,6 +75,9 @@ def metrics(
         "nc1_raw": raw,
         "between_rank": len(order),
         "nc1_trace_ratio": np.trace(within) / np.trace(between),
+        "discrimination": 1 - max(direction[i] @ direction[j] for i, j in itertools.combinations(range(C), 2)),
+        "rank_nuclear": spectrum.sum() ** 2 / (spectrum**2).sum(),
+        "rank_95": np.argmax(np.cumsum(spectrum) >= 0.95 * spectrum.sum()) + 1,
         "cdnv": np.mean(symmetric),
         "cdnv_asymmetric": np.mean(ordered),
         "cdnv_directional": np.mean(directional),

@@ -95,9 +95,42 @@ def test_rotation_scale_and_translation_change_nothing(seed: int, scale: float, 
     rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
     moved = scale * (features @ rotation + shift * rng.normal(size=8))
     before, after = measure(features, labels), measure(moved, labels)
-    for name in before:
+    for name in before.keys() - {"discrimination", "rank_nuclear", "rank_95"}:  # these see where the origin is
         factor = scale if name == "min_class_distance" else 1.0
         assert after[name] == pytest.approx(factor * before[name], rel=1e-8, nan_ok=True), name
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.floats(1e-3, 1e3))
+def test_rotation_and_scale_leave_rank_and_discrimination(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(60) % 4
+    features = (3 * rng.normal(size=(4, 8)))[labels] + rng.normal(size=(60, 8))
+    rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    before, after = measure(features, labels), measure(scale * features @ rotation, labels)
+    for name in ("discrimination", "rank_nuclear", "rank_95"):
+        assert after[name] == pytest.approx(before[name], rel=1e-9), name
+
+
+def test_ranks_and_discrimination_by_hand() -> None:
+    # Twenty equal singular values: 95 % of their sum is nineteen of them.
+    found = measure(np.eye(20), np.arange(20) % 2)
+    assert found["rank_nuclear"] == pytest.approx(20.0, rel=1e-9)
+    assert found["rank_95"] == 19
+    # Singular values 3 and 1: 4² / 10, and 3 is less than 95 % of 4.
+    found = measure(np.array([[3.0, 0.0], [0.0, 1.0]]), np.array([0, 1]))
+    assert found["rank_nuclear"] == pytest.approx(1.6, rel=1e-12)
+    assert found["rank_95"] == 2
+    assert found["discrimination"] == pytest.approx(1.0, abs=1e-15)
+    # A single direction far from the origin in many dimensions: rank one, not the square root of its rounding.
+    line = 100.0 + np.outer(np.arange(12.0), np.ones(64))
+    found = measure(line, np.arange(12) % 2)
+    assert found["rank_nuclear"] == pytest.approx(1.0, abs=1e-9)
+    assert found["rank_95"] == 1
+    assert found["discrimination"] == pytest.approx(0.0, abs=1e-12)
+    corner = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    assert measure(corner, np.arange(3))["discrimination"] == pytest.approx(1 - math.sqrt(0.5), rel=1e-12)
+    assert math.isnan(measure(np.zeros((4, 3)), np.arange(4) % 2)["rank_95"])
 
 
 def test_more_classes_than_dimensions_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +192,8 @@ def test_without_covariance_the_rest_is_there_and_nc1_names_its_need() -> None:
     S = Statistics(4, 6, "none").update(features, labels)
     full = measure(features, labels)
     found = metrics(S)
-    assert set(full) - set(found) == {"nc1", "nc1_raw", "between_rank", "cdnv_directional"}
+    pooled = {"nc1", "nc1_raw", "between_rank", "rank_nuclear", "rank_95"}
+    assert set(full) - set(found) == pooled | {"cdnv_directional"}
     assert found == pytest.approx({name: full[name] for name in found}, rel=1e-12, abs=1e-12)
     with pytest.raises(StatisticsError, match=r'nc1: needs .*covariance="pooled".*\'none\''):
         metrics(S, ask="nc1")

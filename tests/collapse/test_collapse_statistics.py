@@ -29,7 +29,8 @@ def draw(
 def streamed(
     features: np.ndarray, labels: np.ndarray, num_classes: int, batch: int, parts: int, covariance: str = "class"
 ) -> Statistics:
-    pieces = [Statistics(num_classes, features.shape[1], covariance) for _ in range(parts)]
+    moments = 4 if covariance == "class" else 2
+    pieces = [Statistics(num_classes, features.shape[1], covariance, moments=moments) for _ in range(parts)]
     for turn, start in enumerate(range(0, len(features), batch)):
         pieces[turn % parts].update(features[start : start + batch], labels[start : start + batch])
     while len(pieces) > 1:  # as a tree, the way processes would reduce
@@ -54,7 +55,7 @@ def test_agrees_with_two_passes_whatever_batching_order_and_parts(
 
     expected = reference.moments(features, labels, 5)
     assert torch.equal(S.count, torch.tensor(expected["count"]))
-    for name in ("mean", "squares", "scatter"):
+    for name in ("mean", "squares", "scatter", "cubes", "fourths"):
         ours = S.state()[name].numpy()
         np.testing.assert_allclose(ours, expected[name], rtol=1e-9, atol=1e-9 * np.abs(expected[name]).max())
 
@@ -128,15 +129,15 @@ def test_empty_batch_adds_nothing() -> None:
     assert S.absent.tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("covariance", ["none", "pooled", "class"])
-def test_state_and_file_round_trip(covariance: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("covariance", "moments"), [("none", 2), ("pooled", 2), ("class", 2), ("class", 4)])
+def test_state_and_file_round_trip(covariance: str, moments: int, tmp_path: Path) -> None:
     features, labels = draw(7)
-    S = Statistics(5, 6, covariance).update(features[:70], labels[:70])
+    S = Statistics(5, 6, covariance, moments=moments).update(features[:70], labels[:70])
     path = tmp_path / "new folder" / "features.safetensors"
     S.save(path)
     assert os.listdir(path.parent) == [path.name]  # no temporary file is left
     for copy in (Statistics.load(path), Statistics.from_state(S.state())):
-        assert (copy.num_classes, copy.dim, copy.covariance) == (5, 6, covariance)
+        assert (copy.num_classes, copy.dim, copy.covariance, copy.moments) == (5, 6, covariance, moments)
         assert all(torch.equal(tensor, S.state()[name]) for name, tensor in copy.state().items())
         copy.update(features[70:], labels[70:])
         expected = reference.moments(features, labels, 5)["squares"]
@@ -224,6 +225,12 @@ def test_impossible_requests() -> None:
         Statistics(2, 3).merge(Statistics(2, 4))
     with pytest.raises(StatisticsError, match="covariance 'pooled' and 'none'"):
         Statistics(2, 3).merge(Statistics(2, 3, "none"))
+    with pytest.raises(StatisticsError, match="moments 2 and 4"):
+        Statistics(2, 3, "class").merge(Statistics(2, 3, "class", moments=4))
+    with pytest.raises(StatisticsError, match=r'4 together with covariance="class"; found 4 with .*\'pooled\''):
+        Statistics(2, 3, moments=4)
+    with pytest.raises(StatisticsError, match=r"moments: expected 2, or 4 .*found 3"):
+        Statistics(2, 3, "class", moments=3)
     with pytest.raises(StatisticsError, match="device 'warp'"):
         Statistics(2, 3, device="warp")
 
@@ -246,6 +253,7 @@ def test_a_device_without_float64_is_refused_by_name(monkeypatch: pytest.MonkeyP
         ({"squares": torch.zeros(3).double()}, r"expected squares \[2\]"),
         ({"scatter": torch.zeros(4, 4).double()}, r"expected scatter \[3, 3\]"),
         ({"mean": torch.zeros(3).double()}, "expected tensors count"),
+        ({"scatter": torch.zeros(2, 3, 3).double(), "cubes": torch.zeros(2, 3).double()}, "fourths is missing"),
     ],
 )
 def test_bad_states(change: dict[str, torch.Tensor], message: str) -> None:

@@ -22,7 +22,9 @@ def clouds() -> StoredClouds:
 RECIPE = Recipe(voxel_size=0.25, augmentation=PAPER, points=15, seed=5)
 
 
-@pytest.mark.parametrize(("count", "size", "expected"), [(10, 4, [4, 3, 3]), (33, 32, [17, 16]), (3, 8, [3]), (8, 4, [4, 4])])
+@pytest.mark.parametrize(
+    ("count", "size", "expected"), [(10, 4, [4, 3, 3]), (33, 32, [17, 16]), (3, 8, [3]), (8, 4, [4, 4])]
+)
 def test_batches_are_nearly_equal_and_drop_nothing(count: int, size: int, expected: list[int]) -> None:
     plan = shuffled(count, size, seed=1, epoch=2)
     assert [len(batch) for batch in plan] == expected

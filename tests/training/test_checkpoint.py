@@ -32,7 +32,9 @@ def test_only_the_newest_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["save_file", "_flush"])
-def test_a_full_disk_spares_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_a_full_disk_spares_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     checkpoint.save(tmp_path, "epoch-00001-step-000000", TENSORS, {"seed": 1})
 
     def full(*_: Any) -> None:

@@ -15,7 +15,14 @@ from image2point.experiments import transfer
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    settings = ("training.precision=64", "finetune.policy=all", "training.label_smoothing=0.1", "training.gradient_clip=1")
+    # No max-pool: inflated kernels give neighbours along the depth equal values, and rounding decides which one wins.
+    settings = (
+        "network.stem=paper",
+        "training.precision=64",
+        "finetune.policy=all",
+        "training.label_smoothing=0.1",
+        "training.gradient_clip=1",
+    )
     one = transfer.run(tiny("name=one", *settings), tmp_path).path
     config = tmp_path / "two.yaml"
     config.write_text(tiny("name=two", "training.devices=2", *settings).to_yaml())

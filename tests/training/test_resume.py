@@ -32,7 +32,7 @@ def assert_same(run: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("place", ["step 1", "step 3", "step 5", "scoring"])
 def test_ctrl_c_then_resume(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """There are 3 steps in each of 3 epochs: the places are in mid-epoch, before measuring, and after the last epoch."""
+    """There are 3 steps in each of 3 epochs: these are mid-epoch, before measuring, and after the last epoch."""
     steps = 0
 
     def step(self: Journal, *_: Any) -> None:
@@ -72,7 +72,9 @@ def test_kill_in_mid_epoch_then_resume(tmp_path: Path, whole: Path) -> None:
     assert_same(transfer.run(every_step, tmp_path, resume=True).path, whole)
 
 
-def test_what_does_not_touch_the_result_may_change(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_touch_the_result_may_change(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match="epoch 1 after step 1 of 3"):
         transfer.run(tiny(), tmp_path)

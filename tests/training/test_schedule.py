@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -32,7 +34,7 @@ def test_the_cosine_is_that_of_torch_in_its_own_unit(unit: str) -> None:
 
 def test_the_rate_never_rises_again() -> None:
     found = rates(Training(epochs=8, warmup_epochs=0), 30)
-    assert all(later <= earlier for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(found))
     assert found[-1] < 1e-4
 
 
@@ -51,6 +53,6 @@ def test_a_fractional_warm_up_stays_below_the_peak() -> None:
 def test_only_what_trains_is_given_to_the_optimizer() -> None:
     network = torch.nn.Linear(3, 2)
     network.weight.requires_grad_(False)
-    for name in ("sgd", "adamw"):
-        optimizer = make_optimizer(network, Training(optimizer=name))  # type: ignore[arg-type]
+    for training in (Training(optimizer="sgd"), Training(optimizer="adamw")):
+        optimizer = make_optimizer(network, training)
         assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [network.bias.shape]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from voxel_samples import full_grid, random_voxels, relative, tie
 
 from image2point._timm import load_timm
+from image2point.datasets.files import import_open3d
 from image2point.voxels import DenseVoxels, Sites, VoxelConv, VoxelError, VoxelTensor, Window, neighbour_table
 from image2point.voxels.conv import gather, reference
 
@@ -211,6 +212,7 @@ def test_equals_ocnn() -> None:
 
 
 def test_equals_open3d() -> None:
+    import_open3d()
     try:
         import open3d.ml.torch as ml3d
     except Exception as reason:  # open3d's torch operators are bound to one torch version

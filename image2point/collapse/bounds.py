@@ -1,0 +1,167 @@
+"""What collapse says about the error of a nearest-mean classifier from few shots: a formula and four bounds.
+
+Shots n are the labelled samples per class, ways k the classes to tell apart, V_ij = Var_i / ‖μ_i−μ_j‖² the
+asymmetric CDNV (its mean over pairs is the CDNV), Ṽ_ij the directional one, p the dimension of the features. All are
+about the true means and variances: from few samples, take `cdnv_corrected`.
+
+A bound at or above 1 says nothing, and says so: `Bound.vacuous`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import torch
+
+from image2point.collapse.inputs import StatisticsError, as_tensor
+from image2point.collapse.matrices import distance_matrix
+from image2point.collapse.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper bound on an error rate (0..1)."""
+
+    value: float
+
+    @property
+    def vacuous(self) -> bool:
+        """No error rate is above 1, so that such a bound excludes nothing. True where it is undefined, too."""
+        return not self.value < 1.0
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} (vacuous)" if self.vacuous else f"{self.value:.3g}"
+
+
+def gaussian_error(cdnv: float, dim: float, shots: float = math.inf) -> float:
+    """Error of 2-way nearest-mean classification of isotropic Gaussian classes with equal variance.
+
+    Φ(−½ / √[(V/p)(1 + 1/n) + (2V²/(pn))(1 + 1/(2n))]), exactly Φ(−½ √(p/V)) for n → ∞. A prediction, not a bound:
+    for n < ∞ it takes the noise of the two estimated means as Gaussian (within a few parts in a thousand of a
+    simulation at p = 64). Features are rarely isotropic. With V the directional CDNV and dim = 1 it is, for n → ∞,
+    the error of Gaussian classes with any covariance common to both.
+    """
+    if not (cdnv >= 0 and dim > 0 and shots >= 1):
+        raise StatisticsError(f"expected cdnv ≥ 0, dim > 0 and shots ≥ 1, found {cdnv}, {dim} and {shots}")
+    spread = cdnv / dim * (1 + 1 / shots) + 2 * cdnv**2 / (dim * shots) * (1 + 1 / (2 * shots))
+    return NormalDist().cdf(-0.5 / math.sqrt(spread)) if spread > 0 else 0.0
+
+
+def galanti_bound(cdnv: float, ways: int, shots: float, spread_dimension: float = 1.0, constant: float = 16.0) -> Bound:
+    """16 (k−1) (1/n + 1/s) E[V]: the form of Galanti, György and Hutter 2022.
+
+    s is 1 in general and p where each class is spherically symmetric about its mean. The constant is the authors'
+    as recalled, not derived here; `pairwise_bound` has a derivation.
+    """
+    _check(cdnv, ways, shots)
+    return Bound(constant * (ways - 1) * (1 / shots + 1 / spread_dimension) * cdnv)
+
+
+def pairwise_bound(asymmetric: Any, shots: float, ways: int | None = None) -> Bound:
+    """(k−1) times the mean over ordered pairs of min(1, 12 V_ij + (3/n)(V_ij + V_ji)); k defaults to C.
+
+    Holds for any class laws, with the expectation over the shots, and over the choice of k of the C classes. With
+    h of class i, and μ̂ the means of n shots, h is taken for j only if ‖h−μ̂_i‖ ≥ ‖h−μ̂_j‖, whence, by the triangle
+    inequality, 2‖h−μ_i‖ + ‖μ̂_i−μ_i‖ + ‖μ̂_j−μ_j‖ ≥ ‖μ_i−μ_j‖; by Cauchy–Schwarz, 3(4‖h−μ_i‖² + ‖μ̂_i−μ_i‖² +
+    ‖μ̂_j−μ_j‖²) ≥ ‖μ_i−μ_j‖²; and Markov's inequality bounds the probability of that. No probability exceeds 1.
+
+    `asymmetric` [C, C]: `cdnv_matrix(S, "asymmetric")`; classes without samples (NaN rows) are left out.
+    """
+    matrix = as_tensor(asymmetric, "asymmetric").double().cpu().clone()
+    if matrix.ndim != 2 or len(matrix) != matrix.shape[1]:
+        raise StatisticsError(f"asymmetric: expected a matrix [C, C] of pairs, found {list(matrix.shape)}")
+    matrix.fill_diagonal_(0.0)
+    present = ~(matrix.isnan().sum(1) == len(matrix) - 1)
+    matrix = matrix[present][:, present]
+    classes = len(matrix)
+    ways = classes if ways is None else ways
+    if not 2 <= ways <= classes:
+        raise StatisticsError(f"ways: expected 2..{classes} of {classes} classes with samples, found {ways}")
+    _check(float(matrix.min()), ways, shots)
+    errors = (12 * matrix + 3 / shots * (matrix + matrix.mT)).clamp(max=1.0)
+    return Bound((ways - 1) * float(errors.sum()) / (classes * (classes - 1)))
+
+
+def moment_bound(S: Statistics, shots: float, ways: int | None = None) -> Bound:
+    """(k−1) times the mean over ordered pairs of Var T / (Var T + (E T)²): Cantelli's inequality, k defaults to C.
+
+    The margin of a sample h of class i against class j, T = ‖h−μ̂_j‖² − ‖h−μ̂_i‖² with μ̂ the means of n shots, has
+    (x = h − μ_i, Δ = μ_i − μ_j, d = ‖Δ‖; s = E‖x‖²x and Q = E‖x‖⁴ the higher moments of a class)
+
+        E T = d² + (Var_j − Var_i)/n,
+        Var T = 4 ΔᵀΣ_iΔ + 4 tr Σ_i(Σ_i + Σ_j)/n + 4 ΔᵀΣ_jΔ/n − 4 Δ·s_j/n² + q_i + q_j,
+        q = Var‖x̄‖² = (Q − Var²)/n³ + 2 (n−1) tr Σ²/n³,
+
+    all of which are known, so that the bound holds for any class laws and any n, over shots drawn independently
+    from them; 1 is taken where E T ≤ 0. For n → ∞ it is 4Ṽ/(1 + 4Ṽ), Ṽ the directional CDNV. Needs
+    Statistics(..., covariance="class", moments=4).
+
+    Source: a sharper form of the second directional bound of Luthra, Salunkhe and Galanti 2026, which bounds Var T in
+    terms of Ṽ, V and E‖x‖⁴ and applies Chebyshev's inequality.
+    """
+    if S.scatter is None or S.cubes is None or S.fourths is None:
+        raise StatisticsError(
+            'moment_bound: needs Statistics(..., covariance="class", moments=4); '
+            f"found covariance={S.covariance!r}, moments={S.moments}"
+        )
+    present = S.present
+    ways = len(present) if ways is None else ways
+    if not 2 <= ways <= len(present):
+        raise StatisticsError(f"ways: expected 2..{len(present)} of {len(present)} classes with samples, found {ways}")
+    _check(0.0, ways, shots)
+    n, count = shots, S.count[present].double()
+    variance, fourth, third = S.squares[present] / count, S.fourths[present] / count, S.cubes[present] / count[:, None]
+    scatter, means = S.scatter[present], S.mean[present]
+    products = scatter.flatten(1) @ scatter.flatten(1).mT / (count[:, None] * count)  # tr Σ_i Σ_j
+    along = torch.stack([((c - means) @ s * (c - means)).sum(1) for c, s in zip(means, scatter, strict=True)])
+    along = along / count[:, None]  # ΔᵀΣ_iΔ in row i, column j
+    skew = (means @ third.mT) - (means * third).sum(1)  # Δ·s_j in row i, column j
+    squared = distance_matrix(S)[present][:, present].square()
+    expected = squared + (variance - variance[:, None]) / n
+    own = (fourth - variance.square() + 2 * (n - 1) * products.diagonal()) / n**3
+    spread = 4 * along + 4 * (products.diagonal()[:, None] + products) / n + 4 * along.mT / n - 4 * skew / n**2
+    spread = spread + own[:, None] + own
+    errors = (spread / (spread + expected.square())).where(expected > 0, 1.0).fill_diagonal_(0.0)
+    return Bound((ways - 1) * float(errors.sum()) / (len(present) * (len(present) - 1)))
+
+
+def directional_bound(directional: float, cdnv: float, shots: float, ways: int = 2) -> Bound:
+    """(k−1) [(½ − 2/a − 2√2/(a n))⁻² Ṽ + (a/4)((2/√n)(√V + V) + V/n)], the least over a ≥ 5.
+
+    `directional` is Ṽ = uᵀΣ_i u / d², `cdnv` is V = (Var_i + Var_j) / d² (without the ½: twice the 2021 form), each a
+    mean over pairs. The bracket must be positive, a > 4 + 4√2/n. The bound is convex in a; its least point is found
+    from the slope.
+
+    Source: Luthra, Salunkhe and Galanti 2026 (first bound).
+    """
+    _check(min(cdnv, directional), ways, shots)
+    reach = 2 + 2 * math.sqrt(2) / shots
+    growth = ((2 / math.sqrt(shots)) * (math.sqrt(cdnv) + cdnv) + cdnv / shots) / 4
+
+    def at(a: float) -> float:
+        return (0.5 - reach / a) ** -2 * directional + a * growth
+
+    def slope(a: float) -> float:
+        return -2 * (0.5 - reach / a) ** -3 * reach / a**2 * directional + growth
+
+    pole = 2 * reach
+    low = max(5.0, pole * (1 + 1e-9))
+    if directional == 0 or slope(low) >= 0:
+        return Bound((ways - 1) * at(low))
+    high = 2 * low
+    while slope(high) < 0:
+        if high > 1e12:  # V = 0: the bound falls for ever, towards 4 Ṽ
+            return Bound((ways - 1) * 4 * directional)
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return Bound((ways - 1) * at(high))
+
+
+def _check(smallest: float, ways: int, shots: float) -> None:
+    if not (smallest >= 0 and ways >= 2 and shots >= 1):
+        raise StatisticsError(f"expected CDNV ≥ 0, ways ≥ 2 and shots ≥ 1, found {smallest}, {ways} and {shots}")

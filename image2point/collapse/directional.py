@@ -1,0 +1,96 @@
+"""The spread of each class towards each other class: a second pass, for when class covariances are too large.
+
+The directional CDNV of classes i and j, uᵀΣ_i u / ‖μ_i−μ_j‖² with u the direction of μ_i − μ_j, looks at Σ_i only
+along C−1 directions. Given the means, those are sums over samples: O(C² + C·d) memory instead of C·d².
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from image2point.collapse.inputs import (
+    StatisticsError,
+    as_float64,
+    as_tensor,
+    check_labels,
+    check_matrix,
+    float64_device,
+    row_blocks,
+)
+
+
+class DirectionalSpread:
+    """Σ over the samples h of class i of ((h−μ_i)·(μ_i−μ_j))², for all ordered pairs of classes.
+
+    `means` [C, d] are the class means of the same features (`Statistics.means`; a row of NaN is a class without
+    samples). With the means of other features, the spread is around those means.
+
+    Source: Luthra, Salunkhe and Galanti 2026.
+    """
+
+    def __init__(self, means: Any, device: str | torch.device | None = None) -> None:
+        given = as_tensor(means, "means")
+        if given.ndim != 2 or not given.is_floating_point():
+            raise StatisticsError(
+                f"means: expected class means [C, d] of a floating type, found {list(given.shape)} of {given.dtype}"
+            )
+        self.device = float64_device(given.device if device is None else device)
+        self.means = as_float64(given, self.device)
+        self._present = ~self.means.isnan().all(1)
+        if not torch.isfinite(self.means[self._present]).all():
+            raise StatisticsError(
+                "means: expected each row finite or, for a class without samples, wholly NaN; "
+                f"found others among the {int(self._present.sum())} present"
+            )
+        self.count = torch.zeros(len(given), dtype=torch.int64, device=self.device)
+        self.spread = torch.zeros(len(given), len(given), dtype=torch.float64, device=self.device)
+
+    @torch.no_grad()
+    def update(self, features: Any, labels: Any) -> DirectionalSpread:
+        """Add features [n, d] with labels [n], all of classes that have a mean. Returns self."""
+        features = check_matrix(features, "features", "n", self.means.shape[1])
+        labels = check_labels(labels, len(features), len(self.means)).to(self.device)
+        strange = ~self._present[labels]
+        if strange.any():
+            row = int(strange.nonzero()[0])
+            raise StatisticsError(f"labels: expected classes that have a mean, found {int(labels[row])} in row {row}")
+        for start, block in row_blocks(features, max(self.means.shape)):
+            own = labels[start : start + len(block)]
+            residuals = as_float64(block, self.device) - self.means[own]
+            towards = residuals @ self.means.mT
+            towards = towards.gather(1, own[:, None]) - towards  # (h−μ_i)·(μ_i−μ_j)
+            self.spread.index_add_(0, own, towards.square())
+            self.count += torch.bincount(own, minlength=len(self.count))
+        return self
+
+    def merge(self, other: DirectionalSpread) -> DirectionalSpread:
+        """Both sets of samples together; StatisticsError unless both used the same means (to 1e-9)."""
+        theirs = other.means.to(self.device)
+        scale = float(self.means.nan_to_num().abs().max())
+        if theirs.shape != self.means.shape or not torch.allclose(
+            self.means, theirs, rtol=0.0, atol=1e-9 * scale, equal_nan=True
+        ):
+            raise StatisticsError("cannot merge spreads that were taken along different means")
+        merged = DirectionalSpread(self.means)
+        merged.count = self.count + other.count.to(self.device)
+        merged.spread = self.spread + other.spread.to(self.device)
+        return merged
+
+    @property
+    def matrix(self) -> Tensor:
+        """Directional CDNV of ordered pairs [C, C]; NaN on the diagonal and for a class without samples."""
+        distance = torch.cdist(self.means, self.means, compute_mode="donot_use_mm_for_euclid_dist")
+        ratio = self.spread / self.count[:, None] / distance.pow(4)
+        return ratio.fill_diagonal_(torch.nan)
+
+    @property
+    def cdnv_directional(self) -> float:
+        """Its mean over ordered pairs of classes that have a mean; NaN if one of them got no sample."""
+        present = self._present.nonzero()[:, 0]
+        if len(present) < 2:
+            raise StatisticsError(f"expected means of at least 2 classes, found {len(present)}")
+        matrix = self.matrix[present][:, present]
+        return float(matrix.fill_diagonal_(0.0).sum() / (len(present) * (len(present) - 1)))

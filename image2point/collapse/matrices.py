@@ -1,0 +1,63 @@
+"""Class-distance normalised variance pair by pair, where the mean alone would hide which classes are close."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from image2point.collapse.inputs import StatisticsError
+from image2point.collapse.pairs import pair_distances
+from image2point.collapse.statistics import Statistics
+
+FORMS = ("symmetric", "asymmetric", "corrected", "directional")
+
+
+@torch.no_grad()
+def distance_matrix(S: Statistics) -> Tensor:
+    """‖μ_i−μ_j‖ of all pairs [C, C] float64; 0 on the diagonal, NaN where a class has no samples."""
+    present = S.present
+    means = S.mean[present]
+    among = S.mean.new_zeros(len(present), len(present))
+    for i, j, squared in pair_distances(means - means.mean(0)):
+        among[i, j] = among[j, i] = squared.clamp(min=0).sqrt()
+    distances = S.mean.new_full((S.num_classes, S.num_classes), torch.nan)
+    distances[present[:, None], present] = among
+    return distances
+
+
+@torch.no_grad()
+def cdnv_matrix(S: Statistics, form: str = "symmetric") -> Tensor:
+    """CDNV of all pairs [C, C] float64; NaN on the diagonal and where a class has no samples.
+
+    - "symmetric": (Var_i + Var_j) / (2‖μ_i−μ_j‖²), the form of 2021;
+    - "asymmetric": Var_i / ‖μ_i−μ_j‖² in row i, column j;
+    - "corrected": the symmetric form, corrected for the number of samples (see `metrics`); NaN where the
+      corrected squared distance is not positive or a class is a singleton;
+    - "directional": uᵀΣ_i u / ‖μ_i−μ_j‖² in row i, column j; needs covariance="class" (`DirectionalSpread`
+      computes it in a second pass without).
+    """
+    if form not in FORMS:
+        raise StatisticsError(f"form: expected one of {', '.join(FORMS)}, found {form!r}")
+    squared = distance_matrix(S).square()
+    variance = S.variances
+    if form == "symmetric":
+        matrix = (variance[:, None] + variance) / (2 * squared)
+    elif form == "asymmetric":
+        matrix = variance[:, None] / squared
+    elif form == "corrected":
+        unbiased = S.squares / (S.count - 1)
+        bias = unbiased / S.count
+        squared = squared - bias[:, None] - bias
+        matrix = (unbiased[:, None] + unbiased) / (2 * squared)
+        matrix[~(squared > 0)] = torch.nan
+    else:
+        if S.covariance != "class" or S.scatter is None:
+            raise StatisticsError(
+                'form "directional": needs Statistics(..., covariance="class") or the second pass of '
+                f"DirectionalSpread; found covariance={S.covariance!r}"
+            )
+        matrix = torch.empty_like(squared)
+        for i in range(S.num_classes):
+            delta = S.mean[i] - S.mean
+            matrix[i] = ((delta @ S.scatter[i]) * delta).sum(1) / S.count[i] / squared[i].square()
+    return matrix.fill_diagonal_(torch.nan)

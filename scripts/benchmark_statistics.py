@@ -1,0 +1,138 @@
+"""What collapse statistics cost: memory, time per million samples, digits, and share of the forward pass.
+
+    python scripts/benchmark_statistics.py                                # 21,841 classes of 2,048 features
+    python scripts/benchmark_statistics.py --classes 1000 --forward resnet50
+
+The other approach, as existing packages take it, is written out here: two passes in the precision of the features, the
+first by a product with one-hot labels for the class means, the second for the pooled d×d covariance around them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from image2point.collapse import Statistics
+
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", type=int, default=21_841)
+    parser.add_argument("--dim", type=int, default=2_048)
+    parser.add_argument("--samples", type=int, default=20_000, help="timed samples; the report is per million")
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--offset", type=float, default=100.0, help="of the features from the origin, for the digits")
+    parser.add_argument("--forward", help="a timm network to set the cost against, on random 224-pixel images")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(
+        f"torch {torch.__version__}, {options.threads} threads; {options.classes:,} classes × {options.dim:,} features"
+    )
+
+    report_memory(options.classes, options.dim)
+    batches = drawn(options.classes, options.dim, options.samples, options.batch, options.offset)
+    report_time(options.classes, options.dim, options.samples, batches)
+    if options.forward:
+        report_forward(options.forward, options.classes)
+
+
+def drawn(classes: int, dim: int, samples: int, batch: int, offset: float) -> Batches:
+    """Batches of float32 features of unit variance, the same in each pass; made once, a few, and taken in turn."""
+    generator = torch.Generator().manual_seed(0)
+    kept = [offset + torch.randn(batch, dim, generator=generator) for _ in range(4)]
+    labels = torch.randint(0, classes, (samples,), generator=generator)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for turn, start in enumerate(range(0, samples, batch)):
+            block = labels[start : start + batch]
+            yield kept[turn % len(kept)][: len(block)], block
+
+    return batches
+
+
+def report_memory(classes: int, dim: int) -> None:
+    print("\nmemory of the state")
+    for covariance in ("none", "pooled"):
+        state = Statistics(classes, dim, covariance).state()
+        size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        print(f'  covariance="{covariance}"'.ljust(28) + f"{size / 2**20:12,.1f} MiB")
+    print('  covariance="class"'.ljust(28) + f"{(classes * (dim + dim**2 + 2)) * 8 / 2**20:12,.1f} MiB (computed)")
+
+
+def report_time(classes: int, dim: int, samples: int, batches: Batches) -> None:
+    rows: list[tuple[str, float, float]] = []
+    S = Statistics(classes, dim).update(*next(batches()))  # warm
+    for covariance in ("none", "pooled"):
+        S = Statistics(classes, dim, covariance)
+        start = time.perf_counter()
+        for features, labels in batches():
+            S.update(features, labels)
+        seconds = time.perf_counter() - start
+        rows.append((f'one pass, float64, covariance="{covariance}"', seconds, float(S.squares.sum() / S.count.sum())))
+    start = time.perf_counter()
+    variance = two_passes(classes, dim, batches)
+    rows.append(("two passes, float32, pooled d×d", time.perf_counter() - start, variance))
+
+    truth = exact_variance(S.mean, batches)
+    print(f"\ntime for a million samples (from {samples:,}), and the relative error of the within-class variance")
+    for name, seconds, variance in rows:
+        print(f"  {name:<42}{seconds / samples * 1e6:10.1f} s   {abs(variance / truth - 1):9.1e}")
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def two_passes(classes: int, dim: int, batches: Batches) -> float:
+    """tr Σ_W by class means from one-hot products, then the pooled covariance around them, all in float32."""
+    totals, count = torch.zeros(classes, dim), torch.zeros(classes)
+    for features, labels in batches():
+        member = (labels[:, None] == torch.arange(classes)).to(features).mT
+        totals += member @ features
+        count += member.sum(1)
+    means = totals / count.clamp(min=1)[:, None]
+    scatter = torch.zeros(dim, dim)
+    for features, labels in batches():
+        residuals = features - means[labels]
+        scatter += residuals.mT @ residuals
+    return float(scatter.diagonal().sum() / count.sum())
+
+
+def exact_variance(means: Tensor, batches: Batches) -> float:
+    """Residuals around the final means, in float64."""
+    total, count = 0.0, 0
+    for features, labels in batches():
+        total += float((features.double() - means[labels]).square().sum())
+        count += len(labels)
+    return total / count
+
+
+def report_forward(name: str, classes: int, batch: int = 32, repeats: int = 4) -> None:
+    """One update with the features of a batch, against the forward pass that makes them, in turn."""
+    from image2point._timm import load_timm
+
+    network = load_timm().create_model(name, pretrained=False, num_classes=0).eval()
+    images, labels = torch.randn(batch, 3, 224, 224), torch.arange(batch) % classes
+    forward, update = 0.0, 0.0
+    with torch.inference_mode():
+        features = network(images)  # warm
+    S = Statistics(classes, features.shape[1]).update(features, labels)
+    for _ in range(repeats):
+        with torch.inference_mode():
+            forward += timed(lambda: network(images))
+        update += timed(lambda: S.update(features, labels))
+    print(f"\n{name}, batches of {batch} images: forward {forward / repeats * 1e3:.1f} ms, update", end=" ")
+    print(f"{update / repeats * 1e3:.1f} ms: {100 * update / forward:.2f} %")
+
+
+if __name__ == "__main__":
+    main()
