@@ -51,7 +51,7 @@ def test_bases_in_a_circle(tmp_path: Path) -> None:
     [
         ("training: {epohs: 3}", ["training.epohs", "bad.yaml", "did you mean epochs?"]),
         ("trainng: {}", ["trainng", "did you mean training?"]),
-        ("network: {axis: w}", ["network.axis = 'w'", "bad.yaml", "'x', 'y' or 'z'"]),
+        ("network: {axis: w}", ["network.axis = 'w'", "bad.yaml", "'x', 'y', 'z' or 'alternate'"]),
         ("training: {lr: fast}", ["training.lr = 'fast'", "valid number"]),
         ("training: {lr: .nan}", ["training.lr", "finite"]),
         ("training: 5", ["training = 5"]),
