@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from image2point import config as configuration
 from image2point import runs
 from image2point.experiments import transfer
 from image2point.experiments.ingredients import load_splits
+from image2point.training import loop
 
 
 def columns(path: Path, name: str) -> list[float]:
@@ -96,3 +98,12 @@ def test_a_run_holds_its_config(tmp_path: Path) -> None:
     config = tiny("training.epochs=0")
     run = transfer.run(config, tmp_path)
     assert configuration.load(runs.open_run(run.path).config) == config
+
+
+def test_every_step_has_its_own_seed() -> None:
+    """What dropout draws depends on the run's seed, the epoch, the step and the process, on each of them."""
+    seeds = set()
+    for place in itertools.product((0, 1), (1, 2), (0, 1), (0, 1)):
+        loop._seed_torch(*place)
+        seeds.add(torch.initial_seed())
+    assert len(seeds) == 16

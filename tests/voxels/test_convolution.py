@@ -215,7 +215,9 @@ def test_equals_open3d() -> None:
     import_open3d()
     try:
         import open3d.ml.torch as ml3d
-    except Exception as reason:  # open3d's torch operators are bound to one torch version
+    except Exception as reason:  # a plain Exception where open3d's operators were built for another torch
+        if not isinstance(reason, ImportError) and "version" not in str(reason).lower():
+            raise
         pytest.skip(f"open3d.ml.torch cannot be imported: {type(reason).__name__}")
     x = random_voxels(clouds=1)
     theirs = ml3d.layers.SparseConv(4, 8, (3, 3, 3), use_bias=False, normalize=False)
