@@ -4,31 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from image2point.config.explain import explain
-from image2point.config.sections import Config
+from image2point.config.pretraining import Pretrain
+from image2point.config.sections import Config, Section
 from image2point.errors import InputError
 
 COMMAND_LINE = "command line"
 
 
+Kind = TypeVar("Kind", bound=Section)
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a config file with its bases and apply `key=value` overrides.
+    """Read the config file of a transfer with its bases and apply `key=value` overrides.
 
     Raises InputError that names the field, what was found, where it was written and what is valid.
     """
+    return load_as(Config, path, overrides)
+
+
+def load_as(kind: type[Kind], path: str | Path, overrides: Iterable[str] = ()) -> Kind:
+    """The same for a config of another kind."""
     values, origins = _read(Path(path), ())
-    values.setdefault("name", Path(path).stem)
-    return _resolve(values, origins, overrides)
+    if "name" in kind.model_fields:
+        values.setdefault("name", Path(path).stem)
+    return _resolve(kind, values, origins, overrides)
+
+
+def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Config | Pretrain:
+    """The config file of a transfer or of a pre-training, whichever it is: the latter has a section `images`."""
+    values, _ = _read(Path(path), ())
+    return load_as(Pretrain, path, overrides) if "images" in values else load(path, overrides)
 
 
 def from_values(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "defaults") -> Config:
     """A config from nested plain values (as `load` finds them in a file), checked the same way."""
-    return _resolve(*_with_origins(values, source), overrides)
+    return from_values_as(Config, values, overrides, source)
+
+
+def from_values_as(
+    kind: type[Kind], values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "defaults"
+) -> Kind:
+    """The same for a config of another kind."""
+    return _resolve(kind, *_with_origins(values, source), overrides)
 
 
 def schema() -> dict[str, Any]:
@@ -41,7 +64,7 @@ def schema() -> dict[str, Any]:
     return result
 
 
-def changes(old: Config, new: Config) -> list[str]:
+def changes(old: Section, new: Section) -> list[str]:
     """Dotted names of the fields that differ, each with both values: `training.lr: 0.1 -> 0.2`."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     keys = [*before, *(key for key in after if key not in before)]
@@ -108,7 +131,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, s
             into[key] = value
 
 
-def _resolve(values: dict[str, Any], origins: dict[str, str], overrides: Iterable[str]) -> Config:
+def _resolve(kind: type[Kind], values: dict[str, Any], origins: dict[str, str], overrides: Iterable[str]) -> Kind:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -121,9 +144,9 @@ def _resolve(values: dict[str, Any], origins: dict[str, str], overrides: Iterabl
             nested = {part: nested}
         _merge(values, nested, origins, COMMAND_LINE)
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError("; ".join(explain(e, origins) for e in error.errors())) from None
+        raise InputError("; ".join(explain(e, origins, kind) for e in error.errors())) from None
 
 
 def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:

@@ -87,6 +87,10 @@ class LiftedNetwork(nn.Module):
             self._program = compiled(self.graph)
         return self.execute(self._program, x)
 
+    def forget_program(self) -> None:
+        """Call this after a change of `graph`: the program is made again from it."""
+        self._program = None
+
     def execute(self, program: Program, x: Voxels) -> dict[str, Any]:
         """Run a program over this network's modules: its own, or one made of its graph (`lifting.observe`)."""
         self._check(x)

@@ -27,8 +27,7 @@ def layers(net: LiftedNetwork) -> tuple[str, ...]:
     They are the 2D network's names, of modules of any depth (`layer1`, `layer1.0`, `layer1.0.conv1`), and `features`.
     What the paper's stem replaces has the output of the stem.
     """
-    names = [name for node in net.graph.nodes for name in node.meta.get(LAYERS, ()) if name != FEATURES]
-    return (*names, FEATURES) if FEATURES in _output(net.graph) else tuple(names)
+    return tuple(places(net.graph))
 
 
 def observer(net: LiftedNetwork, names: Sequence[str], per_voxel: bool = False) -> Callable[[Voxels], dict[str, Rows]]:
@@ -42,15 +41,13 @@ def observer(net: LiftedNetwork, names: Sequence[str], per_voxel: bool = False) 
     """
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.graph_copy(net.graph, copies, return_output_node=True)
-    places = {name: node for node in net.graph.nodes for name in node.meta.get(LAYERS, ())}
-    if FEATURES in _output(net.graph):
-        places[FEATURES] = _output(net.graph)[FEATURES]
+    found = places(net.graph)
     reduce = rows_per_voxel if per_voxel else rows_per_cloud
     seen = {}
     for name in names:
-        if name not in places:
-            raise InputError(f"{net.lifting.network} has no layer {name!r}; it has {', '.join(places)}")
-        node = copies[places[name]]
+        if name not in found:
+            raise InputError(f"{net.lifting.network} has no layer {name!r}; it has {', '.join(found)}")
+        node = copies[found[name]]
         with graph.inserting_after(node):  # a later layer may overwrite what this one gave
             seen[name] = graph.call_function(reduce, (node,))
     graph.output(seen)
@@ -112,7 +109,9 @@ def block_layers(net: LiftedNetwork) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(layers(net)) if name in names)
 
 
-def _output(graph: fx.Graph) -> dict[str, fx.Node]:
-    (result,) = next(node for node in graph.nodes if node.op == "output").args
-    assert isinstance(result, dict)
-    return result
+def places(graph: fx.Graph) -> dict[str, fx.Node]:
+    """The node that gives each layer, in order; `features` last, if there are any."""
+    found = {name: node for node in graph.nodes for name in node.meta.get(LAYERS, ()) if name != FEATURES}
+    (output,) = next(node for node in graph.nodes if node.op == "output").args
+    assert isinstance(output, dict)
+    return found | ({FEATURES: output[FEATURES]} if FEATURES in output else {})

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from image2point.datasets import CloudSet
+from image2point.datasets.class_split import Labelled
 from image2point.datasets.features import input_features
 from image2point.datasets.transforms import Augmentation, augment, rng_for
 from image2point.datasets.validate import check_cloud
@@ -36,14 +37,32 @@ class Recipe:
     augmentation: Augmentation | None = None
     seed: int = 0
 
+    def prepare(self, sample: Any, where: str, epoch: int | None = None, index: int = 0) -> Any:
+        """See `prepare`."""
+        return prepare(sample, where, self, epoch, index)
+
+    def join(self, samples: Sequence[Any]) -> VoxelTensor | DenseVoxels:
+        """See `to_voxels`."""
+        return to_voxels(samples, self)
+
+
+class Preparation(Protocol):
+    """How samples become a network's input: `Recipe` for clouds, `training.images.ImageRecipe` for images."""
+
+    def prepare(self, sample: Any, where: str, epoch: int | None = None, index: int = 0) -> Any: ...
+
+    def join(self, samples: Sequence[Any]) -> VoxelTensor | DenseVoxels | torch.Tensor: ...
+
 
 class Batch:
-    """Voxels of some clouds with their labels [n] and their indices [n] in the dataset.
+    """Voxels of some clouds (or images [n, 3, S, S]) with their labels [n] and their indices [n] in the dataset.
 
     A plain class on purpose: Fabric rebuilds every dataclass and tuple that passes through it, field by field.
     """
 
-    def __init__(self, voxels: VoxelTensor | DenseVoxels, labels: torch.Tensor, indices: torch.Tensor) -> None:
+    def __init__(
+        self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, labels: torch.Tensor, indices: torch.Tensor
+    ) -> None:
         self.voxels, self.labels, self.indices = voxels, labels, indices
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -69,9 +88,9 @@ def in_order(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list
 
 
 def batches(
-    clouds: CloudSet,
+    clouds: Labelled,
     plan: Sequence[np.ndarray],
-    recipe: Recipe,
+    recipe: Preparation,
     epoch: int | None = None,
     workers: int = 0,
     pin_memory: bool = False,
@@ -94,20 +113,20 @@ def batches(
     yield from loader
 
 
-class _Samples(Dataset[tuple[int, np.ndarray, int]]):
-    def __init__(self, clouds: CloudSet, recipe: Recipe, epoch: int | None) -> None:
+class _Samples(Dataset[tuple[int, Any, int]]):
+    def __init__(self, clouds: Labelled, recipe: Preparation, epoch: int | None) -> None:
         self.clouds, self.labels, self.recipe, self.epoch = clouds, clouds.labels, recipe, epoch
 
     def __len__(self) -> int:
         return len(self.clouds)
 
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray, int]:
-        points = prepare(self.clouds[index], f"{self.clouds.name} cloud {index}", self.recipe, self.epoch, index)
-        return index, points, int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[int, Any, int]:
+        where = f"{self.clouds.name} sample {index}"
+        return index, self.recipe.prepare(self.clouds[index], where, self.epoch, index), int(self.labels[index])
 
-    def collate(self, samples: list[tuple[int, np.ndarray, int]]) -> Batch:
-        indices, points, labels = zip(*samples, strict=True)
-        return Batch(to_voxels(points, self.recipe), torch.tensor(labels), torch.tensor(indices))
+    def collate(self, samples: list[tuple[int, Any, int]]) -> Batch:
+        indices, prepared, labels = zip(*samples, strict=True)
+        return Batch(self.recipe.join(prepared), torch.tensor(labels), torch.tensor(indices))
 
 
 def prepare(points: np.ndarray, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The command line: one thin command per verb."""
+"""The command line: one thin command per verb. Those about collapse are in `collapse.py`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from image2point.cli import collapse
+from image2point.cli.options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.errors import InputError
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
@@ -75,23 +77,14 @@ app = typer.Typer(
     help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
 )
 
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.")]
-RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
-Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
-    typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's, e.g. data.shots=10 seed=1."),
-]
-
 
 @app.command()
 def transfer(
     config: Annotated[Path, typer.Argument(help="A config file (configs/...), or the config.yaml of a run.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same result.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of this name.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Lift a 2D network, fine-tune it on point clouds and measure it; everything is left in RUNS/NAME.
 
@@ -293,9 +286,9 @@ def config(
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
 
 
+for command in collapse.COMMANDS:
+    app.command()(command)
+
+
 def main() -> None:
     app(prog_name="image2point")
-
-
-if __name__ == "__main__":
-    main()
