@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from image2point.errors import InputError
-from image2point.sweeps.command import sweep
+from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -294,7 +294,8 @@ def config(
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
 
 
-app.command()(sweep)
+for command in (sweep, table):
+    app.command()(command)
 
 
 def main() -> None:

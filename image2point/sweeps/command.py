@@ -95,3 +95,54 @@ def _settings(texts: list[str]) -> dict[str, Any]:
             raise InputError(f"--slurm {text!r} should be key=value, for example slurm_partition=gpu")
         result[key] = yaml.safe_load(value)
     return result
+
+
+def table(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Finished runs, or folders such as that of a sweep.")
+    ],
+    rows: Annotated[str, typer.Option(help="Settings that tell the rows apart: network.rule,network.variance.")],
+    cols: Annotated[str, typer.Option(help="Settings that tell the columns apart; none for a single column.")] = "",
+    value: Annotated[str, typer.Option(help="A number of summary.json by its dotted name.")] = "final.test_accuracy",
+    where: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only runs with this setting: finetune.policy=io+norm."),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, or csv (one line per run).")] = (
+        "terminal"
+    ),
+    spread: Annotated[str, typer.Option(help="sd, or interval for half the 95 % interval of the mean.")] = "sd",
+    best: Annotated[str, typer.Option(help="max, min or none: which cell is the best.")] = "max",
+) -> None:
+    """Put any value of many runs into a table by their settings, mean and spread over seeds.
+
+    The best cell is bold; † marks what a paired t-test over the seeds does not tell from it.
+
+    Examples:
+
+        image2point table runs/inflation --rows network.rule --cols network.variance
+
+        image2point table runs/inflation --rows network.rule --value collapse.test.nc1 --best min --format markdown
+    """
+    from image2point.report.read import read_runs
+    from image2point.sweeps import table as tables
+
+    choices = {"--format": (form, tables.FORMATS), "--spread": (spread, tables.SPREADS), "--best": (best, tables.BEST)}
+    for option, (given, valid) in choices.items():
+        if given not in valid:
+            raise InputError(f"{option}: expected one of {', '.join(valid)}, found {given!r}")
+    records = tables.select(read_runs(tables.run_folders(runs)), where or [])
+    found = tables.pivot(records, _names(rows), _names(cols), value, best)
+    written = tables.write(found, form, spread)
+    if isinstance(written, str):
+        print(written, end="")
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(written)
+    console.print(tables.note(found, spread), soft_wrap=True)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]

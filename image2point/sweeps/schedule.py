@@ -104,7 +104,7 @@ def run(sweep: Sweep, folder: Path, executor: Executor, console: Console | None 
             files.write_text(_job(item, folder).config, item.planned.config.to_yaml())
     view = _View(progress, console or Console(), executor.workers)
     try:
-        with _sigterm_stops(), view.shown(live=not isinstance(executor, Inline)):
+        with _signals_stop(), view.shown(live=not isinstance(executor, Inline)):
             (_one_by_one if isinstance(executor, Inline) else _side_by_side)(progress, folder, executor, view)
     except (KeyboardInterrupt, Interrupted):
         left = sum(item.state != "finished" for item in progress)
@@ -173,8 +173,8 @@ def _job(item: Progress, folder: Path) -> Job:
 
 
 @contextmanager
-def _sigterm_stops() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
+def _signals_stop() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, and SIGINT too where a shell had it ignored, as with jobs in the background."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -182,11 +182,12 @@ def _sigterm_stops() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class _View:
