@@ -5,7 +5,17 @@ come `key=value` overrides from the command line, with dots for nesting: `data.s
 """
 
 from image2point.config.pretraining import Images, Pretrain
-from image2point.config.read import changes, from_values, from_values_as, load, load_as, load_run, schema
+from image2point.config.reading import (
+    changes,
+    from_values,
+    from_values_as,
+    load,
+    load_as,
+    load_run,
+    read,
+    resolve,
+    schema,
+)
 from image2point.config.sections import Config, Data, Training
 
 __all__ = [
@@ -20,5 +30,7 @@ __all__ = [
     "load",
     "load_as",
     "load_run",
+    "read",
+    "resolve",
     "schema",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,13 @@ import numpy as np
 from image2point import files, runs
 from image2point.config import Config
 from image2point.experiments import block_choice, lifecycle
-from image2point.experiments.ingredients import load_splits, make_network, make_recipe
+from image2point.experiments.ingredients import (
+    calibration_batch,
+    load_splits,
+    make_blank_network,
+    make_network,
+    make_recipe,
+)
 from image2point.finetune import count, count_by_role, freeze
 from image2point.runs import Run
 from image2point.training import distributed, loop
@@ -22,6 +29,8 @@ from image2point.training.batches import Recipe, prepare
 from image2point.training.interrupt import StopSignal
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
     from image2point.finetune import Counts
     from image2point.lifting import LiftedNetwork
 
@@ -36,25 +45,34 @@ def run(config: Config, folder: Path = Path("runs"), resume: bool = False, overw
     """
     place = Run(folder / config.name)
     fabric = distributed.start(config.training)
-    begun = distributed.together(fabric, lambda: lifecycle.standing(place, config, resume, overwrite))
-    if begun == "finished":
+    with ExitStack() as claim:
+        distributed.together(fabric, lambda: claim.enter_context(runs.claimed(place.path)))
+        return _run(config, place, fabric, resume, overwrite)
+
+
+def _run(config: Config, place: Run, fabric: Fabric, resume: bool, overwrite: bool) -> Run:
+    found = distributed.together(fabric, lambda: lifecycle.standing(place, config, resume, overwrite))
+    if found == "finished":
         return place
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
     splits = load_splits(config.data)
-    weights = "random" if begun == "checkpoint" else config.network.weights
-    network = make_network(config, len(splits.train.classes), weights)
+    classes = len(splits.train.classes)
+    if found == "checkpoint":
+        network = make_blank_network(config, classes)
+    else:
+        network = make_network(config, classes, calibration_batch(config, splits.train))
     recipe = make_recipe(config)
-    if begun == "new":
+    if found == "new":
         distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))
     with StopSignal() as stop:
-        if begun == "new":
+        if found == "new":
             block_choice.choose(config, place, fabric, network, splits, recipe, stop)
         policy = block_choice.resolved(config, place)
         network = block_choice.with_policy(network, policy)
         counts = freeze(network, policy)
         job = loop.Job(fabric, network, splits, recipe, config, place, stop)
-        _announce(job, config, network, counts, resumed=begun == "checkpoint")
-        state = loop.restore(job) if begun == "checkpoint" else loop.State()
+        _announce(job, config, network, counts, resumed=found == "checkpoint")
+        state = loop.restore(job) if found == "checkpoint" else loop.State()
         loop.fit(job, state)
         _finish(job, config, recipe, network, state)
     return place

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from image2point.cli.options import Overrides, Overwrite, Resume, Runs
+from image2point.cli_options import Overrides, Overwrite, Resume, Runs
 from image2point.errors import InputError
 
 

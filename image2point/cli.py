@@ -1,4 +1,4 @@
-"""The command line: one thin command per verb. Those about collapse are in `collapse.py`."""
+"""The command line: one thin command per verb."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from image2point.cli import collapse
-from image2point.cli.options import Overrides, Overwrite, Resume, RunPath, Runs
+from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.errors import InputError
+from image2point.experiments.command import measure, pretrain
+from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -286,9 +287,13 @@ def config(
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
 
 
-for command in collapse.COMMANDS:
+for command in (pretrain, measure, sweep, table):
     app.command()(command)
 
 
 def main() -> None:
     app(prog_name="image2point")
+
+
+if __name__ == "__main__":
+    main()
