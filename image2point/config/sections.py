@@ -14,6 +14,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Split = Literal["train", "test"]
+Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
 
 
 def _as_text(value: Any) -> Any:
@@ -141,10 +142,16 @@ class Data(Section):
     """Points drawn from each cloud; null takes all."""
     voxel_size: Positive = 0.05
     """Edge of a voxel, in the units of the points."""
-    features: Annotated[tuple[Literal["xyz", "occupancy"], ...], Field(min_length=1)] = ("xyz",)
-    """What each voxel carries into the network, in this order."""
-    scaling: dict[Literal["xyz", "occupancy"], float] = {"xyz": 1.0}
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("xyz",)
+    """What each voxel carries into the network, in this order: the mean over its points of `xyz`, the constant 1
+    (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud."""
+    scaling: dict[Feature, float] = {"xyz": 1.0}
     """Factor on each of the features; 1 where not named."""
+    normals: Literal["given", "estimated"] = "given"
+    """Normals as the clouds bring them, or estimated from the points alone, whatever the clouds bring."""
+    up: Literal["x", "y", "z"] | None = None
+    """The axis that points up in this dataset, along which `height` is measured; z in the synthetic shapes, y in the
+    usual modelnet40_ply_hdf5_2048."""
     augmentation: Augmentation | None = Augmentation()
     """Random changes of training clouds; null for none."""
     synthetic: Synthetic = Synthetic()
@@ -160,6 +167,8 @@ class Data(Section):
     def _possible(self) -> Data:
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"data.features = {list(self.features)} names a feature twice")
+        if "height" in self.features and self.up is None:
+            raise ValueError("data.features has height, which needs the axis that points up; set data.up to x, y or z")
         if self.shots is not None and self.validation:
             held_out = int(self.shots * self.validation + 0.5)
             if not 0 < held_out < self.shots:

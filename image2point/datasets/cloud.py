@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,5 +27,8 @@ class Cloud:
 
     def take(self, rows: np.ndarray) -> Cloud:
         """The points at `rows` (indices), with all that belongs to them; new arrays."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Cloud(**{name: None if value is None else value[rows] for name, value in values.items()})
+
+        def at(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return Cloud(self.points[rows], at(self.normals), at(self.colours), at(self.parts))

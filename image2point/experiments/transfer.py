@@ -20,7 +20,7 @@ from image2point import files, runs
 from image2point.config import Config
 from image2point.datasets import CloudSet
 from image2point.errors import InputError
-from image2point.experiments.ingredients import load_splits, make_network, make_recipe
+from image2point.experiments.ingredients import check_features, load_splits, make_network, make_recipe
 from image2point.finetune import count, count_by_role, freeze
 from image2point.runs import Run
 from image2point.training import checkpoint, distributed, loop, measure
@@ -51,14 +51,15 @@ def run(config: Config, folder: Path = Path("runs"), resume: bool = False, overw
     if standing == "finished":
         return place
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
-    splits = load_splits(config.data)
+    splits, recipe = load_splits(config.data), make_recipe(config)
+    check_features(splits, recipe)
     weights = "random" if standing == "checkpoint" else config.network.weights
     network = make_network(config, len(splits.train.classes), weights)
     counts = freeze(network, config.finetune.policy)
     if standing == "new":
         distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))
     with StopSignal() as stop:
-        job = loop.Job(fabric, network, splits, make_recipe(config), config, place, stop)
+        job = loop.Job(fabric, network, splits, recipe, config, place, stop)
         _announce(job, network, counts, resumed=standing == "checkpoint")
         state = loop.restore(job) if standing == "checkpoint" else loop.State()
         loop.fit(job, state)
@@ -205,7 +206,7 @@ def _save_examples(job: loop.Job, predictions: np.ndarray) -> None:
     chosen = np.sort(rng.permutation(len(test))[: job.config.report.examples])
     clouds = [prepare(test[i], f"{test.name} cloud {i}", job.recipe, None, i) for i in chosen.tolist()]
     size = min((len(cloud) for cloud in clouds), default=0)
-    points = [cloud[np.sort(rng.permutation(len(cloud))[:size])] for cloud in clouds]
+    points = [cloud.points[np.sort(rng.permutation(len(cloud))[:size])] for cloud in clouds]
     content = io.BytesIO()
     np.savez_compressed(
         content,
