@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -15,6 +15,13 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Split = Literal["train", "test"]
 Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
+
+
+Axis = Annotated[
+    Annotated[Literal["x", "y", "z", "alternate"], Tag("one")]
+    | Annotated[dict[str, Literal["x", "y", "z"]], Tag("by layer")],
+    Discriminator(lambda value: "by layer" if isinstance(value, dict) else "one"),
+]
 
 
 def _as_text(value: Any) -> Any:
@@ -38,13 +45,20 @@ class Network(Section):
     rule: Literal["repeat", "mean", "center", "rotate", "tied"] = "repeat"
     """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid
     on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
-    axis: Literal["x", "y", "z", "alternate"] = "z"
-    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer."""
+    axis: Axis = "z"
+    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer; or by
+    patterns over the layers' names, of which the first that matches counts: `{layer1.*: x, "*": z}`."""
     substrate: Literal["sparse", "dense"] = "sparse"
     """Sparse voxels, or dense grids with a mask."""
-    stem: Literal["auto", "paper", "inflate"] = "auto"
-    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted;
+    stem: Literal["auto", "paper", "inflate", "patch"] = "auto"
+    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted; `patch`: a fresh
+    convolution whose kernel and stride are `patch`, where the 2D stem cuts the image into patches, as in ConvNeXt;
     `auto`: `paper` where the 2D stem is a single convolution."""
+    patch: Annotated[int, Field(ge=2)] | None = None
+    """Edge of a patch in voxels, for the stem `patch`; null takes that of the 2D stem in pixels."""
+    head: Literal["linear", "batchnorm", "cosine"] = "linear"
+    """The fresh classifier: one linear layer; a linear layer with batch norm on the class scores, as in the paper's
+    code; or scaled cosines between features and class rows."""
     stride_in: Literal["conv2", "conv1"] = "conv2"
     """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
     downsample: Literal["auto", "paper", "exact"] = "auto"

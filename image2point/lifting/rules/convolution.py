@@ -69,7 +69,7 @@ def _lifted(
         lifted, paddings = kernels.spread(kernel, stride), [0, 0, 0]
     else:
         need(rule != "rotate" or size[0] == size[1], f"kernel size {tuple(size)} under the rule rotate")
-        lifted = kernels.inflate(kernel, rule, options.axis)
+        lifted = kernels.inflate(kernel, rule, options.depth_axis)
         depth = kernels.AXES.index(options.axis)
         paddings = list(padding)
         paddings.insert(depth, padding[0] if size[0] <= size[1] else padding[1])
@@ -106,7 +106,7 @@ def voxel_conv(
             dilation=dilation,
             groups=groups,
             bias=bias is not None,
-            axis=options.axis,
+            axis=options.depth_axis,
             depth_padding=options.depth_padding,
             engine=options.engine,
         )
