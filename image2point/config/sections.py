@@ -48,6 +48,9 @@ class Network(Section):
     axis: Axis = "z"
     """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer; or by
     patterns over the layers' names, of which the first that matches counts: `{layer1.*: x, "*": z}`."""
+    variance: Literal["none", "1/K", "occupancy"] = "none"
+    """How lifted kernels are scaled: not at all, divided by the number of copies of the 2D kernel (`1/K`), or so that
+    activations keep their variance, given how many neighbours the voxels of some training clouds have."""
     substrate: Literal["sparse", "dense"] = "sparse"
     """Sparse voxels, or dense grids with a mask."""
     stem: Literal["auto", "paper", "inflate", "patch"] = "auto"

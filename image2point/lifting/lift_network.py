@@ -22,11 +22,14 @@ from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.records import Options
 from image2point.lifting.rewrite import Rewriter, record
 from image2point.lifting.stems import FRESH_STEMS, STEMS, patch_size
+from image2point.lifting.variance import VARIANCES, calibrate, check_batch
+from image2point.voxels import DenseVoxels, VoxelConv, VoxelTensor
 
 logger = logging.getLogger("image2point")
 
 _CHOICES = {
     "rule": (*kernels.RULES, "tied"),
+    "variance": VARIANCES,
     "substrate": ("sparse", "dense"),
     "stem": ("auto", *STEMS),
     "head": HEADS,
@@ -43,6 +46,8 @@ def lift(
     weights: str | None = None,
     rule: str = "repeat",
     axis: str | Mapping[str, str] = "z",
+    variance: str = "none",
+    calibration: VoxelTensor | DenseVoxels | None = None,
     substrate: str = "sparse",
     stem: str = "auto",
     patch: int | None = None,
@@ -72,6 +77,10 @@ def lift(
         axis: depth axis, along which kernels are inflated: `x`, `y`, `z`, or `alternate`: z, x, y in turn, from one
             kernel that is wider than 1×1 to the next; or a mapping from patterns over the names of such layers to x,
             y or z, of which the first that matches counts: `{"layer1.*": "x", "*": "z"}`.
+        variance: how lifted kernels are scaled: `none`; `1/K`, divided by the number of copies that `repeat`, `tied`
+            and the paper's shortcut make of the 2D kernel; or `occupancy`, so that the variance of activations stays
+            what it is in 2D, given how many neighbours the voxels of `calibration` have.
+        calibration: voxels of typical clouds, for variance="occupancy".
         substrate: `sparse`, or `dense` to turn sparse input into a masked grid first. A grid is computed as a grid
             in both.
         stem: `paper` (a fresh 3×3×3 convolution of stride 1 and a fresh norm instead of the 2D stem, no pooling),
@@ -100,11 +109,12 @@ def lift(
 
     Raises:
         LiftError: where an operation has no rule; it names the network, the operation and the missing rule.
-        InputError: on an unknown option, an unknown architecture, or weights that do not fit.
+        InputError: on an unknown option, an unknown architecture, weights that do not fit, or where a calibration
+            batch is missing.
     """
     chosen: dict[str, Any] = {
-        "rule": rule, "substrate": substrate, "stem": stem, "stride_in": stride_in, "downsample": downsample,
-        "head": head, "control": control, "depth_padding": depth_padding, "engine": engine,
+        "rule": rule, "variance": variance, "substrate": substrate, "stem": stem, "stride_in": stride_in,
+        "downsample": downsample, "head": head, "control": control, "depth_padding": depth_padding, "engine": engine,
     }  # fmt: skip
     _check(chosen, in_channels, num_classes)
     check_axis(axis)
@@ -149,7 +159,12 @@ def lift(
         rewriter.run()
     lifting = record(rewriter, report, loaded)
     _log(lifting.counts, name, options)
-    return LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
+    lifted = LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
+    if variance == "occupancy" and control != "scratch":
+        fresh = "input" if stem == "paper" else None
+        names = [n for n, m in lifted.named_modules() if isinstance(m, VoxelConv) and rewriter.roles[n] != fresh]
+        calibrate(lifted, names, check_batch(calibration))
+    return lifted
 
 
 def _check(chosen: dict[str, str], in_channels: int, num_classes: int | None) -> None:

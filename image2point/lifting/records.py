@@ -21,6 +21,7 @@ class Options:
 
     rule: str = "repeat"
     axis: str | dict[str, str] = "z"
+    variance: str = "none"
     substrate: str = "sparse"
     stem: str = "paper"
     patch: int | None = None
