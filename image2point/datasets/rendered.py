@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from image2point.datasets.meshes import Mesh, areas
+from image2point.datasets.meshes import Mesh, sample_surface
 from image2point.datasets.solids import SOLIDS
 from image2point.datasets.synthetic import SPLITS, Difficulty, check_classes, make_mesh
 from image2point.errors import InputError
@@ -62,7 +62,9 @@ class RenderedImages:
 def render(mesh: Mesh, size: int, rng: np.random.Generator) -> np.ndarray:
     """One image uint8 [size, size, 3] of a mesh, with random elevation, light, colours and place."""
     fine = FINER * size
-    points, normals = _surface(mesh, POINTS_PER_PIXEL * fine**2, rng)
+    cloud = sample_surface(mesh, POINTS_PER_PIXEL * fine**2, rng)
+    points, normals = cloud.points, cloud.normals
+    assert normals is not None
     right, up, towards = _camera(np.radians(rng.uniform(15, 50)))
     seen = np.stack([points @ right, points @ up], axis=1)
     low, high = seen.min(0), seen.max(0)
@@ -73,7 +75,7 @@ def render(mesh: Mesh, size: int, rng: np.random.Generator) -> np.ndarray:
     nearest_last = np.argsort(points @ towards, kind="stable")
     pixel = ((fine - 1 - cells[:, 1]) * fine + cells[:, 0])[nearest_last]
     light = towards + 0.8 * rng.standard_normal(3)
-    # A surface may be wound either way, and an open one is seen from behind: both sides reflect.
+    # An open surface is seen from behind as well: both sides reflect.
     facing = np.where(normals @ towards >= 0, 1, -1)
     shade = 0.25 + 0.75 * np.clip(facing * (normals @ (light / np.linalg.norm(light))), 0, 1)
     paint, ground = rng.uniform(0.3, 1.0, 3), rng.uniform(0.0, 0.6, 3)
@@ -82,18 +84,6 @@ def render(mesh: Mesh, size: int, rng: np.random.Generator) -> np.ndarray:
     averaged = image.reshape(size, FINER, size, FINER, 3).mean((1, 3))
     noisy = averaged + 0.02 * rng.standard_normal(averaged.shape)
     return (255 * noisy.clip(0, 1) + 0.5).astype(np.uint8)
-
-
-def _surface(mesh: Mesh, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points [count, 3], even over the surface, and unit normals [count, 3]."""
-    summed = np.cumsum(areas(mesh))
-    chosen = np.searchsorted(summed, rng.random(count) * summed[-1], side="right").clip(max=len(summed) - 1)
-    a, b, c = (mesh.vertices[mesh.triangles[:, corner]] for corner in range(3))
-    normals = np.cross(b - a, c - a)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    u, v = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
-    a, b, c = a[chosen], b[chosen], c[chosen]
-    return a + u * (b - a + v * (c - b)), normals[chosen]
 
 
 def _camera(elevation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

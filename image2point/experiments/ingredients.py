@@ -13,7 +13,7 @@ from image2point.datasets.features import feature_width
 from image2point.datasets.splits import CloudSet, split
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
-from image2point.training.batches import Recipe, batches, shuffled
+from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
 
 if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
@@ -72,6 +72,8 @@ def make_recipe(config: configuration.Config) -> Recipe:
         voxel_size=data.voxel_size,
         features=data.features,
         scaling={str(name): factor for name, factor in data.scaling.items()},
+        normals=data.normals,
+        up=data.up,
         points=data.points,
         substrate=config.network.substrate,
         augmentation=Augmentation(**data.augmentation.model_dump()) if data.augmentation else None,
@@ -79,12 +81,22 @@ def make_recipe(config: configuration.Config) -> Recipe:
     )
 
 
-def calibration_batch(config: configuration.Config, train: CloudSet) -> VoxelTensor | DenseVoxels | None:
+def check_features(splits: Splits, recipe: Recipe) -> None:
+    """Raise InputError where the clouds lack what the input features need, going by the first of each split."""
+    for clouds in (splits.train, splits.validation, splits.test):
+        if clouds is not None and len(clouds):
+            name = f"{clouds.name} cloud 0"
+            to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
+
+
+def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTensor | DenseVoxels | None:
     """Voxels of some training clouds, as many as a batch has, where the config's network is to be scaled by them."""
     if config.network.variance != "occupancy":
         return None
     chosen = shuffled(len(train), config.training.batch_size, config.seed, epoch=0)[:1]
-    return next(iter(batches(train, chosen, make_recipe(config)))).voxels
+    recipe, names = make_recipe(config), [f"{train.name} cloud {i}" for i in chosen[0]]
+    clouds = [prepare(train[int(i)], name, recipe) for i, name in zip(chosen[0], names, strict=True)]
+    return to_voxels(clouds, recipe, names)
 
 
 def make_network(
@@ -118,10 +130,12 @@ def _lift(
         calibration=calibration,
         substrate=network.substrate,
         stem=network.stem,
+        patch=network.patch,
         stride_in=network.stride_in,
         downsample=network.downsample,
         in_channels=feature_width(config.data.features),
         num_classes=classes,
+        head=network.head,
         control=network.control,
         depth_padding=network.depth_padding,
         allow_missing=network.allow_missing,

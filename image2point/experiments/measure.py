@@ -24,7 +24,7 @@ from image2point.experiments.image_ingredients import (
     make_image_network,
     make_image_recipe,
 )
-from image2point.experiments.ingredients import load_novel, load_splits, make_network, make_recipe
+from image2point.experiments.ingredients import calibration_batch, load_novel, load_splits, make_network, make_recipe
 from image2point.image_network import ImageNetwork
 from image2point.training import distributed
 from image2point.training.batches import Preparation
@@ -101,7 +101,10 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
         recipe: Preparation = make_image_recipe(config, network)
     else:
         splits = load_splits(config.data)
-        network = trained.load(path) if after else make_network(config, len(splits.train.classes))
+        if after:
+            network = trained.load(path)
+        else:
+            network = make_network(config, len(splits.train.classes), calibration_batch(config, splits.train))
         recipe = make_recipe(config)
     network = fabric.to_device(network).eval()  # type: ignore[assignment]
     return Subject(str(target), config, network, recipe, fabric, splits, after)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from image2point import config as configuration
 from image2point import files, pretrained, runs
@@ -16,6 +18,9 @@ from image2point.runs import Run
 from image2point.training import distributed, loop
 from image2point.training.interrupt import StopSignal
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
 
 def run(config: Pretrain, folder: Path = Path("runs"), resume: bool = False, overwrite: bool = False) -> Run:
     """Do the run that `config` describes, in `folder / config.name`; `resume` and `overwrite` as for a transfer.
@@ -26,6 +31,12 @@ def run(config: Pretrain, folder: Path = Path("runs"), resume: bool = False, ove
     """
     place = Run(folder / config.name)
     fabric = distributed.start(config.training)
+    with ExitStack() as claim:
+        distributed.together(fabric, lambda: claim.enter_context(runs.claimed(place.path)))
+        return _run(config, place, fabric, resume, overwrite)
+
+
+def _run(config: Pretrain, place: Run, fabric: Fabric, resume: bool, overwrite: bool) -> Run:
     begun = distributed.together(fabric, lambda: lifecycle.standing(place, config, resume, overwrite))
     if begun == "finished":
         return place

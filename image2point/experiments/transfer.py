@@ -17,6 +17,7 @@ from image2point.config import Config
 from image2point.experiments import block_choice, lifecycle
 from image2point.experiments.ingredients import (
     calibration_batch,
+    check_features,
     load_splits,
     make_blank_network,
     make_network,
@@ -55,13 +56,13 @@ def _run(config: Config, place: Run, fabric: Fabric, resume: bool, overwrite: bo
     if found == "finished":
         return place
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
-    splits = load_splits(config.data)
+    splits, recipe = load_splits(config.data), make_recipe(config)
+    check_features(splits, recipe)
     classes = len(splits.train.classes)
     if found == "checkpoint":
         network = make_blank_network(config, classes)
     else:
         network = make_network(config, classes, calibration_batch(config, splits.train))
-    recipe = make_recipe(config)
     if found == "new":
         distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))
     with StopSignal() as stop:
@@ -149,7 +150,7 @@ def _save_examples(job: loop.Job, config: Config, recipe: Recipe, predictions: n
     chosen = np.sort(rng.permutation(len(test))[: config.report.examples])
     clouds = [prepare(test[i], f"{test.name} cloud {i}", recipe, None, i) for i in chosen.tolist()]
     size = min((len(cloud) for cloud in clouds), default=0)
-    points = [cloud[np.sort(rng.permutation(len(cloud))[:size])] for cloud in clouds]
+    points = [cloud.points[np.sort(rng.permutation(len(cloud))[:size])] for cloud in clouds]
     content = io.BytesIO()
     np.savez_compressed(
         content,

@@ -32,6 +32,8 @@ class ImageRecipe:
             image = augmented(image, self.augmentation, rng_for(self.seed, epoch, index))
         return normalised(image, self.mean, self.std)
 
-    def join(self, samples: Sequence[np.ndarray]) -> torch.Tensor:
+    noun = "image"
+
+    def join(self, samples: Sequence[np.ndarray], where: Sequence[str] | None = None) -> torch.Tensor:
         """A batch [n, 3, size, size]."""
         return torch.from_numpy(np.stack(samples))
