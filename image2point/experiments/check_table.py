@@ -32,7 +32,7 @@ def show(check: Check) -> None:
     console.print(_activations(check))
     console.print()
     for line in summary(check):
-        console.print(line, soft_wrap=True)
+        console.print(line)
 
 
 def summary(check: Check) -> Iterator[str]:
@@ -42,9 +42,8 @@ def summary(check: Check) -> Iterator[str]:
     voxels = "" if check.voxels is None else f"{check.voxels:.0f} "
     yield f"parameters: 2D {check.image_parameters:,}, 3D {check.cloud_parameters:,}"
     yield (
-        f"multiply–accumulates: 2D {short(image.macs)} per image of {size}; 3D per cloud {short(cloud.grid)} on the grid "
-        f"around it, {short(cloud.macs)} on its {voxels}voxels, {short(cloud.summed)} after neighbours under one weight "
-        "are summed"
+        f"multiply–accumulates: 2D {short(image.macs)} per image of {size}; 3D {short(cloud.grid)} on the grid around "
+        f"a cloud, {short(cloud.macs)} on its {voxels}voxels, {short(cloud.summed)} once equal weights share a product"
     )
     if check.mean_distance is not None:
         yield f"Wasserstein-1 distance, mean over the inflated convolutions: {short(check.mean_distance)}"

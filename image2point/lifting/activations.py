@@ -158,9 +158,9 @@ def evaluating(network: nn.Module, following: Container[str] = ()) -> Iterator[N
     try:
         with torch.no_grad():
             yield
-            for buffer, kept in buffers:
-                buffer.copy_(kept)
     finally:
+        for buffer, kept in buffers:
+            buffer.detach().copy_(kept)
         for module, mode in modes:
             module.training = mode
 
