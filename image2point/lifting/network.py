@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
+from image2point.lifting.heads import effective
 from image2point.lifting.records import Lifting
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 
@@ -45,6 +46,8 @@ class LiftedNetwork(nn.Module):
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
         """Features before the classifier [B, p], and class scores [B, classes].
 
+        Under the head `cosine` the features are those that its linear part sees, of length 1.
+
         Raises:
             InputError: where the network gives no vector per cloud.
         """
@@ -55,7 +58,11 @@ class LiftedNetwork(nn.Module):
 
     @property
     def classifier(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [classes, p] and bias [classes] (or None) of the last linear layer.
+        """Weight [classes, p] and bias [classes] (or None) of the linear layer that the head is in eval mode.
+
+        What the head has besides is folded in (`lifting.heads`): with it, a batch norm on the scores by its running
+        statistics; the scale and the unit rows of a cosine head. So, in eval mode, scores = features · weightᵀ + bias
+        on what `embed` gives.
 
         Raises:
             InputError: where the network ends without one.
@@ -64,7 +71,7 @@ class LiftedNetwork(nn.Module):
             raise InputError(f"{self.lifting.network} was lifted without a classifier; give num_classes to add one")
         layer = dict(self.named_modules())[self._classifier]
         assert isinstance(layer, nn.Linear)
-        return layer.weight, layer.bias
+        return effective(layer)
 
     def train(self, mode: bool = True) -> LiftedNetwork:
         """Set the mode, except of the modules that are held in eval."""
