@@ -62,9 +62,17 @@ class LiftedNetwork(nn.Module):
         """
         if self._classifier is None:
             raise InputError(f"{self.lifting.network} was lifted without a classifier; give num_classes to add one")
-        layer = dict(self.named_modules())[self._classifier]
+        layer = self.get_submodule(self._classifier)
         assert isinstance(layer, nn.Linear)
         return layer.weight, layer.bias
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """The module of that path, by children alone: one may have the name of an attribute here."""
+        first, _, rest = target.partition(".")
+        child = self._modules.get(first)
+        if child is None:
+            return super().get_submodule(target)
+        return child.get_submodule(rest)
 
     def train(self, mode: bool = True) -> LiftedNetwork:
         """Set the mode, except of the modules that are held in eval."""
