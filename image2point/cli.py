@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from image2point.errors import InputError
+from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -318,6 +319,10 @@ def config(
         raise InputError("config needs a file, or --schema for every setting there is")
     else:
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
+
+
+for command in (sweep, table):
+    app.command()(command)
 
 
 def main() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from image2point import files
 from image2point.errors import InputError
+
+
+class Claimed(InputError):
+    """Another process is at work on a run directory."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,26 @@ def check_new(path: Path, overwrite: bool = False) -> None:
         )
     if not Run(path).config.is_file():
         raise InputError(f"{path} is not a run directory (no {Run(path).config.name}); --overwrite will not remove it")
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Keep the run directory `path`, which need not exist yet, for this process while the block lasts.
+
+    The claim goes with the process, however that ends. Raises Claimed where another process has it.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(lock, "a")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise InputError(f"cannot write beside the run directory {path}: {error.strerror or error}") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Claimed(f"another process is at work on {path}; wait for it, or stop it first") from None
+        yield
 
 
 def create(path: Path, config: str) -> Run:

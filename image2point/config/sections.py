@@ -39,6 +39,9 @@ class Network(Section):
     on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
     axis: Literal["x", "y", "z", "alternate"] = "z"
     """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer."""
+    variance: Literal["none", "1/K", "occupancy"] = "none"
+    """How lifted kernels are scaled: not at all, divided by the number of copies of the 2D kernel (`1/K`), or so that
+    activations keep their variance, given how many neighbours the voxels of some training clouds have."""
     substrate: Literal["sparse", "dense"] = "sparse"
     """Sparse voxels, or dense grids with a mask."""
     stem: Literal["auto", "paper", "inflate"] = "auto"

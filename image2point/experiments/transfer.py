@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,13 @@ from image2point import files, runs
 from image2point.config import Config
 from image2point.datasets import CloudSet
 from image2point.errors import InputError
-from image2point.experiments.ingredients import load_splits, make_network, make_recipe
+from image2point.experiments.ingredients import (
+    calibration_batch,
+    load_splits,
+    make_blank_network,
+    make_network,
+    make_recipe,
+)
 from image2point.finetune import count, count_by_role, freeze
 from image2point.runs import Run
 from image2point.training import checkpoint, distributed, loop, measure
@@ -47,26 +54,35 @@ def run(config: Config, folder: Path = Path("runs"), resume: bool = False, overw
     """
     place = Run(folder / config.name)
     fabric = distributed.start(config.training)
-    standing = distributed.together(fabric, lambda: _standing(place, config, resume, overwrite))
-    if standing == "finished":
+    with ExitStack() as claim:
+        distributed.together(fabric, lambda: claim.enter_context(runs.claimed(place.path)))
+        return _run(config, place, fabric, resume, overwrite)
+
+
+def _run(config: Config, place: Run, fabric: Fabric, resume: bool, overwrite: bool) -> Run:
+    found = distributed.together(fabric, lambda: standing(place, config, resume, overwrite))
+    if found == "finished":
         return place
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
     splits = load_splits(config.data)
-    weights = "random" if standing == "checkpoint" else config.network.weights
-    network = make_network(config, len(splits.train.classes), weights)
+    classes = len(splits.train.classes)
+    if found == "checkpoint":
+        network = make_blank_network(config, classes)
+    else:
+        network = make_network(config, classes, calibration_batch(config, splits.train))
     counts = freeze(network, config.finetune.policy)
-    if standing == "new":
+    if found == "new":
         distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))
     with StopSignal() as stop:
         job = loop.Job(fabric, network, splits, make_recipe(config), config, place, stop)
-        _announce(job, network, counts, resumed=standing == "checkpoint")
-        state = loop.restore(job) if standing == "checkpoint" else loop.State()
+        _announce(job, network, counts, resumed=found == "checkpoint")
+        state = loop.restore(job) if found == "checkpoint" else loop.State()
         loop.fit(job, state)
         _finish(job, network, state)
     return place
 
 
-def _standing(place: Run, config: Config, resume: bool, overwrite: bool) -> Literal["new", "checkpoint", "finished"]:
+def standing(place: Run, config: Config, resume: bool, overwrite: bool) -> Literal["new", "checkpoint", "finished"]:
     """What there is to do. InputError where the directory exists and neither option is given, or where a run is to be
     resumed with another config than its own."""
     if not resume or not place.path.exists():
