@@ -64,7 +64,7 @@ def predict(
     """
     import torch
 
-    from image2point.datasets.files import read_cloud, unit_sphere
+    from image2point.datasets.files import read_cloud
     from image2point.experiments.ingredients import make_recipe
     from image2point.training.batches import prepare, to_voxels
 
@@ -74,14 +74,14 @@ def predict(
     recipe = make_recipe(config)
     clouds = []
     for path in paths:
-        cloud = read_cloud(path, points=points, seed=seed)
-        clouds.append(prepare(unit_sphere(cloud) if normalise else cloud, str(path), recipe))
+        cloud = read_cloud(path, points=points, seed=seed, normalise=normalise)
+        clouds.append(prepare(cloud, str(path), recipe))
     network = load(run)
     dtype = next(network.parameters()).dtype
     predictions = []
     for path, cloud in zip(paths, clouds, strict=True):
         with torch.no_grad():
-            share = network(to_voxels([cloud], recipe).to(dtype))[0].double().softmax(0)
+            share = network(to_voxels([cloud], recipe, [str(path)]).to(dtype))[0].double().softmax(0)
         best = share.argsort(descending=True)[:top].tolist()
         predictions.append(Prediction(str(path), tuple(classes[i] for i in best), tuple(float(share[i]) for i in best)))
     return predictions

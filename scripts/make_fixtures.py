@@ -29,7 +29,7 @@ def make_modelnet(folder: Path) -> None:
     write_text(folder / "shape_names.txt", "".join(f"{name}\n" for name in CLASSES))
     for split, sizes in ROWS.items():
         shapes = SyntheticShapes(split, sum(sizes) // len(CLASSES), POINTS, classes=CLASSES)
-        clouds = np.stack([shapes[index] for index in range(len(shapes))])
+        clouds = np.stack([shapes[index].points for index in range(len(shapes))])
         clouds = np.round(clouds * 256) / 256  # compresses well
         names, start = [], 0
         for number, size in enumerate(sizes):
@@ -47,7 +47,8 @@ def make_clouds(folder: Path) -> None:
     """One file of every format that can be read: three of points, three meshes."""
     rng = np.random.default_rng(0)
     torus, mug, spring = (
-        np.round(SyntheticShapes("test", 1, POINTS, classes=(kind,))[0], 3) for kind in ("torus", "mug", "spring")
+        np.round(SyntheticShapes("test", 1, POINTS, classes=(kind,))[0].points, 3)
+        for kind in ("torus", "mug", "spring")
     )
     buffer = io.BytesIO()
     np.save(buffer, torus)

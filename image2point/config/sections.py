@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -14,6 +14,14 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Split = Literal["train", "test"]
+Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
+
+
+Axis = Annotated[
+    Annotated[Literal["x", "y", "z", "alternate"], Tag("one")]
+    | Annotated[dict[str, Literal["x", "y", "z"]], Tag("by layer")],
+    Discriminator(lambda value: "by layer" if isinstance(value, dict) else "one"),
+]
 
 
 def _as_text(value: Any) -> Any:
@@ -37,16 +45,23 @@ class Network(Section):
     rule: Literal["repeat", "mean", "center", "rotate", "tied"] = "repeat"
     """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid
     on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
-    axis: Literal["x", "y", "z", "alternate"] = "z"
-    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer."""
+    axis: Axis = "z"
+    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer; or by
+    patterns over the layers' names, of which the first that matches counts: `{layer1.*: x, "*": z}`."""
     variance: Literal["none", "1/K", "occupancy"] = "none"
     """How lifted kernels are scaled: not at all, divided by the number of copies of the 2D kernel (`1/K`), or so that
     activations keep their variance, given how many neighbours the voxels of some training clouds have."""
     substrate: Literal["sparse", "dense"] = "sparse"
     """Sparse voxels, or dense grids with a mask."""
-    stem: Literal["auto", "paper", "inflate"] = "auto"
-    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted;
+    stem: Literal["auto", "paper", "inflate", "patch"] = "auto"
+    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted; `patch`: a fresh
+    convolution whose kernel and stride are `patch`, where the 2D stem cuts the image into patches, as in ConvNeXt;
     `auto`: `paper` where the 2D stem is a single convolution."""
+    patch: Annotated[int, Field(ge=2)] | None = None
+    """Edge of a patch in voxels, for the stem `patch`; null takes that of the 2D stem in pixels."""
+    head: Literal["linear", "batchnorm", "cosine"] = "linear"
+    """The fresh classifier: one linear layer; a linear layer with batch norm on the class scores, as in the paper's
+    code; or scaled cosines between features and class rows."""
     stride_in: Literal["conv2", "conv1"] = "conv2"
     """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
     downsample: Literal["auto", "paper", "exact"] = "auto"
@@ -144,10 +159,16 @@ class Data(Section):
     """Points drawn from each cloud; null takes all."""
     voxel_size: Positive = 0.05
     """Edge of a voxel, in the units of the points."""
-    features: Annotated[tuple[Literal["xyz", "occupancy"], ...], Field(min_length=1)] = ("xyz",)
-    """What each voxel carries into the network, in this order."""
-    scaling: dict[Literal["xyz", "occupancy"], float] = {"xyz": 1.0}
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("xyz",)
+    """What each voxel carries into the network, in this order: the mean over its points of `xyz`, the constant 1
+    (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud."""
+    scaling: dict[Feature, float] = {"xyz": 1.0}
     """Factor on each of the features; 1 where not named."""
+    normals: Literal["given", "estimated"] = "given"
+    """Normals as the clouds bring them, or estimated from the points alone, whatever the clouds bring."""
+    up: Literal["x", "y", "z"] | None = None
+    """The axis that points up in this dataset, along which `height` is measured; z in the synthetic shapes, y in the
+    usual modelnet40_ply_hdf5_2048."""
     augmentation: Augmentation | None = Augmentation()
     """Random changes of training clouds; null for none."""
     synthetic: Synthetic = Synthetic()
@@ -163,6 +184,8 @@ class Data(Section):
     def _possible(self) -> Data:
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"data.features = {list(self.features)} names a feature twice")
+        if "height" in self.features and self.up is None:
+            raise ValueError("data.features has height, which needs the axis that points up; set data.up to x, y or z")
         if self.shots is not None and self.validation:
             held_out = int(self.shots * self.validation + 0.5)
             if not 0 < held_out < self.shots:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -23,18 +24,23 @@ from typing import Any
 
 import numpy as np
 
+from image2point.datasets.cloud import Cloud
 from image2point.datasets.meshes import Mesh, sample_surface
-from image2point.datasets.validate import check_cloud
+from image2point.datasets.validate import check_cloud, check_points
 from image2point.errors import InputError
 
 
-def read_cloud(path: str | Path, points: int = 1024, seed: int = 0, normalise: bool = False) -> np.ndarray:
-    """Read a cloud, float32 [P, 3], from a .ply, .pcd, .xyz, .off, .obj or .npy file.
+def read_cloud(path: str | Path, points: int = 1024, seed: int = 0, normalise: bool = False) -> Cloud:
+    """Read a cloud from a .ply, .pcd, .xyz, .off, .obj or .npy file.
 
     A mesh gives `points` points, uniform over its surface. A point file gives `points` of its points at
     random, or all where it has no more than that. The same file, `points` and `seed` give the same cloud.
     Coordinates stay in the file's units, unless `normalise` moves them into the unit sphere (before rounding
     to float32, which matters for coordinates far from the origin, as in maps).
+
+    Normals and colours of the points come with .ply and .pcd that have them. On a mesh, normals are those of the
+    faces, towards the side from which the file winds them counterclockwise, and colours those of the vertices,
+    interpolated.
 
     .xyz: one point per line, x y z first, separated by blanks or commas; # begins a comment. .npy: real
     numbers [P, C], C >= 3, of which the first three columns are x, y, z.
@@ -60,8 +66,9 @@ def read_cloud(path: str | Path, points: int = 1024, seed: int = 0, normalise: b
         cloud = sample_surface(_checked(content, path), points, rng, str(path))
     else:
         check_cloud(content, str(path))
-        cloud = content if len(content) <= points else content[rng.choice(len(content), points, replace=False)]
-    return check_cloud(unit_sphere(cloud) if normalise else cloud, str(path))
+        few = len(content) <= points
+        cloud = content if few else content.take(rng.choice(len(content), points, replace=False))
+    return check_cloud(replace(cloud, points=unit_sphere(cloud.points)) if normalise else cloud, str(path))
 
 
 def unit_sphere(points: np.ndarray) -> np.ndarray:
@@ -78,17 +85,17 @@ def unit_sphere(points: np.ndarray) -> np.ndarray:
     return (centred / radius if radius > 0 else centred).astype(kind)
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def _read_npy(path: Path) -> Cloud:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise InputError(f"{path}: not a readable .npy array of numbers: {error}") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3:
         raise InputError(f"{path}: expected an array (P, 3 or more), found {getattr(array, 'shape', 'an archive')}")
-    return array[:, :3]
+    return Cloud(array[:, :3])
 
 
-def _read_xyz(path: Path) -> np.ndarray:
+def _read_xyz(path: Path) -> Cloud:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         fields = line.split("#")[0].replace(",", " ").split()
@@ -98,10 +105,10 @@ def _read_xyz(path: Path) -> np.ndarray:
             except ValueError:
                 raise InputError(f"{path} line {number}: expected x y z, found {line.strip()[:60]!r}") from None
             rows.append((x, y, z))
-    return np.array(rows).reshape(-1, 3)
+    return Cloud(np.array(rows).reshape(-1, 3))
 
 
-def _read_pcd(path: Path) -> np.ndarray:
+def _read_pcd(path: Path) -> Cloud:
     _check_ascii_pcd(path)
     return _open3d_points(path)
 
@@ -121,9 +128,12 @@ def _check_ascii_pcd(path: Path) -> None:
         )
 
 
-def _read_ply(path: Path) -> np.ndarray | Mesh:
-    mesh = _open3d_mesh(path)
-    return mesh if len(mesh.triangles) else mesh.vertices
+def _read_ply(path: Path) -> Cloud | Mesh:
+    content = _open3d_triangles(path)
+    if len(content.triangles):
+        return _mesh(content)
+    vertices, normals, colours = content.vertices, content.vertex_normals, content.vertex_colors
+    return Cloud(np.asarray(vertices), _some(normals), _some(colours))
 
 
 def _read_off(path: Path) -> Mesh:
@@ -146,7 +156,7 @@ def _read_obj(path: Path) -> Mesh:
     return _with_faces((_trimesh_mesh if polygons else _open3d_mesh)(path), path)
 
 
-READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
+READERS: dict[str, Callable[[Path], Cloud | Mesh]] = {
     ".ply": _read_ply,
     ".pcd": _read_pcd,
     ".xyz": _read_xyz,
@@ -168,20 +178,34 @@ def _checked(mesh: Mesh, path: Path) -> Mesh:
     if low < 0 or high >= len(mesh.vertices):
         wrong = low if low < 0 else high
         raise InputError(f"{path}: a face uses vertex {wrong}, but there are {len(mesh.vertices)} vertices")
-    check_cloud(mesh.vertices[np.unique(mesh.triangles)], f"{path}, vertices")
+    check_points(mesh.vertices[np.unique(mesh.triangles)], f"{path}, vertices")
     return mesh
 
 
 def _open3d_mesh(path: Path, name: Path | None = None) -> Mesh:
+    return _mesh(_open3d_triangles(path, name))
+
+
+def _open3d_triangles(path: Path, name: Path | None = None) -> Any:
     open3d = import_open3d()
-    mesh = _run(path, name or path, lambda: open3d.io.read_triangle_mesh(str(path)))
-    return Mesh(np.asarray(mesh.vertices), np.asarray(mesh.triangles).astype(np.int64))
+    return _run(path, name or path, lambda: open3d.io.read_triangle_mesh(str(path)))
 
 
-def _open3d_points(path: Path) -> np.ndarray:
+def _mesh(content: Any) -> Mesh:
+    triangles = np.asarray(content.triangles).astype(np.int64)
+    return Mesh(np.asarray(content.vertices), triangles, _some(content.vertex_colors))
+
+
+def _open3d_points(path: Path) -> Cloud:
     open3d = import_open3d()
     keep = {"remove_nan_points": False, "remove_infinite_points": False}  # they are refused, not dropped
-    return np.asarray(_run(path, path, lambda: open3d.io.read_point_cloud(str(path), **keep)).points)
+    content = _run(path, path, lambda: open3d.io.read_point_cloud(str(path), **keep))
+    return Cloud(np.asarray(content.points), _some(content.normals), _some(content.colors))
+
+
+def _some(vectors: Any) -> np.ndarray | None:
+    """Open3D's vectors [P, 3]; None where the file has none."""
+    return np.asarray(vectors) if len(vectors) else None
 
 
 def _run(path: Path, name: Path, read: Callable[[], Any]) -> Any:

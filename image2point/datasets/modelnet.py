@@ -21,8 +21,8 @@ MODELNET10 = (
 
 LAYOUT = (
     "expected a folder with shape_names.txt, train_files.txt, test_files.txt and the h5 files listed there "
-    "(`data` float (N, P, 3), `label` integer (N, 1)), as in modelnet40_ply_hdf5_2048; "
-    "data/README.md says where to get it"
+    "(`data` float (N, P, 3), `label` integer (N, 1), perhaps `normal` float (N, P, 3)), "
+    "as in modelnet40_ply_hdf5_2048; data/README.md says where to get it"
 )
 
 
@@ -31,6 +31,8 @@ def load(root: str | Path, classes: int | None = 40) -> tuple[StoredClouds, Stor
 
     classes: 40, all of ModelNet40, which the folder must list; 10, ModelNet10, whose classes are numbered
     0..9 in their own alphabetical order; None, whatever classes `shape_names.txt` lists.
+
+    The clouds have normals where every file of their split has the array `normal`, which PointNet's files have.
 
     Every value is checked on loading. Raises InputError, naming file and row, for a missing root or file, h5
     files that are damaged or lack an array, wrong shapes or types, labels outside the class list, points that
@@ -90,29 +92,41 @@ def _select(name: str, files: list[Path], listed: tuple[str, ...], names: tuple[
     """Read the files and keep the clouds of the classes `names`, numbered in that order."""
     renumbered = np.full(len(listed), -1, dtype=np.int64)
     renumbered[[listed.index(each) for each in names]] = np.arange(len(names))
-    clouds, labels, width = [], [], 0
+    clouds: list[np.ndarray] = []
+    normals: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    width = 0
     for path in files:
-        points, old = _read(path, listed)
+        points, own_normals, old = _read(path, listed)
         if width and points.shape[1] != width:
             raise InputError(f"{path.name} has {points.shape[1]} points per cloud but {files[0].name} has {width}")
         width = points.shape[1]
         new = renumbered[old]
         clouds.append(points[new >= 0])
         labels.append(new[new >= 0])
-    return StoredClouds(name, names, np.concatenate(clouds), np.concatenate(labels))
+        if own_normals is not None:
+            normals.append(own_normals[new >= 0])
+    if normals and len(normals) < len(files):
+        raise InputError(
+            f"{files[0].parent}: {len(normals)} of the {len(files)} files of {name} have `normal`; all or none"
+        )
+    joined = np.concatenate(normals) if normals else None
+    return StoredClouds(name, names, np.concatenate(clouds), np.concatenate(labels), joined)
 
 
-def _read(path: Path, listed: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Points float32 [N, P, 3] and labels int64 [N] of one file, checked."""
+def _read(path: Path, listed: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Points and normals float32 [N, P, 3] and labels int64 [N] of one file, checked."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            found = {name: file[name] for name in ("data", "label") if isinstance(file.get(name), h5py.Dataset)}
-            if len(found) < 2:
+            wanted = ("data", "label", "normal")
+            found = {name: file[name] for name in wanted if isinstance(file.get(name), h5py.Dataset)}
+            if not {"data", "label"} <= set(found):
                 raise InputError(f"{path}: expected the arrays `data` and `label`, found {sorted(file)}")
-            _check_arrays(path, found["data"], found["label"])
+            _check_arrays(path, **found)
             points = found["data"][...].astype(np.float32, copy=False)
+            normals = found["normal"][...].astype(np.float32, copy=False) if "normal" in found else None
             labels = found["label"][...].reshape(-1).astype(np.int64)
     except (OSError, RuntimeError, KeyError) as error:
         raise InputError(f"{path} is not a readable h5 file (truncated or damaged?): {error}; get it again") from None
@@ -123,17 +137,20 @@ def _read(path: Path, listed: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"shape_names.txt lists {len(listed)} classes but label {labels[row]} occurs in {path.name} row {row}"
         )
-    finite = np.isfinite(points).all(axis=(1, 2))
-    if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
-        raise InputError(f"{path.name} row {row}: NaN or infinite coordinates ({int((~finite).sum())} such rows)")
-    return points, labels
+    for values, what in ((points, "coordinates"), (normals, "normals")):
+        finite = np.isfinite(values).all(axis=(1, 2)) if values is not None else np.ones(0, dtype=bool)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
+            raise InputError(f"{path.name} row {row}: NaN or infinite {what} ({int((~finite).sum())} such rows)")
+    return points, normals, labels
 
 
-def _check_arrays(path: Path, data, label) -> None:  # type: ignore[no-untyped-def]  # h5py comes untyped
+def _check_arrays(path: Path, data, label, normal=None) -> None:  # type: ignore[no-untyped-def]  # h5py comes untyped
     if data.dtype.kind != "f" or data.ndim != 3 or data.shape[2] != 3 or 0 in data.shape:
         raise InputError(f"{path}: expected `data` floating (N, P, 3), found {data.dtype} {data.shape}")
     if label.dtype.kind not in "iu" or label.ndim not in (1, 2) or (label.ndim == 2 and label.shape[1] != 1):
         raise InputError(f"{path}: expected `label` integer (N, 1), found {label.dtype} {label.shape}")
     if len(data) != len(label):
         raise InputError(f"{path}: `data` has {len(data)} rows but `label` has {len(label)}")
+    if normal is not None and (normal.dtype.kind != "f" or normal.shape != data.shape):
+        raise InputError(f"{path}: expected `normal` floating {data.shape}, found {normal.dtype} {normal.shape}")

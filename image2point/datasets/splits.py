@@ -8,14 +8,14 @@ from typing import Protocol
 
 import numpy as np
 
+from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
 
 
 class CloudSet(Protocol):
     """Clouds with labels, held in memory or made on demand.
 
-    `labels` is int64 [n]; `self[i]` is a float32 [P, 3] array that belongs to the caller, who may write to
-    it.
+    `labels` is int64 [n]; the arrays of `self[i]` belong to the caller, who may write to them.
     """
 
     @property
@@ -29,23 +29,32 @@ class CloudSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> Cloud: ...
 
 
 @dataclass(frozen=True)
 class StoredClouds:
-    """A set of equally large clouds in one array: points float32 [n, P, 3], labels int64 [n]."""
+    """A set of equally large clouds in one array for each field of `Cloud`, with a first axis of n clouds.
+
+    points, normals, colours: float32 [n, P, 3]; parts: int64 [n, P]; labels: int64 [n].
+    """
 
     name: str
     classes: tuple[str, ...]
     points: np.ndarray
     labels: np.ndarray
+    normals: np.ndarray | None = None
+    colours: np.ndarray | None = None
+    parts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.points[index].copy()
+    def __getitem__(self, index: int) -> Cloud:
+        def own(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[index].copy()
+
+        return Cloud(self.points[index].copy(), own(self.normals), own(self.colours), own(self.parts))
 
 
 class Subset:
@@ -61,7 +70,7 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Cloud:
         return self.whole[int(self.indices[index])]
 
 

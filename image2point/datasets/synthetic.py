@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from image2point.datasets.cloud import Cloud
 from image2point.datasets.meshes import Mesh, areas, sample_surface
 from image2point.datasets.solids import SOLIDS
 from image2point.datasets.transforms import quaternion_rotation, random_rotation
+from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
 
 SPLITS = {"train": 0, "test": 1, "validation": 2}
@@ -99,7 +101,7 @@ class SyntheticShapes:
     def __len__(self) -> int:
         return self.samples_per_class * len(self.classes)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Cloud:
         if not 0 <= index < len(self):
             raise IndexError(f"cloud {index} of {len(self)}")
         repeat, label = divmod(index, len(self.classes))
@@ -120,20 +122,23 @@ def load(
     return train, SyntheticShapes("test", test_per_class, points, seed, difficulty)
 
 
-def make_cloud(kind: str, points: int, difficulty: Difficulty, rng: np.random.Generator) -> np.ndarray:
-    """One cloud of one kind of solid: float32 [points, 3], centred, radius at most 1."""
+def make_cloud(kind: str, points: int, difficulty: Difficulty, rng: np.random.Generator) -> Cloud:
+    """One cloud of one kind of solid: `points` points, centred, radius at most 1.
+
+    The normals are the exact outward ones of the surface where each point was, before noise moved it.
+    """
     mesh = SOLIDS[kind](rng)
     stretch = difficulty.proportions ** rng.uniform(-1, 1, 3)
     pose = _pose(difficulty.tilt, rng)
     vertices = _standardise(mesh) * stretch @ pose.T
     # Twice the points, so that density and occlusion have something to choose from.
-    cloud = sample_surface(Mesh(vertices, mesh.triangles), 2 * points, rng)
-    cloud = cloud.take(_visible(cloud, points, difficulty, rng), axis=0)
-    cloud -= cloud.mean(axis=0)
+    sampled = sample_surface(Mesh(vertices, mesh.triangles), 2 * points, rng)
+    sampled = sampled.take(_visible(sampled.points, points, difficulty, rng))
+    cloud = sampled.points - sampled.points.mean(axis=0)
     cloud /= _radius(cloud)
     cloud += rng.uniform(0, difficulty.noise) * rng.standard_normal(cloud.shape)
     cloud *= rng.uniform(difficulty.scale, 1) / _radius(cloud)
-    return cloud.astype(np.float32)
+    return check_cloud(Cloud(cloud, sampled.normals), kind)
 
 
 def _standardise(mesh: Mesh) -> np.ndarray:

@@ -10,7 +10,7 @@ from image2point.datasets.features import feature_width
 from image2point.datasets.splits import CloudSet, split
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
-from image2point.training.batches import Recipe, batches, shuffled
+from image2point.training.batches import Recipe, batches, prepare, shuffled, to_voxels
 
 if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
@@ -50,11 +50,21 @@ def make_recipe(config: configuration.Config) -> Recipe:
         voxel_size=data.voxel_size,
         features=data.features,
         scaling={str(name): factor for name, factor in data.scaling.items()},
+        normals=data.normals,
+        up=data.up,
         points=data.points,
         substrate=config.network.substrate,
         augmentation=Augmentation(**data.augmentation.model_dump()) if data.augmentation else None,
         seed=config.seed,
     )
+
+
+def check_features(splits: Splits, recipe: Recipe) -> None:
+    """Raise InputError where the clouds lack what the input features need, going by the first of each split."""
+    for clouds in (splits.train, splits.validation, splits.test):
+        if clouds is not None and len(clouds):
+            name = f"{clouds.name} cloud 0"
+            to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
 
 
 def calibration_batch(config: configuration.Config, train: CloudSet) -> VoxelTensor | DenseVoxels | None:
@@ -96,10 +106,12 @@ def _lift(
         calibration=calibration,
         substrate=network.substrate,
         stem=network.stem,
+        patch=network.patch,
         stride_in=network.stride_in,
         downsample=network.downsample,
         in_channels=feature_width(config.data.features),
         num_classes=classes,
+        head=network.head,
         control=network.control,
         depth_padding=network.depth_padding,
         allow_missing=network.allow_missing,

@@ -23,6 +23,7 @@ from image2point.datasets import CloudSet
 from image2point.errors import InputError
 from image2point.experiments.ingredients import (
     calibration_batch,
+    check_features,
     load_splits,
     make_blank_network,
     make_network,
@@ -64,7 +65,8 @@ def _run(config: Config, place: Run, fabric: Fabric, resume: bool, overwrite: bo
     if found == "finished":
         return place
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
-    splits = load_splits(config.data)
+    splits, recipe = load_splits(config.data), make_recipe(config)
+    check_features(splits, recipe)
     classes = len(splits.train.classes)
     if found == "checkpoint":
         network = make_blank_network(config, classes)
@@ -74,7 +76,7 @@ def _run(config: Config, place: Run, fabric: Fabric, resume: bool, overwrite: bo
     if found == "new":
         distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))
     with StopSignal() as stop:
-        job = loop.Job(fabric, network, splits, make_recipe(config), config, place, stop)
+        job = loop.Job(fabric, network, splits, recipe, config, place, stop)
         _announce(job, network, counts, resumed=found == "checkpoint")
         state = loop.restore(job) if found == "checkpoint" else loop.State()
         loop.fit(job, state)
@@ -221,7 +223,7 @@ def _save_examples(job: loop.Job, predictions: np.ndarray) -> None:
     chosen = np.sort(rng.permutation(len(test))[: job.config.report.examples])
     clouds = [prepare(test[i], f"{test.name} cloud {i}", job.recipe, None, i) for i in chosen.tolist()]
     size = min((len(cloud) for cloud in clouds), default=0)
-    points = [cloud[np.sort(rng.permutation(len(cloud))[:size])] for cloud in clouds]
+    points = [cloud.points[np.sort(rng.permutation(len(cloud))[:size])] for cloud in clouds]
     content = io.BytesIO()
     np.savez_compressed(
         content,

@@ -28,22 +28,10 @@ class BatchNorm(_BatchNorm):
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
         if self.training or self.running_mean is None:
             return on_rows(self._normalise, x)
-        return pointwise(self._scale_and_shift, x)
-
-    def _scale_and_shift(self, features: Tensor) -> Tensor:
-        """[N, C] or [B, C, X, Y, Z], by the running statistics."""
-        assert self.running_var is not None and self.running_mean is not None
-        scale = torch.rsqrt(self.running_var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -self.running_mean * scale
-        if self.bias is not None:
-            shift = shift + self.bias
-        shape = (-1,) + (1,) * (features.ndim - 2)
-        return torch.addcmul(shift.to(features.dtype).view(shape), features, scale.to(features.dtype).view(shape))
+        return pointwise(self._by_running_statistics, x)
 
     def _normalise(self, rows: Tensor) -> Tensor:
-        """[N, C] → [N, C], by the statistics of the rows."""
+        """[N, C] → [N, C], by the statistics of the rows themselves"""
         momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -61,6 +49,18 @@ class BatchNorm(_BatchNorm):
             0.0 if momentum is None else momentum,
             self.eps,
         )
+
+    def _by_running_statistics(self, features: Tensor) -> Tensor:
+        """[N, C] → [N, C], or [B, C, X, Y, Z] → [B, C, X, Y, Z]"""
+        assert self.running_var is not None and self.running_mean is not None
+        scale = torch.rsqrt(self.running_var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.running_mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        shape = (-1,) + (1,) * (features.ndim - 2)
+        return torch.addcmul(shift.to(features.dtype).view(shape), features, scale.to(features.dtype).view(shape))
 
     def _normalise_over_processes(self, rows: Tensor, momentum: float | None) -> Tensor:
         wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows

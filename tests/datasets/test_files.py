@@ -44,12 +44,12 @@ def write(path: Path, content: str | bytes) -> Path:
 @pytest.mark.parametrize("path", sorted(CLOUDS.iterdir()), ids=lambda path: path.name)
 def test_fixtures(path: Path) -> None:
     cloud = read_cloud(path, points=200)
-    assert cloud.dtype == np.float32 and np.isfinite(cloud).all()
+    assert cloud.points.dtype == np.float32 and np.isfinite(cloud.points).all()
     assert len(cloud) == (200 if path.suffix in (".off", ".obj", ".ply") else 64)
-    np.testing.assert_array_equal(cloud, read_cloud(path, points=200))
+    np.testing.assert_array_equal(cloud.points, read_cloud(path, points=200).points)
     few = read_cloud(path, points=20)
     assert len(few) == 20
-    assert not np.array_equal(few, read_cloud(path, points=20, seed=1))
+    assert not np.array_equal(few.points, read_cloud(path, points=20, seed=1).points)
 
 
 def test_all_formats_have_a_fixture() -> None:
@@ -73,7 +73,7 @@ def test_all_formats_have_a_fixture() -> None:
 )  # fmt: skip
 def test_a_cube_keeps_its_six_faces(tmp_path: Path, name: str, content: str) -> None:
     cloud = read_cloud(write(tmp_path / name, content), points=6000)
-    share = [np.isclose(cloud[:, axis], side).mean() for axis in range(3) for side in (0, 1)]
+    share = [np.isclose(cloud.points[:, axis], side).mean() for axis in range(3) for side in (0, 1)]
     np.testing.assert_allclose(share, 1 / 6, atol=0.03)
 
 
@@ -89,7 +89,8 @@ def test_a_cube_keeps_its_six_faces(tmp_path: Path, name: str, content: str) -> 
 )
 def test_points_are_kept(tmp_path: Path, name: str, content: str) -> None:
     cloud = read_cloud(write(tmp_path / name, content))
-    assert sorted(map(tuple, cloud.tolist())) == CUBE
+    assert sorted(map(tuple, cloud.points.tolist())) == CUBE
+    assert cloud.normals is None and cloud.colours is None
 
 
 @pytest.mark.parametrize("options", [{"write_ascii": True}, {}, {"compressed": True}])
@@ -99,20 +100,58 @@ def test_what_open3d_writes(tmp_path: Path, suffix: str, options: dict[str, bool
     points = np.random.default_rng(0).normal(size=(50, 3))
     path = tmp_path / f"written{suffix}"
     open3d.io.write_point_cloud(str(path), open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points)), **options)
-    np.testing.assert_allclose(read_cloud(path), points, atol=1e-5)
+    np.testing.assert_allclose(read_cloud(path).points, points, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".pcd", ".ply"])
+def test_normals_and_colours_stay_with_their_points(tmp_path: Path, suffix: str) -> None:
+    open3d = import_open3d()
+    points = np.random.default_rng(0).uniform(size=(50, 3))
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
+    cloud.normals = open3d.utility.Vector3dVector(2 * points)
+    cloud.colors = open3d.utility.Vector3dVector(points)
+    path = tmp_path / f"coloured{suffix}"
+    open3d.io.write_point_cloud(str(path), cloud)
+    for read in (read_cloud(path), read_cloud(path, points=20), read_cloud(path, points=20, normalise=True)):
+        assert read.normals is not None and read.colours is not None
+        assert len(read.points) == len(read.normals) == len(read.colours) == min(len(read), 50)
+        np.testing.assert_allclose(np.linalg.norm(read.normals, axis=1), 1, atol=1e-6)
+        length = np.linalg.norm(read.colours, axis=1, keepdims=True)
+        np.testing.assert_allclose(read.colours / length, read.normals, atol=0.02)  # 8-bit colours
+    np.testing.assert_allclose(read_cloud(path).colours, read_cloud(path).points, atol=0.005)
+
+
+@pytest.mark.parametrize("name", ["cube.ply", "cube.off", "cube.obj"])
+def test_a_mesh_has_the_normals_of_its_faces(tmp_path: Path, name: str) -> None:
+    content = {
+        "cube.ply": PLY + PLY_FACES + "end_header\n" + ROWS + FACES,
+        "cube.off": f"OFF\n8 6 0\n{ROWS}{FACES}",
+        "cube.obj": OBJ + OBJ_QUADS,
+    }[name]
+    cloud = read_cloud(write(tmp_path / name, content), points=300)
+    assert cloud.normals is not None and cloud.colours is None
+    on_face = np.isclose(cloud.points, 0) | np.isclose(cloud.points, 1)
+    np.testing.assert_allclose(np.abs(cloud.normals)[on_face], 1, atol=1e-6)
+
+
+def test_colours_of_vertices_are_interpolated(tmp_path: Path) -> None:
+    colours = "property uchar red\nproperty uchar green\nproperty uchar blue\n"
+    rows = "".join(f"{x} {y} {z} {255 * x} {255 * y} {255 * z}\n" for x, y, z in CUBE)
+    cloud = read_cloud(write(tmp_path / "a.ply", PLY + colours + PLY_FACES + "end_header\n" + rows + FACES), 300)
+    np.testing.assert_allclose(cloud.colours, cloud.points, atol=1e-6)
 
 
 def test_npy_with_more_columns(tmp_path: Path) -> None:
     points = np.random.default_rng(0).normal(size=(50, 6))
     np.save(tmp_path / "a.npy", points)
-    np.testing.assert_array_equal(read_cloud(tmp_path / "a.npy"), points[:, :3].astype(np.float32))
+    np.testing.assert_array_equal(read_cloud(tmp_path / "a.npy").points, points[:, :3].astype(np.float32))
 
 
 def test_subsampling_takes_points_of_the_file(tmp_path: Path) -> None:
     points = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     np.save(tmp_path / "a.npy", points)
     cloud = read_cloud(tmp_path / "a.npy", points=30)
-    assert len({tuple(row) for row in cloud} & {tuple(row) for row in points}) == 30
+    assert len({tuple(row) for row in cloud.points} & {tuple(row) for row in points}) == 30
 
 
 BROKEN: dict[str, tuple[str | bytes, str]] = {
@@ -217,7 +256,7 @@ def test_coordinates_of_a_map_keep_their_shape(tmp_path: Path) -> None:
     points = np.random.default_rng(0).normal(size=(100, 3))
     np.save(tmp_path / "map.npy", points + np.array([5e6, 4e5, 100]))
     cloud = read_cloud(tmp_path / "map.npy", normalise=True)
-    np.testing.assert_allclose(cloud, unit_sphere(points), atol=1e-6)
+    np.testing.assert_allclose(cloud.points, unit_sphere(points), atol=1e-6)
 
 
 def test_open3d_without_libusb(monkeypatch: pytest.MonkeyPatch) -> None:
