@@ -298,6 +298,33 @@ def lift(
 
 
 @app.command()
+def export(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="NAME.onnx for ONNX, NAME.pt2 for torch.export.")],
+    grid: Annotated[int, typer.Option(min=1, help="Cells along each axis; 2 / voxel_size + 1 hold the unit sphere.")],
+) -> None:
+    """Write the network of a finished run as a program on grids, which runs without image2point.
+
+    It takes `grid` and `mask` as `image2point.voxelize(...).dense((N, N, N))` makes them, in batches of any size.
+
+    Example:
+
+        image2point export runs/resnet50_io_norm --out net.onnx --grid 41
+    """
+    import torch
+
+    from image2point.lifting.export import export as write
+    from image2point.trained import load
+    from image2point.voxels import DenseVoxels
+
+    network = load(run)
+    size, channels = (grid, grid, grid), network.lifting.options.in_channels
+    occupied = torch.ones(1, 1, *size, dtype=torch.bool)
+    write(network, DenseVoxels(torch.zeros(1, channels, *size), occupied), out)
+    print(f"{out}: grid [batch, {channels}, {grid}, {grid}, {grid}] and its mask → logits")
+
+
+@app.command()
 def config(
     file: Annotated[Optional[Path], typer.Argument(help="A config file.")] = None,  # noqa: UP045
     overrides: Overrides = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from image2point.voxels import BatchNorm, RmsNorm, Voxels, functional
-from image2point.voxels.functional import on_rows
+from image2point.voxels.functional import on_sites
 
 
 class VectorBatchNorm(BatchNorm):
@@ -35,7 +35,7 @@ class SiteLinear(nn.Linear):
     """A linear layer on the features of each site, as channels-last 2D networks have; weight [C_out, C_in]."""
 
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
-        return on_rows(super().forward, x)
+        return on_sites(super().forward, x)
 
 
 class SitePReLU(nn.PReLU):
