@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from image2point.lifting import controls, kernels, rules
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
 from image2point.lifting.records import Lifting, Options, ParameterRecord, SourceRecord
 from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
-from image2point.lifting.rules.convolution import plain_convolution, standardised
+from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
 from image2point.pretrained import WeightsReport
 from image2point.voxels import GlobalPool
 
@@ -66,7 +66,7 @@ class Rewriter:
                 try:
                     value = self._lift(node)
                 except Unsupported as reason:
-                    raise self._error(node, str(reason)) from None
+                    raise self._error(node, reason) from None
             if overwrites(self.traced, node):
                 # Whoever sees the overwritten value later sees the new one.
                 old = self._values[node.all_input_nodes[0]]
@@ -111,19 +111,22 @@ class Rewriter:
     def _lift_module(self, node: fx.Node) -> Value:
         path, module = str(node.target), self.traced.module(node)
         assert module is not None
-        operand = self._operands(node.args)[0] if len(node.args) == 1 else None
-        if node.kwargs or not isinstance(operand, Value):
+        operands = self._operands(node.args)
+        if node.kwargs or not operands or not all(isinstance(value, Value) for value in operands):
             raise Unsupported(f"no rule for {type(module).__name__} with these arguments")
+        operand, *others = operands
         if (path, operand.kind) in self._built:  # the same module again
-            again = rules.lift_module(module, operand, self._turned(None))
+            again = rules.lift_module(module, operand, self._turned(None), *others)
             result = again.result if isinstance(again, Chain) else operand
-            return self._call(self._built[path, operand.kind], operand, result)
+            return self._call(self._built[path, operand.kind], operand, result, others)
         role = self._role(node, module, operand)
         replaced = node is self._last_linear and self.options.num_classes is not None
         if node is self._last_linear:
             self._features, self.classifier = operand, path
         if replaced:
             return self._write(rules.on(operand, self._fresh_linear(path, module)), path, role)
+        if rules.rule_of(module, None) is conditional_convolution:
+            module = Experts(module)
         control = self.options.control
         if control in ("random", "shuffled") and role in ("body", "norm") and _has_tensors(module):
             module = controls.CHANGES[control](module, kernels.generator(self.options.seed, path))
@@ -133,7 +136,7 @@ class Rewriter:
             self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
             module = self._adapted(module)
-        lifted = rules.lift_module(module, operand, self._turned(module))
+        lifted = rules.lift_module(module, operand, self._turned(module), *others)
         fresh_norm = self.options.stem == "paper" and node in self.stem.norms
         if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
             for _, layer in lifted.modules:
@@ -178,8 +181,8 @@ class Rewriter:
 
     def _adapted(self, conv: nn.Conv2d) -> nn.Conv2d:
         """The first convolution, for the asked number of input channels."""
-        wanted = self.options.in_channels
-        if conv.in_channels == wanted:
+        wanted, parts = self.options.in_channels, self.stem.parts
+        if conv.in_channels == parts * wanted:
             return conv
         if conv.groups > 1:
             raise InputError(
@@ -188,10 +191,10 @@ class Rewriter:
             )
         if rules.rule_of(conv, None) is standardised:
             conv = plain_convolution(conv)
-        logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels, wanted)
+        logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels // parts, wanted)
         adapted = copy.deepcopy(conv)
-        adapted.in_channels = wanted
-        adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted))
+        adapted.in_channels = parts * wanted
+        adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted, parts))
         return adapted
 
     def _fresh_linear(self, path: str, like: nn.Module | int) -> nn.Linear:
@@ -257,13 +260,14 @@ class Rewriter:
             self.roles[name] = role
             names.append(name)
         self._built[path, operand.kind] = names
-        return self._call(names, operand, lifted.result)
+        return self._call(names, operand, lifted.result, lifted.others)
 
-    def _call(self, names: list[str], operand: Value, result: Value) -> Value:
+    def _call(self, names: list[str], operand: Value, result: Value, others: Sequence[Value] = ()) -> Value:
         node = operand.node
         for name in names:
+            further = tuple(value.node for value in others) if name is names[-1] else ()
             # The graph does not own the modules, so its own check of names would only warn.
-            node = self.graph.create_node("call_module", name, (node,))
+            node = self.graph.create_node("call_module", name, (node, *further))
         return self._note(replace(result, node=node))
 
     def _note(self, value: Value) -> Value:
@@ -273,7 +277,9 @@ class Rewriter:
 
     def _finer(self, sites: FinerSites) -> fx.Node:
         if sites.stride not in self._sites:
-            raise Unsupported(f"no earlier features at stride {sites.stride}, to whose sites these could be upsampled")
+            raise Unsupported(
+                f"no rule for upsampling to stride {sites.stride}, at which there are no earlier features"
+            )
         return self._sites[sites.stride]
 
     def _free(self, name: str) -> str:
@@ -283,15 +289,19 @@ class Rewriter:
             name += "_"
         return name
 
-    def _error(self, node: fx.Node, reason: str) -> LiftError:
+    def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
         module = self.traced.module(node)
         what = f"module {node.target} ({type(module).__name__})" if module is not None else f"operation {node.name}"
         if module is None and node.meta.get("nn_module_stack"):
             what += f" in module {list(node.meta['nn_module_stack'])[-1]}"
-        return LiftError(
-            f"cannot lift {self.traced.name} at {what}: {reason}. The operations with a rule are listed in "
-            "image2point/lifting/rules/table.py."
-        )
+        if reason.works:
+            where = f"It works with {' and '.join(f'substrate={name!r}' for name in reason.works)}."
+        else:
+            where = (
+                "It works on no substrate, sparse or dense; the operations with a rule are listed in "
+                "image2point/lifting/rules/table.py."
+            )
+        return LiftError(f"cannot lift {self.traced.name} at {what}: {reason}. {where}")
 
 
 def _has_tensors(module: nn.Module) -> bool:

@@ -53,7 +53,9 @@ class GroupNorm(nn.GroupNorm):
         centred = rows.unflatten(1, (self.num_groups, -1)) - mean[cloud].unsqueeze(2)
         variance = segment_mean(centred.square().mean(2), cloud, clouds)
         normal = (centred * torch.rsqrt(variance + self.eps)[cloud].unsqueeze(2)).flatten(1)
-        return normal if self.weight is None else normal * self.weight + self.bias
+        if self.weight is not None:
+            normal = normal * self.weight
+        return normal if self.bias is None else normal + self.bias
 
 
 class GlobalResponseNorm(nn.Module):

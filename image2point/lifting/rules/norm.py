@@ -84,6 +84,8 @@ def _finish(norm: nn.Module, x: Value, options: Options, make: Callable[[], nn.M
 
     with torch.device("meta"):
         lifted = make()
+    if getattr(norm, "bias", lifted) is None:
+        lifted.register_parameter("bias", None)
     state = norm.state_dict()
     lifted.load_state_dict({name: state[name].clone() for name in lifted.state_dict()}, assign=True)
     chain: list[tuple[str, nn.Module]] = [("", lifted.train(norm.training))]

@@ -8,11 +8,21 @@ from typing import Any, Literal, TypeAlias
 
 from torch import fx, nn
 
+from image2point.lifting.records import Options
+
 Kind = Literal["voxels", "vector", "parts", "parameter", "size"]
 
 
 class Unsupported(Exception):
-    """Why an operation cannot be lifted; the caller adds where it is."""
+    """Why an operation cannot be lifted; the caller adds where it is.
+
+    Attributes:
+        works: the substrates on which it can be lifted.
+    """
+
+    def __init__(self, reason: str, works: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.works = works
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,16 @@ class Value:
 
 @dataclass(frozen=True)
 class Chain:
-    """Modules that run one after another on `operand`, each with the suffix of its name; `result` has no node yet."""
+    """Modules that run one after another on `operand`, each with the suffix of its name; `result` has no node yet.
+
+    Attributes:
+        others: further operands of the last module.
+    """
 
     operand: Value
     modules: tuple[tuple[str, nn.Module], ...]
     result: Value
+    others: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,12 @@ def need(condition: bool, otherwise: str) -> None:
     """Raise Unsupported unless the condition holds."""
     if not condition:
         raise Unsupported(f"no rule for {otherwise}")
+
+
+def need_dense(options: Options, what: str) -> None:
+    """Raise Unsupported on sparse voxels, where `what` has no meaning: for operations that need the whole grid."""
+    if options.substrate != "dense":
+        raise Unsupported(f"{what} has no meaning on sparse voxels", works=("dense",))
 
 
 def on(x: Value, *modules: nn.Module, stride: int = 1) -> Chain:
