@@ -161,9 +161,9 @@ def compare(network: nn.Module) -> Record:
     full = equivalence.occupied_against_plain(net)
     if full is not None:
         errors["full"] = full
-    scores = equivalence.turned_scores(net)
+    outputs = equivalence.turned(net)
     net = equivalence.lifted(network, rule="repeat", axis="x", substrate=substrate)  # the memory of the other is free
-    errors["axes"] = equivalence.relative(equivalence.turned_scores(net), scores)
+    errors["axes"] = equivalence.worst(equivalence.turned(net), outputs)
     del net
     errors["image"], completed = equivalence.depth_constant(network, substrate=substrate)
     return {"errors": errors, "completed": completed, "refused": refused}
@@ -252,8 +252,8 @@ Written by `python scripts/coverage.py run` and `write`, which also say how to g
 and to spread the work over processes. All ConvNets of timm are tried at random weights. One counts as lifted if it runs
 forward and satisfies the equivalences that apply to it, with a relative error below 1e-10 in float64:
 
-- **image**: under `mean`, on an image repeated along depth, it gives the 2D network's class scores (layers without
-  padding completed at the far border, as voxels have it);
+- **image**: under `mean`, on an image repeated along depth, it gives the 2D network's stage maps and class scores (its
+  layers without padding completed at the far border, as voxels have it);
 - **masked**: sparse voxels and masked grids give the same stage maps and scores (of what lifts to sparse voxels);
 - **full**: so do occupied voxels and a plain grid, where every cell is occupied (not asked of networks with layers that
   treat the border of an image in a way of their own);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def lifted(network: nn.Module, **options: Any) -> LiftedNetwork:
 
 
 def depth_constant(network: nn.Module, **options: Any) -> tuple[float, int]:
-    """Class scores of `mean` on an image repeated along depth against the 2D network's on the image.
+    """Stage maps and class scores of `mean` on an image repeated along depth against the 2D network's on the image.
 
     Returns:
         The error; and how many windows of the 2D network had to be completed at the far border (see `Completed`).
@@ -68,17 +69,21 @@ def depth_constant(network: nn.Module, **options: Any) -> tuple[float, int]:
     image = _normal((1, _channels(net), *IMAGE), 1)
     whole = [network.get_submodule(name).weight for name, module in net.named_modules() if isinstance(module, MapConv)]
     with torch.no_grad():
-        found = net(image.unsqueeze(-1).repeat(1, 1, 1, 1, DEPTH))
-        with Completed(whole) as completed:
-            expected = _guardless(network)(image)
-    return relative(found, expected), completed.count
+        found = net._run(image.unsqueeze(-1).repeat(1, 1, 1, 1, DEPTH))
+        with Completed(whole) as completed, _Outputs(network, found["stages"]) as stages:
+            scores = _guardless(network)(image)
+    errors = [relative(found["logits"], scores)]
+    for name, volume in found["stages"].items():
+        if name in stages:
+            errors.append(min(relative(volume, layout) for layout in _volumes(stages[name], volume.shape[-1])))
+    return max(errors), completed.count
 
 
 def sparse_against_masked(net: LiftedNetwork) -> float:
     """Stage maps and class scores on sparse voxels against those on the masked grid."""
     x = _cloud(_channels(net))
     with torch.no_grad():
-        return _worst(_outputs(net, x), _outputs(net, x.dense()))
+        return worst(_outputs(net, x), _outputs(net, x.dense()))
 
 
 def occupied_against_plain(net: LiftedNetwork) -> float | None:
@@ -95,25 +100,63 @@ def occupied_against_plain(net: LiftedNetwork) -> float | None:
     grid = _normal((2, _channels(net), *GRID), 2)
     full = DenseVoxels(grid, torch.ones(2, 1, *grid.shape[2:], dtype=torch.bool))
     with torch.no_grad():
-        return _worst(_outputs(net, full.sparse()), _outputs(net, grid))
+        return worst(_outputs(net, full.sparse()), _outputs(net, grid))
 
 
-def turned_scores(net: LiftedNetwork, axis: str | None = None) -> Tensor:
-    """Class scores of one and the same cloud, turned so that its z axis is the depth axis of the network.
+def turned(net: LiftedNetwork, axis: str | None = None) -> list[Tensor]:
+    """Stage maps and class scores of one cloud that is turned so that its z axis is the depth axis of the network.
 
     The other two axes of the cloud keep their order, as those of an image do on the remaining axes. A network gives the
-    same scores whichever axis it was lifted along.
+    same whichever axis it was lifted along.
 
     Args:
         axis: where the z axis goes; the network's depth axis where it is not given.
+
+    Returns:
+        Features of the sites [N, C] of each stage, in the order of the cloud before it was turned; scores [B, classes].
     """
-    x = _cloud(_channels(net))
     order = [0, 1]  # where each axis of the turned cloud comes from
     order.insert("xyz".index(axis or net.lifting.options.axis), 2)
-    turned = x.coordinates[:, [0, *(1 + source for source in order)]]
-    rows = torch.tensor(sorted(range(len(turned)), key=turned.tolist().__getitem__))
+    x = _reordered(_cloud(_channels(net)), order)
+    back = [order.index(source) for source in range(3)]
     with torch.no_grad():
-        return net(VoxelTensor(x.features[rows], Sites.of(turned[rows].contiguous(), x.batch_size)))
+        outputs = net._run(x)  # both from one pass
+    maps = [m.sparse() if isinstance(m, DenseVoxels) else m for m in outputs["stages"].values()]
+    return [*(_reordered(m, back).features for m in maps), outputs["logits"]]
+
+
+def _reordered(x: VoxelTensor, order: list[int]) -> VoxelTensor:
+    """The voxels with their axes in another order."""
+    moved = x.coordinates[:, [0, *(1 + source for source in order)]]
+    rows = torch.tensor(sorted(range(len(moved)), key=moved.tolist().__getitem__))
+    return VoxelTensor(x.features[rows], Sites.of(moved[rows].contiguous(), x.batch_size, x.stride))
+
+
+class _Outputs(dict[str, Tensor]):
+    """What the named modules of a 2D network give while it runs."""
+
+    def __init__(self, network: nn.Module, names: Iterable[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, list(names)
+
+    def __enter__(self) -> _Outputs:
+        self.handles = [
+            self.network.get_submodule(name).register_forward_hook(partial(self._note, name)) for name in self.names
+        ]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _note(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self[name] = output.clone()  # before something writes into it
+
+
+def _volumes(image: Tensor, depth: int) -> list[Tensor]:
+    """An image repeated along depth; its channels may come last, which its shape does not always tell."""
+    return [layout.unsqueeze(-1).expand(-1, -1, -1, -1, depth) for layout in (image, image.permute(0, 3, 1, 2))]
 
 
 class Completed(TorchFunctionMode):
@@ -205,6 +248,11 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / (largest if largest > 0 else 1))
 
 
+def worst(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest of the relative errors."""
+    return max(relative(f, e) for f, e in zip(found, expected, strict=True))
+
+
 def _two(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
@@ -235,7 +283,7 @@ def _cloud(channels: int) -> VoxelTensor:
 
 
 def _outputs(net: LiftedNetwork, x: Voxels) -> list[Tensor]:
-    outputs = net._run(x)  # both from one pass
+    outputs = net._run(x)
     maps, scores = [_rows(value) for value in outputs["stages"].values()], outputs["logits"]
     return [*maps, scores if isinstance(scores, Tensor) and scores.ndim == 2 else _rows(scores)]
 
@@ -244,7 +292,3 @@ def _rows(x: Voxels) -> Tensor:
     if isinstance(x, VoxelTensor):
         return x.features
     return x.rows if isinstance(x, DenseVoxels) else x.permute(0, 2, 3, 4, 1).flatten(0, 3)
-
-
-def _worst(found: list[Tensor], expected: list[Tensor]) -> float:
-    return max(relative(f, e) for f, e in zip(found, expected, strict=True))

@@ -17,6 +17,7 @@ from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, f
 from image2point.lifting.records import Lifting, Options, ParameterRecord, SourceRecord
 from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
 from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
+from image2point.lifting.rules.table import READ_PADDING
 from image2point.pretrained import WeightsReport
 from image2point.voxels import GlobalPool
 
@@ -80,6 +81,9 @@ class Rewriter:
         if options.stem == "paper" and node in (*stem.nodes, *stem.pools) and node is not stem.final_norm:
             value = self._values[node.all_input_nodes[0]]
             return self._paper_convolution(node, value) if node is stem.convolutions[-1] else value
+        padded = any(self._values[operand].padded for operand in node.all_input_nodes)
+        if padded and rules.rule_of(self.traced.module(node), node.target) not in READ_PADDING:
+            raise Unsupported("no rule for padding that is not followed by a convolution or pooling")
         if node.op == "call_module":
             return self._lift_module(node)
         if node.op in ("call_function", "call_method"):

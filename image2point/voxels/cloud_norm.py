@@ -90,12 +90,15 @@ class EvoNorm(nn.Module):
     The deviation is taken over the occupied sites of a cloud and the channels of a group, as in `GroupNorm`.
 
     Args:
-        activation: False leaves out the division and the gate and keeps scale and shift, as timm's does.
+        activation: False leaves out the gate σ(v · x).
+        divide: False leaves out the division.
     """
 
-    def __init__(self, channels: int, groups: int, eps: float = 1e-5, activation: bool = True) -> None:
+    def __init__(
+        self, channels: int, groups: int, eps: float = 1e-5, activation: bool = True, divide: bool = True
+    ) -> None:
         super().__init__()
-        self.groups, self.eps = groups, eps
+        self.groups, self.eps, self.divide = groups, eps, divide
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.v = nn.Parameter(torch.ones(channels)) if activation else None
@@ -110,14 +113,17 @@ class EvoNorm(nn.Module):
         return on_clouds(self._normalise, x)
 
     def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
-        if self.v is not None:
-            grouped = rows.unflatten(1, (self.groups, -1))
-            mean = segment_mean(_group_mean(rows, self.groups), cloud, clouds)
-            spread = (grouped - mean[cloud].unsqueeze(2)).square().mean(2)
-            deviation = (segment_mean(spread, cloud, clouds) + self.eps).sqrt()
-            gated = (rows * torch.sigmoid(rows * self.v)).unflatten(1, (self.groups, -1))
-            rows = (gated / deviation[cloud].unsqueeze(2)).flatten(1)
-        return rows * self.weight + self.bias
+        gated = rows if self.v is None else rows * torch.sigmoid(rows * self.v)
+        if self.divide:
+            deviation = self._deviation(rows, cloud, clouds)[cloud].unsqueeze(2)
+            gated = (gated.unflatten(1, (self.groups, -1)) / deviation).flatten(1)
+        return gated * self.weight + self.bias
+
+    def _deviation(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
+        """[N, C] → [clouds, groups]"""
+        mean = segment_mean(_group_mean(rows, self.groups), cloud, clouds)
+        centred = rows.unflatten(1, (self.groups, -1)) - mean[cloud].unsqueeze(2)
+        return (segment_mean(centred.square().mean(2), cloud, clouds) + self.eps).sqrt()
 
 
 class FilterResponseNorm(nn.Module):

@@ -31,7 +31,7 @@ def max_pool(pool: nn.MaxPool2d, x: Value, options: Options, same: bool = False)
     need(x.kind == "voxels" and x.axes == "BCHW", "max pooling of pooled features")
     need(not pool.return_indices, "max pooling that returns indices")
     window, flat = _window(pool, x, options, equal(pool.dilation, "dilation"), same)
-    counts = frozenset(flat) if x.padding != (0, 0) else frozenset[int]()
+    counts = frozenset(flat) if x.padded else frozenset[int]()
     return on(x, MaxPool(window, counts), stride=window.stride)
 
 
@@ -40,7 +40,7 @@ def avg_pool(pool: Any, x: Value, options: Options, same: bool = False) -> Chain
     need(x.kind == "voxels" and x.axes == "BCHW", "average pooling of pooled features")
     need(pool.divisor_override is None, "average pooling with a divisor of its own (divisor_override)")
     window, flat = _window(pool, x, options, 1, same)
-    counted = same or x.padding != (0, 0) or (pool.count_include_pad and any(window.padding))
+    counted = same or x.padded or (pool.count_include_pad and any(window.padding))
     counts = frozenset(flat) if counted else frozenset[int]()
     return on(x, AvgPool(window, counts), stride=window.stride)
 
@@ -164,11 +164,12 @@ def pad(
 ) -> Value:
     """Zeros before both image axes become near-side padding of the window that follows.
 
-    Zeros after them need nothing: windows always go on to the last site.
+    Zeros after them need no number: windows always go on to the last site.
     """
     need(input.kind == "voxels" and input.axes == "BCHW" and mode == "constant", f"padding ({mode}) of a {input.kind}")
     need(not value and len(pad) == 4 and all(isinstance(n, int) for n in pad), f"padding by {pad} with {value}")
-    return replace(input, padding=(input.padding[0] + pad[2], input.padding[1] + pad[0]))
+    near = (input.padding[0] + pad[2], input.padding[1] + pad[0])
+    return replace(input, padding=near, padded=input.padded or any(pad))
 
 
 def interpolate(

@@ -99,6 +99,9 @@ NORMS: tuple[Rule, ...] = (
     batch_norm, layer_norm, rms_norm, group_norm, response_norm, evo_norm, filter_response_norm,
 )  # fmt: skip
 POOLS: tuple[Rule, ...] = (max_pool, avg_pool, blur_pool)
+READ_PADDING: tuple[Rule, ...] = (
+    convolution, standardised, max_pool, avg_pool, pad, pad_module, identity, size, read_attribute,
+)  # fmt: skip
 TWO_OPERANDS: tuple[Rule, ...] = (conditional_convolution,)
 REDUCTIONS: tuple[Rule, ...] = (adaptive_pool, adaptive_pool_function, fast_pool, select_pool, reduce)
 
@@ -159,7 +162,8 @@ def module_rules() -> dict[type[nn.Module], Rule]:
         **dict.fromkeys((nn.GroupNorm, norm.GroupNorm, norm.GroupNorm1), group_norm),
         **dict.fromkeys((norm_act.GroupNormAct, norm_act.GroupNorm1Act), group_norm),
         grn.GlobalResponseNorm: response_norm,
-        **dict.fromkeys((evo.EvoNorm2dS0, evo.EvoNorm2dS0a), evo_norm),
+        evo.EvoNorm2dS0: evo_norm,
+        evo.EvoNorm2dS0a: partial(evo_norm, always_divides=True),
         frn.FilterResponseNormTlu2d: filter_response_norm,
         # pooling
         nn.MaxPool2d: max_pool,

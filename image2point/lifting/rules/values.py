@@ -37,6 +37,7 @@ class Value:
             axes flattened, "BC", "BC11" or "B11C" for a vector. "R" stands for parts of the channels: "BRCHW".
         stride: edge of a voxel in input voxels.
         padding: zeros that padding modules have put before both image axes; the next window reads them.
+        padded: whether there are such zeros, before or after the image axes.
         radix: number of parts that "R" stands for.
         shape: shape of a 2D parameter.
         of: what a size is the size of.
@@ -47,6 +48,7 @@ class Value:
     axes: str = ""
     stride: int = 1
     padding: tuple[int, int] = (0, 0)
+    padded: bool = False
     radix: int = 1
     shape: tuple[int, ...] = ()
     of: Value | None = field(default=None, repr=False)
@@ -105,7 +107,7 @@ def need_dense(options: Options, what: str) -> None:
 
 def on(x: Value, *modules: nn.Module, stride: int = 1) -> Chain:
     """Modules without names of their own, whose result is laid out as their operand."""
-    result = replace(x, node=None, stride=x.stride * stride, padding=(0, 0))
+    result = replace(x, node=None, stride=x.stride * stride, padding=(0, 0), padded=False)
     return Chain(x, tuple(("" if i == 0 else str(i), module) for i, module in enumerate(modules)), result)
 
 
