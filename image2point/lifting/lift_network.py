@@ -179,7 +179,9 @@ def _check(chosen: dict[str, str], in_channels: int, num_classes: int | None) ->
 def _network(network: str | nn.Module, seed: int) -> tuple[str, nn.Module]:
     """Name and private copy of the 2D network."""
     if isinstance(network, nn.Module):
-        return type(network).__name__, copy.deepcopy(network).cpu()
+        private = copy.deepcopy(network)
+        is_meta = any(parameter.is_meta for parameter in private.parameters())  # shapes alone, no values
+        return type(network).__name__, private if is_meta else private.cpu()
     timm = load_timm()
     if not timm.is_model(network.split(".")[0]):
         close = difflib.get_close_matches(network, timm.list_models(), n=3)

@@ -52,7 +52,9 @@ class GroupNorm(nn.GroupNorm):
         centred = grouped - clouds.spread(clouds.mean(grouped.mean(-1))).unsqueeze(-1)
         variance = clouds.mean(centred.square().mean(-1))
         normal = (centred * clouds.spread(torch.rsqrt(variance + self.eps)).unsqueeze(-1)).flatten(-2)
-        return normal if self.weight is None else normal * self.weight + self.bias
+        if self.weight is not None:
+            normal = normal * self.weight
+        return normal if self.bias is None else normal + self.bias
 
 
 class GlobalResponseNorm(nn.Module):
@@ -86,12 +88,15 @@ class EvoNorm(nn.Module):
     The deviation is taken over the occupied sites of a cloud and the channels of a group, as in `GroupNorm`.
 
     Args:
-        activation: False leaves out the division and the gate and keeps scale and shift, as timm's does.
+        activation: False leaves out the gate σ(v · x).
+        divide: False leaves out the division.
     """
 
-    def __init__(self, channels: int, groups: int, eps: float = 1e-5, activation: bool = True) -> None:
+    def __init__(
+        self, channels: int, groups: int, eps: float = 1e-5, activation: bool = True, divide: bool = True
+    ) -> None:
         super().__init__()
-        self.groups, self.eps = groups, eps
+        self.groups, self.eps, self.divide = groups, eps, divide
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.v = nn.Parameter(torch.ones(channels)) if activation else None
@@ -106,13 +111,18 @@ class EvoNorm(nn.Module):
         return on_clouds(self._normalise, x)
 
     def _normalise(self, features: Tensor, clouds: Clouds) -> Tensor:
-        if self.v is not None:
-            grouped = features.unflatten(-1, (self.groups, -1))
-            mean = clouds.spread(clouds.mean(grouped.mean(-1)))
-            variance = clouds.mean((grouped - mean.unsqueeze(-1)).square().mean(-1))
-            gated = (features * torch.sigmoid(features * self.v)).unflatten(-1, (self.groups, -1))
-            features = (gated / clouds.spread((variance + self.eps).sqrt()).unsqueeze(-1)).flatten(-2)
-        return features * self.weight + self.bias
+        gated = features if self.v is None else features * torch.sigmoid(features * self.v)
+        if self.divide:
+            deviation = self._deviation(features, clouds).unsqueeze(-1)
+            gated = (gated.unflatten(-1, (self.groups, -1)) / deviation).flatten(-2)
+        return gated * self.weight + self.bias
+
+    def _deviation(self, features: Tensor, clouds: Clouds) -> Tensor:
+        """[..., C] → [..., groups]"""
+        grouped = features.unflatten(-1, (self.groups, -1))
+        mean = clouds.spread(clouds.mean(grouped.mean(-1)))
+        variance = clouds.mean((grouped - mean.unsqueeze(-1)).square().mean(-1))
+        return clouds.spread((variance + self.eps).sqrt())
 
 
 class FilterResponseNorm(nn.Module):

@@ -145,25 +145,6 @@ def channel_max(x: Voxels) -> Voxels:
     return pointwise(lambda features: features.amax(1, keepdim=True), x)
 
 
-def upsample(x: Voxels, like: Voxels, scale: int) -> Voxels:
-    """Nearest-neighbour upsampling onto the finer sites of `like`: each takes what its parent floor(index / scale) has.
-
-    Sparse voxels and masks do not know what they were before they were coarsened, so the finer sites are given.
-
-    Raises:
-        VoxelError: where a site of `like` has no parent among the sites of x.
-    """
-    if isinstance(x, VoxelTensor) and isinstance(like, VoxelTensor):
-        if not x.sites.same(like.sites.coarsen(scale)):
-            raise VoxelError(f"cannot upsample by {scale}: the finer sites do not coarsen to the sites of the voxels")
-        return like.replace(x.features[like.sites.parents(scale)])
-    if isinstance(x, DenseVoxels) and isinstance(like, DenseVoxels):
-        return like.replace(_repeat(x.grid, like.grid, scale))
-    if isinstance(x, Tensor) and isinstance(like, Tensor):
-        return _repeat(x, like, scale)
-    raise VoxelError(f"cannot upsample {type(x).__name__} onto {type(like).__name__}")
-
-
 def cat(parts: Sequence[Voxels]) -> Voxels:
     """Concatenate the channels of features on the same sites."""
     first = parts[0]
@@ -221,12 +202,6 @@ def _channels_last(grid: Tensor) -> Tensor:
 
 def _channels_first(grid: Tensor) -> Tensor:
     return grid.permute(0, 4, 1, 2, 3)
-
-
-def _repeat(grid: Tensor, like: Tensor, scale: int) -> Tensor:
-    for axis in (2, 3, 4):
-        grid = grid.repeat_interleave(scale, axis).narrow(axis, 0, like.shape[axis])
-    return grid
 
 
 def _combine(function: Callable[..., Tensor], x: Voxels, y: Voxels | Tensor | float) -> Voxels:

@@ -79,7 +79,7 @@ class VoxelConv(nn.Module):
         weight = self.kernel()
         bias: Tensor | None = self.bias
         device = x.device.type
-        if torch.is_autocast_enabled(device):
+        if device != "meta" and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             x = x.to(dtype)
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
