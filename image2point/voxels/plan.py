@@ -7,9 +7,11 @@ source gives the data gradient of any convolution, strided and even-sized ones t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +70,25 @@ class Bags:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """The bags of a table in the order of the output rows: row after row, and by column within a row.
+
+    Attributes:
+        members: int32 [P], input rows, bag after bag.
+        offsets: int32 [B + 1], start of each bag in `members`; None where every bag has a single member.
+        columns: int32 [B], number of each bag's weight.
+        bags: int32 [size + 1], start of each row's bags.
+        size: number of output rows.
+    """
+
+    members: Tensor
+    offsets: Tensor | None
+    columns: Tensor
+    bags: Tensor
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
 class NeighbourTable:
     """Pairs (source row, target row), sorted by tap and then by target.
 
@@ -83,17 +104,42 @@ class NeighbourTable:
     starts: list[int]
     sources: int
     targets: int
-    _bags: dict[tuple[frozenset[int], bool], Bags] = field(default_factory=dict, repr=False)
+    _forms: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def form(self, key: Hashable, build: Callable[[], Any]) -> Any:
+        """What `build` returns, built when `key` is first asked for and kept with this table."""
+        if key not in self._forms:
+            self._forms[key] = build()
+        return self._forms[key]
 
     def bags(self, tied: frozenset[int], backward: bool = False) -> Bags:
         """The table for a kernel that is constant along the axes in `tied` (0, 1, 2 for x, y, z).
 
         `backward` exchanges the roles of source and target, as the data gradient needs.
         """
-        key = (tied, backward)
-        if key not in self._bags:
-            self._bags[key] = self._group(tied, backward)
-        return self._bags[key]
+        return self.form(("bags", tied, backward), lambda: self._group(tied, backward))
+
+    def rows(self, tied: frozenset[int], backward: bool = False) -> Rows:
+        """The same bags in the order of the output rows."""
+        return self.form(("rows", tied, backward), lambda: self._by_row(tied, backward))
+
+    def _by_row(self, tied: frozenset[int], backward: bool) -> Rows:
+        rows, members = (self.source, self.target) if backward else (self.target, self.source)
+        size = self.sources if backward else self.targets
+        columns = torch.tensor(tied_columns(self.kernel, tied), device=rows.device)
+        count = int(columns[-1]) + 1
+        lengths = torch.tensor(self.starts, device=rows.device).diff()
+        key = rows.long() * count + torch.repeat_interleave(columns, lengths)
+        key, order = torch.sort(key, stable=True)
+        bag, lengths = torch.unique_consecutive(key, return_counts=True)
+        edges = torch.arange(size + 1, device=rows.device) * count
+        return Rows(
+            members=members[order],
+            offsets=None if len(bag) == len(key) else F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32),
+            columns=(bag % count).to(torch.int32),
+            bags=torch.searchsorted(bag, edges, out_int32=True),
+            size=size,
+        )
 
     def _group(self, tied: frozenset[int], backward: bool) -> Bags:
         rows, members = (self.source, self.target) if backward else (self.target, self.source)

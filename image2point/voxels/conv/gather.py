@@ -15,9 +15,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from image2point.voxels.conv import depthwise
 from image2point.voxels.plan import Bags, Column, NeighbourTable
 
 
@@ -54,7 +54,10 @@ class _Convolve(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, weight)
         ctx.table, ctx.tied, ctx.groups, ctx.direction = table, tied, groups, backward
-        return _multiply(features, _columns(weight, tied, groups), table.bags(tied, backward))
+        weights = _columns(weight, tied, groups)
+        if weights.shape[2:] == (1, 1):
+            return depthwise.multiply(features, weights.flatten(1), table.rows(tied, backward))
+        return _multiply(features, weights, table.bags(tied, backward))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -125,14 +128,12 @@ class _SumNeighbours(torch.autograd.Function):
 
 def _multiply(features: Tensor, weights: Tensor, bags: Bags) -> Tensor:
     """Σ_g scatter(sums of the bags of column g · W_g); weights: [G, groups, C_in / groups, C_out / groups]."""
-    _, groups, inputs, outputs = weights.shape
+    _, groups, _, outputs = weights.shape
     output: Tensor | None = None
     for column in bags.columns:
         x = _sum_bags(features, column)
         weight = weights[column.weight]
-        if inputs == outputs == 1:
-            product = x * weight.view(1, groups)
-        elif groups == 1:
+        if groups == 1:
             product = x @ weight[0]
         else:
             product = (x.unflatten(1, (groups, -1)).transpose(0, 1) @ weight).transpose(0, 1).flatten(1)
@@ -147,9 +148,7 @@ def _multiply(features: Tensor, weights: Tensor, bags: Bags) -> Tensor:
 
 def _sum_bags(features: Tensor, column: Column) -> Tensor:
     """Sum of each bag of a column: [R, C]."""
-    if column.offsets is None:
-        return features.index_select(0, column.members)
-    return F.embedding_bag(column.members, features, column.offsets, mode="sum", include_last_offset=True)
+    return depthwise.sum_bags(features, column.members, column.offsets)
 
 
 def _columns(weight: Tensor, tied: frozenset[int], groups: int) -> Tensor:
