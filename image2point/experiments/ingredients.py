@@ -10,10 +10,11 @@ from image2point.datasets.features import feature_width
 from image2point.datasets.splits import CloudSet, split
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
-from image2point.training.batches import Recipe
+from image2point.training.batches import Recipe, batches, shuffled
 
 if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
+    from image2point.voxels import DenseVoxels, VoxelTensor
 
 
 def load_splits(data: configuration.Data) -> Splits:
@@ -56,16 +57,43 @@ def make_recipe(config: configuration.Config) -> Recipe:
     )
 
 
-def make_network(config: configuration.Config, classes: int, weights: str | None = None) -> LiftedNetwork:
-    """The lifted network; `weights` in place of the config's ("random" where a state dict is loaded afterwards)."""
+def calibration_batch(config: configuration.Config, train: CloudSet) -> VoxelTensor | DenseVoxels | None:
+    """Voxels of some training clouds, as many as a batch has, where the config's network is to be scaled by them."""
+    if config.network.variance != "occupancy":
+        return None
+    chosen = shuffled(len(train), config.training.batch_size, config.seed, epoch=0)[:1]
+    return next(iter(batches(train, chosen, make_recipe(config)))).voxels
+
+
+def make_network(
+    config: configuration.Config, classes: int, calibration: VoxelTensor | DenseVoxels | None = None
+) -> LiftedNetwork:
+    """The lifted network with the config's weights; `calibration` as `calibration_batch` gives it."""
+    return _lift(config, classes, config.network.weights, config.network.variance, calibration)
+
+
+def make_blank_network(config: configuration.Config, classes: int) -> LiftedNetwork:
+    """The same network with random weights, into which a state dict is to be loaded."""
+    return _lift(config, classes, "random", "none", None)
+
+
+def _lift(
+    config: configuration.Config,
+    classes: int,
+    weights: str,
+    variance: str,
+    calibration: VoxelTensor | DenseVoxels | None,
+) -> LiftedNetwork:
     from image2point.lifting import lift
 
     network = config.network
     lifted = lift(
         network.arch,
-        weights=weights or network.weights,
+        weights=weights,
         rule=network.rule,
         axis=network.axis,
+        variance=variance,
+        calibration=calibration,
         substrate=network.substrate,
         stem=network.stem,
         stride_in=network.stride_in,

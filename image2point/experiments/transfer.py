@@ -20,7 +20,13 @@ from image2point import files, runs
 from image2point.config import Config
 from image2point.datasets import CloudSet
 from image2point.errors import InputError
-from image2point.experiments.ingredients import load_splits, make_network, make_recipe
+from image2point.experiments.ingredients import (
+    calibration_batch,
+    load_splits,
+    make_blank_network,
+    make_network,
+    make_recipe,
+)
 from image2point.finetune import count, count_by_role, freeze
 from image2point.runs import Run
 from image2point.training import checkpoint, distributed, loop, measure
@@ -52,8 +58,11 @@ def run(config: Config, folder: Path = Path("runs"), resume: bool = False, overw
         return place
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
     splits = load_splits(config.data)
-    weights = "random" if standing == "checkpoint" else config.network.weights
-    network = make_network(config, len(splits.train.classes), weights)
+    classes = len(splits.train.classes)
+    if standing == "checkpoint":
+        network = make_blank_network(config, classes)
+    else:
+        network = make_network(config, classes, calibration_batch(config, splits.train))
     counts = freeze(network, config.finetune.policy)
     if standing == "new":
         distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))

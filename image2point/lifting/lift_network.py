@@ -19,12 +19,15 @@ from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, f
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.records import Options
 from image2point.lifting.rewrite import Rewriter, record
+from image2point.lifting.variance import VARIANCES, calibrate, check_batch
+from image2point.voxels import DenseVoxels, VoxelConv, VoxelTensor
 
 logger = logging.getLogger("image2point")
 
 _CHOICES = {
     "rule": (*kernels.RULES, "tied"),
     "axis": (*kernels.AXES, "alternate"),
+    "variance": VARIANCES,
     "substrate": ("sparse", "dense"),
     "stem": ("auto", "paper", "inflate"),
     "stride_in": ("conv2", "conv1"),
@@ -40,6 +43,8 @@ def lift(
     weights: str | None = None,
     rule: str = "repeat",
     axis: str = "z",
+    variance: str = "none",
+    calibration: VoxelTensor | DenseVoxels | None = None,
     substrate: str = "sparse",
     stem: str = "auto",
     stride_in: str = "conv2",
@@ -66,6 +71,10 @@ def lift(
             stays the parameter and is repeated whenever it is applied).
         axis: depth axis, along which kernels are inflated: `x`, `y`, `z`, or `alternate`: z, x, y in turn, from one
             kernel that is wider than 1×1 to the next.
+        variance: how lifted kernels are scaled: `none`; `1/K`, divided by the number of copies that `repeat`, `tied`
+            and the paper's shortcut make of the 2D kernel; or `occupancy`, so that the variance of activations stays
+            what it is in 2D, given how many neighbours the voxels of `calibration` have.
+        calibration: voxels of typical clouds, for variance="occupancy".
         substrate: `sparse`, or `dense` to turn sparse input into a masked grid first. A grid is computed as a grid
             in both.
         stem: `paper` (a fresh 3×3×3 convolution of stride 1 and a fresh norm instead of the 2D stem, no pooling),
@@ -89,10 +98,11 @@ def lift(
 
     Raises:
         LiftError: where an operation has no rule; it names the network, the operation and the missing rule.
-        InputError: on an unknown option, an unknown architecture, or weights that do not fit.
+        InputError: on an unknown option, an unknown architecture, weights that do not fit, or where a calibration
+            batch is missing.
     """
     chosen: dict[str, Any] = {
-        "rule": rule, "axis": axis, "substrate": substrate, "stem": stem, "stride_in": stride_in,
+        "rule": rule, "axis": axis, "variance": variance, "substrate": substrate, "stem": stem, "stride_in": stride_in,
         "downsample": downsample, "control": control, "depth_padding": depth_padding, "engine": engine,
     }  # fmt: skip
     _check(chosen, in_channels, num_classes)
@@ -131,7 +141,12 @@ def lift(
         rewriter.run()
     lifting = record(rewriter, report, loaded)
     _log(lifting.counts, name, options)
-    return LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
+    lifted = LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
+    if variance == "occupancy" and control != "scratch":
+        fresh = "input" if stem == "paper" else None
+        names = [n for n, m in lifted.named_modules() if isinstance(m, VoxelConv) and rewriter.roles[n] != fresh]
+        calibrate(lifted, names, check_batch(calibration))
+    return lifted
 
 
 def _check(chosen: dict[str, str], in_channels: int, num_classes: int | None) -> None:

@@ -21,6 +21,7 @@ class Options:
 
     rule: str = "repeat"
     axis: str = "z"
+    variance: str = "none"
     substrate: str = "sparse"
     stem: str = "paper"
     stride_in: str = "conv2"

@@ -1,23 +1,13 @@
-"""Typed experiment configuration, and the only reader of YAML configs.
-
-A config file may name another one under `base:` (relative to itself) and then lists only what differs. On top
-come `key=value` overrides from the command line, with dots for nesting: `data.shots=10`.
-"""
+"""The fields of a config: frozen sections, each field with its type, its default and what it means."""
 
 from __future__ import annotations
 
-import difflib
-import types
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from image2point.errors import InputError
-
-COMMAND_LINE = "command line"
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -49,6 +39,9 @@ class Network(Section):
     on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
     axis: Literal["x", "y", "z", "alternate"] = "z"
     """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer."""
+    variance: Literal["none", "1/K", "occupancy"] = "none"
+    """How lifted kernels are scaled: not at all, divided by the number of copies of the 2D kernel (`1/K`), or so that
+    activations keep their variance, given how many neighbours the voxels of some training clouds have."""
     substrate: Literal["sparse", "dense"] = "sparse"
     """Sparse voxels, or dense grids with a mask."""
     stem: Literal["auto", "paper", "inflate"] = "auto"
@@ -294,184 +287,3 @@ class Config(Section):
     def to_yaml(self) -> str:
         """The resolved config, every field included; `load` reads it back unchanged."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a config file with its bases and apply `key=value` overrides.
-
-    Raises InputError that names the field, what was found, where it was written and what is valid.
-    """
-    values, origins = _read(Path(path), ())
-    values.setdefault("name", Path(path).stem)
-    return _resolve(values, origins, overrides)
-
-
-def from_values(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "defaults") -> Config:
-    """A config from nested plain values (as `load` finds them in a file), checked the same way."""
-    return _resolve(*_with_origins(values, source), overrides)
-
-
-def schema() -> dict[str, Any]:
-    """JSON schema of a config file, for editors."""
-    result = Config.model_json_schema()
-    result["properties"]["base"] = {
-        "type": "string",
-        "description": "Another config file, relative to this one, whose values hold where this one is silent.",
-    }
-    return result
-
-
-def changes(old: Config, new: Config) -> list[str]:
-    """Dotted names of the fields that differ, each with both values: `training.lr: 0.1 -> 0.2`."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    keys = [*before, *(key for key in after if key not in before)]
-    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
-
-
-# ---------------------------------------------------------------------------------------------- reading and merging
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, where YAML would keep the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path, visited: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values of a file merged over those of its bases, and where each was written."""
-    where = path.resolve()
-    if where in visited:
-        chain = " -> ".join(p.name for p in (*visited, where))
-        raise InputError(f"{path}: the configs name each other as base in a circle: {chain}")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        by = f", named as base by {visited[-1]}" if visited else ""
-        raise InputError(f"config file {path} does not exist{by}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"config file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"config file {path} is not valid YAML: {_one_line(error)}") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise InputError(f"config file {path} should hold `key: value` lines, found a {type(values).__name__}")
-    base = values.pop("base", None)
-    if base is None:
-        return _with_origins(values, str(path))
-    if not isinstance(base, str):
-        raise InputError(f"base = {base!r} in {path} should be the path of one config file")
-    merged, origins = _read(where.parent / base, (*visited, where))
-    _merge(merged, values, origins, str(path))
-    return merged, origins
-
-
-def _with_origins(values: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, str]]:
-    merged: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    _merge(merged, values, origins, source)
-    return merged, origins
-
-
-def _merge(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], source: str, at: str = "") -> None:
-    for key, value in values.items():
-        name = f"{at}{key}"
-        origins[name] = source
-        if isinstance(value, Mapping):
-            if not isinstance(into.get(key), dict):
-                into[key] = {}
-            _merge(into[key], value, origins, source, f"{name}.")
-        else:
-            into[key] = value
-
-
-def _resolve(values: dict[str, Any], origins: dict[str, str], overrides: Iterable[str]) -> Config:
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"override {text!r} should be key=value, for example training.epochs=30")
-        try:
-            nested: Any = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise InputError(f"override {text!r}: the value is not valid YAML: {_one_line(error)}") from None
-        for part in reversed(key.strip().split(".")):
-            nested = {part: nested}
-        _merge(values, nested, origins, COMMAND_LINE)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise InputError("; ".join(_explain(e, origins) for e in error.errors())) from None
-
-
-# ------------------------------------------------------------------------------------------------------------ errors
-
-
-def _explain(error: Any, origins: Mapping[str, str]) -> str:
-    """One pydantic error in one sentence: field, value, place, what is valid."""
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    location = [str(part) for part in error["loc"]]
-    options = _options(location[:-1])
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], options, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}? " if close else ""
-        section = ".".join(location[:-1]) or "a config"
-        place = f"{'.'.join(location)} (in {_origin(location, origins)})"
-        return f"unknown key {place}: {hint}{section} has {', '.join(options)}"
-    while location and _field(location) is None:  # pydantic adds the tried branch of a union
-        location.pop()
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{'.'.join(location)} = {error['input']!r} (in {_origin(location, origins)}): {message}"
-
-
-def _origin(location: list[str], origins: Mapping[str, str]) -> str:
-    for length in range(len(location), 0, -1):
-        name = ".".join(location[:length])
-        if name in origins:
-            return origins[name]
-    return "the defaults"
-
-
-def _options(section: list[str]) -> list[str]:
-    model = _model(Config, section)
-    return [*model.model_fields, *([] if section else ["base"])] if model else []
-
-
-def _field(location: list[str]) -> Any:
-    model = _model(Config, location[:-1])
-    return model.model_fields.get(location[-1]) if model else None
-
-
-def _model(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    """The section class at a dotted path, looking through `Section | None`."""
-    for name in path:
-        field = model.model_fields.get(name)
-        if field is None:
-            return None
-        kind = field.annotation
-        branches = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-        sections = [b for b in branches if isinstance(b, type) and issubclass(b, BaseModel)]
-        if not sections:
-            return None
-        model = sections[0]
-    return model
-
-
-def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result.update(_flat(value, f"{at}{key}."))
-        else:
-            result[f"{at}{key}"] = value
-    return result
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
