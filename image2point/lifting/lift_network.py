@@ -24,6 +24,7 @@ from image2point.lifting.rewrite import Rewriter, record
 from image2point.lifting.stems import FRESH_STEMS, STEMS, patch_size
 from image2point.lifting.variance import VARIANCES, calibrate, check_batch
 from image2point.voxels import DenseVoxels, VoxelConv, VoxelTensor
+from image2point.voxels.conv.engines import ENGINES
 
 logger = logging.getLogger("image2point")
 
@@ -37,7 +38,7 @@ _CHOICES = {
     "downsample": ("auto", "paper", "exact"),
     "control": controls.CONTROLS,
     "depth_padding": ("zeros", "replicate"),
-    "engine": ("auto", "reference"),
+    "engine": ENGINES,
 }
 
 
@@ -101,7 +102,8 @@ def lift(
         depth_padding: `zeros`, or `replicate` to repeat the border slices of dense grids along the depth axis.
         allow_missing, allow_unexpected: names or patterns (`head.*`) of tensors that the weights may lack, or have
             too many.
-        engine: `auto`, or `reference` for the slow oracle.
+        engine: what runs the sparse convolutions, see `image2point.voxels.conv.engines`: `auto`, `cpu`, or `reference`
+            for the slow oracle.
         seed: of everything that is drawn. The global random state is neither used nor changed.
 
     Returns:
