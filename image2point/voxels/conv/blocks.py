@@ -98,13 +98,13 @@ def _build(table: NeighbourTable, shape: tuple[int, ...], backward: bool, height
     entries = F.pad(entries, (0, -size % height), value=-1).unflatten(2, (-1, height)).permute(2, 0, 3, 1).contiguous()
     present = entries >= 0
     lengths = present.sum(3, dtype=torch.int32)  # [blocks, G, height]: members of each bag
-    members, filled = entries[present], lengths > 0
+    members, filled = entries.masked_select(present), lengths > 0
     bags = filled.flatten(1).cumsum(1, dtype=torch.int32).view_as(filled) - 1  # number of each bag in its block
     by_row = filled.transpose(1, 2).contiguous()
-    order = bags.transpose(1, 2)[by_row]
+    order = bags.transpose(1, 2).contiguous().masked_select(by_row)
     starts = _starts(by_row.sum(2).flatten()[:size])
     columns = _starts(filled.sum(2).flatten())
-    offsets, count = _starts(lengths[filled]), filled.shape[1]
+    offsets, count = _starts(lengths.masked_select(filled)), filled.shape[1]
     edges = columns.tolist()
     return Blocks(
         size,

@@ -11,6 +11,7 @@ Nothing is scattered, so the result does not depend on the order in which thread
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -49,7 +50,9 @@ def multiply(
         [M, C_out], a row per target (per source if `backward`).
     """
     features = features.detach()  # what takes no gradient is spared the bookkeeping for one
-    matrices = pack(weight, groups)
+    matrices = pack(weight, groups).unbind()
+    if backward and table.submanifold:  # the same table, with the opposite taps
+        matrices, backward = matrices[::-1], False
     plan = _plan(features, weight.shape[0], table, tuple(weight.shape[2:]), backward)
     output = features.new_empty(plan.size, weight.shape[0])
     for block in plan:
@@ -118,9 +121,9 @@ def _sum(features: Tensor, members: Tensor, offsets: Tensor | None) -> Tensor:
     return torch.embedding_bag(features, members, offsets, include_last_offset=True)[0]
 
 
-def _multiply(sums: Tensor, matrices: Tensor, columns: list[int]) -> Tensor:
-    """Each column's bags times its matrix: [B, C_in], [G, groups, C_in / groups, C_out / groups] → [B, C_out]."""
-    _, groups, inputs, outputs = matrices.shape
+def _multiply(sums: Tensor, matrices: Sequence[Tensor], columns: list[int]) -> Tensor:
+    """Each column's bags [B, C_in] times its [groups, C_in / groups, C_out / groups] → [B, C_out]."""
+    groups, inputs, outputs = matrices[0].shape
     if inputs == outputs == 1:
         for column, (start, stop) in enumerate(pairwise(columns)):
             sums[start:stop].mul_(matrices[column].view(1, groups))
@@ -128,7 +131,7 @@ def _multiply(sums: Tensor, matrices: Tensor, columns: list[int]) -> Tensor:
     products = sums.new_empty(len(sums), groups * outputs)
     for column, (start, stop) in enumerate(pairwise(columns)):
         if groups == 1:
-            torch.mm(sums[start:stop], matrices[column, 0], out=products[start:stop])
+            torch.mm(sums[start:stop], matrices[column][0], out=products[start:stop])
         else:
             by_group = sums[start:stop].unflatten(1, (groups, inputs)).transpose(0, 1) @ matrices[column]
             products[start:stop] = by_group.transpose(0, 1).flatten(1)
