@@ -115,7 +115,7 @@ def _pairs(table: NeighbourTable, backward: bool) -> _Pairs:
     """The table in spconv's form, made when first asked for and kept with it."""
 
     def build() -> _Pairs:
-        rows = table.index(backward).T.contiguous()
+        rows = table.entries(backward).contiguous()
         if len(rows) > _WORD:
             return _Pairs(rows, [], [])
         bit = 1 << torch.arange(len(rows), device=rows.device)

@@ -8,12 +8,12 @@ columns. On surfaces this leaves a tile little more to multiply than its rows ne
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from image2point.voxels.conv.blocks import by_column
 from image2point.voxels.plan import NeighbourTable
 
 _KEY_COLUMNS = 62  # as many columns as a sort key has room for
@@ -90,7 +90,7 @@ def sorted_table(table: NeighbourTable, shape: tuple[int, ...], backward: bool) 
         return replace(sorted_table(table, shape, False), mirrored=True)
 
     def build() -> SortedTable:
-        columns = _columns(table, shape, backward)
+        columns = by_column(table, shape, backward).permute(2, 0, 1).contiguous()
         order = _like_rows_together((columns >= 0).any(2))
         return SortedTable(columns, order.to(torch.int32))
 
@@ -101,22 +101,13 @@ def column_rows(table: NeighbourTable, shape: tuple[int, ...], backward: bool) -
     """The rows of each column for kernels of `shape`, made when first asked for and kept with the table."""
 
     def build() -> ColumnRows:
-        columns = _columns(table, shape, backward)
-        column, row = (columns >= 0).any(2).T.nonzero(as_tuple=True)
-        edges = torch.arange(columns.shape[1] + 1, device=column.device)
+        columns = by_column(table, shape, backward)
+        column, row = (columns >= 0).any(1).nonzero(as_tuple=True)
+        edges = torch.arange(len(columns) + 1, device=column.device)
         starts = torch.searchsorted(column, edges, out_int32=True)
-        return ColumnRows(row.to(torch.int32), columns[row, column].T.contiguous(), starts)
+        return ColumnRows(row.to(torch.int32), columns[column, :, row].T.contiguous(), starts)
 
     return table.form(("triton rows", shape, backward), build)
-
-
-def _columns(table: NeighbourTable, shape: tuple[int, ...], backward: bool) -> Tensor:
-    """The table's index with the taps that share a weight side by side: int32 [rows, G, D]."""
-    index = table.index(backward)
-    tied = [axis for axis in range(3) if shape[axis] < table.kernel[axis]]
-    free = [axis for axis in range(3) if axis not in tied]
-    index = index.view(-1, *table.kernel).permute(0, *(axis + 1 for axis in free + tied))
-    return index.reshape(len(index), prod(shape), prod(table.kernel) // prod(shape))
 
 
 def _like_rows_together(present: Tensor) -> Tensor:

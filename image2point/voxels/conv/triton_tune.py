@@ -76,14 +76,17 @@ def search(
     """What an earlier process found for GPUs of this name, else the fastest of those that fit; remembered."""
     chosen = _saved(name).get(_text(key))
     if chosen is None:
-        fitting = [config for config in candidates() if _fits(config, run)]
-        if not fitting:
+        fitting = (config for config in candidates() if _fits(config, run))
+        if os.environ.get("IMAGE2POINT_TUNE") == "0":
+            chosen = next(fitting, None)
+        else:
+            times = {config: _time(config, run) for config in fitting}
+            chosen = min(times, key=lambda config: times[config], default=None)
+            if chosen is not None:
+                _save(name, _text(key), chosen)
+        if chosen is None:
             raise RuntimeError(f"no Triton configuration for {_text(key)} fits {name}: {list(candidates())}")
-        chosen = fitting[0]
-        if os.environ.get("IMAGE2POINT_TUNE", "1") != "0":
-            chosen = min(fitting, key=lambda config: _time(config, run))
-            _save(name, _text(key), chosen)
-            log.debug("triton %s: %s", _text(key), chosen)
+        log.debug("triton %s: %s", _text(key), chosen)
     _chosen[name, key] = chosen
     return chosen
 
