@@ -84,7 +84,7 @@ class Network(Section):
     control: Literal["none", "random", "shuffled", "scratch"] = "none"
     """`random`: body kernels redrawn with each kernel's own variance; `shuffled`: the spatial entries of body kernels
     permuted; `scratch`: every kernel freshly drawn."""
-    engine: Literal["auto", "reference", "cpu"] = "auto"
+    engine: Literal["auto", "reference", "cpu", "triton", "spconv"] = "auto"
     """What runs the sparse convolutions; `auto` takes the fastest that can, and the log says which."""
     allow_missing: tuple[str, ...] = ()
     """Parameters of the 2D network that the weights may lack."""
