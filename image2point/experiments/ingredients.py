@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from image2point import config as configuration
-from image2point.datasets import Splits, modelnet, synthetic
+from image2point.datasets import Splits, registry, synthetic
+from image2point.datasets.catalogue import Options
 from image2point.datasets.features import feature_width
-from image2point.datasets.splits import CloudSet, split
+from image2point.datasets.splits import split
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
 from image2point.training.batches import Recipe, prepare, to_voxels
@@ -17,29 +18,41 @@ if TYPE_CHECKING:
 
 
 def load_splits(data: configuration.Data) -> Splits:
-    """Train, validation and test clouds. Validation is cut from train, test is never touched."""
-    train, test = _load(data)
+    """Train, validation and test clouds.
+
+    Validation is the dataset's own where it has one and the config does not say otherwise, else it is cut from train;
+    test is never touched.
+    """
+    whole = _load(data)
+    if whole.validation is not None and data.shots is None and data.validation is None:
+        return whole
     if data.shots is None and not data.validation_fraction:
-        return Splits(train, None, test)
-    splits = split(train, test, data.shots, data.validation_fraction, data.shot_seed)
+        return Splits(whole.train, None, whole.test)
+    splits = split(whole.train, whole.test, data.shots, data.validation_fraction, data.shot_seed)
     if splits.validation is None and data.validation:
         raise InputError(
             f"data.validation = {data.validation} of {len(splits.train)} training clouds in "
-            f"{len(train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
+            f"{len(whole.train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
         )
     return splits
 
 
-def _load(data: configuration.Data) -> tuple[CloudSet, CloudSet]:
-    if data.name == "modelnet":
-        return modelnet.load(data.root, data.classes)
+def _load(data: configuration.Data) -> Splits:
+    if data.name != "synthetic":
+        classes = data.classes if data.name.startswith("modelnet") else None
+        return registry.load(
+            data.name,
+            data.root,
+            Options(data.variant, classes, data.sample, data.sample_seed, data.normalise),
+        )
     shapes = data.synthetic
     difficulty = synthetic.Difficulty(**shapes.difficulty.model_dump())
-    classes = shapes.classes or tuple(synthetic.SOLIDS)
-    return (
-        synthetic.SyntheticShapes("train", shapes.train_per_class, shapes.points, shapes.seed, difficulty, classes),
-        synthetic.SyntheticShapes("test", shapes.test_per_class, shapes.points, shapes.seed, difficulty, classes),
+    names = shapes.classes or tuple(synthetic.SOLIDS)
+    train, test = (
+        synthetic.SyntheticShapes(split, clouds, shapes.points, shapes.seed, difficulty, names)
+        for split, clouds in (("train", shapes.train_per_class), ("test", shapes.test_per_class))
     )
+    return Splits(train, None, test)
 
 
 def make_recipe(config: configuration.Config) -> Recipe:
