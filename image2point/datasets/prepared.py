@@ -12,8 +12,8 @@ A folder:
     train/00000.parts.npy        the smallest integer type that holds them [P]
     test/ ..., validation/ ...   likewise
 
-Every array is an ordinary .npy file. With the encoding "exact" a shard is int16 where that gives every bit of its
-coordinates back (steps are powers of two, so coordinates that were rounded to a binary grid survive), and float32
+Every array is an ordinary .npy file. With the encoding "exact" a shard is int16 where that gives every coordinate back
+(steps are powers of two, so coordinates that were rounded to a binary grid survive; -0 becomes 0), and float32
 otherwise. With "int16" all are; `prepared.json` then states the largest error that was made, at most one 65535th of a
 cloud's longest side per coordinate.
 """
@@ -21,6 +21,7 @@ cloud's longest side per coordinate.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,7 +70,7 @@ class PreparedClouds:
         self.name, self.classes, self.root, self.shards = name, classes, root, shards
         self.labels = np.array(_array(root / "labels.npy"), dtype=np.int64)
         self._starts = np.array(_array(root / "starts.npy"), dtype=np.int64)
-        self._firsts = np.array([shard.first for shard in shards])
+        self._firsts = [shard.first for shard in shards]
         self._open: dict[int, dict[str, np.ndarray]] = {}
         count = sum(shard.clouds for shard in shards)
         total = sum(shard.points for shard in shards)
@@ -91,7 +92,7 @@ class PreparedClouds:
     def __getitem__(self, index: int) -> Cloud:
         if not 0 <= index < len(self):
             raise IndexError(f"cloud {index} of {len(self)}")
-        number = int(np.searchsorted(self._firsts, index, side="right")) - 1
+        number = bisect_right(self._firsts, index) - 1
         shard, arrays = self.shards[number], self._arrays(number)
         start = self._starts[shard.first]
         rows = slice(self._starts[index] - start, self._starts[index + 1] - start)
@@ -125,7 +126,8 @@ def decode(field: str, stored: np.ndarray, grid: np.ndarray | None) -> np.ndarra
     values = stored.astype(np.float32)
     if field == "points" and grid is not None:
         values *= grid[3]
-        values += grid[:3]
+        if grid[0] or grid[1] or grid[2]:
+            values += grid[:3]
     elif field == "normals" and stored.dtype.kind == "i":
         values /= np.float32(NORMAL_STEPS)
     elif field == "colours" and stored.dtype.kind == "u":
