@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -17,9 +17,29 @@ Split = Literal["train", "test"]
 Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
 
 
+Axis = Annotated[
+    Annotated[Literal["x", "y", "z", "alternate"], Tag("one")]
+    | Annotated[dict[str, Literal["x", "y", "z"]], Tag("by layer")],
+    Discriminator(lambda value: "by layer" if isinstance(value, dict) else "one"),
+]
+
+
 def _as_text(value: Any) -> Any:
     """YAML reads 32 as a number where a word is meant."""
     return str(value) if type(value) is int else value
+
+
+POLICIES = ("io", "io+stats", "io+norm", "all", "head", "none")
+
+
+def _policy(value: Any) -> Any:
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value not in POLICIES and not (colon and kind in ("layer", "scl") and name):
+        raise ValueError(
+            f"finetune.policy = {value!r}: expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or "
+            "scl:auto"
+        )
+    return value
 
 
 class Section(BaseModel):
@@ -38,13 +58,23 @@ class Network(Section):
     rule: Literal["repeat", "mean", "center", "rotate", "tied"] = "repeat"
     """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid
     on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
-    axis: Literal["x", "y", "z", "alternate"] = "z"
-    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer."""
+    axis: Axis = "z"
+    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer; or by
+    patterns over the layers' names, of which the first that matches counts: `{layer1.*: x, "*": z}`."""
+    variance: Literal["none", "1/K", "occupancy"] = "none"
+    """How lifted kernels are scaled: not at all, divided by the number of copies of the 2D kernel (`1/K`), or so that
+    activations keep their variance, given how many neighbours the voxels of some training clouds have."""
     substrate: Literal["sparse", "dense"] = "sparse"
     """Sparse voxels, or dense grids with a mask."""
-    stem: Literal["auto", "paper", "inflate"] = "auto"
-    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted;
+    stem: Literal["auto", "paper", "inflate", "patch"] = "auto"
+    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted; `patch`: a fresh
+    convolution whose kernel and stride are `patch`, where the 2D stem cuts the image into patches, as in ConvNeXt;
     `auto`: `paper` where the 2D stem is a single convolution."""
+    patch: Annotated[int, Field(ge=2)] | None = None
+    """Edge of a patch in voxels, for the stem `patch`; null takes that of the 2D stem in pixels."""
+    head: Literal["linear", "batchnorm", "cosine"] = "linear"
+    """The fresh classifier: one linear layer; a linear layer with batch norm on the class scores, as in the paper's
+    code; or scaled cosines between features and class rows."""
     stride_in: Literal["conv2", "conv1"] = "conv2"
     """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
     downsample: Literal["auto", "paper", "exact"] = "auto"
@@ -65,9 +95,15 @@ class Network(Section):
 class Finetune(Section):
     """What may move during training."""
 
-    policy: Literal["io", "io+stats", "io+norm", "all", "head", "none"] = "io+norm"
+    policy: Annotated[str, BeforeValidator(_policy)] = "io+norm"
     """What trains: stem and head (`io`), with the running statistics of the norms (`io+stats`), with the norms
-    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`)."""
+    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`). `layer:NAME`: stem,
+    head and one block (`layer:layer4.2`); `scl:NAME`: the same, with a skip connection from that block to the
+    features before the head; `layer:auto`, `scl:auto`: the block whose training collapses these features most."""
+    candidates: tuple[str, ...] = ()
+    """Blocks among which `auto` chooses; empty for all."""
+    probe_epochs: Count = 1
+    """Epochs of training on each candidate before its collapse is compared."""
 
 
 class Augmentation(Section):
@@ -122,6 +158,17 @@ class Synthetic(Section):
     difficulty: Difficulty = Difficulty()
 
 
+class ClassSplit(Section):
+    """Classes to train on, and classes that nothing is trained on, for few-shot measurements."""
+
+    novel: Annotated[tuple[str, ...], Field(min_length=1)] | CountOrZero = 0
+    """Classes that the run neither trains on nor is tested on: names, or how many to draw."""
+    base: Annotated[tuple[str, ...], Field(min_length=2)] | Annotated[int, Field(ge=2)] | None = None
+    """Classes to train on: names, or how many to draw of those that are not novel; null takes all of them."""
+    seed: CountOrZero = 0
+    """Seed of the draw: more base classes of one seed contain the fewer, and the novel ones stay."""
+
+
 class Data(Section):
     """Which clouds, and how they become voxels."""
 
@@ -143,6 +190,8 @@ class Data(Section):
     """Seed of that sampling, together with the name of each file."""
     normalise: bool | None = None
     """Move and scale each cloud into the unit sphere; null as `image2point data info NAME` says."""
+    class_split: ClassSplit = ClassSplit()
+    """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None
     """Training clouds per class; null takes all."""
     shot_seed: CountOrZero = 0
@@ -273,6 +322,8 @@ class Report(Section):
 
 class Config(Section):
     """One run of `image2point transfer`."""
+
+    command: ClassVar[str] = "transfer"
 
     name: Annotated[str, BeforeValidator(_as_text)] = "run"
     """Name of the run and of its directory; the config file's own name unless given."""

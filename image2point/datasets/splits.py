@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
 
@@ -82,9 +83,9 @@ class StoredClouds:
 
 
 class Subset:
-    """The clouds of `whole` at `indices`, in that order; the class list stays that of the whole."""
+    """The samples of `whole` at `indices`, in that order; the class list stays that of the whole."""
 
-    def __init__(self, whole: CloudSet, indices: np.ndarray, name: str | None = None) -> None:
+    def __init__(self, whole: Labelled, indices: np.ndarray, name: str | None = None) -> None:
         self.whole = whole
         self.indices = np.asarray(indices, dtype=np.int64)
         self.name = name or whole.name
@@ -94,7 +95,7 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Cloud:
+    def __getitem__(self, index: int) -> Any:
         return self.whole[int(self.indices[index])]
 
     def origin(self, index: int) -> str:
@@ -109,11 +110,14 @@ def origin(clouds: CloudSet, index: int) -> str:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run trains on, chooses by, and is scored on. Without a validation part the last epoch counts."""
+    """What a run trains on, chooses by, and is scored on: clouds or images.
 
-    train: CloudSet
-    validation: CloudSet | None
-    test: CloudSet
+    Without a validation part the last epoch counts.
+    """
+
+    train: Labelled
+    validation: Labelled | None
+    test: Labelled
 
 
 def few_shot(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str] = ()) -> np.ndarray:
@@ -156,7 +160,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def split(train: CloudSet, test: CloudSet, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
+def split(train: Labelled, test: Labelled, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
     """Take `shots` per class from train (None: everything), then hold out a fraction of these for validation.
 
     Validation is None where nothing is held out: with K shots and a fraction below 1/(2K) that is the case.

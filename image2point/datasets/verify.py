@@ -133,7 +133,7 @@ def _listed_files(index: dict[str, Any]) -> list[dict[str, Any]]:
 def _compare_counts(dataset: Dataset, options: Options, report: Report) -> None:
     """Note where the official split has another size."""
     classes = {len(split.per_class) for split in report.splits.values()}
-    keys = (options.variant, *map(str, classes), next(iter(dataset.variants), ""), "")
+    keys = (options.variant or "", *map(str, classes), next(iter(dataset.variants), ""), "")
     official = next((dataset.counts[key] for key in keys if key in dataset.counts), None)
     for split, count in (official or {}).items():
         found = report.splits.get(split)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from image2point import config as configuration
+from image2point.config.sections import ClassSplit
 from image2point.datasets import Splits, registry, synthetic
 from image2point.datasets.catalogue import Options
+from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.features import feature_width
 from image2point.datasets.splits import split
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
-from image2point.training.batches import Recipe, prepare, to_voxels
+from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
 
 if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
+    from image2point.voxels import DenseVoxels, VoxelTensor
 
 
 def load_splits(data: configuration.Data) -> Splits:
@@ -23,7 +27,7 @@ def load_splits(data: configuration.Data) -> Splits:
     Validation is the dataset's own where it has one and the config does not say otherwise, else it is cut from train;
     test is never touched.
     """
-    whole = _load(data)
+    whole = _base(_load(data), data.class_split)
     if whole.validation is not None and data.shots is None and data.validation is None:
         return whole
     if data.shots is None and not data.validation_fraction:
@@ -35,6 +39,32 @@ def load_splits(data: configuration.Data) -> Splits:
             f"{len(whole.train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
         )
     return splits
+
+
+def load_novel(data: configuration.Data) -> Labelled:
+    """All clouds of the novel classes, of train and test: the run has seen none of them."""
+    whole = _load(data)
+    parts = (whole.train, whole.validation, whole.test)
+    return novel_part([part for part in parts if part is not None], data.class_split)
+
+
+def _base(whole: Splits, split: ClassSplit) -> Splits:
+    validation = None if whole.validation is None else base_part(whole.validation, split)
+    return Splits(base_part(whole.train, split), validation, base_part(whole.test, split))
+
+
+def base_part(whole: Labelled, split: ClassSplit) -> Labelled:
+    """The samples of the classes to train on; all of them where no split is asked for."""
+    base, _ = split_classes(whole.classes, split.novel, split.base, split.seed)
+    return whole if base == whole.classes else OfClasses(whole, base)
+
+
+def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
+    """The samples of the novel classes in all `parts`; InputError where there are none."""
+    _, novel = split_classes(parts[0].classes, split.novel, split.base, split.seed)
+    if not novel:
+        raise InputError("there are no novel classes: set class_split.novel to their names or number")
+    return Joined(*(OfClasses(part, novel, f"{part.name}/novel") for part in parts))
 
 
 def _load(data: configuration.Data) -> Splits:
@@ -79,22 +109,53 @@ def check_features(splits: Splits, recipe: Recipe) -> None:
             to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
 
 
-def make_network(config: configuration.Config, classes: int, weights: str | None = None) -> LiftedNetwork:
-    """The lifted network; `weights` in place of the config's ("random" where a state dict is loaded afterwards)."""
+def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTensor | DenseVoxels | None:
+    """Voxels of some training clouds, as many as a batch has, where the config's network is to be scaled by them."""
+    if config.network.variance != "occupancy":
+        return None
+    chosen = shuffled(len(train), config.training.batch_size, config.seed, epoch=0)[:1]
+    recipe, names = make_recipe(config), [f"{train.name} cloud {i}" for i in chosen[0]]
+    clouds = [prepare(train[int(i)], name, recipe) for i, name in zip(chosen[0], names, strict=True)]
+    return to_voxels(clouds, recipe, names)
+
+
+def make_network(
+    config: configuration.Config, classes: int, calibration: VoxelTensor | DenseVoxels | None = None
+) -> LiftedNetwork:
+    """The lifted network with the config's weights; `calibration` as `calibration_batch` gives it."""
+    return _lift(config, classes, config.network.weights, config.network.variance, calibration)
+
+
+def make_blank_network(config: configuration.Config, classes: int) -> LiftedNetwork:
+    """The same network with random weights, into which a state dict is to be loaded."""
+    return _lift(config, classes, "random", "none", None)
+
+
+def _lift(
+    config: configuration.Config,
+    classes: int,
+    weights: str,
+    variance: str,
+    calibration: VoxelTensor | DenseVoxels | None,
+) -> LiftedNetwork:
     from image2point.lifting import lift
 
     network = config.network
     lifted = lift(
         network.arch,
-        weights=weights or network.weights,
+        weights=weights,
         rule=network.rule,
         axis=network.axis,
+        variance=variance,
+        calibration=calibration,
         substrate=network.substrate,
         stem=network.stem,
+        patch=network.patch,
         stride_in=network.stride_in,
         downsample=network.downsample,
         in_channels=feature_width(config.data.features),
         num_classes=classes,
+        head=network.head,
         control=network.control,
         depth_padding=network.depth_padding,
         allow_missing=network.allow_missing,

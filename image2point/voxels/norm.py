@@ -30,16 +30,8 @@ class BatchNorm(_BatchNorm):
 
     def _normalise(self, rows: Tensor) -> Tensor:
         """[N, C] → [N, C]"""
-        batch_statistics = self.training or self.running_mean is None
-        if not batch_statistics:
-            assert self.running_var is not None and self.running_mean is not None
-            scale = torch.rsqrt(self.running_var + self.eps)
-            if self.weight is not None:
-                scale = scale * self.weight
-            shift = -self.running_mean * scale
-            if self.bias is not None:
-                shift = shift + self.bias
-            return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
+        if not self.training and self.running_mean is not None:
+            return self._by_running_statistics(rows)
         momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -57,6 +49,16 @@ class BatchNorm(_BatchNorm):
             0.0 if momentum is None else momentum,
             self.eps,
         )
+
+    def _by_running_statistics(self, rows: Tensor) -> Tensor:
+        assert self.running_var is not None and self.running_mean is not None
+        scale = torch.rsqrt(self.running_var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.running_mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
 
     def _normalise_over_processes(self, rows: Tensor, momentum: float | None) -> Tensor:
         wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows

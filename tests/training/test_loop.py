@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import rows, tiny
 
+import image2point as i2p
 from image2point import config as configuration
 from image2point import runs
 from image2point.experiments import transfer
@@ -107,3 +108,14 @@ def test_every_step_has_its_own_seed() -> None:
         loop._seed_torch(*place)
         seeds.add(torch.initial_seed())
     assert len(seeds) == 16
+
+
+def test_kernels_scaled_by_the_training_clouds_are_stored(tmp_path: Path) -> None:
+    runs_of = {v: transfer.run(tiny("training.epochs=0", f"network.variance={v}", f"name={v}"), tmp_path)
+               for v in ("none", "occupancy")}  # fmt: skip
+    plain, scaled = (load_file(run.weights) for run in runs_of.values())
+    kernels = [n for n, w in plain.items() if w.ndim == 5 and w[0, 0].numel() > 1 and not n.startswith("conv1")]
+    factors = [(scaled[n] / plain[n]).flatten() for n in kernels]
+    assert kernels and all(torch.allclose(f, f[0]) and abs(float(f[0]) - 1) > 0.01 for f in factors)
+    network = i2p.load(runs_of["occupancy"].path)
+    assert all(torch.equal(tensor, scaled[name]) for name, tensor in network.state_dict().items())

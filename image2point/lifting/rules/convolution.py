@@ -16,6 +16,7 @@ from image2point.lifting.layers import SiteLinear, VectorConv
 from image2point.lifting.records import Options
 from image2point.lifting.rules.sizes import both, equal, near_padding
 from image2point.lifting.rules.values import Chain, Value, need, on
+from image2point.lifting.variance import factor
 from image2point.voxels import TiedConv, VoxelConv
 
 
@@ -67,17 +68,20 @@ def _lifted(
     rule = "repeat" if options.rule == "tied" else options.rule
     if size == (1, 1) and stride > 1 and options.downsample == "paper":
         lifted, paddings = kernels.spread(kernel, stride), [0, 0, 0]
+        copies = stride**3
     else:
         need(rule != "rotate" or size[0] == size[1], f"kernel size {tuple(size)} under the rule rotate")
-        lifted = kernels.inflate(kernel, rule, options.axis)
+        lifted = kernels.inflate(kernel, rule, options.depth_axis)
+        copies = min(size) if rule == "repeat" else 1
         depth = kernels.AXES.index(options.axis)
         paddings = list(padding)
         paddings.insert(depth, padding[0] if size[0] <= size[1] else padding[1])
         if options.rule == "center" and lifted.shape[2 + depth] % 2:
             # The one slice that is not zero reads the depth at which the output lies, whatever the 2D padding.
             paddings[depth] = dilation * (lifted.shape[2 + depth] - 1) // 2
-    shared = kernel.clone() if options.rule == "tied" else None
-    result = voxel_conv(lifted, conv.bias, stride, tuple(paddings), dilation, conv.groups, options, shared)
+    scale = factor(kernel, lifted, copies, options.variance)
+    shared = kernel * scale if options.rule == "tied" else None
+    result = voxel_conv(lifted * scale, conv.bias, stride, tuple(paddings), dilation, conv.groups, options, shared)
     return on(x, result, stride=stride)
 
 
@@ -106,7 +110,7 @@ def voxel_conv(
             dilation=dilation,
             groups=groups,
             bias=bias is not None,
-            axis=options.axis,
+            axis=options.depth_axis,
             depth_padding=options.depth_padding,
             engine=options.engine,
         )
