@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
+from image2point.datasets.command import app as data
 from image2point.errors import InputError
 from image2point.experiments.command import measure, pretrain
 from image2point.sweeps.command import sweep, table
@@ -77,6 +78,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
 )
+
+app.add_typer(data, name="data")
 
 
 @app.command()
