@@ -78,7 +78,9 @@ def read_voxels(folder: Path | None, recipe: Recipe, count: int) -> list[VoxelTe
     if folder is not None and not (folder / "shape_names.txt").is_file():
         files = _some(_files(folder, tuple(READERS), "clouds or meshes"), count)
         clouds = [prepare(read_cloud(path, normalise=True), str(path), recipe) for path in files]
-        return [_sparse(to_voxels(clouds[i : i + BATCH], recipe)) for i in range(0, len(clouds), BATCH)]
+        names = [str(path) for path in files]
+        starts = range(0, len(clouds), BATCH)
+        return [_sparse(to_voxels(clouds[i : i + BATCH], recipe, names[i : i + BATCH])) for i in starts]
     if folder is None:
         classes = len(SyntheticShapes().classes)
         shapes = SyntheticShapes("test", samples_per_class=-(-count // classes))

@@ -269,8 +269,7 @@ def depth_errors(image_network: nn.Module, net: LiftedNetwork) -> dict[str, floa
         Largest error relative to the largest magnitude of the 2D layer's output, of every layer that is not fresh.
     """
     options = net.lifting.options
-    depth_axis = str(options.axis)
-    axis = 2 + AXES.index(depth_axis)
+    axis = 2 + AXES.index(options.depth_axis)
     outputs = layer_outputs(net)
     fresh = {record.name.rpartition(".")[0] for record in net.lifting.parameters if record.origin == "fresh"}
     in_2d, in_3d = dict(image_network.named_modules()), dict(net.named_modules())
@@ -300,7 +299,7 @@ def depth_errors(image_network: nn.Module, net: LiftedNetwork) -> dict[str, floa
         with evaluating(image_network), evaluating(net):
             with Completed():
                 image_network(image)
-            net(extruded(image, depth_axis, _DEPTH))
+            net(extruded(image, options.depth_axis, _DEPTH))
     finally:
         for convolution, padding in convolutions:
             convolution.depth_padding = padding

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -102,7 +101,7 @@ def layer_cost(layer: nn.Module, x: Any, y: Any) -> Cost:
     weight = layer.kernel() if isinstance(layer, VoxelConv) else layer.weight
     assert isinstance(weight, Tensor)
     if isinstance(layer, VoxelConv) and isinstance(x, VoxelTensor):
-        return sparse_cost(x.sites, layer.window, weight.shape, layer.tied_axes())
+        return sparse_cost(x.sites, layer.window, weight.shape, layer.structure().tied)
     if isinstance(y, VoxelTensor):
         return Cost(*(len(y.sites) * weight.numel(),) * 2, grid_cells(y.sites) * weight.numel())
     grid = y.grid if isinstance(y, DenseVoxels) else y
@@ -123,7 +122,7 @@ def sparse_cost(sites: Sites, window: Window, kernel: tuple[int, ...], tied: fro
         pairs = rows = len(sites)
     else:
         table = neighbour_table(sites, window)
-        pairs = len(table.source)
+        pairs = int((table.reads >= 0).sum())
         rows = sites.plan(("summed rows", window, tied), lambda: _summed_rows(table, tied))
     return Cost(*(float(number * outputs * inputs) for number in (pairs, rows, cells)))
 
@@ -138,9 +137,9 @@ def grid_cells(sites: Sites) -> int:
 
 def _summed_rows(table: NeighbourTable, tied: frozenset[int]) -> int:
     """Products of a row with a matrix that remain when neighbours under one weight are summed first."""
-    column = torch.tensor(tied_columns(table.kernel, tied), device=table.target.device)
-    lengths = torch.tensor([stop - start for start, stop in pairwise(table.starts)], device=table.target.device)
-    return len(torch.unique(column.repeat_interleave(lengths) * table.targets + table.target))
+    column = torch.tensor(tied_columns(table.kernel, tied), device=table.reads.device)
+    found = torch.zeros(int(column.max()) + 1, table.targets, dtype=torch.int32, device=table.reads.device)
+    return int(found.index_add_(0, column, (table.reads >= 0).int()).count_nonzero())
 
 
 def _batch_size(x: Any) -> int:
