@@ -84,8 +84,8 @@ class Network(Section):
     control: Literal["none", "random", "shuffled", "scratch"] = "none"
     """`random`: body kernels redrawn with each kernel's own variance; `shuffled`: the spatial entries of body kernels
     permuted; `scratch`: every kernel freshly drawn."""
-    engine: Literal["auto", "reference"] = "auto"
-    """Implementation of the sparse convolutions."""
+    engine: Literal["auto", "reference", "cpu", "triton", "spconv"] = "auto"
+    """What runs the sparse convolutions; `auto` takes the fastest that can, and the log says which."""
     allow_missing: tuple[str, ...] = ()
     """Parameters of the 2D network that the weights may lack."""
     allow_unexpected: tuple[str, ...] = ()
@@ -172,12 +172,24 @@ class ClassSplit(Section):
 class Data(Section):
     """Which clouds, and how they become voxels."""
 
-    name: Literal["modelnet", "synthetic"] = "modelnet"
-    """The dataset."""
+    name: Literal[
+        "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
+        "synthetic",
+    ] = "modelnet"  # fmt: skip
+    """The dataset; `image2point data info NAME` says what its folder must look like."""
     root: str = "data/modelnet40_ply_hdf5_2048"
     """Folder of the dataset; synthetic shapes need none."""
+    variant: str | None = None
+    """Which of the dataset's variants, by name; null for its usual one."""
     classes: Literal[40, 10] = 40
-    """ModelNet40, or its subset ModelNet10."""
+    """ModelNet40, or its subset ModelNet10; the other datasets have the classes of their folders."""
+    sample: Count | None = None
+    """Points sampled from each mesh (null: 2048), or drawn from each longer text file or scan (null: all). Unlike
+    `points`, these stay the same in every epoch."""
+    sample_seed: CountOrZero = 0
+    """Seed of that sampling, together with the name of each file."""
+    normalise: bool | None = None
+    """Move and scale each cloud into the unit sphere; null as `image2point data info NAME` says."""
     class_split: ClassSplit = ClassSplit()
     """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None
@@ -186,7 +198,7 @@ class Data(Section):
     """Seed of the choice of the shots, and of the clouds held out for validation."""
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. null means
-    0.1 of a full training set, and 0 with `shots`."""
+    the dataset's own validation split where it has one, else 0.1 of a full training set, and 0 with `shots`."""
     points: Count | None = None
     """Points drawn from each cloud; null takes all."""
     voxel_size: Positive = 0.05

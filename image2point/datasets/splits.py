@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,25 @@ class CloudSet(Protocol):
 
 
 @dataclass(frozen=True)
+class Origins:
+    """Where each cloud of a set is from: files, and for each cloud the number of its file [n] and its row there [n]."""
+
+    files: tuple[Path, ...]
+    file: np.ndarray
+    row: np.ndarray
+
+    @classmethod
+    def of_files(cls, parts: Sequence[tuple[Path, np.ndarray]]) -> Origins:
+        """Of clouds that are the given rows of the given files, in this order."""
+        sizes = [len(rows) for _, rows in parts]
+        rows = np.concatenate([rows for _, rows in parts])
+        return cls(tuple(path for path, _ in parts), np.repeat(np.arange(len(parts)), sizes), rows)
+
+    def __getitem__(self, index: int) -> str:
+        return f"{self.files[self.file[index]]} row {self.row[index]}"
+
+
+@dataclass(frozen=True)
 class StoredClouds:
     """A set of equally large clouds in one array for each field of `Cloud`, with a first axis of n clouds.
 
@@ -47,9 +67,13 @@ class StoredClouds:
     normals: np.ndarray | None = None
     colours: np.ndarray | None = None
     parts: np.ndarray | None = None
+    origins: Origins | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def origin(self, index: int) -> str:
+        return f"{self.name} cloud {index}" if self.origins is None else self.origins[index]
 
     def __getitem__(self, index: int) -> Cloud:
         def own(values: np.ndarray | None) -> np.ndarray | None:
@@ -73,6 +97,15 @@ class Subset:
 
     def __getitem__(self, index: int) -> Any:
         return self.whole[int(self.indices[index])]
+
+    def origin(self, index: int) -> str:
+        return origin(self.whole, int(self.indices[index]))
+
+
+def origin(clouds: CloudSet, index: int) -> str:
+    """Where a cloud is from, for messages: its file and row, where the set knows them."""
+    known = getattr(clouds, "origin", None)
+    return known(index) if known is not None else f"{clouds.name} cloud {index}"
 
 
 @dataclass(frozen=True)

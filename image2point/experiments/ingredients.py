@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from image2point import config as configuration
 from image2point.config.sections import ClassSplit
-from image2point.datasets import Splits, modelnet, synthetic
+from image2point.datasets import Splits, registry, synthetic
+from image2point.datasets.catalogue import Options
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.features import feature_width
-from image2point.datasets.splits import CloudSet, split
+from image2point.datasets.splits import split
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
 from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
@@ -21,22 +22,35 @@ if TYPE_CHECKING:
 
 
 def load_splits(data: configuration.Data) -> Splits:
-    """Train, validation and test clouds. Validation is cut from train, test is never touched."""
-    train, test = (base_part(each, data.class_split) for each in _load(data))
+    """Train, validation and test clouds.
+
+    Validation is the dataset's own where it has one and the config does not say otherwise, else it is cut from train;
+    test is never touched.
+    """
+    whole = _base(_load(data), data.class_split)
+    if whole.validation is not None and data.shots is None and data.validation is None:
+        return whole
     if data.shots is None and not data.validation_fraction:
-        return Splits(train, None, test)
-    splits = split(train, test, data.shots, data.validation_fraction, data.shot_seed)
+        return Splits(whole.train, None, whole.test)
+    splits = split(whole.train, whole.test, data.shots, data.validation_fraction, data.shot_seed)
     if splits.validation is None and data.validation:
         raise InputError(
             f"data.validation = {data.validation} of {len(splits.train)} training clouds in "
-            f"{len(train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
+            f"{len(whole.train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
         )
     return splits
 
 
 def load_novel(data: configuration.Data) -> Labelled:
     """All clouds of the novel classes, of train and test: the run has seen none of them."""
-    return novel_part(_load(data), data.class_split)
+    whole = _load(data)
+    parts = (whole.train, whole.validation, whole.test)
+    return novel_part([part for part in parts if part is not None], data.class_split)
+
+
+def _base(whole: Splits, split: ClassSplit) -> Splits:
+    validation = None if whole.validation is None else base_part(whole.validation, split)
+    return Splits(base_part(whole.train, split), validation, base_part(whole.test, split))
 
 
 def base_part(whole: Labelled, split: ClassSplit) -> Labelled:
@@ -53,16 +67,22 @@ def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
     return Joined(*(OfClasses(part, novel, f"{part.name}/novel") for part in parts))
 
 
-def _load(data: configuration.Data) -> tuple[CloudSet, CloudSet]:
-    if data.name == "modelnet":
-        return modelnet.load(data.root, data.classes)
+def _load(data: configuration.Data) -> Splits:
+    if data.name != "synthetic":
+        classes = data.classes if data.name.startswith("modelnet") else None
+        return registry.load(
+            data.name,
+            data.root,
+            Options(data.variant, classes, data.sample, data.sample_seed, data.normalise),
+        )
     shapes = data.synthetic
     difficulty = synthetic.Difficulty(**shapes.difficulty.model_dump())
-    classes = shapes.classes or tuple(synthetic.SOLIDS)
-    return (
-        synthetic.SyntheticShapes("train", shapes.train_per_class, shapes.points, shapes.seed, difficulty, classes),
-        synthetic.SyntheticShapes("test", shapes.test_per_class, shapes.points, shapes.seed, difficulty, classes),
+    names = shapes.classes or tuple(synthetic.SOLIDS)
+    train, test = (
+        synthetic.SyntheticShapes(split, clouds, shapes.points, shapes.seed, difficulty, names)
+        for split, clouds in (("train", shapes.train_per_class), ("test", shapes.test_per_class))
     )
+    return Splits(train, None, test)
 
 
 def make_recipe(config: configuration.Config) -> Recipe:
