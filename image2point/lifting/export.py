@@ -61,11 +61,11 @@ class _Program(nn.Module):
     def __init__(self, network: LiftedNetwork) -> None:
         super().__init__()
         self._modules.update(network._modules)
-        self.__dict__["_network"] = network  # past nn.Module, which would make it one more child
+        self.__dict__["_run"] = network.forward  # past nn.Module; the network itself would be one more child
 
     def forward(self, grid: Tensor, mask: Tensor | None = None) -> Tensor:
         # Not by calling it: the children would be known by their place in the network, which is no part of this module.
-        return self._network.forward(grid if mask is None else DenseVoxels(grid, mask))
+        return self.__dict__["_run"](grid if mask is None else DenseVoxels(grid, mask))
 
 
 def _trace(network: LiftedNetwork, example: Tensor | DenseVoxels) -> torch.export.ExportedProgram:

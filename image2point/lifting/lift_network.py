@@ -161,7 +161,7 @@ def lift(
     _log(lifting.counts, name, options)
     lifted = LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
     if variance == "occupancy" and control != "scratch":
-        fresh = "input" if stem == "paper" else None
+        fresh = "input" if stem in FRESH_STEMS else None
         names = [n for n, m in lifted.named_modules() if isinstance(m, VoxelConv) and rewriter.roles[n] != fresh]
         calibrate(lifted, names, check_batch(calibration))
     return lifted

@@ -25,6 +25,9 @@ from image2point.voxels import GlobalPool
 
 logger = logging.getLogger("image2point")
 
+LAYERS = "layers"
+"""Key in the `meta` of a 3D node: names of the 2D network's modules whose output it has become."""
+
 
 class Rewriter:
     """Writes the 3D graph and builds its modules, under the 2D network's names.
@@ -229,6 +232,10 @@ class Rewriter:
             stage = made.get(self.traced.outputs.get(name))  # type: ignore[arg-type]
             if stage is not None and stage.kind == "voxels":
                 stages[name] = stage.node
+        for path, traced in self.traced.outputs.items():
+            layer = made.get(traced)
+            if layer is not None and layer.node is not None and layer.kind in ("voxels", "vector"):
+                layer.node.meta.setdefault(LAYERS, []).append(path)
         output: dict[str, Any] = {"stages": stages, "logits": value.node}
         if self._features is not None:
             output["features"] = self._features.node

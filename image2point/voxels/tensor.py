@@ -76,7 +76,7 @@ class VoxelTensor:
         lower, upper = self.sites.bounds
         if min(lower) < 0:
             raise VoxelError(f"dense grids begin at index 0, but the smallest voxel index is {min(lower)}")
-        needed = tuple(high + 1 for high in upper)
+        needed = (upper[0] + 1, upper[1] + 1, upper[2] + 1)
         if size is not None and any(n > s for n, s in zip(needed, size, strict=True)):
             raise VoxelError(f"the voxels need a grid of {list(needed)} cells, found a size of {list(size)}")
         size = size or needed
