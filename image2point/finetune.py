@@ -65,9 +65,7 @@ def freeze(net: nn.Module, policy: str) -> Counts:
     """
     if not isinstance(net, LiftedNetwork):
         raise InputError(f"freeze needs a network made by image2point.lift, found {type(net).__name__}")
-    if policy not in POLICIES:
-        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, found {policy!r}")
-    rules = POLICIES[policy]
+    rules = _rules(policy)
     parameters = dict(net.named_parameters())
     for record in net.lifting.parameters:
         parameters[record.name].requires_grad_(record.role in rules.trainable)
@@ -81,6 +79,16 @@ def freeze(net: nn.Module, policy: str) -> Counts:
             held.add(name)
     net.hold_in_eval(held)
     return count(net)
+
+
+def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
+    """Names of the batch norms that use and follow the statistics of the batch when the network trains under a policy.
+
+    Raises:
+        InputError: on an unknown policy.
+    """
+    norms = (name for name, module in net.named_modules() if isinstance(module, _BatchNorm))
+    return frozenset(name for name in norms if _role(net, name) in _rules(policy).statistics)
 
 
 def count(net: LiftedNetwork) -> Counts:
@@ -98,6 +106,12 @@ def count_by_role(net: LiftedNetwork) -> dict[str, Counts]:
         trainable = size if parameters[record.name].requires_grad else 0
         result[record.role] = Counts(before.trainable + trainable, before.total + size)
     return result
+
+
+def _rules(policy: str) -> Policy:
+    if policy not in POLICIES:
+        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, found {policy!r}")
+    return POLICIES[policy]
 
 
 def _role(net: LiftedNetwork, name: str) -> str | None:
