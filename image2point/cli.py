@@ -12,7 +12,10 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
+from image2point.datasets.command import app as data
 from image2point.errors import InputError
+from image2point.experiments.command import measure, pretrain
 from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
@@ -76,12 +79,7 @@ app = typer.Typer(
     help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
 )
 
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.")]
-RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
-Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
-    typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's, e.g. data.shots=10 seed=1."),
-]
+app.add_typer(data, name="data")
 
 
 @app.command()
@@ -89,10 +87,8 @@ def transfer(
     config: Annotated[Path, typer.Argument(help="A config file (configs/...), or the config.yaml of a run.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same result.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of this name.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Lift a 2D network, fine-tune it on point clouds and measure it; everything is left in RUNS/NAME.
 
@@ -304,6 +300,33 @@ def lift(
 
 
 @app.command()
+def export(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="NAME.onnx for ONNX, NAME.pt2 for torch.export.")],
+    grid: Annotated[int, typer.Option(min=1, help="Cells along each axis; 2 / voxel_size + 1 hold the unit sphere.")],
+) -> None:
+    """Write the network of a finished run as a program on grids, which runs without image2point.
+
+    It takes `grid` and `mask` as `image2point.voxelize(...).dense((N, N, N))` makes them, in batches of any size.
+
+    Example:
+
+        image2point export runs/resnet50_io_norm --out net.onnx --grid 41
+    """
+    import torch
+
+    from image2point.lifting.export import export as write
+    from image2point.trained import load
+    from image2point.voxels import DenseVoxels
+
+    network = load(run)
+    size, channels = (grid, grid, grid), network.lifting.options.in_channels
+    occupied = torch.ones(1, 1, *size, dtype=torch.bool)
+    write(network, DenseVoxels(torch.zeros(1, channels, *size), occupied), out)
+    print(f"{out}: grid [batch, {channels}, {grid}, {grid}, {grid}] and its mask → logits")
+
+
+@app.command()
 def config(
     file: Annotated[Optional[Path], typer.Argument(help="A config file.")] = None,  # noqa: UP045
     overrides: Overrides = None,
@@ -327,7 +350,7 @@ def config(
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
 
 
-for command in (sweep, table):
+for command in (pretrain, measure, sweep, table):
     app.command()(command)
 
 

@@ -56,6 +56,11 @@ class Run:
         return self.path / "examples.npz"
 
     @property
+    def choice(self) -> Path:
+        """Which block `layer:auto` or `scl:auto` chose, and what of each candidate it knew."""
+        return self.path / "choice.json"
+
+    @property
     def checkpoint(self) -> Path:
         """State of an unfinished run."""
         return self.path / "checkpoint"
@@ -79,6 +84,10 @@ class Run:
     def read_summary(self) -> dict[str, Any]:
         """The content of summary.json; InputError where the run is unfinished or the file damaged."""
         return _read_json(self.summary, f"{self.path} is not a finished run; continue it with --resume")
+
+    def read_choice(self) -> dict[str, Any]:
+        """The content of choice.json."""
+        return _read_json(self.choice, f"{self.path} has not chosen a block to train yet")
 
     def read_lifting(self) -> dict[str, Any]:
         """The content of lifting.json."""

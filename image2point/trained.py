@@ -33,11 +33,13 @@ def load(run: str | Path) -> LiftedNetwork:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from image2point.experiments.block_choice import resolved, with_policy
     from image2point.experiments.ingredients import make_blank_network
 
     place = runs.open_run(run)
     classes = place.read_summary()["data"]["classes"]
-    network = make_blank_network(configuration.load(place.config), len(classes))
+    config = configuration.load(place.config)
+    network = with_policy(make_blank_network(config, len(classes)), resolved(config, place))
     try:
         state = load_file(place.weights)
     except (OSError, SafetensorError) as error:

@@ -47,7 +47,7 @@ def step(net: LiftedNetwork, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [*POLICIES, "layer:layer2.0"])
 def test_following_names_the_norms_that_are_not_held(policy: str) -> None:
     net = i2p.lift(load_timm().create_model("test_resnet"), num_classes=4, head="batchnorm")
     names = following(net, policy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -27,6 +27,19 @@ Axis = Annotated[
 def _as_text(value: Any) -> Any:
     """YAML reads 32 as a number where a word is meant."""
     return str(value) if type(value) is int else value
+
+
+POLICIES = ("io", "io+stats", "io+norm", "all", "head", "none")
+
+
+def _policy(value: Any) -> Any:
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value not in POLICIES and not (colon and kind in ("layer", "scl") and name):
+        raise ValueError(
+            f"finetune.policy = {value!r}: expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or "
+            "scl:auto"
+        )
+    return value
 
 
 class Section(BaseModel):
@@ -71,8 +84,8 @@ class Network(Section):
     control: Literal["none", "random", "shuffled", "scratch"] = "none"
     """`random`: body kernels redrawn with each kernel's own variance; `shuffled`: the spatial entries of body kernels
     permuted; `scratch`: every kernel freshly drawn."""
-    engine: Literal["auto", "reference"] = "auto"
-    """Implementation of the sparse convolutions."""
+    engine: Literal["auto", "reference", "cpu", "triton", "spconv"] = "auto"
+    """What runs the sparse convolutions; `auto` takes the fastest that can, and the log says which."""
     allow_missing: tuple[str, ...] = ()
     """Parameters of the 2D network that the weights may lack."""
     allow_unexpected: tuple[str, ...] = ()
@@ -82,9 +95,15 @@ class Network(Section):
 class Finetune(Section):
     """What may move during training."""
 
-    policy: Literal["io", "io+stats", "io+norm", "all", "head", "none"] = "io+norm"
+    policy: Annotated[str, BeforeValidator(_policy)] = "io+norm"
     """What trains: stem and head (`io`), with the running statistics of the norms (`io+stats`), with the norms
-    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`)."""
+    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`). `layer:NAME`: stem,
+    head and one block (`layer:layer4.2`); `scl:NAME`: the same, with a skip connection from that block to the
+    features before the head; `layer:auto`, `scl:auto`: the block whose training collapses these features most."""
+    candidates: tuple[str, ...] = ()
+    """Blocks among which `auto` chooses; empty for all."""
+    probe_epochs: Count = 1
+    """Epochs of training on each candidate before its collapse is compared."""
 
 
 class Augmentation(Section):
@@ -139,22 +158,47 @@ class Synthetic(Section):
     difficulty: Difficulty = Difficulty()
 
 
+class ClassSplit(Section):
+    """Classes to train on, and classes that nothing is trained on, for few-shot measurements."""
+
+    novel: Annotated[tuple[str, ...], Field(min_length=1)] | CountOrZero = 0
+    """Classes that the run neither trains on nor is tested on: names, or how many to draw."""
+    base: Annotated[tuple[str, ...], Field(min_length=2)] | Annotated[int, Field(ge=2)] | None = None
+    """Classes to train on: names, or how many to draw of those that are not novel; null takes all of them."""
+    seed: CountOrZero = 0
+    """Seed of the draw: more base classes of one seed contain the fewer, and the novel ones stay."""
+
+
 class Data(Section):
     """Which clouds, and how they become voxels."""
 
-    name: Literal["modelnet", "synthetic"] = "modelnet"
-    """The dataset."""
+    name: Literal[
+        "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
+        "synthetic",
+    ] = "modelnet"  # fmt: skip
+    """The dataset; `image2point data info NAME` says what its folder must look like."""
     root: str = "data/modelnet40_ply_hdf5_2048"
     """Folder of the dataset; synthetic shapes need none."""
+    variant: str | None = None
+    """Which of the dataset's variants, by name; null for its usual one."""
     classes: Literal[40, 10] = 40
-    """ModelNet40, or its subset ModelNet10."""
+    """ModelNet40, or its subset ModelNet10; the other datasets have the classes of their folders."""
+    sample: Count | None = None
+    """Points sampled from each mesh (null: 2048), or drawn from each longer text file or scan (null: all). Unlike
+    `points`, these stay the same in every epoch."""
+    sample_seed: CountOrZero = 0
+    """Seed of that sampling, together with the name of each file."""
+    normalise: bool | None = None
+    """Move and scale each cloud into the unit sphere; null as `image2point data info NAME` says."""
+    class_split: ClassSplit = ClassSplit()
+    """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None
     """Training clouds per class; null takes all."""
     shot_seed: CountOrZero = 0
     """Seed of the choice of the shots, and of the clouds held out for validation."""
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. null means
-    0.1 of a full training set, and 0 with `shots`."""
+    the dataset's own validation split where it has one, else 0.1 of a full training set, and 0 with `shots`."""
     points: Count | None = None
     """Points drawn from each cloud; null takes all."""
     voxel_size: Positive = 0.05
@@ -278,6 +322,8 @@ class Report(Section):
 
 class Config(Section):
     """One run of `image2point transfer`."""
+
+    command: ClassVar[str] = "transfer"
 
     name: Annotated[str, BeforeValidator(_as_text)] = "run"
     """Name of the run and of its directory; the config file's own name unless given."""

@@ -83,12 +83,7 @@ class SyntheticShapes:
                 "synthetic shapes: samples_per_class and points must be at least 1 and seed at least 0, "
                 f"found {self.samples_per_class}, {self.points} and {self.seed}"
             )
-        unknown = [name for name in self.classes if name not in SOLIDS]
-        if unknown or not self.classes or len(set(self.classes)) != len(self.classes):
-            raise InputError(
-                f"synthetic shapes: classes must be one or more of {', '.join(SOLIDS)}, each at most once; "
-                f"found {', '.join(self.classes) or 'none'}"
-            )
+        check_classes(self.classes)
 
     @property
     def name(self) -> str:
@@ -122,17 +117,31 @@ def load(
     return train, SyntheticShapes("test", test_per_class, points, seed, difficulty)
 
 
+def check_classes(classes: tuple[str, ...]) -> None:
+    """InputError unless `classes` are one or more kinds of solid, each at most once."""
+    unknown = [name for name in classes if name not in SOLIDS]
+    if unknown or not classes or len(set(classes)) != len(classes):
+        raise InputError(
+            f"synthetic shapes: classes must be one or more of {', '.join(SOLIDS)}, each at most once; "
+            f"found {', '.join(classes) or 'none'}"
+        )
+
+
+def make_mesh(kind: str, difficulty: Difficulty, rng: np.random.Generator) -> Mesh:
+    """One solid, stretched and turned at random; its surface has moments about 1 before the stretch."""
+    mesh = SOLIDS[kind](rng)
+    stretch = difficulty.proportions ** rng.uniform(-1, 1, 3)
+    pose = _pose(difficulty.tilt, rng)
+    return Mesh(_standardise(mesh) * stretch @ pose.T, mesh.triangles)
+
+
 def make_cloud(kind: str, points: int, difficulty: Difficulty, rng: np.random.Generator) -> Cloud:
     """One cloud of one kind of solid: `points` points, centred, radius at most 1.
 
     The normals are the exact outward ones of the surface where each point was, before noise moved it.
     """
-    mesh = SOLIDS[kind](rng)
-    stretch = difficulty.proportions ** rng.uniform(-1, 1, 3)
-    pose = _pose(difficulty.tilt, rng)
-    vertices = _standardise(mesh) * stretch @ pose.T
     # Twice the points, so that density and occlusion have something to choose from.
-    sampled = sample_surface(Mesh(vertices, mesh.triangles), 2 * points, rng)
+    sampled = sample_surface(make_mesh(kind, difficulty, rng), 2 * points, rng)
     sampled = sampled.take(_visible(sampled.points, points, difficulty, rng))
     cloud = sampled.points - sampled.points.mean(axis=0)
     cloud /= _radius(cloud)

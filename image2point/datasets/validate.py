@@ -24,7 +24,8 @@ def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cl
     normals = _rows(cloud.normals, "normals", where, points)
     if normals is not None:
         length = np.linalg.norm(normals, axis=1, keepdims=True)
-        normals = normals / np.where(length > 0, length, 1)
+        # Those that have it already keep every bit, however often they are checked.
+        normals = normals / np.where((length > 0) & (np.abs(length - 1) > 1e-6), length, 1)
     colours = _rows(cloud.colours, "colours", where, points)
     if colours is not None and (colours.min() < 0 or colours.max() > 1):
         raise InputError(

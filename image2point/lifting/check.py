@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import isfinite
@@ -200,7 +201,9 @@ def check(
     in_3d, cost_3d = found.result(), counted.result()
     with evaluating(image_network), gathering(image_network, shared) as found, counting(image_network) as counted:
         for batch in images:
-            found.run(batch)
+            # Voxels have no border: where layers without padding would make a matched image smaller, it is completed.
+            with Completed() if isinstance(batch, MaskedImages) else nullcontext():
+                found.run(batch)
             image = batch.image if isinstance(batch, MaskedImages) else batch
             size = tuple(image.shape[2:]) if isinstance(image, Tensor) else ()
     in_2d, cost_2d = found.result(), counted.result()

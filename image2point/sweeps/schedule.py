@@ -21,7 +21,7 @@ from rich.table import Table
 
 from image2point import files, runs
 from image2point.errors import InputError
-from image2point.experiments import transfer
+from image2point.experiments import lifecycle
 from image2point.report.numbers import duration
 from image2point.runs import Run
 from image2point.sweeps.executors import Executor, Inline, Job, RunFailed
@@ -61,7 +61,7 @@ def standings(sweep: Sweep, folder: Path) -> list[Progress]:
     result = []
     for planned in sweep.runs:
         run = Run(folder / planned.name)
-        standing = transfer.standing(run, planned.config, resume=True, overwrite=False)
+        standing = lifecycle.standing(run, planned.config, resume=True, overwrite=False)
         result.append(Progress(planned, run, "finished" if standing == "finished" else "waiting"))
     return result
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from image2point.datasets import CloudSet
+from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.features import Up, input_features
 from image2point.datasets.normals import estimate_normals
@@ -41,14 +42,39 @@ class Recipe:
     augmentation: Augmentation | None = None
     seed: int = 0
 
+    def prepare(self, sample: Any, where: str, epoch: int | None = None, index: int = 0) -> Any:
+        """See `prepare`."""
+        return prepare(sample, where, self, epoch, index)
+
+    def join(self, samples: Sequence[Any], where: Sequence[str] | None = None) -> VoxelTensor | DenseVoxels:
+        """See `to_voxels`."""
+        return to_voxels(samples, self, where)
+
+    noun = "cloud"
+
+
+class Preparation(Protocol):
+    """How samples become a network's input: `Recipe` for clouds, `training.images.ImageRecipe` for images."""
+
+    def prepare(self, sample: Any, where: str, epoch: int | None = None, index: int = 0) -> Any: ...
+
+    def join(
+        self, samples: Sequence[Any], where: Sequence[str] | None = None
+    ) -> VoxelTensor | DenseVoxels | torch.Tensor: ...
+
+    @property
+    def noun(self) -> str: ...
+
 
 class Batch:
-    """Voxels of some clouds with their labels [n] and their indices [n] in the dataset.
+    """Voxels of some clouds (or images [n, 3, S, S]) with their labels [n] and their indices [n] in the dataset.
 
     A plain class on purpose: Fabric rebuilds every dataclass and tuple that passes through it, field by field.
     """
 
-    def __init__(self, voxels: VoxelTensor | DenseVoxels, labels: torch.Tensor, indices: torch.Tensor) -> None:
+    def __init__(
+        self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, labels: torch.Tensor, indices: torch.Tensor
+    ) -> None:
         self.voxels, self.labels, self.indices = voxels, labels, indices
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -74,9 +100,9 @@ def in_order(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list
 
 
 def batches(
-    clouds: CloudSet,
+    clouds: Labelled,
     plan: Sequence[np.ndarray],
-    recipe: Recipe,
+    recipe: Preparation,
     epoch: int | None = None,
     workers: int = 0,
     pin_memory: bool = False,
@@ -99,21 +125,24 @@ def batches(
     yield from loader
 
 
-class _Samples(Dataset[tuple[int, Cloud, int]]):
-    def __init__(self, clouds: CloudSet, recipe: Recipe, epoch: int | None) -> None:
+class _Samples(Dataset[tuple[int, Any, int]]):
+    def __init__(self, clouds: Labelled, recipe: Preparation, epoch: int | None) -> None:
         self.clouds, self.labels, self.recipe, self.epoch = clouds, clouds.labels, recipe, epoch
 
     def __len__(self) -> int:
         return len(self.clouds)
 
-    def __getitem__(self, index: int) -> tuple[int, Cloud, int]:
-        cloud = prepare(self.clouds[index], f"{self.clouds.name} cloud {index}", self.recipe, self.epoch, index)
-        return index, cloud, int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[int, Any, int]:
+        sample = self.recipe.prepare(self.clouds[index], self._where(index), self.epoch, index)
+        return index, sample, int(self.labels[index])
 
-    def collate(self, samples: list[tuple[int, Cloud, int]]) -> Batch:
-        indices, clouds, labels = zip(*samples, strict=True)
-        where = [f"{self.clouds.name} cloud {index}" for index in indices]
-        return Batch(to_voxels(clouds, self.recipe, where), torch.tensor(labels), torch.tensor(indices))
+    def collate(self, samples: list[tuple[int, Any, int]]) -> Batch:
+        indices, prepared, labels = zip(*samples, strict=True)
+        joined = self.recipe.join(prepared, [self._where(index) for index in indices])
+        return Batch(joined, torch.tensor(labels), torch.tensor(indices))
+
+    def _where(self, index: int) -> str:
+        return f"{self.clouds.name} {self.recipe.noun} {index}"
 
 
 def prepare(cloud: Cloud, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> Cloud:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from image2point import files
-from image2point.config import Config
+from image2point.collapse import complexity_penalty
+from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.errors import InputError
 from image2point.runs import Run
 from image2point.training import checkpoint, distributed, measure
-from image2point.training.batches import Batch, Recipe, batches, shuffled
+from image2point.training.batches import Batch, Preparation, batches, shuffled
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
 from image2point.training.schedule import learning_rate, make_optimizer
@@ -66,8 +67,8 @@ class Job:
         fabric: Fabric,
         network: nn.Module,
         splits: Splits,
-        recipe: Recipe,
-        config: Config,
+        recipe: Preparation,
+        config: Config | Pretrain,
         run: Run,
         stop: StopSignal,
     ) -> None:
@@ -83,20 +84,27 @@ class Job:
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
                 )
-            self.module, self.optimizer = fabric.setup(_Forward(network), make_optimizer(network, config.training))
+            penalty = config.training.complexity_penalty if isinstance(config, Pretrain) else 0.0
+            module = _Forward(network, penalty)
+            self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
         else:
             fabric.to_device(network)
 
 
 class _Forward(nn.Module):
-    """Takes a Batch, which passes through Fabric and DDP untouched."""
+    """Takes a Batch, which passes through Fabric and DDP untouched; gives logits, and what they add to the loss."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, complexity_penalty: float = 0.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.complexity_penalty = network, complexity_penalty
 
-    def forward(self, batch: Batch) -> Tensor:
-        return self.network(batch.voxels)
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | float]:
+        if not self.complexity_penalty:
+            return self.network(batch.voxels), 0.0
+        assert isinstance(batch.voxels, Tensor)
+        images = batch.voxels.requires_grad_()
+        features, logits = self.network.embed(images)  # type: ignore[operator]
+        return logits, self.complexity_penalty * complexity_penalty(features, images)
 
 
 def fit(job: Job, state: State) -> None:
@@ -133,12 +141,12 @@ def train_epoch(job: Job, state: State) -> None:
         for group in job.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.epoch, state.step, job.steps)
         job.optimizer.zero_grad(set_to_none=True)
-        logits = job.module(batch)
+        logits, penalty = job.module(batch)
         loss = nn.functional.cross_entropy(
             logits, batch.labels, reduction="sum", label_smoothing=settings.label_smoothing
         )
         # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
-        job.fabric.backward(loss * (world / len(indices)))
+        job.fabric.backward(loss * (world / len(indices)) + penalty)
         if settings.gradient_clip is not None:
             job.fabric.clip_gradients(job.module, job.optimizer, max_norm=settings.gradient_clip)
         job.optimizer.step()
@@ -192,7 +200,7 @@ def pause(job: Job, state: State, stop: bool) -> None:
 
 def interrupted(job: Job, where: str) -> Interrupted:
     """The exception that says where the run stopped and how to go on."""
-    command = f"image2point transfer {job.run.config} --runs {job.run.path.parent} --resume"
+    command = f"image2point {job.config.command} {job.run.config} --runs {job.run.path.parent} --resume"
     return Interrupted(f"stopped {where}; continue with: {command}")
 
 

@@ -45,7 +45,7 @@ def write(path: Path, content: str | bytes) -> Path:
 def test_fixtures(path: Path) -> None:
     cloud = read_cloud(path, points=200)
     assert cloud.points.dtype == np.float32 and np.isfinite(cloud.points).all()
-    assert len(cloud) == (200 if path.suffix in (".off", ".obj", ".ply") else 64)
+    assert len(cloud) == (200 if path.suffix in (".off", ".obj", ".ply", ".stl") else 64)
     np.testing.assert_array_equal(cloud.points, read_cloud(path, points=200).points)
     few = read_cloud(path, points=20)
     assert len(few) == 20
@@ -157,40 +157,43 @@ def test_subsampling_takes_points_of_the_file(tmp_path: Path) -> None:
 BROKEN: dict[str, tuple[str | bytes, str]] = {
     "empty.ply": (b"", "damaged, or not a .ply file"),
     "junk.ply": ("hello", "damaged, or not a .ply file"),
-    "no_points.ply": (PLY.replace("vertex 8", "vertex 0") + "end_header\n", "number of vertex <= 0"),
-    "truncated.ply": (PLY + "end_header\n0 0 0\n1 1 1\n", "unable to read file"),
-    "faces_cut.ply": (PLY + PLY_FACES + "end_header\n" + ROWS + "4 0 1 3 2\n", "unable to read file"),
+    "no_points.ply": (PLY.replace("vertex 8", "vertex 0") + "end_header\n", "the cloud is empty"),
+    "truncated.ply": (PLY + "end_header\n0 0 0\n1 1 1\n", "promises 8 rows of 'vertex', the file ends"),
+    "faces_cut.ply": (
+        PLY + PLY_FACES + "end_header\n" + ROWS + "4 0 1 3 2\n",
+        "promises 6 rows of 'face', the file ends",
+    ),
     "vertex99.ply": (
         PLY + PLY_FACES.replace("face 6", "face 1") + "end_header\n" + ROWS + "3 0 1 99\n",
         "a face uses vertex 99",
     ),
     "nan.ply": (PLY + "end_header\n" + ROWS.replace("1 1 1", "nan 1 1"), "1 of 8 points are not finite"),
-    "empty.pcd": (b"", "unable to parse header"),
+    "empty.pcd": (b"", "its header has no line DATA"),
     "cut.pcd": (PCD + ROWS[:-10], "the header promises 8 points, found"),
     "short_line.pcd": (PCD + ROWS.replace("1 1 1", "1 1"), "promises 8 points, found 7 complete lines"),
     "nan.pcd": (PCD + ROWS.replace("0 0 0\n", "nan 0 0\n"), "not finite"),
-    "binary_cut.pcd": ((PCD.replace("ascii", "binary")).encode() + bytes(50), "unable to read data"),
+    "binary_cut.pcd": ((PCD.replace("ascii", "binary")).encode() + bytes(50), "promises 8 points, 4 are there"),
     "empty.xyz": (b"", "the cloud is empty"),
-    "two_columns.xyz": ("1 2 3\n4 5\n6 7 8\n", "line 2: expected x y z, found '4 5'"),
-    "words.xyz": ("hello\n", "line 1: expected x y z"),
+    "two_columns.xyz": ("1 2 3\n4 5\n6 7 8\n", "point 1: expected x y z, found '4 5'"),
+    "words.xyz": ("hello\n", "point 0: expected x y z"),
     "binary.xyz": (b"\xff\xfe\x00\x01", "cannot be read"),
     "inf.xyz": ("1 2 3\n1 inf 3\n", "not finite, the first is point 1"),
-    "empty.off": (b"", "not supported"),
-    "no_header.off": ("8 6 0\n" + ROWS + FACES, "not supported"),
-    "points_only.off": ("OFF\n8 0 0\n" + ROWS, "no vertices or faces"),
-    "vertices_cut.off": ("OFF\n8 6 0\n0 0 0\n", "could not read all vertex values"),
-    "faces_cut.off": ("OFF\n8 6 0\n" + ROWS + "4 0 1 3 2\n", "could not read all vertex indices"),
-    "joined_cut.off": ("OFF8 6 0\n" + ROWS + "4 0 1 3 2\n", "could not read all vertex indices"),
+    "empty.off": (b"", "expected OFF in its first line, found ''"),
+    "no_header.off": ("8 6 0\n" + ROWS + FACES, "expected OFF in its first line, found '8 6 0'"),
+    "points_only.off": ("OFF\n8 0 0\n" + ROWS, "a mesh without faces"),
+    "vertices_cut.off": ("OFF\n8 6 0\n0 0 0\n", "promises 8 vertices"),
+    "faces_cut.off": ("OFF\n8 6 0\n" + ROWS + "4 0 1 3 2\n", "promises 8 vertices and 6 faces, found 9 lines"),
+    "joined_cut.off": ("OFF8 6 0\n" + ROWS + "4 0 1 3 2\n", "promises 8 vertices and 6 faces, found 9 lines"),
     "vertex99.off": ("OFF\n8 1 0\n" + ROWS + "3 0 1 99\n", "a face uses vertex 99"),
     "no_area.off": ("OFF\n3 1 0\n0 0 0\n0 0 0\n0 0 0\n3 0 1 2\n", "has no area"),
-    "empty.obj": (b"", "damaged, or not a .obj file"),
-    "points_only.obj": (OBJ, "damaged, or not a .obj file"),
-    "vertex99.obj": (OBJ + "f 1 2 99\n", "out of range"),
+    "empty.obj": (b"", "a mesh without faces"),
+    "points_only.obj": (OBJ, "a mesh without faces"),
+    "vertex99.obj": (OBJ + "f 1 2 99\n", "out of bounds"),
     "quad99.obj": (OBJ + "f 1 2 99 3\n", "damaged, or not a .obj file"),
     "nan.obj": ("v 0 0 0\nv 1 0 0\nv 0 nan 1\nf 1 2 3\nf 1 2 3\n", "not finite"),
     "empty.npy": (b"", "not a readable .npy array"),
     "junk.npy": (b"hello", "not a readable .npy array"),
-    "model.stl": ("solid a\nendsolid a\n", "unsupported suffix '.stl'; supported are .ply .pcd .xyz .off .obj .npy"),
+    "model.doc": ("a", "unsupported suffix '.doc'; supported are .ply .pcd .xyz .pts .off .obj .stl .npy .npz"),
     "none": (b"", "unsupported suffix ''"),
 }
 

@@ -91,6 +91,14 @@ def test_a_sheet_gives_the_activations_of_its_picture() -> None:
     assert first.ratio == pytest.approx(1 / 3, rel=1e-9) and first.distance > 0.1
 
 
+def test_layers_without_padding_keep_the_sites_of_a_picture() -> None:
+    """A 2D network whose layers would make the picture smaller, down to nothing."""
+    layers = [nn.Conv2d(3, 3, 5, stride=2), nn.ReLU(), nn.Conv2d(3, 3, 5), nn.Conv2d(3, 3, 7, stride=2)]
+    network = nn.Sequential(*layers, nn.Conv2d(3, 3, 7)).double()
+    found = checked(network, lifted(network, rule="mean"))
+    assert all(layer.image is not None and layer.image.finite for layer in found.layers)
+
+
 def test_a_stem_of_stride_one_sees_larger_pictures() -> None:
     network = small_resnet()
     assert pixels_per_voxel(network, lifted(network)) == 1

@@ -113,3 +113,10 @@ class Two(nn.Module):
 def test_patches_that_cannot_be(network: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(i2p.InputError, match=message):
         i2p.lift(network(), **options)
+
+
+def test_the_occupancy_of_a_batch_scales_what_was_lifted_and_not_the_fresh_stem() -> None:
+    plain, scaled = lifted(stem="patch"), lifted(stem="patch", variance="occupancy", calibration=clouds())
+    assert torch.equal(scaled.get_parameter("stem.0.weight"), plain.get_parameter("stem.0.weight"))
+    name = "stages.1.downsample.1.weight"
+    assert not torch.equal(scaled.get_parameter(name), plain.get_parameter(name))
