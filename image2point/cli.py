@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError
-from image2point.experiments.command import measure, pretrain
+from image2point.experiments.command import measure, pretrain, study
 from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
@@ -350,7 +350,7 @@ def config(
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
 
 
-for command in (pretrain, measure, sweep, table):
+for command in (pretrain, measure, study, sweep, table):
     app.command()(command)
 
 

@@ -298,6 +298,10 @@ class Collapse(Section):
 
     every: CountOrZero = 5
     """Measure before training and after every this many epochs; 0 only at the end."""
+    at: tuple[CountOrZero, ...] = ()
+    """Further epochs at which to measure."""
+    layers: tuple[str, ...] = ()
+    """Layers whose collapse is measured as well, to `layers.csv`: names, patterns such as `layer1.*`, or `blocks`."""
     splits: tuple[Split, ...] = ("train", "test")
     """What is measured during training. Test features are only measured, never used to choose."""
     final: tuple[Split, ...] = ("train", "test")
