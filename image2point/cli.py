@@ -12,6 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from image2point.benchmarks.command import app as bench
 from image2point.errors import InputError
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
@@ -74,6 +75,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
 )
+
+app.add_typer(bench, name="bench")
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.")]
 RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
