@@ -12,6 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from image2point.benchmarks.command import app as bench
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError
@@ -80,6 +81,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
 
 
 @app.command()
