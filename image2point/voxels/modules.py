@@ -92,7 +92,7 @@ class VoxelConv(nn.Module):
         bias: Tensor | None = self.bias
         weight: Tensor = self.weight
         device = x.device.type
-        if torch.is_autocast_enabled(device):
+        if device != "meta" and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             x, weight, bias = x.to(dtype), self._weight_as(dtype), None if bias is None else bias.to(dtype)
         if isinstance(x, VoxelTensor):

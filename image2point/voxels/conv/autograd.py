@@ -55,7 +55,7 @@ class _Convolve(torch.autograd.Function):
         table, groups, engine, backward = ctx.options
         data = kernel = None
         if ctx.needs_input_grad[0]:
-            data = _Convolve.apply(gradient, _transpose(weight, groups), table, groups, engine, not backward)
+            data = _Convolve.apply(gradient, transpose(weight, groups), table, groups, engine, not backward)
         if ctx.needs_input_grad[1]:
             kernel = _WeightGradient.apply(features, gradient, table, tuple(weight.shape[2:]), groups, engine, backward)
         return data, kernel, None, None, None, None
@@ -88,7 +88,7 @@ class _WeightGradient(torch.autograd.Function):
         table, groups, engine, backward = ctx.options
         first = second = None
         if ctx.needs_input_grad[0]:
-            first = _Convolve.apply(gradient, _transpose(kernel, groups), table, groups, engine, not backward)
+            first = _Convolve.apply(gradient, transpose(kernel, groups), table, groups, engine, not backward)
         if ctx.needs_input_grad[1]:
             second = _Convolve.apply(features, kernel, table, groups, engine, backward)
         return first, second, None, None, None, None, None
@@ -106,7 +106,7 @@ class _SumNeighbours(torch.autograd.Function):
         return _SumNeighbours.apply(gradients[0], table, not backward), None, None
 
 
-def _transpose(weight: Tensor, groups: int) -> Tensor:
+def transpose(weight: Tensor, groups: int) -> Tensor:
     """The kernel of the data gradient: inputs and outputs exchanged within each group, taps in place."""
     if groups == 1:
         return weight.transpose(0, 1)

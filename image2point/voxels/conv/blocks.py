@@ -123,7 +123,7 @@ def by_column(table: NeighbourTable, shape: tuple[int, ...], backward: bool) -> 
     entries = table.entries(backward).unflatten(0, table.kernel)
     tied = [axis for axis in range(3) if shape[axis] != table.kernel[axis]]
     free = [axis for axis in range(3) if axis not in tied]
-    return entries.permute(*free, *tied, 3).reshape(prod(shape), -1, entries.shape[3])
+    return entries.permute(*free, *tied, 3).reshape(prod(shape), prod(table.kernel) // prod(shape), entries.shape[3])
 
 
 def _starts(lengths: Tensor) -> Tensor:

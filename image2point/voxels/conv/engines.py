@@ -19,7 +19,11 @@ from image2point.voxels.plan import NeighbourTable
 
 logger = logging.getLogger("image2point")
 
-MODULES = {"cpu": "image2point.voxels.conv.cpu"}
+MODULES = {
+    "cpu": "image2point.voxels.conv.cpu",
+    "triton": "image2point.voxels.conv.triton_engine",
+    "spconv": "image2point.voxels.conv.spconv_engine",
+}
 ENGINES = ("auto", "reference", *MODULES)
 
 
@@ -61,7 +65,7 @@ def choose(name: str, features: Tensor, weight: Tensor, table: NeighbourTable, g
     """
     device = features.device
     if name == "auto":
-        if device.type != "cuda" or "triton" not in MODULES:
+        if device.type != "cuda":
             _log_once(f"sparse convolutions on {device.type}: engine cpu")
             return _load("cpu")
         reason = _unavailable("triton", device) or _load("triton").unsupported(features, weight, table, groups)
