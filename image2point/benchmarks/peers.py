@@ -7,7 +7,6 @@ reference is reported as wrong and not timed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -92,23 +91,12 @@ def ocnn(sites: Sites, weight: Tensor) -> Convolution:
 
 def spconv(sites: Sites, weight: Tensor) -> Convolution:
     """`spconv.pytorch.SubMConv3d`; on a CPU it is right with one thread only."""
+    try:
+        import spconv.pytorch as package
+    except Exception as error:
+        raise Missing(f"spconv cannot be imported ({type(error).__name__}: {error})") from None
     if sites.device.type == "cpu" and torch.get_num_threads() > 1:
         raise Missing("on a CPU it gives wrong results with more than one thread; run with --threads 1")
-    return _submanifold("spconv", sites, weight)
-
-
-def spconv_triton(sites: Sites, weight: Tensor) -> Convolution:
-    """`spconv_triton.pytorch.SubMConv3d`: the API of spconv on Triton kernels, for GPUs."""
-    if sites.device.type == "cpu":
-        raise Missing("it needs a GPU")
-    return _submanifold("spconv_triton", sites, weight)
-
-
-def _submanifold(name: str, sites: Sites, weight: Tensor) -> Convolution:
-    try:
-        package = import_module(f"{name}.pytorch")
-    except Exception as error:
-        raise Missing(f"{name} cannot be imported ({type(error).__name__}: {error})") from None
     lower, upper = sites.bounds
     shape = [high - low + 1 for low, high in zip(lower, upper, strict=True)]
     coordinates = sites.coordinates.clone()
@@ -147,7 +135,6 @@ PEERS: dict[str, Callable[[Sites, Tensor], Convolution]] = {
     "open3d": open3d,
     "ocnn": ocnn,
     "spconv": spconv,
-    "spconv-triton": spconv_triton,
     "dense": dense,
 }
 
