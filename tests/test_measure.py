@@ -108,7 +108,8 @@ def test_what_cannot_be_measured_is_named(run: Path) -> None:
         ((run, "--on", "tests"), "expected a split out of train, validation, test, novel, found 'tests'"),
         ((run, "--layers", "layer9"), "no layer matches 'layer9'"),
         ((run, "--metrics", "nc9"), "unknown measure nc9"),
-        (("no_such_network",), "timm"),
+        (("no_such_network",), "has no architecture 'no_such_network'"),
+        (("runs/none",), "runs/none does not exist"),
     ):
         result = call(*arguments)
         assert result.exit_code == 2 and reason in result.output, result.output
