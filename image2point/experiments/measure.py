@@ -108,7 +108,7 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
         else:
             network = make_network(config, len(splits.train.classes), calibration_batch(config, splits.train))
         recipe = make_recipe(config)
-    network = fabric.to_device(network).eval()  # type: ignore[assignment]
+    network = fabric.to_device(network).eval().requires_grad_(False)  # type: ignore[assignment]
     return Subject(str(target), config, network, recipe, fabric, splits, after)
 
 
