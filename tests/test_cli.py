@@ -170,6 +170,16 @@ def test_lift_check_in_json_of_given_clouds_and_images(tmp_path: Path) -> None:
         assert layers["layer2.0.bn1"]["cloud"]["spread"] == pytest.approx(1.0, rel=0.05)
 
 
+def test_lift_check_scales_kernels_by_the_occupancy_of_its_clouds() -> None:
+    found = {}
+    for variance in ("1/K", "occupancy"):
+        result = call(*CHECK, f"variance={variance}", "stem=inflate", "--json")
+        assert result.exit_code == 0, result.output
+        layers = {layer["name"]: layer for layer in json.loads(result.stdout)["check"]["layers"]}
+        found[variance] = layers["layer1.0.conv1"]["cloud"]["spread"]
+    assert found["occupancy"] > found["1/K"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [

@@ -15,7 +15,7 @@ from image2point.lifting import LiftedNetwork
 from image2point.voxels import DenseVoxels, VoxelError, VoxelTensor
 
 SIZE = (12, 9, 8)
-FAMILIES = ("tf_efficientnet_lite0", "resnetblur18", "convnextv2_atto", "mobilenetv3_small_050", "ghostnet_050")
+FAMILIES = ("tf_efficientnet_lite0", "resnetblur18", "convnextv2_atto", "mobilenetv3_small_050")
 
 
 class Small(nn.Module):
