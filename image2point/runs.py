@@ -36,6 +36,11 @@ class Run:
         return self.path / "metrics.csv"
 
     @property
+    def layers(self) -> Path:
+        """Collapse by epoch, split and layer, where `collapse.layers` asks for it."""
+        return self.path / "layers.csv"
+
+    @property
     def summary(self) -> Path:
         """The result; written last, so a run that has one is finished."""
         return self.path / "summary.json"

@@ -62,7 +62,9 @@ def predict(
     """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz) with a finished run.
 
     points: how many are taken from each cloud or sampled from each mesh, by `seed`. normalise: move and scale each
-    cloud into the unit sphere, as the clouds of the datasets here are. Raises InputError naming the first bad file.
+    cloud into the unit sphere, as the clouds of the datasets here are. No cloud is turned: the axes of a file should be
+    those of the dataset. Raises InputError naming the first file that is bad, or lacks what the run's input features
+    need.
     """
     import torch
 

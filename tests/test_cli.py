@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from image2point.cli import app
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-VERBS = ("transfer", "demo", "evaluate", "predict", "report", "lift", "config")
+VERBS = ("transfer", "demo", "evaluate", "predict", "report", "lift", "export", "config")
 
 
 def call(*arguments: object) -> Result:
@@ -105,6 +105,23 @@ def test_load_needs_the_run_directory_only(run: Path) -> None:
     assert network.classifier[0].shape[0] == 3
 
 
+def test_export_writes_the_network_of_a_run(run: Path, tmp_path: Path) -> None:
+    import torch
+
+    import image2point as i2p
+
+    out = tmp_path / "net.pt2"
+    result = call("export", run, "--out", out, "--grid", 8)
+    assert result.exit_code == 0 and "[batch, 3, 8, 8, 8]" in result.output, result.output
+    voxels = i2p.voxelize([torch.rand(50, 3), torch.rand(20, 3)], 0.13)
+    grid = voxels.dense((8, 8, 8))
+    with torch.no_grad():
+        expected = i2p.load(run)(voxels)
+        found = torch.export.load(out).module()(grid.grid, grid.mask)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert call("export", run, "--out", tmp_path / "net.pth", "--grid", 8).exit_code == 2
+
+
 def test_resuming_a_finished_run_says_so(run: Path) -> None:
     result = call("transfer", run / "config.yaml", "--runs", run.parent, "--resume")
     assert result.exit_code == 0
@@ -151,6 +168,16 @@ def test_lift_check_in_json_of_given_clouds_and_images(tmp_path: Path) -> None:
         assert found["check"]["image_size"] == [160, 160]
         # The norms follow the clouds under this policy.
         assert layers["layer2.0.bn1"]["cloud"]["spread"] == pytest.approx(1.0, rel=0.05)
+
+
+def test_lift_check_scales_kernels_by_the_occupancy_of_its_clouds() -> None:
+    found = {}
+    for variance in ("1/K", "occupancy"):
+        result = call(*CHECK, f"variance={variance}", "stem=inflate", "--json")
+        assert result.exit_code == 0, result.output
+        layers = {layer["name"]: layer for layer in json.loads(result.stdout)["check"]["layers"]}
+        found[variance] = layers["layer1.0.conv1"]["cloud"]["spread"]
+    assert found["occupancy"] > found["1/K"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from image2point.config.reading import (
     load_run,
     read,
     resolve,
+    resolve_as,
     schema,
 )
 from image2point.config.sections import Config, Data, Training
@@ -32,5 +33,6 @@ __all__ = [
     "load_run",
     "read",
     "resolve",
+    "resolve_as",
     "schema",
 ]

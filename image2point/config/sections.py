@@ -84,8 +84,8 @@ class Network(Section):
     control: Literal["none", "random", "shuffled", "scratch"] = "none"
     """`random`: body kernels redrawn with each kernel's own variance; `shuffled`: the spatial entries of body kernels
     permuted; `scratch`: every kernel freshly drawn."""
-    engine: Literal["auto", "reference"] = "auto"
-    """Implementation of the sparse convolutions."""
+    engine: Literal["auto", "reference", "cpu", "triton", "spconv"] = "auto"
+    """What runs the sparse convolutions; `auto` takes the fastest that can, and the log says which."""
     allow_missing: tuple[str, ...] = ()
     """Parameters of the 2D network that the weights may lack."""
     allow_unexpected: tuple[str, ...] = ()
@@ -298,6 +298,10 @@ class Collapse(Section):
 
     every: CountOrZero = 5
     """Measure before training and after every this many epochs; 0 only at the end."""
+    at: tuple[CountOrZero, ...] = ()
+    """Further epochs at which to measure."""
+    layers: tuple[str, ...] = ()
+    """Layers whose collapse is measured as well, to `layers.csv`: names, patterns such as `layer1.*`, or `blocks`."""
     splits: tuple[Split, ...] = ("train", "test")
     """What is measured during training. Test features are only measured, never used to choose."""
     final: tuple[Split, ...] = ("train", "test")

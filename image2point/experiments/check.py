@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from image2point import config as configuration
 from image2point._timm import load_timm
 from image2point.datasets import modelnet
 from image2point.datasets.files import READERS, read_cloud
 from image2point.datasets.splits import CloudSet, Subset
 from image2point.datasets.synthetic import SyntheticShapes
 from image2point.errors import InputError
-from image2point.finetune import POLICIES
+from image2point.experiments.ingredients import make_network, make_recipe
+from image2point.finetune import following
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.activations import MaskedImages
 from image2point.lifting.check import BOUND, Check, check
 from image2point.lifting.image_network import image_network
-from image2point.lifting.kernels import AXES
 from image2point.lifting.matched import image_in_channels, pixels_per_voxel, projection
 from image2point.training.batches import Recipe, batches, in_order, prepare, to_voxels
 from image2point.voxels import VoxelTensor
@@ -32,21 +33,22 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 
 
 def run(
-    net: LiftedNetwork,
-    recipe: Recipe,
+    config: configuration.Config,
+    classes: int,
     clouds: Path | None = None,
     images: Path | None = None,
     policy: str = "none",
     count: int = 16,
     bound: float = BOUND,
-) -> Check:
-    """Check a lifted network against its 2D network.
+) -> tuple[LiftedNetwork, Check]:
+    """Lift a network and check it against its 2D network.
 
     Args:
-        net: a network lifted from a name of timm.
-        recipe: how clouds become voxels.
+        config: how to lift, and how clouds become voxels. Where its kernels are scaled by the occupancy of a batch
+            (variance), the first of the clouds here are that batch.
+        classes: of the new head.
         clouds: a folder of clouds or meshes, or of ModelNet's h5 files (the test set is taken); None for synthetic
-            shapes, one of each class.
+            shapes, of a class each.
         images: a folder of images for the 2D network; None for projections of the clouds along the depth axis.
         policy: the batch norms that follow batch statistics when training begins under this policy do so here.
         count: clouds, and images, to take: spread evenly over the folder.
@@ -55,21 +57,20 @@ def run(
     Raises:
         InputError: on a folder without clouds or images, or a file that cannot be read.
     """
-    if policy not in POLICIES:
-        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, found {policy!r}")
     if bound <= 1:
         raise InputError(f"bound: expected a ratio above 1, found {bound}")
+    voxels = read_voxels(clouds, replace(make_recipe(config), substrate="sparse"), count)
+    net = make_network(config, classes, voxels[0] if config.network.variance == "occupancy" else None)
+    norms = following(net, policy)
     source = image_network(net.lifting)
-    voxels = read_voxels(clouds, replace(recipe, substrate="sparse"), count)
     pictures: Sequence[Tensor | MaskedImages]
     if images is not None:
         pictures = read_images(images, source, count)
     else:
-        axis = net.lifting.options.axis if net.lifting.options.axis in AXES else "z"
-        scale = pixels_per_voxel(source, net)
-        pictures = [projection(batch, axis, image_in_channels(source), scale) for batch in voxels]
-    following = {name for name, role in net.roles.items() if role in POLICIES[policy].statistics}
-    return check(source, net, pictures, voxels, bound, following)
+        axis = net.lifting.options.axis
+        scale, channels = pixels_per_voxel(source, net), image_in_channels(source)
+        pictures = [projection(batch, axis if axis in ("x", "y") else "z", channels, scale) for batch in voxels]
+    return net, check(source, net, pictures, voxels, bound, norms)
 
 
 def read_voxels(folder: Path | None, recipe: Recipe, count: int) -> list[VoxelTensor]:
@@ -78,7 +79,8 @@ def read_voxels(folder: Path | None, recipe: Recipe, count: int) -> list[VoxelTe
     if folder is not None and not (folder / "shape_names.txt").is_file():
         files = _some(_files(folder, tuple(READERS), "clouds or meshes"), count)
         clouds = [prepare(read_cloud(path, normalise=True), str(path), recipe) for path in files]
-        return [_sparse(to_voxels(clouds[i : i + BATCH], recipe)) for i in range(0, len(clouds), BATCH)]
+        parts = [slice(start, start + BATCH) for start in range(0, len(files), BATCH)]
+        return [_sparse(to_voxels(clouds[part], recipe, list(map(str, files[part])))) for part in parts]
     if folder is None:
         classes = len(SyntheticShapes().classes)
         shapes = SyntheticShapes("test", samples_per_class=-(-count // classes))

@@ -82,4 +82,21 @@ def measure(
         print(f"everything is in {out}")
 
 
-COMMANDS = (pretrain, measure)
+def study(
+    config: Annotated[Path, typer.Argument(help="A study (configs/collapse/...).")],
+    overrides: Overrides = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder in which the study gets a folder.")] = Path("studies"),
+) -> None:
+    """Answer one question about collapse: make the runs that it needs, measure, leave a table and a figure.
+
+    What is finished is kept, so that the same command goes on after an interruption.
+
+    Examples:
+
+        image2point study configs/collapse/unconstrained.yaml
+
+        image2point study configs/collapse/few_shot_lite0.yaml seeds=[1] "settings=[data.root=data/modelnet40]"
+    """
+    from image2point.experiments import study as job
+
+    job.run(config, tuple(overrides or ()), folder)

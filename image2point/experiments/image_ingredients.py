@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from image2point.config import Images, Pretrain
@@ -43,15 +44,21 @@ def _load(images: Images) -> tuple[Labelled, Labelled]:
     if images.name == "rendered":
         counts = {"train": images.train_per_class or RENDERED_TRAIN, "test": images.test_per_class or RENDERED_TEST}
         difficulty = Difficulty(**images.difficulty.model_dump())
-        drawn = [
-            RenderedImages(split, count, images.size, images.seed, difficulty=difficulty)
-            for split, count in counts.items()
-        ]
+        drawn = [_rendered(split, count, images.size, images.seed, difficulty) for split, count in counts.items()]
         return drawn[0], drawn[1]
     train: Labelled
     test: Labelled
-    train, test = cifar10.load(images.root) if images.name == "cifar10" else image_folder.load(images.root)
+    train, test = _cifar10(images.root) if images.name == "cifar10" else image_folder.load(images.root)
     return _at_most(train, images.train_per_class, images.seed), _at_most(test, images.test_per_class, images.seed)
+
+
+@lru_cache(maxsize=2)
+def _rendered(split: str, count: int, size: int, seed: int, difficulty: Difficulty) -> RenderedImages:
+    """Kept, with the images drawn so far: a study trains many networks on the same ones."""
+    return RenderedImages(split, count, size, seed, difficulty=difficulty)
+
+
+_cifar10 = lru_cache(maxsize=1)(cifar10.load)
 
 
 def _at_most(images: Labelled, per_class: int | None, seed: int) -> Labelled:

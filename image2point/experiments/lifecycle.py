@@ -69,6 +69,8 @@ def score(job: loop.Job, network: nn.Module, state: loop.State) -> tuple[dict[st
     row = next(row for row in state.rows if row["epoch"] == chosen)
     row |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy, **loop.collapse_columns(collapse)}
     loop.write_rows(job, state)
+    if not any(row["epoch"] == chosen for row in state.layers):
+        loop.follow_layers(job, state, chosen, config.collapse.final)
     result = {
         "chosen_epoch": chosen,
         "chosen_by": "validation" if by_validation else "last epoch",

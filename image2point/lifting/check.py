@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import isfinite
@@ -200,7 +201,9 @@ def check(
     in_3d, cost_3d = found.result(), counted.result()
     with evaluating(image_network), gathering(image_network, shared) as found, counting(image_network) as counted:
         for batch in images:
-            found.run(batch)
+            # Voxels have no border: where layers without padding would make a matched image smaller, it is completed.
+            with Completed() if isinstance(batch, MaskedImages) else nullcontext():
+                found.run(batch)
             image = batch.image if isinstance(batch, MaskedImages) else batch
             size = tuple(image.shape[2:]) if isinstance(image, Tensor) else ()
     in_2d, cost_2d = found.result(), counted.result()
@@ -269,7 +272,7 @@ def depth_errors(image_network: nn.Module, net: LiftedNetwork) -> dict[str, floa
         Largest error relative to the largest magnitude of the 2D layer's output, of every layer that is not fresh.
     """
     options = net.lifting.options
-    axis = 2 + AXES.index(options.axis)
+    depth = 2 + AXES.index(options.depth_axis)
     outputs = layer_outputs(net)
     fresh = {record.name.rpartition(".")[0] for record in net.lifting.parameters if record.origin == "fresh"}
     in_2d, in_3d = dict(image_network.named_modules()), dict(net.named_modules())
@@ -284,7 +287,7 @@ def depth_errors(image_network: nn.Module, net: LiftedNetwork) -> dict[str, floa
         if not expected[name]:
             return  # the 2D network does not call this layer as a module
         want = expected[name].pop(0)
-        want = want.unsqueeze(axis).expand_as(output) if output.ndim == 5 else want.flatten(1)
+        want = want.unsqueeze(depth).expand_as(output) if output.ndim == 5 else want.flatten(1)
         errors[name] = max(errors.get(name, 0.0), relative(output, want))
 
     parameter = next(net.parameters())
@@ -299,7 +302,7 @@ def depth_errors(image_network: nn.Module, net: LiftedNetwork) -> dict[str, floa
         with evaluating(image_network), evaluating(net):
             with Completed():
                 image_network(image)
-            net(extruded(image, options.axis, _DEPTH))
+            net(extruded(image, options.depth_axis, _DEPTH))
     finally:
         for convolution, padding in convolutions:
             convolution.depth_padding = padding

@@ -55,13 +55,15 @@ def shuffled(module: nn.Module, draw: torch.Generator) -> nn.Module:
     Every pair of an input and an output channel has a permutation of its own, so that the values, and with them mean
     and variance, stay those of ImageNet while shapes such as edges are gone. 1×1 kernels have nothing to permute.
     """
-    if not isinstance(module, nn.Conv2d) or module.kernel_size == (1, 1):
+    if not any(isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1) for part in module.modules()):
         return module
     module = copy.deepcopy(module)
     with torch.no_grad():
-        flat = module.weight.flatten(2)
-        order = torch.rand(flat.shape, generator=draw).argsort(2).to(flat.device)
-        module.weight.copy_(flat.gather(2, order).view_as(module.weight))
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1):
+                flat = part.weight.flatten(2)
+                order = torch.rand(flat.shape, generator=draw).argsort(2).to(flat.device)
+                part.weight.copy_(flat.gather(2, order).view_as(part.weight))
     return module
 
 

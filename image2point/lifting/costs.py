@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from image2point.lifting.activations import Input, MaskedImages, evaluating
 from image2point.voxels import DenseVoxels, Sites, VoxelConv, VoxelTensor, Window, neighbour_table
-from image2point.voxels.plan import NeighbourTable, tied_columns
+from image2point.voxels.conv.structure import Structure, whole
 
 COUNTED = (VoxelConv, nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -32,8 +31,8 @@ class Cost:
     Attributes:
         macs: every entry of the kernel at every place where it finds an input. Of a sparse convolution those are the
             occupied neighbours only; of a grid all cells, the padding too.
-        summed: what is executed where neighbours under equal weights are summed before they are multiplied, as the
-            sparse convolution does with an inflated kernel.
+        summed: what is executed where neighbours under equal weights are summed before they are multiplied, and slices
+            of zeros left out, as the sparse convolution does with an inflated kernel that takes no gradient.
         grid: `macs` of the same layer on a grid: of sparse voxels, the box around each cloud.
     """
 
@@ -102,7 +101,7 @@ def layer_cost(layer: nn.Module, x: Any, y: Any) -> Cost:
     weight = layer.kernel() if isinstance(layer, VoxelConv) else layer.weight
     assert isinstance(weight, Tensor)
     if isinstance(layer, VoxelConv) and isinstance(x, VoxelTensor):
-        return sparse_cost(x.sites, layer.window, weight.shape, layer.tied_axes())
+        return sparse_cost(x.sites, layer.window, weight.shape, layer.structure())
     if isinstance(y, VoxelTensor):
         return Cost(*(len(y.sites) * weight.numel(),) * 2, grid_cells(y.sites) * weight.numel())
     grid = y.grid if isinstance(y, DenseVoxels) else y
@@ -110,22 +109,18 @@ def layer_cost(layer: nn.Module, x: Any, y: Any) -> Cost:
     return Cost(*(grid.numel() * prod(weight.shape[1:]),) * 3)
 
 
-def sparse_cost(sites: Sites, window: Window, kernel: tuple[int, ...], tied: frozenset[int] = frozenset()) -> Cost:
+def sparse_cost(sites: Sites, window: Window, kernel: tuple[int, ...], structure: Structure | None = None) -> Cost:
     """Cost of a sparse convolution over given sites.
 
     Args:
         kernel: shape of the kernel, [C_out, C_in / groups, Kx, Ky, Kz].
-        tied: axes (0, 1, 2) along which its values are equal.
+        structure: slices of zeros and repetitions in its values; None for none.
     """
+    structure = structure or whole(window)
     outputs, inputs = kernel[:2]
     cells = grid_cells(sites.coarsen(window.stride)) * window.taps
-    if window.is_pointwise():
-        pairs = rows = len(sites)
-    else:
-        table = neighbour_table(sites, window)
-        pairs = len(table.source)
-        rows = sites.plan(("summed rows", window, tied), lambda: _summed_rows(table, tied))
-    return Cost(*(float(number * outputs * inputs) for number in (pairs, rows, cells)))
+    products = _products(sites, window, frozenset()), _products(sites, structure.window, structure.tied)
+    return Cost(*(float(number * outputs * inputs) for number in (*products, cells)))
 
 
 def grid_cells(sites: Sites) -> int:
@@ -136,11 +131,19 @@ def grid_cells(sites: Sites) -> int:
     return int((box + 1).prod(1).sum())
 
 
-def _summed_rows(table: NeighbourTable, tied: frozenset[int]) -> int:
-    """Products of a row with a matrix that remain when neighbours under one weight are summed first."""
-    column = torch.tensor(tied_columns(table.kernel, tied), device=table.target.device)
-    lengths = torch.tensor([stop - start for start, stop in pairwise(table.starts)], device=table.target.device)
-    return len(torch.unique(column.repeat_interleave(lengths) * table.targets + table.target))
+def _products(sites: Sites, window: Window, tied: frozenset[int]) -> int:
+    """Products of a row with a matrix: one for each tap that finds a voxel, taps along tied axes together."""
+    if window.is_pointwise():
+        return len(sites)
+
+    def count() -> int:
+        table = neighbour_table(sites, window)
+        present = (table.reads >= 0).view(*table.kernel, table.targets)
+        for axis in tied:
+            present = present.any(axis, keepdim=True)
+        return int(present.sum())
+
+    return sites.plan(("products", window, tied), count)
 
 
 def _batch_size(x: Any) -> int:

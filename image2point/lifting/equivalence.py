@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from image2point.voxels import (
     BlurPool,
     DenseVoxels,
     GlobalResponseNorm,
+    MapConv,
     MaxPool,
     Sites,
     Voxels,
@@ -27,6 +29,7 @@ from image2point.voxels import (
 IMAGE = (64, 32)
 DEPTH = 4
 BOX = (33, 9, 5)
+GRID = (17, 6, 4)
 EXACT: dict[str, Any] = {"weights": "module", "stem": "inflate", "downsample": "exact", "num_classes": None}
 
 
@@ -47,51 +50,113 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
     return network
 
 
-def depth_constant(network: nn.Module) -> tuple[float, int]:
-    """Class scores of `mean` on an image repeated along depth against the 2D network's on the image.
+def lifted(network: nn.Module, **options: Any) -> LiftedNetwork:
+    """The network lifted with nothing fresh in it, in float64 and eval mode."""
+    net = lift(network, **{**EXACT, **options})
+    for module in net.modules():
+        if isinstance(module, GlobalResponseNorm):
+            module.eps = 0.0  # see `_guardless`
+    return net.double().eval()
+
+
+def depth_constant(network: nn.Module, **options: Any) -> tuple[float, int]:
+    """Stage maps and class scores of `mean` on an image repeated along depth against the 2D network's on the image.
 
     Returns:
         The error; and how many windows of the 2D network had to be completed at the far border (see `Completed`).
     """
-    net = _exactly(lift(network, rule="mean", depth_padding="replicate", **EXACT))
+    net = lifted(network, rule="mean", depth_padding="replicate", **options)
     image = _normal((1, _channels(net), *IMAGE), 1)
+    whole = [network.get_submodule(name).weight for name, module in net.named_modules() if isinstance(module, MapConv)]
     with torch.no_grad():
-        found = net(image.unsqueeze(-1).repeat(1, 1, 1, 1, DEPTH))
-        with Completed() as completed:
-            expected = _guardless(network)(image)
-    return relative(found, expected), completed.count
+        found = net._run(image.unsqueeze(-1).repeat(1, 1, 1, 1, DEPTH))
+        with Completed(whole) as completed, _Outputs(network, found["stages"]) as stages:
+            scores = _guardless(network)(image)
+    errors = [relative(found["logits"], scores)]
+    for name, volume in found["stages"].items():
+        if name in stages:
+            errors.append(min(relative(volume, layout) for layout in _volumes(stages[name], volume.shape[-1])))
+    return max(errors), completed.count
 
 
-def sparse_against_masked(network: nn.Module, rule: str = "repeat") -> float:
+def sparse_against_masked(net: LiftedNetwork) -> float:
     """Stage maps and class scores on sparse voxels against those on the masked grid."""
-    net = _exactly(lift(network, rule=rule, **EXACT))
     x = _cloud(_channels(net))
     with torch.no_grad():
-        return _worst(_outputs(net, x), _outputs(net, x.dense()))
+        return worst(_outputs(net, x), _outputs(net, x.dense()))
 
 
-def sparse_against_plain(network: nn.Module) -> float | None:
-    """Stage maps and class scores on sparse voxels against the plain grid, where every cell is occupied.
+def occupied_against_plain(net: LiftedNetwork) -> float | None:
+    """Stage maps and class scores where every cell is occupied against those on the plain grid.
+
+    The occupied cells are sparse voxels, or a masked grid where the network was lifted for dense ones.
 
     None where it cannot hold: blur, and pooling that counts padding, treat the border of a plain grid as the 2D network
     treats that of an image, and voxels have no border.
     """
-    net = _exactly(lift(network, rule="repeat", **EXACT))
     for module in net.modules():
         if isinstance(module, BlurPool) or (isinstance(module, AvgPool | MaxPool) and module.padding_counts):
             return None
-    grid = _normal((2, _channels(net), 17, 6, 4), 2)
+    grid = _normal((2, _channels(net), *GRID), 2)
     full = DenseVoxels(grid, torch.ones(2, 1, *grid.shape[2:], dtype=torch.bool))
     with torch.no_grad():
-        return _worst(_outputs(net, full.sparse()), _outputs(net, grid))
+        return worst(_outputs(net, full.sparse()), _outputs(net, grid))
 
 
-def axes_exchanged(network: nn.Module, rule: str = "repeat") -> float:
-    """Class scores with the depth axis z, and with x on the cloud turned along: (x, y, z) → (z, x, y)."""
-    on_z, on_x = (_exactly(lift(network, rule=rule, axis=axis, **EXACT)) for axis in ("z", "x"))
-    x = _cloud(_channels(on_z))
+def turned(net: LiftedNetwork, axis: str | None = None) -> list[Tensor]:
+    """Stage maps and class scores of one cloud that is turned so that its z axis is the depth axis of the network.
+
+    The other two axes of the cloud keep their order, as those of an image do on the remaining axes. A network gives the
+    same whichever axis it was lifted along.
+
+    Args:
+        axis: where the z axis goes; the network's depth axis where it is not given.
+
+    Returns:
+        Features of the sites [N, C] of each stage, in the order of the cloud before it was turned; scores [B, classes].
+    """
+    order = [0, 1]  # where each axis of the turned cloud comes from
+    order.insert("xyz".index(axis or str(net.lifting.options.axis)), 2)
+    x = _reordered(_cloud(_channels(net)), order)
+    back = [order.index(source) for source in range(3)]
     with torch.no_grad():
-        return _worst([on_x(_turned(x))], [on_z(x)])
+        outputs = net._run(x)  # both from one pass
+    maps = [m.sparse() if isinstance(m, DenseVoxels) else m for m in outputs["stages"].values()]
+    return [*(_reordered(m, back).features for m in maps), outputs["logits"]]
+
+
+def _reordered(x: VoxelTensor, order: list[int]) -> VoxelTensor:
+    """The voxels with their axes in another order."""
+    moved = x.coordinates[:, [0, *(1 + source for source in order)]]
+    rows = torch.tensor(sorted(range(len(moved)), key=moved.tolist().__getitem__))
+    return VoxelTensor(x.features[rows], Sites.of(moved[rows].contiguous(), x.batch_size, x.stride))
+
+
+class _Outputs(dict[str, Tensor]):
+    """What the named modules of a 2D network give while it runs."""
+
+    def __init__(self, network: nn.Module, names: Iterable[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, list(names)
+
+    def __enter__(self) -> _Outputs:
+        self.handles = [
+            self.network.get_submodule(name).register_forward_hook(partial(self._note, name)) for name in self.names
+        ]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _note(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self[name] = output.clone()  # before something writes into it
+
+
+def _volumes(image: Tensor, depth: int) -> list[Tensor]:
+    """An image repeated along depth; its channels may come last, which its shape does not always tell."""
+    return [layout.unsqueeze(-1).expand(-1, -1, -1, -1, depth) for layout in (image, image.permute(0, 3, 1, 2))]
 
 
 class Completed(TorchFunctionMode):
@@ -99,11 +164,14 @@ class Completed(TorchFunctionMode):
 
     A layer without padding loses the border of its image in 2D. Voxels have no border, and the same sites come out as
     go in; `count` says in how many layers that makes a difference. Casts to single precision are left out.
+
+    Args:
+        whole: kernels that read a feature map as a whole, in 3D too (`MapConv`): they stay as they are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Sequence[Any] = ()) -> None:
         super().__init__()
-        self.count = 0
+        self.whole, self.count = whole, 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -127,7 +195,7 @@ class Completed(TorchFunctionMode):
         self, func: Any, x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0,
         dilation: Any = 1, groups: int = 1,
     ) -> Tensor:  # fmt: skip
-        if not isinstance(padding, str):
+        if not isinstance(padding, str) and not any(weight is kernel for kernel in self.whole):
             x = self._extended(x, weight.shape[2:], stride, padding, dilation, 0.0)
         return func(x, weight, bias, stride, padding, dilation, groups)
 
@@ -180,24 +248,22 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / (largest if largest > 0 else 1))
 
 
+def worst(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest of the relative errors."""
+    return max(relative(f, e) for f, e in zip(found, expected, strict=True))
+
+
 def _two(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def _guardless(network: nn.Module) -> nn.Module:
     """Global response norm divides by a sum of lengths, and adds a guard that counts for less the more cells there
-    are: in this comparison, where the cells are more, it has none."""
+    are: in these comparisons, where the cells are more in 3D, it has none."""
     for module in network.modules():
         if type(module).__name__ == "GlobalResponseNorm":
             module.eps = 0.0  # type: ignore[assignment]
     return network
-
-
-def _exactly(net: LiftedNetwork) -> LiftedNetwork:
-    for module in net.modules():
-        if isinstance(module, GlobalResponseNorm):
-            module.eps = 0.0
-    return net.double().eval()
 
 
 def _channels(net: LiftedNetwork) -> int:
@@ -216,15 +282,9 @@ def _cloud(channels: int) -> VoxelTensor:
     return VoxelTensor(_normal((len(sites), channels), 4), sites)
 
 
-def _turned(x: VoxelTensor) -> VoxelTensor:
-    turned = x.coordinates[:, [0, 3, 1, 2]]
-    order = torch.tensor(sorted(range(len(turned)), key=turned.tolist().__getitem__))
-    return VoxelTensor(x.features[order], Sites.of(turned[order].contiguous(), x.batch_size))
-
-
 def _outputs(net: LiftedNetwork, x: Voxels) -> list[Tensor]:
-    maps = [_rows(value) for value in net.forward_features(x).values()]
-    scores = net(x)
+    outputs = net._run(x)
+    maps, scores = [_rows(value) for value in outputs["stages"].values()], outputs["logits"]
     return [*maps, scores if isinstance(scores, Tensor) and scores.ndim == 2 else _rows(scores)]
 
 
@@ -232,7 +292,3 @@ def _rows(x: Voxels) -> Tensor:
     if isinstance(x, VoxelTensor):
         return x.features
     return x.rows if isinstance(x, DenseVoxels) else x.permute(0, 2, 3, 4, 1).flatten(0, 3)
-
-
-def _worst(found: list[Tensor], expected: list[Tensor]) -> float:
-    return max(relative(f, e) for f, e in zip(found, expected, strict=True))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 import operator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from image2point.errors import InputError
-from image2point.lifting.rules import is_norm, module_rules, rule_of
+from image2point.lifting.rules import class_rule, is_norm, rule_of
 from image2point.lifting.rules.elementwise import activation, elementwise, identity, prelu
 from image2point.lifting.rules.layout import permute
+from image2point.lifting.rules.pooling import space_to_depth
 from image2point.lifting.rules.table import POOLS, REDUCTIONS
 
 
@@ -50,9 +52,10 @@ class Stem:
     Attributes:
         convolutions: its convolutions in order.
         norms: norms between them and the one that directly follows.
-        nodes: everything from the first convolution to that norm.
+        nodes: everything from the first convolution to that norm, and blocks of pixels moved into channels before it.
         pools: pooling that follows before anything but activations does.
         branches: whether several layers read the input side by side; they are the stem's convolutions then.
+        parts: pixels whose channels lie side by side in what the first convolution reads.
     """
 
     convolutions: tuple[fx.Node, ...]
@@ -60,6 +63,7 @@ class Stem:
     nodes: tuple[fx.Node, ...]
     pools: tuple[fx.Node, ...]
     branches: bool = False
+    parts: int = 1
 
     @property
     def final_norm(self) -> fx.Node | None:
@@ -75,7 +79,7 @@ class _Tracer(fx.Tracer):
         self.outputs: dict[str, fx.Node] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if type(m) in module_rules() or super().is_leaf_module(m, module_qualified_name):
+        if class_rule(type(m)) is not None or super().is_leaf_module(m, module_qualified_name):
             return True
         # timm's small layers are leaves, so that an error names the layer and not some operation inside it.
         return type(m).__module__.startswith("timm.layers") and next(m.children(), None) is None
@@ -141,7 +145,9 @@ def find_stem(traced: Trace) -> Stem:
         last += 1
     nodes = tuple(chain[: last + 1])
     norms = tuple(node for node in nodes if is_norm(traced.module(node)))
-    return Stem(tuple(inside), norms, nodes, _following_pools(traced, nodes[-1]))
+    before = [node for node in nodes[0].all_input_nodes if _has_rule(traced, node, space_to_depth)]
+    parts = prod([_places(traced.module(node)) for node in before])
+    return Stem(tuple(inside), norms, (*before, *nodes), _following_pools(traced, nodes[-1]), parts=parts)
 
 
 def find_classifier(traced: Trace) -> fx.Node | None:
@@ -251,6 +257,11 @@ def _following_pools(traced: Trace, node: fx.Node) -> tuple[fx.Node, ...]:
         if not _is_elementwise(traced, node):
             break
     return ()
+
+
+def _places(module: Any) -> int:
+    """Pixels that a module moves into the channels of one."""
+    return int(module.bs) ** 2
 
 
 def _is_elementwise(traced: Trace, node: fx.Node) -> bool:

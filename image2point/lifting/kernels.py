@@ -63,12 +63,19 @@ def spread(kernel: Tensor, size: int) -> Tensor:
     return kernel.unsqueeze(-1).expand(-1, -1, size, size, size).contiguous()
 
 
-def adapt_input(kernel: Tensor, channels: int) -> Tensor:
+def adapt_input(kernel: Tensor, channels: int, parts: int = 1) -> Tensor:
     """Fit a first kernel [C_out, C, K, K] to another number of input channels, as timm does.
 
     One channel gets the sum over the old ones; more or fewer repeat the old ones in turn, scaled by C / channels so
     that the response to equal channels stays.
+
+    Args:
+        channels: the number of input channels that are wanted.
+        parts: the kernel reads C channels of each of so many pixels, pixel by pixel: [C_out, parts · C, K, K].
     """
+    if parts > 1:
+        adapted = adapt_input(kernel.unflatten(1, (parts, -1)).flatten(0, 1), channels)
+        return adapted.unflatten(0, (-1, parts)).flatten(1, 2)
     old = kernel.shape[1]
     if channels == old:
         return kernel

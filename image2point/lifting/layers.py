@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from image2point.voxels import BatchNorm, RmsNorm, Voxels, functional
-from image2point.voxels.functional import on_rows
+from image2point.voxels import BatchNorm, DenseVoxels, RmsNorm, Voxels, VoxelTensor, functional
+from image2point.voxels.functional import on_sites
 
 
 class VectorBatchNorm(BatchNorm):
@@ -35,7 +35,7 @@ class SiteLinear(nn.Linear):
     """A linear layer on the features of each site, as channels-last 2D networks have; weight [C_out, C_in]."""
 
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
-        return on_rows(super().forward, x)
+        return on_sites(super().forward, x)
 
 
 class SitePReLU(nn.PReLU):
@@ -43,6 +43,26 @@ class SitePReLU(nn.PReLU):
 
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
         return functional.pointwise(super().forward, x)
+
+
+class ExpertMixture(nn.Module):
+    """Of the answers of E experts to every cloud, the mixture that its routing weights ask for (Yang et al., 2019).
+
+    Args:
+        experts, groups: the channels of x are [groups, experts, C / groups].
+    """
+
+    def __init__(self, experts: int, groups: int) -> None:
+        super().__init__()
+        self.experts, self.groups = experts, groups
+
+    def forward(self, x: Voxels, routing: Tensor) -> Voxels:
+        """Voxels of E · C channels, routing weights [B, E] → voxels of C channels."""
+        parts = (self.groups, self.experts, -1)
+        width = _channels(x) // (self.groups * self.experts)
+        weights = routing[:, None, :, None].expand(-1, self.groups, -1, width).flatten(1)
+        x = functional.multiply(x, weights)
+        return functional.pointwise(lambda features: features.unflatten(1, parts).sum(2).flatten(1, 2), x)
 
 
 class ChannelScale(nn.Module):
@@ -54,3 +74,8 @@ class ChannelScale(nn.Module):
 
     def forward(self, x: Voxels) -> Voxels:
         return functional.multiply(x, self.gamma)
+
+
+def _channels(x: Voxels) -> int:
+    features = x.features if isinstance(x, VoxelTensor) else x.grid if isinstance(x, DenseVoxels) else x
+    return features.shape[1]

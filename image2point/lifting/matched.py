@@ -9,13 +9,12 @@ down to a K-th. A slice of the cloud in place of the projection would match `cen
 
 from __future__ import annotations
 
-from math import log2
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from image2point.lifting.activations import MaskedImages, evaluating, layer_outputs
+from image2point.lifting.equivalence import Completed
 from image2point.lifting.kernels import AXES
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import Sites, VoxelConv, VoxelTensor
@@ -81,7 +80,7 @@ def pixels_per_voxel(image_network: nn.Module, net: LiftedNetwork) -> int:
     found: dict[str, int] = {}
 
     def see_map(module: nn.Module, inputs: object, output: Tensor) -> None:
-        found["pixels"] = 2 ** round(log2(_SIDE / output.shape[2]))
+        found["pixels"] = _SIDE // output.shape[2]
 
     def see_voxels(module: nn.Module, inputs: object, output: VoxelTensor) -> None:
         found["voxels"] = output.stride
@@ -93,7 +92,7 @@ def pixels_per_voxel(image_network: nn.Module, net: LiftedNetwork) -> int:
     parameter = next(net.parameters())
     point = Sites(torch.zeros(1, 4, dtype=torch.int32, device=parameter.device), 1)
     try:
-        with evaluating(image_network), evaluating(net):
+        with evaluating(image_network), evaluating(net), Completed():
             image_network(parameter.new_zeros(1, image_in_channels(image_network), _SIDE, _SIDE))
             net(VoxelTensor(parameter.new_ones(1, net.lifting.options.in_channels), point))
     finally:

@@ -35,7 +35,7 @@ class LiftedNetwork(nn.Module):
         self.graph, self.lifting, self.roles = graph, lifting, roles
         self._classifier = classifier
         self._held: frozenset[str] = frozenset()
-        self._program: Program | None = None
+        self._program: Program = compiled(graph)
 
     def forward(self, x: Voxels) -> Tensor:
         """Class scores [B, classes] of a batch of clouds."""
@@ -71,9 +71,17 @@ class LiftedNetwork(nn.Module):
         """
         if self._classifier is None:
             raise InputError(f"{self.lifting.network} was lifted without a classifier; give num_classes to add one")
-        layer = dict(self.named_modules())[self._classifier]
+        layer = self.get_submodule(self._classifier)
         assert isinstance(layer, nn.Linear)
         return effective(layer)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """The module of that path, by children alone: one may have the name of an attribute here."""
+        first, _, rest = target.partition(".")
+        child = self._modules.get(first)
+        if child is None:
+            return super().get_submodule(target)
+        return child.get_submodule(rest)
 
     def train(self, mode: bool = True) -> LiftedNetwork:
         """Set the mode, except of the modules that are held in eval."""
@@ -90,13 +98,11 @@ class LiftedNetwork(nn.Module):
         self.train(self.training)
 
     def _run(self, x: Voxels) -> dict[str, Any]:
-        if self._program is None:
-            self._program = compiled(self.graph)
         return self.execute(self._program, x)
 
-    def forget_program(self) -> None:
-        """Call this after a change of `graph`: the program is made again from it."""
-        self._program = None
+    def renew_program(self) -> None:
+        """Make the program again, after a change of `graph`."""
+        self._program = compiled(self.graph)
 
     def execute(self, program: Program, x: Voxels) -> dict[str, Any]:
         """Run a program over this network's modules: its own, or one made of its graph (`lifting.observe`)."""
@@ -126,7 +132,11 @@ class LiftedNetwork(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_program": None}  # compiled code is made again where it is needed
+        return {name: value for name, value in self.__dict__.items() if name != "_program"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._program = compiled(self.graph)  # compiled code cannot be copied
 
 
 class _Children:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, f
 from image2point.lifting.heads import fresh_head, unit_length
 from image2point.lifting.records import Lifting, Options, ParameterRecord, SourceRecord
 from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
-from image2point.lifting.rules.convolution import plain_convolution, standardised
+from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
+from image2point.lifting.rules.table import READ_PADDING
 from image2point.lifting.stems import FRESH_STEMS, fresh_convolution, replaced_nodes
 from image2point.pretrained import WeightsReport
 from image2point.voxels import GlobalPool
@@ -78,7 +79,7 @@ class Rewriter:
                 try:
                     value = self._lift(node)
                 except Unsupported as reason:
-                    raise self._error(node, str(reason)) from None
+                    raise self._error(node, reason) from None
             if overwrites(self.traced, node):
                 # Whoever sees the overwritten value later sees the new one.
                 old = self._values[node.all_input_nodes[0]]
@@ -92,6 +93,9 @@ class Rewriter:
         if options.stem in FRESH_STEMS and node in replaced_nodes(stem, options.stem):
             value = self._values[node.all_input_nodes[0]]
             return self._fresh_stem(node, value) if node is stem.convolutions[-1] else value
+        padded = any(self._values[operand].padded for operand in node.all_input_nodes)
+        if padded and rules.rule_of(self.traced.module(node), node.target) not in READ_PADDING:
+            raise Unsupported("no rule for padding that is not followed by a convolution or pooling")
         if node.op == "call_module":
             return self._lift_module(node)
         if node.op in ("call_function", "call_method"):
@@ -123,13 +127,14 @@ class Rewriter:
     def _lift_module(self, node: fx.Node) -> Value:
         path, module = str(node.target), self.traced.module(node)
         assert module is not None
-        operand = self._operands(node.args)[0] if len(node.args) == 1 else None
-        if node.kwargs or not isinstance(operand, Value):
+        operands = self._operands(node.args)
+        if node.kwargs or not operands or not all(isinstance(value, Value) for value in operands):
             raise Unsupported(f"no rule for {type(module).__name__} with these arguments")
+        operand, *others = operands
         if (path, operand.kind) in self._built:  # the same module again
-            again = rules.lift_module(module, operand, self._turned(None))
+            again = rules.lift_module(module, operand, self._turned(None), *others)
             result = again.result if isinstance(again, Chain) else operand
-            return self._call(self._built[path, operand.kind], operand, result)
+            return self._call(self._built[path, operand.kind], operand, result, others)
         role = self._role(node, module, operand)
         replaced = node is self._last_linear and self.options.num_classes is not None
         if node is self._last_linear:
@@ -137,6 +142,8 @@ class Rewriter:
         if replaced:
             assert isinstance(module, nn.Linear)
             return self._fresh_head(operand, path, module.in_features, role)
+        if rules.rule_of(module, None) is conditional_convolution:
+            module = Experts(module)
         control = self.options.control
         if control in ("random", "shuffled") and role in ("body", "norm") and _has_tensors(module):
             module = controls.CHANGES[control](module, kernels.generator(self.options.seed, path))
@@ -146,7 +153,7 @@ class Rewriter:
             self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
             module = self._adapted(module)
-        lifted = rules.lift_module(module, operand, self._turned(module, path))
+        lifted = rules.lift_module(module, operand, self._turned(module, path), *others)
         fresh_norm = self.options.stem in FRESH_STEMS and node in self.stem.norms
         if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
             for _, layer in lifted.modules:
@@ -190,8 +197,8 @@ class Rewriter:
 
     def _adapted(self, conv: nn.Conv2d) -> nn.Conv2d:
         """The first convolution, for the asked number of input channels."""
-        wanted = self.options.in_channels
-        if conv.in_channels == wanted:
+        wanted, parts = self.options.in_channels, self.stem.parts
+        if conv.in_channels == parts * wanted:
             return conv
         if conv.groups > 1:
             raise InputError(
@@ -200,10 +207,10 @@ class Rewriter:
             )
         if rules.rule_of(conv, None) is standardised:
             conv = plain_convolution(conv)
-        logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels, wanted)
+        logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels // parts, wanted)
         adapted = copy.deepcopy(conv)
-        adapted.in_channels = wanted
-        adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted))
+        adapted.in_channels = parts * wanted
+        adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted, parts))
         return adapted
 
     def _fresh_head(self, features: Value, path: str, width: int, role: str) -> Value:
@@ -274,13 +281,14 @@ class Rewriter:
             self.roles[name] = role
             names.append(name)
         self._built[path, operand.kind] = names
-        return self._call(names, operand, lifted.result)
+        return self._call(names, operand, lifted.result, lifted.others)
 
-    def _call(self, names: list[str], operand: Value, result: Value) -> Value:
+    def _call(self, names: list[str], operand: Value, result: Value, others: Sequence[Value] = ()) -> Value:
         node = operand.node
         for name in names:
+            further = tuple(value.node for value in others) if name is names[-1] else ()
             # The graph does not own the modules, so its own check of names would only warn.
-            node = self.graph.create_node("call_module", name, (node,))
+            node = self.graph.create_node("call_module", name, (node, *further))
         return self._note(replace(result, node=node))
 
     def _note(self, value: Value) -> Value:
@@ -290,7 +298,9 @@ class Rewriter:
 
     def _finer(self, sites: FinerSites) -> fx.Node:
         if sites.stride not in self._sites:
-            raise Unsupported(f"no earlier features at stride {sites.stride}, to whose sites these could be upsampled")
+            raise Unsupported(
+                f"no rule for upsampling to stride {sites.stride}, at which there are no earlier features"
+            )
         return self._sites[sites.stride]
 
     def _free(self, name: str) -> str:
@@ -300,15 +310,19 @@ class Rewriter:
             name += "_"
         return name
 
-    def _error(self, node: fx.Node, reason: str) -> LiftError:
+    def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
         module = self.traced.module(node)
         what = f"module {node.target} ({type(module).__name__})" if module is not None else f"operation {node.name}"
         if module is None and node.meta.get("nn_module_stack"):
             what += f" in module {list(node.meta['nn_module_stack'])[-1]}"
-        return LiftError(
-            f"cannot lift {self.traced.name} at {what}: {reason}. The operations with a rule are listed in "
-            "image2point/lifting/rules/table.py."
-        )
+        if reason.works:
+            where = f"It works with {' and '.join(f'substrate={name!r}' for name in reason.works)}."
+        else:
+            where = (
+                "It works on no substrate, sparse or dense; the operations with a rule are listed in "
+                "image2point/lifting/rules/table.py."
+            )
+        return LiftError(f"cannot lift {self.traced.name} at {what}: {reason}. {where}")
 
 
 def _is_wide(module: nn.Module | None) -> bool:

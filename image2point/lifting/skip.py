@@ -39,7 +39,7 @@ def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
     features.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
     joined.meta[LAYERS] = features.meta.pop(LAYERS, [])
     net.graph.lint()
-    net.forget_program()
+    net.renew_program()
     return net
 
 

@@ -11,7 +11,9 @@ import csv
 import io
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from image2point import files
 from image2point.collapse import complexity_penalty
+from image2point.collapse.layers import kept, measure_layers
 from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.errors import InputError
@@ -28,6 +31,7 @@ from image2point.training import checkpoint, distributed, measure
 from image2point.training.batches import Batch, Preparation, batches, shuffled
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
+from image2point.training.layers import choose_layers, layer_source, plain
 from image2point.training.schedule import learning_rate, make_optimizer
 
 if TYPE_CHECKING:
@@ -52,6 +56,8 @@ class State:
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Loss, hits and clouds, summed over the steps of this epoch."""
     rows: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    """The rows of layers.csv."""
     best_epoch: int | None = None
     best_score: tuple[float, float] = (-1.0, 0.0)
     """Validation accuracy and minus validation loss."""
@@ -182,6 +188,7 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
     if _collapse_due(job, epoch):
         found = {str(name): _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
         row |= collapse_columns(measure.collapse(job.fabric, job.network, found))
+        follow_layers(job, state, epoch, job.config.collapse.splits)
         if "test" in found:
             tested = measure.scores(found["test"])
             row |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
@@ -246,13 +253,47 @@ def restore(job: Job) -> State:
 
 def write_rows(job: Job, state: State) -> None:
     """Replace metrics.csv by the rows so far. Numbers are written in full, so nothing is lost by reading them back."""
+    write_table(job, job.run.metrics, COLUMNS, state.rows)
+
+
+def write_table(job: Job, path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Replace the file by a table of rows, with `columns` first."""
     if job.fabric.is_global_zero:
-        names = dict.fromkeys([*COLUMNS, *(name for row in state.rows for name in row)])
+        names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
         text = io.StringIO()
         writer = csv.DictWriter(text, list(names), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(state.rows)
-        files.write_text(job.run.metrics, text.getvalue())
+        writer.writerows(rows)
+        files.write_text(path, text.getvalue())
+
+
+def follow_layers(job: Job, state: State, epoch: int, splits: Sequence[str]) -> None:
+    """Measure the layers that `collapse.layers` names, and write layers.csv; nothing where it names none."""
+    patterns, settings = job.config.collapse.layers, job.config.training
+    if not patterns:
+        return
+    if job.fabric.world_size > 1:
+        raise InputError("collapse.layers measures on one process; measure the finished run with image2point measure")
+    names, centres = choose_layers(job.network, patterns), None
+    for split in sorted(splits, key=lambda split: split != "train"):
+        samples = getattr(job.splits, split)
+        source = kept(
+            layer_source(
+                job.network, samples, job.recipe, names, settings.batch_size, False, settings.workers, job.fabric
+            )
+        )
+        found = measure_layers(source, samples.labels, len(samples.classes), centres=centres)
+        if split == "train":
+            centres = {name: each.means for name, each in found.items()}
+        for name in names:
+            plain_values = plain(found[name])
+            errors = {f"{key}_error": i["error"] for key, i in plain_values["intervals"].items()}
+            state.layers.append(
+                {"epoch": epoch, "split": split, "layer": name, "dim": plain_values["dim"]}
+                | plain_values["values"]
+                | errors
+            )
+    write_table(job, job.run.layers, (), state.layers)
 
 
 def collapse_columns(measured: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
@@ -262,11 +303,12 @@ def collapse_columns(measured: dict[str, dict[str, float | None]]) -> dict[str, 
 
 def _collapse_due(job: Job, epoch: int) -> bool:
     every, last = job.config.collapse.every, job.config.training.epochs
-    if not every or not job.config.collapse.splits:
+    chosen = epoch in job.config.collapse.at
+    if not (every or chosen) or not job.config.collapse.splits:
         return False
     if epoch == last and job.splits.validation is None:
         return False  # these are the chosen weights, which are measured at the end
-    return epoch % every == 0 or epoch == last
+    return chosen or (bool(every) and (epoch % every == 0 or epoch == last))
 
 
 def _outputs(job: Job, state: State, clouds: Any) -> measure.Outputs:

@@ -11,13 +11,16 @@ from image2point.voxels.cloud_norm import (
     RmsNorm,
 )
 from image2point.voxels.errors import VoxelError
+from image2point.voxels.interpolate import upsample, upsample_aligned, upsample_linear
 from image2point.voxels.modules import Pointwise, TiedConv, VoxelConv
 from image2point.voxels.norm import BatchNorm
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.pool import AvgPool, GlobalPool, MaxPool
 from image2point.voxels.quantise import voxelize
+from image2point.voxels.rearrange import SpaceToDepth
 from image2point.voxels.sites import Sites
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
+from image2point.voxels.whole_grid import MapConv, Stretch, TiedMapConv
 
 __all__ = [
     "AvgPool",
@@ -30,11 +33,15 @@ __all__ = [
     "GlobalResponseNorm",
     "GroupNorm",
     "LayerNorm",
+    "MapConv",
     "MaxPool",
     "Pointwise",
     "RmsNorm",
     "Sites",
+    "SpaceToDepth",
+    "Stretch",
     "TiedConv",
+    "TiedMapConv",
     "VoxelConv",
     "VoxelError",
     "VoxelTensor",
@@ -42,5 +49,8 @@ __all__ = [
     "Window",
     "functional",
     "neighbour_table",
+    "upsample",
+    "upsample_aligned",
+    "upsample_linear",
     "voxelize",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.reduce import segment_mean
-from image2point.voxels.sites import Sites
+from image2point.voxels.sites import unique_sites
 from image2point.voxels.tensor import DenseVoxels, VoxelTensor
 
 Array = Tensor | np.ndarray
@@ -79,12 +79,8 @@ def voxelize(
             f"cloud {int(batch[row])}: a voxel index of {float(index[row].max()):.4g} does not fit 32 bits "
             f"at voxel size {voxel_size}; use a larger voxel size or remove far outliers"
         )
-    repeated = Sites(torch.cat([batch.unsqueeze(1), index.long()], 1).to(torch.int32), len(points))
-    keys, voxel = torch.unique(repeated.keys, return_inverse=True)
-    coordinates = torch.empty(len(keys), 4, dtype=torch.int32, device=keys.device)
-    coordinates[voxel] = repeated.coordinates
-    rows = segment_mean(rows_of_all, voxel, len(keys))
-    sparse = VoxelTensor(rows, Sites(coordinates, len(points)))
+    sites, voxel = unique_sites(torch.cat([batch.unsqueeze(1), index.long()], 1).to(torch.int32), len(points))
+    sparse = VoxelTensor(segment_mean(rows_of_all, voxel, len(sites)), sites)
     return sparse if substrate == "sparse" else sparse.dense()
 
 

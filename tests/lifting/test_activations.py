@@ -21,6 +21,12 @@ from image2point.lifting.activations import (
 from image2point.voxels import Sites, VoxelTensor
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The kernels of a small ResNet are drawn from torch's own generator."""
+    torch.manual_seed(0)
+
+
 def parts(x: VoxelTensor) -> list[VoxelTensor]:
     """Each cloud of a batch as a batch of its own."""
     pieces = []

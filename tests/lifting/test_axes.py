@@ -30,7 +30,7 @@ def test_the_first_pattern_that_matches_counts() -> None:
     for name, module in net.named_modules():
         if isinstance(module, VoxelConv) and module.window.kernel != (1, 1, 1):
             expected = "x" if name.startswith(("layer1", "layer2")) else "y" if name.endswith("conv2") else "z"
-            assert module.axis == expected and module.tied_axes() == {"xyz".index(expected)}, name
+            assert module.axis == expected and module.structure().tied == {"xyz".index(expected)}, name
 
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])

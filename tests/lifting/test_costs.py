@@ -9,8 +9,8 @@ from torch import nn
 import image2point as i2p
 from image2point.lifting.costs import Cost, costs, sparse_cost
 from image2point.voxels import Sites, TiedConv, VoxelConv, VoxelTensor, Window
+from image2point.voxels.conv.structure import whole
 
-NONE: frozenset[int] = frozenset()
 CUBE = Window((3, 3, 3), padding=(1, 1, 1))
 
 
@@ -31,14 +31,15 @@ LINE = sites((0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2))
     ],
 )
 def test_three_voxels_in_a_row(tied: frozenset[int], summed: int) -> None:
-    found = sparse_cost(LINE, CUBE, (5, 4, 3, 3, 3), tied)
+    found = sparse_cost(LINE, CUBE, (5, 4, 3, 3, 3), whole(CUBE, tied))
     assert found == Cost(7 * 20, summed * 20, 3 * 27 * 20)
 
 
 def test_strides_and_separate_clouds() -> None:
     """Two clouds; each output cell of 2×2×2 reads the voxels in it."""
     place = sites((0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2), (1, 0, 0, 0), (1, 3, 0, 0))
-    found = sparse_cost(place, Window((2, 2, 2), stride=2), (2, 3, 2, 2, 2), frozenset({0, 1, 2}))
+    corners = Window((2, 2, 2), stride=2)
+    found = sparse_cost(place, corners, (2, 3, 2, 2, 2), whole(corners, frozenset({0, 1, 2})))
     # Boxes of the outputs: 1×1×2 for the first cloud, 2×1×1 for the second.
     assert found == Cost(5 * 6, 4 * 6, (2 + 2) * 8 * 6)
     assert sparse_cost(place, Window((1, 1, 1)), (2, 3, 1, 1, 1)) == Cost(5 * 6, 5 * 6, (3 + 4) * 6)
@@ -76,6 +77,9 @@ def test_kernels_speak_for_themselves_and_calls_add_up() -> None:
         repeated.weight.copy_(tied.kernel())
     expected = Cost(2 * 7 * 16, 2 * 3 * 16, 2 * 81 * 16)
     assert costs(Twice(repeated), [x])["conv"] == costs(Twice(tied), [x])["conv"] == expected
+    with torch.no_grad():  # as `center` has it: slices of zeros are left out
+        repeated.weight[..., [0, 2]] = 0.0
+    assert costs(Twice(repeated), [x])["conv"] == expected
     # On a grid nothing is summed, and the padding is multiplied too.
     assert costs(Twice(tied), [x.dense()])["conv"] == Cost(*(2 * 81 * 16,) * 3)
 

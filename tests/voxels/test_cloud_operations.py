@@ -26,6 +26,7 @@ from image2point.voxels import (
     VoxelTensor,
     Window,
     functional,
+    upsample,
 )
 
 GATE = torch.randn(3, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
@@ -55,7 +56,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "blur": BlurPool(Window((3, 3, 3), 2, (1, 1, 1))),
     "flat blur": BlurPool(Window((3, 3, 1), 2, (1, 1, 0)), "zeros"),
     "wide blur": BlurPool(Window((5, 5, 5), 1, (2, 2, 2))),
-    "up and down": lambda x: functional.upsample(AvgPool(Window((2, 2, 2), 2))(x), x, 2),
+    "up and down": lambda x: upsample(AvgPool(Window((2, 2, 2), 2))(x), x, 2),
 }
 
 
@@ -184,12 +185,12 @@ def test_upsampling_needs_the_finer_sites() -> None:
     x, other = random_voxels(), random_voxels(seed=5)
     coarse = AvgPool(Window((2, 2, 2), 2))(x)
     assert isinstance(coarse, VoxelTensor)
-    up = functional.upsample(coarse, x, 2)
+    up = upsample(coarse, x, 2)
     assert isinstance(up, VoxelTensor) and up.sites is x.sites
     for row in (0, len(x.sites) // 2, len(x.sites) - 1):
         parent = x.coordinates[row] // torch.tensor([1, 2, 2, 2])
         assert torch.equal(up.features[row], coarse.features[(coarse.coordinates == parent).all(1)][0])
     with pytest.raises(VoxelError, match="do not coarsen"):
-        functional.upsample(coarse, other, 2)
+        upsample(coarse, other, 2)
     with pytest.raises(VoxelError, match="DenseVoxels onto VoxelTensor"):
-        functional.upsample(coarse.dense(), x, 2)
+        upsample(coarse.dense(), x, 2)

@@ -6,7 +6,7 @@ everything that can be lifted.
 """
 
 from image2point.lifting.rules.convolution import voxel_conv
-from image2point.lifting.rules.table import is_norm, lift_function, lift_module, module_rules, rule_of
+from image2point.lifting.rules.table import class_rule, is_norm, lift_function, lift_module, rule_of
 from image2point.lifting.rules.values import Call, Chain, FinerSites, Kind, Lifted, Unsupported, Value, on
 
 __all__ = [
@@ -17,10 +17,10 @@ __all__ = [
     "Lifted",
     "Unsupported",
     "Value",
+    "class_rule",
     "is_norm",
     "lift_function",
     "lift_module",
-    "module_rules",
     "on",
     "rule_of",
     "voxel_conv",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +13,24 @@ from torch import Tensor, nn
 
 from image2point._timm import load_timm
 from image2point.lifting import kernels
-from image2point.lifting.layers import SiteLinear, VectorConv
+from image2point.lifting.layers import ExpertMixture, SiteLinear, VectorConv
 from image2point.lifting.records import Options
 from image2point.lifting.rules.sizes import both, equal, near_padding
-from image2point.lifting.rules.values import Chain, Value, need, on
+from image2point.lifting.rules.values import Chain, Value, need, need_dense, on
 from image2point.lifting.variance import factor
-from image2point.voxels import TiedConv, VoxelConv
+from image2point.voxels import MapConv, Stretch, TiedConv, TiedMapConv, VoxelConv
+
+Layers: TypeAlias = tuple[type[VoxelConv], type[TiedConv]]
+LAYERS: Layers = (VoxelConv, TiedConv)
 
 
-def convolution(conv: nn.Conv2d, x: Value, options: Options, same: bool = False) -> Chain:
-    """Convolution: kernel, stride, dilation and groups keep their meaning on all three axes."""
+def convolution(conv: nn.Conv2d, x: Value, options: Options, same: bool = False, layers: Layers = LAYERS) -> Chain:
+    """Convolution: kernel, stride, dilation and groups keep their meaning on all three axes.
+
+    Args:
+        same: padding after TensorFlow's rule.
+        layers: what it becomes, with a 3D kernel of its own and with a 2D kernel that is repeated (rule `tied`).
+    """
     if x.kind == "vector":
         return vector_convolution(conv, x)
     need(x.kind == "voxels" and x.axes == "BCHW", f"a convolution of features laid out as {x.axes}")
@@ -34,7 +43,7 @@ def convolution(conv: nn.Conv2d, x: Value, options: Options, same: bool = False)
         padding = [kernels.same_padding(k, 1, dilation) if conv.padding == "same" else 0 for k in size]
     else:
         padding = near_padding(conv.padding, size, dilation, x.padding)
-    return _lifted(conv.weight.detach(), conv, x, stride, padding, dilation, options)
+    return _lifted(conv.weight.detach(), conv, x, stride, padding, dilation, options, layers)
 
 
 def standardised(conv: Any, x: Value, options: Options) -> Chain:
@@ -61,8 +70,72 @@ def plain_convolution(conv: Any) -> nn.Conv2d:
     return plain
 
 
+class Experts(nn.Conv2d):
+    """The kernels of all experts of a CondConv side by side: E for each group, [g · E · C_out / g, C_in / g, K1, K2].
+
+    Args:
+        module: timm's CondConv2d, whose weight is [E, C_out · C_in / g · K1 · K2].
+    """
+
+    def __init__(self, module: Any) -> None:
+        experts, groups = module.num_experts, module.groups
+        with torch.device("meta"):
+            super().__init__(
+                module.in_channels, experts * module.out_channels, module.kernel_size, module.stride, module.padding,
+                module.dilation, groups, bias=module.bias is not None,
+            )  # fmt: skip
+        self.experts, self.same_pad = experts, bool(module.dynamic_padding)
+        kernel = module.weight.detach().view(experts, groups, -1, *self.weight.shape[1:])
+        self.weight = nn.Parameter(kernel.transpose(0, 1).flatten(0, 2))
+        if module.bias is not None:
+            self.bias = nn.Parameter(module.bias.detach().view(experts, groups, -1).transpose(0, 1).flatten())
+
+
+def conditional_convolution(conv: Any, x: Value, options: Options, routing: Value) -> Chain:
+    """CondConv (Yang et al., 2019): each cloud has a kernel of its own, a mixture of those of E experts.
+
+    A convolution is linear in its kernel, so that the mixture of the experts' answers is the same.
+    """
+    need(x.kind == "voxels" and routing.kind == "vector" and routing.axes == "BC", "a CondConv of pooled features")
+    experts = conv if isinstance(conv, Experts) else Experts(conv)
+    chain = convolution(experts, x, options, same=experts.same_pad)
+    mixture = ("mixture", ExpertMixture(experts.experts, experts.groups))
+    return replace(chain, modules=(*chain.modules, mixture), others=(routing,))
+
+
+def whole_map_mlp(module: Any, x: Value, options: Options) -> Chain:
+    """The layers of VGG that were linear: a convolution over the whole feature map, and a 1×1 one.
+
+    A smaller map is stretched to the size of the kernel first. Voxels have no extent that a kernel could fill.
+    """
+    need(x.kind == "voxels" and x.axes == "BCHW", "a convolution over the whole of pooled features")
+    need_dense(options, f"a convolution over a whole feature map (kernel {both(module.fc1.kernel_size)})")
+    need(module.input_kernel_size == module.fc1.kernel_size[0], "a kernel of another size than its map")
+    ((_, first),) = convolution(module.fc1, x, options, layers=(MapConv, TiedMapConv)).modules
+    assert isinstance(first, VoxelConv)
+    steps: list[tuple[str, nn.Module]] = [("stretch", Stretch(first.window.kernel)), ("fc1", first)]
+    for name in ("act1", "drop", "fc2", "act2"):
+        steps += [(name, lifted) for _, lifted in _lift(getattr(module, name), x, options).modules]
+    return replace(on(x), modules=tuple(steps))
+
+
+def _lift(module: nn.Module, x: Value, options: Options) -> Chain:
+    from image2point.lifting.rules.table import lift_module
+
+    lifted = lift_module(module, x, options)
+    assert isinstance(lifted, Chain)
+    return lifted
+
+
 def _lifted(
-    kernel: Tensor, conv: nn.Conv2d, x: Value, stride: int, padding: Sequence[int], dilation: int, options: Options
+    kernel: Tensor,
+    conv: nn.Conv2d,
+    x: Value,
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
+    options: Options,
+    layers: Layers,
 ) -> Chain:
     size = kernel.shape[2:]
     rule = "repeat" if options.rule == "tied" else options.rule
@@ -81,7 +154,9 @@ def _lifted(
             paddings[depth] = dilation * (lifted.shape[2 + depth] - 1) // 2
     scale = factor(kernel, lifted, copies, options.variance)
     shared = kernel * scale if options.rule == "tied" else None
-    result = voxel_conv(lifted * scale, conv.bias, stride, tuple(paddings), dilation, conv.groups, options, shared)
+    if scale != 1:
+        lifted = lifted * scale
+    result = voxel_conv(lifted, conv.bias, stride, tuple(paddings), dilation, conv.groups, options, shared, layers)
     return on(x, result, stride=stride)
 
 
@@ -94,12 +169,13 @@ def voxel_conv(
     groups: int,
     options: Options,
     shared: Tensor | None = None,
+    layers: Layers = LAYERS,
 ) -> VoxelConv:
     """A `VoxelConv` that holds `kernel` [C_out, C_in / groups, Kx, Ky, Kz] and a copy of `bias`.
 
     With `shared`, the 2D kernel that it is the repetition of, a `TiedConv` that holds that one.
     """
-    layer = VoxelConv if shared is None else TiedConv
+    layer = layers[0] if shared is None else layers[1]
     with torch.device("meta"):  # no time and no random numbers for values that are replaced at once
         conv = layer(
             kernel.shape[1] * groups,

@@ -61,10 +61,12 @@ def response_norm(norm: Any, x: Value, options: Options) -> Chain:
     return _finish(norm, x, options, lambda: GlobalResponseNorm(len(norm.weight), norm.eps))
 
 
-def evo_norm(norm: Any, x: Value, options: Options) -> Chain:
+def evo_norm(norm: Any, x: Value, options: Options, always_divides: bool = False) -> Chain:
     """EvoNorm-S0, with statistics of each cloud."""
     need(x.kind == "voxels" and x.axes == "BCHW", "EvoNorm of pooled features")
-    return _finish(norm, x, options, lambda: EvoNorm(len(norm.weight), norm.groups, norm.eps, norm.v is not None))
+    gate = norm.v is not None
+    divide = gate or always_divides  # timm's S0 does without both where it has no activation
+    return _finish(norm, x, options, lambda: EvoNorm(len(norm.weight), norm.groups, norm.eps, gate, divide))
 
 
 def filter_response_norm(norm: Any, x: Value, options: Options) -> Chain:
@@ -84,6 +86,8 @@ def _finish(norm: nn.Module, x: Value, options: Options, make: Callable[[], nn.M
 
     with torch.device("meta"):
         lifted = make()
+    if getattr(norm, "bias", lifted) is None:
+        lifted.register_parameter("bias", None)
     state = norm.state_dict()
     lifted.load_state_dict({name: state[name].clone() for name in lifted.state_dict()}, assign=True)
     chain: list[tuple[str, nn.Module]] = [("", lifted.train(norm.training))]

@@ -11,8 +11,19 @@ from torch import nn
 from image2point.lifting import kernels
 from image2point.lifting.records import Options
 from image2point.lifting.rules.sizes import both, equal, near_padding, size_one
-from image2point.lifting.rules.values import Call, Chain, FinerSites, Lifted, Value, need, on
-from image2point.voxels import AvgPool, BlurPool, GlobalPool, MaxPool, Window, functional
+from image2point.lifting.rules.values import Call, Chain, FinerSites, Lifted, Value, need, need_dense, on
+from image2point.voxels import (
+    AvgPool,
+    BlurPool,
+    GlobalPool,
+    MaxPool,
+    SpaceToDepth,
+    Window,
+    functional,
+    upsample,
+    upsample_aligned,
+    upsample_linear,
+)
 
 
 def max_pool(pool: nn.MaxPool2d, x: Value, options: Options, same: bool = False) -> Chain:
@@ -20,7 +31,7 @@ def max_pool(pool: nn.MaxPool2d, x: Value, options: Options, same: bool = False)
     need(x.kind == "voxels" and x.axes == "BCHW", "max pooling of pooled features")
     need(not pool.return_indices, "max pooling that returns indices")
     window, flat = _window(pool, x, options, equal(pool.dilation, "dilation"), same)
-    counts = frozenset(flat) if x.padding != (0, 0) else frozenset[int]()
+    counts = frozenset(flat) if x.padded else frozenset[int]()
     return on(x, MaxPool(window, counts), stride=window.stride)
 
 
@@ -29,7 +40,7 @@ def avg_pool(pool: Any, x: Value, options: Options, same: bool = False) -> Chain
     need(x.kind == "voxels" and x.axes == "BCHW", "average pooling of pooled features")
     need(pool.divisor_override is None, "average pooling with a divisor of its own (divisor_override)")
     window, flat = _window(pool, x, options, 1, same)
-    counted = same or x.padding != (0, 0) or (pool.count_include_pad and any(window.padding))
+    counted = same or x.padded or (pool.count_include_pad and any(window.padding))
     counts = frozenset(flat) if counted else frozenset[int]()
     return on(x, AvgPool(window, counts), stride=window.stride)
 
@@ -42,6 +53,13 @@ def blur_pool(pool: Any, x: Value, options: Options) -> Chain:
     window = _cube(options, (size, size), pool.stride, list(both(pool.padding[:2])))
     border = "reflect" if pool.pad_mode == "reflect" else "zeros"
     return on(x, BlurPool(window, border, kernels.AXES.index(options.axis)), stride=pool.stride)  # type: ignore[arg-type]
+
+
+def space_to_depth(module: Any, x: Value, options: Options) -> Chain:
+    """Blocks of pixels moved into the channels: their columns of voxels, averaged, are."""
+    need(x.kind == "voxels" and x.axes == "BCHW", "blocks of pooled features moved into the channels")
+    axis = kernels.AXES.index(options.axis)
+    return on(x, SpaceToDepth(module.bs, axis, first=options.rule == "center"), stride=module.bs)
 
 
 def global_pool(kind: str, x: Value, keep: bool) -> Lifted:
@@ -85,7 +103,7 @@ def pad_module(module: Any, x: Value, options: Options) -> Lifted:
 
 
 def upsample_module(module: nn.Upsample, x: Value, options: Options) -> Lifted:
-    return interpolate(options, x, module.size, module.scale_factor, module.mode)
+    return interpolate(options, x, module.size, module.scale_factor, module.mode, module.align_corners)
 
 
 # ----------------------------------------------------------------------------------------------- function rules
@@ -146,11 +164,12 @@ def pad(
 ) -> Value:
     """Zeros before both image axes become near-side padding of the window that follows.
 
-    Zeros after them need nothing: windows always go on to the last site.
+    Zeros after them need no number: windows always go on to the last site.
     """
     need(input.kind == "voxels" and input.axes == "BCHW" and mode == "constant", f"padding ({mode}) of a {input.kind}")
     need(not value and len(pad) == 4 and all(isinstance(n, int) for n in pad), f"padding by {pad} with {value}")
-    return replace(input, padding=(input.padding[0] + pad[2], input.padding[1] + pad[0]))
+    near = (input.padding[0] + pad[2], input.padding[1] + pad[0])
+    return replace(input, padding=near, padded=input.padded or any(pad))
 
 
 def interpolate(
@@ -163,12 +182,9 @@ def interpolate(
     recompute_scale_factor: Any = None,
     antialias: bool = False,
 ) -> Lifted:
-    """Nearest-neighbour upsampling by a whole number: each finer site takes what its parent has.
-
-    The finer sites are those that an earlier map of that scale has.
-    """
+    """Upsampling by a whole number, nearest or linear, onto the sites of an earlier map of that scale."""
     need(input.kind == "voxels" and input.axes == "BCHW", "interpolation of pooled features")
-    need(mode == "nearest", f"{mode} interpolation on sparse or masked voxels, whose neighbours may be empty")
+    need(mode in ("nearest", "bilinear") and not antialias, f"{mode} interpolation (antialias={antialias})")
     if isinstance(size, tuple | list) and all(isinstance(s, Value) and s.of is not None for s in size):
         size = replace(size[0], axes="".join(s.axes for s in size))
     if isinstance(size, Value) and size.of is not None and size.axes == "HW":
@@ -186,7 +202,14 @@ def interpolate(
         f"interpolation by {scale:g} at stride {input.stride}: it would be finer than the voxels",
     )
     result = replace(input, node=None, stride=int(input.stride // scale))
-    return Call(functional.upsample, (input.node, finer, int(scale)), result)
+    if mode == "nearest":
+        return Call(upsample, (input.node, finer, int(scale)), result)
+    if align_corners:
+        need_dense(options, "bilinear interpolation with align_corners, which asks for the corners of a grid,")
+        need(options.rule != "center", "bilinear interpolation with align_corners under the rule center")
+        return Call(upsample_aligned, (input.node, finer), result)
+    flat = kernels.AXES.index(options.axis) if options.rule == "center" else None
+    return Call(upsample_linear, (input.node, finer, int(scale), flat), result)
 
 
 # ------------------------------------------------------------------------------------------------------ helpers

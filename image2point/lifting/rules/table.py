@@ -14,7 +14,14 @@ from torch import nn
 from image2point._timm import load_timm
 from image2point.lifting.records import Options
 from image2point.lifting.rules.attention import efficient_channel_attention, radix_softmax
-from image2point.lifting.rules.convolution import convolution, linear, standardised
+from image2point.lifting.rules.convolution import (
+    Experts,
+    conditional_convolution,
+    convolution,
+    linear,
+    standardised,
+    whole_map_mlp,
+)
 from image2point.lifting.rules.elementwise import (
     activation,
     add,
@@ -73,6 +80,7 @@ from image2point.lifting.rules.pooling import (
     pool_function,
     reduce,
     select_pool,
+    space_to_depth,
     upsample_module,
 )
 from image2point.lifting.rules.values import Lifted, Unsupported, Value
@@ -91,6 +99,10 @@ NORMS: tuple[Rule, ...] = (
     batch_norm, layer_norm, rms_norm, group_norm, response_norm, evo_norm, filter_response_norm,
 )  # fmt: skip
 POOLS: tuple[Rule, ...] = (max_pool, avg_pool, blur_pool)
+READ_PADDING: tuple[Rule, ...] = (
+    convolution, standardised, max_pool, avg_pool, pad, pad_module, identity, size, read_attribute,
+)  # fmt: skip
+TWO_OPERANDS: tuple[Rule, ...] = (conditional_convolution,)
 REDUCTIONS: tuple[Rule, ...] = (adaptive_pool, adaptive_pool_function, fast_pool, select_pool, reduce)
 
 
@@ -118,6 +130,7 @@ def module_rules() -> dict[type[nn.Module], Rule]:
     from timm.layers import (
         linear as timm_linear,
     )
+    from timm.models import vgg
 
     timm_elementwise = [getattr(layers, name) for name in _TIMM_ELEMENTWISE if hasattr(layers, name)]
     first = partial(layer_norm, last=False)
@@ -131,6 +144,8 @@ def module_rules() -> dict[type[nn.Module], Rule]:
             (std_conv.StdConv2d, std_conv.StdConv2dSame, std_conv.ScaledStdConv2d, std_conv.ScaledStdConv2dSame),
             standardised,
         ),
+        **dict.fromkeys((layers.CondConv2d, Experts), conditional_convolution),
+        vgg.ConvMlp: whole_map_mlp,
         **dict.fromkeys((nn.Linear, timm_linear.Linear), linear),
         # norms
         **dict.fromkeys((nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm), batch_norm),
@@ -147,7 +162,8 @@ def module_rules() -> dict[type[nn.Module], Rule]:
         **dict.fromkeys((nn.GroupNorm, norm.GroupNorm, norm.GroupNorm1), group_norm),
         **dict.fromkeys((norm_act.GroupNormAct, norm_act.GroupNorm1Act), group_norm),
         grn.GlobalResponseNorm: response_norm,
-        **dict.fromkeys((evo.EvoNorm2dS0, evo.EvoNorm2dS0a), evo_norm),
+        evo.EvoNorm2dS0: evo_norm,
+        evo.EvoNorm2dS0a: partial(evo_norm, always_divides=True),
         frn.FilterResponseNormTlu2d: filter_response_norm,
         # pooling
         nn.MaxPool2d: max_pool,
@@ -163,6 +179,7 @@ def module_rules() -> dict[type[nn.Module], Rule]:
         adaptive_avgmax_pool.FastAdaptiveAvgPool: partial(fast_pool, "avg"),
         adaptive_avgmax_pool.FastAdaptiveMaxPool: partial(fast_pool, "max"),
         nn.Upsample: upsample_module,
+        layers.SpaceToDepth: space_to_depth,
         **dict.fromkeys((nn.ZeroPad2d, nn.ConstantPad2d), pad_module),
         # gates, dropping
         **dict.fromkeys((eca.EcaModule, eca.CecaModule), efficient_channel_attention),
@@ -236,16 +253,19 @@ def class_rule(kind: type[nn.Module]) -> Rule | None:
     return None
 
 
-def lift_module(module: nn.Module, x: Value, options: Options) -> Lifted:
-    """Lift one module of the 2D network.
+def lift_module(module: nn.Module, x: Value, options: Options, *others: Value) -> Lifted:
+    """Lift one module of the 2D network, which is called on x, and on others where it takes more than one operand.
 
     Raises:
         Unsupported: where no rule covers it.
     """
     rule = class_rule(type(module))
+    name = type(module).__name__
     if rule is None:
-        raise Unsupported(f"no rule for the module class {type(module).__name__}")
-    return rule(module, x, options)
+        raise Unsupported(f"no rule for the module class {name}")
+    if len(others) != (rule in TWO_OPERANDS):
+        raise Unsupported(f"no rule for {name} of {1 + len(others)} operands")
+    return rule(module, x, options, *others)
 
 
 def lift_function(target: Any, arguments: tuple[Any, ...], named: dict[str, Any], options: Options) -> Lifted:

@@ -8,11 +8,21 @@ from typing import Any, Literal, TypeAlias
 
 from torch import fx, nn
 
+from image2point.lifting.records import Options
+
 Kind = Literal["voxels", "vector", "parts", "parameter", "size"]
 
 
 class Unsupported(Exception):
-    """Why an operation cannot be lifted; the caller adds where it is."""
+    """Why an operation cannot be lifted; the caller adds where it is.
+
+    Attributes:
+        works: the substrates on which it can be lifted.
+    """
+
+    def __init__(self, reason: str, works: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.works = works
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class Value:
             axes flattened, "BC", "BC11" or "B11C" for a vector. "R" stands for parts of the channels: "BRCHW".
         stride: edge of a voxel in input voxels.
         padding: zeros that padding modules have put before both image axes; the next window reads them.
+        padded: whether there are such zeros, before or after the image axes.
         radix: number of parts that "R" stands for.
         shape: shape of a 2D parameter.
         of: what a size is the size of.
@@ -37,6 +48,7 @@ class Value:
     axes: str = ""
     stride: int = 1
     padding: tuple[int, int] = (0, 0)
+    padded: bool = False
     radix: int = 1
     shape: tuple[int, ...] = ()
     of: Value | None = field(default=None, repr=False)
@@ -57,11 +69,16 @@ class Value:
 
 @dataclass(frozen=True)
 class Chain:
-    """Modules that run one after another on `operand`, each with the suffix of its name; `result` has no node yet."""
+    """Modules that run one after another on `operand`, each with the suffix of its name; `result` has no node yet.
+
+    Attributes:
+        others: further operands of the last module.
+    """
 
     operand: Value
     modules: tuple[tuple[str, nn.Module], ...]
     result: Value
+    others: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,9 +99,15 @@ def need(condition: bool, otherwise: str) -> None:
         raise Unsupported(f"no rule for {otherwise}")
 
 
+def need_dense(options: Options, what: str) -> None:
+    """Raise Unsupported on sparse voxels, where `what` has no meaning: for operations that need the whole grid."""
+    if options.substrate != "dense":
+        raise Unsupported(f"{what} has no meaning on sparse voxels", works=("dense",))
+
+
 def on(x: Value, *modules: nn.Module, stride: int = 1) -> Chain:
     """Modules without names of their own, whose result is laid out as their operand."""
-    result = replace(x, node=None, stride=x.stride * stride, padding=(0, 0))
+    result = replace(x, node=None, stride=x.stride * stride, padding=(0, 0), padded=False)
     return Chain(x, tuple(("" if i == 0 else str(i), module) for i, module in enumerate(modules)), result)
 
 

@@ -1,0 +1,76 @@
+"""Layers that read a grid as a whole, from border to border. Sparse voxels have no extent, and cannot take them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from image2point.voxels.errors import VoxelError
+from image2point.voxels.modules import TiedConv, VoxelConv
+from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
+
+
+class Stretch(nn.Module):
+    """Stretches a grid that has fewer than `size` cells along an axis to that many, by adaptive mean pooling.
+
+    Of a masked grid the mean counts occupied cells, and a cell is occupied where any of those it covers is.
+    """
+
+    def __init__(self, size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Voxels) -> DenseVoxels | Tensor:
+        x = _need_grid(x, "a layer over a whole feature map")
+        grid = x.grid if isinstance(x, DenseVoxels) else x
+        nx, ny, nz = (max(wanted, there) for wanted, there in zip(self.size, grid.shape[2:], strict=True))
+        size = (nx, ny, nz)
+        if size == tuple(grid.shape[2:]):
+            return x
+        stretched = F.adaptive_avg_pool3d(grid, size)
+        if not isinstance(x, DenseVoxels):
+            return stretched
+        share = F.adaptive_avg_pool3d(x.mask.to(grid.dtype), size)
+        return DenseVoxels(stretched / torch.where(share > 0, share, 1), share > 0, x.stride)
+
+    def extra_repr(self) -> str:
+        return str(self.size)
+
+
+class MapConv(VoxelConv):
+    """A convolution whose window must lie inside the grid: n cells give n − K + 1, as in 2D without padding.
+
+    Elsewhere such a layer keeps every site; this one is for kernels that are as large as the feature map. Its `window`
+    has the size of the kernel as its stride, which says the same for a grid of that size.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if self.window.stride != 1 or self.window.dilation != 1 or any(self.window.padding):
+            raise VoxelError(f"a kernel over a whole grid has no stride, dilation or padding, found {self.window}")
+        self.window = replace(self.window, stride=max(self.window.kernel))
+
+    def forward(self, x: Voxels) -> DenseVoxels | Tensor:
+        x = _need_grid(x, "a layer over a whole feature map")
+        grid = x.grid if isinstance(x, DenseVoxels) else x
+        if any(n < k for n, k in zip(grid.shape[2:], self.window.kernel, strict=True)):
+            raise VoxelError(f"a kernel {self.window.kernel} does not fit into a grid {list(grid.shape[2:])}")
+        grid = F.conv3d(grid, self.kernel(), self.bias, groups=self.groups)
+        if not isinstance(x, DenseVoxels):
+            return grid
+        occupied = torch.ones_like(grid[:, :1], dtype=torch.bool)
+        return DenseVoxels(grid, occupied, x.stride)
+
+
+class TiedMapConv(MapConv, TiedConv):
+    """A `MapConv` whose parameter is a 2D kernel, repeated along the depth axis whenever it is applied."""
+
+
+def _need_grid(x: Voxels, what: str) -> DenseVoxels | Tensor:
+    if isinstance(x, VoxelTensor):
+        raise VoxelError(f'{what} has no meaning on sparse voxels; lift with substrate="dense"')
+    return x
