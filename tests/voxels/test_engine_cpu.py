@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from voxel_samples import random_voxels, relative, tie
+from voxel_samples import full_grid, random_voxels, relative, tie
 
 from image2point.config.sections import Network
 from image2point.voxels import Sites, VoxelConv, VoxelError, VoxelTensor, Window, lookup, neighbour_table
@@ -173,6 +173,20 @@ def test_a_frozen_kernel_is_cut_to_what_counts() -> None:
     layer.weight.copy_(tie(torch.randn_like(layer.weight), "y"))
     assert layer.structure().tied == {1} and layer.structure().window == WINDOWS["submanifold"]
     assert relative(layer(x).features, layer(x.dense()).rows) < 1e-10
+
+
+@pytest.mark.parametrize("tied", ["z", "x", "xy", "xyz"])
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_frozen_inflated_kernels_on_grids(window: Window, tied: str) -> None:
+    layer = VoxelConv(4, 8, window.kernel, window.stride, window.padding, window.dilation, groups=2).double()
+    with torch.no_grad():
+        layer.weight.copy_(tie(layer.weight, tied))
+    grid = full_grid().requires_grad_()
+    expected = layer(grid)  # a trainable kernel: tap by tap
+    found = layer.requires_grad_(False)(grid)
+    assert relative(found, expected) < 1e-10
+    gradient = torch.randn_like(expected)
+    assert relative(*(torch.autograd.grad(y, grid, gradient)[0] for y in (found, expected))) < 1e-10
 
 
 def test_a_packed_kernel_follows_its_values() -> None:
