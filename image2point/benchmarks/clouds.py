@@ -16,7 +16,7 @@ def modelnet_voxels(root: Path, clouds: int, voxel_size: float) -> VoxelTensor:
     """The first clouds of the shuffled ModelNet40 test set, with their coordinates as features."""
     test = modelnet.load(str(root), 40)[1]
     chosen = np.random.default_rng(0).permutation(len(test))[:clouds]
-    return voxelize([torch.from_numpy(np.asarray(test[int(i)])) for i in chosen], voxel_size)
+    return voxelize([torch.from_numpy(np.asarray(test[int(i)].points)) for i in chosen], voxel_size)
 
 
 def surface(voxels: int, seed: int = 0) -> Sites:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from image2point.voxels.conv import dense
 from image2point.voxels.conv.autograd import convolve
 from image2point.voxels.conv.engines import ENGINES
-from image2point.voxels.conv.structure import Structure, read_structure
+from image2point.voxels.conv.structure import Structure, read_structure, whole
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.pool import coarse_mask
@@ -102,7 +102,7 @@ class VoxelConv(nn.Module):
             return VoxelTensor(rows if bias is None else rows + bias, x.sites.coarsen(self.window.stride))
         replicate = AXES.index(self.axis) if self.depth_padding == "replicate" else None
         grid = x.grid if isinstance(x, DenseVoxels) else x
-        grid = dense.convolve(grid, self._repeat(weight), self.window, self.groups, replicate)
+        grid = dense.convolve(grid, self._untied(weight), self.window, self.groups, replicate)
         if bias is not None:
             grid = grid + bias.view(-1, 1, 1, 1)
         if isinstance(x, DenseVoxels):
@@ -118,6 +118,14 @@ class VoxelConv(nn.Module):
         if self._converted is None or self._converted[0] != state:
             self._converted = (state, self.weight.to(dtype))
         return self._converted[1]
+
+    def _untied(self, weight: Tensor) -> Tensor:
+        """The kernel, of size 1 along the axes where every tap has the same weight."""
+        if self.engine == "reference":
+            return self._repeat(weight)
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            return self._compact(weight)
+        return whole(self.window, self.structure().tied).cut(self._repeat(weight))
 
     def _sparse(self, x: VoxelTensor, weight: Tensor) -> Tensor:
         kernel, window = self._compact(weight), self.window

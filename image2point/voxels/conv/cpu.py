@@ -111,7 +111,7 @@ def _plan(features: Tensor, out_channels: int, table: NeighbourTable, shape: tup
     """Blocks of such a height that the sums of a block have the size that is wanted, if half of the bags are filled."""
     row = max(prod(shape) / 2, 1) * max(features.shape[1], out_channels) * features.element_size()
     height = _BLOCK_BYTES.get(features.device.type, _GPU_BLOCK_BYTES) / row
-    return blocks(table, shape, backward, max(1 << int(height).bit_length() - 1, 64))
+    return blocks(table, shape, backward, 1 << max(int(height).bit_length() - 1, 6))
 
 
 def _sum(features: Tensor, members: Tensor, offsets: Tensor | None) -> Tensor:

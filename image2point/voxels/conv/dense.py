@@ -48,27 +48,48 @@ def frame(
 
 
 def convolve(grid: Tensor, weight: Tensor, window: Window, groups: int = 1, replicate: int | None = None) -> Tensor:
-    """[B, C_in, X, Y, Z], [C_out, C_in / groups, Kx, Ky, Kz] → [B, C_out, ⌈X/s⌉, ⌈Y/s⌉, ⌈Z/s⌉]."""
+    """[B, C_in, X, Y, Z] → [B, C_out, ⌈X/s⌉, ⌈Y/s⌉, ⌈Z/s⌉].
+
+    Args:
+        weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the axes where all taps share one weight: along
+            those the grid is summed first, and an inflated kernel costs what its 2D kernel does on each slice.
+        replicate: axis along which border slices are repeated instead of padded with zeros.
+    """
     grid = frame(grid, window, replicate=replicate)
+    stride = [window.stride] * 3
+    for axis in range(3):
+        if weight.shape[2 + axis] < window.kernel[axis]:
+            grid, stride[axis] = _box_sum(grid, axis, window), 1
     if torch.is_grad_enabled() and grid.requires_grad and not weight.requires_grad:
-        return _FrozenKernel.apply(grid, weight, window, groups)
-    return F.conv3d(grid, weight, stride=window.stride, dilation=window.dilation, groups=groups)
+        return _FrozenKernel.apply(grid, weight, tuple(stride), window.dilation, groups)
+    return F.conv3d(grid, weight, stride=stride, dilation=window.dilation, groups=groups)
+
+
+def _box_sum(grid: Tensor, axis: int, window: Window) -> Tensor:
+    """Sum over the taps along an axis, at every stride-th place."""
+    reach = (window.kernel[axis] - 1) * window.dilation
+    length = (grid.shape[2 + axis] - reach - 1) // window.stride * window.stride + 1
+    index: list[slice] = [slice(None)] * 5
+    total: Tensor | None = None
+    for start in range(0, reach + 1, window.dilation):
+        index[2 + axis] = slice(start, start + length, window.stride)
+        total = grid[tuple(index)] if total is None else total + grid[tuple(index)]
+    assert total is not None
+    return total
 
 
 class _FrozenKernel(torch.autograd.Function):
     """conv3d that keeps no input: torch's own keeps one, even where the kernel asks for no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, grid: Tensor, weight: Tensor, window: Window, groups: int) -> Tensor:
+    def forward(
+        ctx: Any, grid: Tensor, weight: Tensor, stride: tuple[int, int, int], dilation: int, groups: int
+    ) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.shape, ctx.window, ctx.groups = grid.shape, window, groups
-        return F.conv3d(grid, weight, stride=window.stride, dilation=window.dilation, groups=groups)
+        ctx.shape, ctx.options = grid.shape, {"stride": stride, "dilation": dilation, "groups": groups}
+        return F.conv3d(grid, weight, **ctx.options)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        window = ctx.window
-        data = conv3d_input(
-            ctx.shape, weight, gradients[0], stride=window.stride, dilation=window.dilation, groups=ctx.groups
-        )
-        return data, None, None, None
+        return conv3d_input(ctx.shape, weight, gradients[0], **ctx.options), None, None, None, None
