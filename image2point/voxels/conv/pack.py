@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import TypeAlias
 
 import torch
@@ -16,24 +17,32 @@ _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def pack(weight: Tensor, groups: int) -> Tensor:
     """[C_out, C_in / groups, kx, ky, kz] → a matrix per column and group, [G, groups, C_in / groups, C_out / groups].
 
-    The packed form of a frozen kernel is kept as long as the tensor given, or the one that it is a view of, and used
-    again until that tensor is changed. A kernel and its transpose share one packed form.
+    A kernel and its transpose share one packed form; see `packed_once`.
     """
     if groups == 1 and weight.stride(0) < weight.stride(1):  # inputs and outputs are exchanged: a data gradient
         return pack(weight.transpose(0, 1), 1).transpose(2, 3)
+
+    def build() -> Tensor:
+        matrices = weight.detach().flatten(2).unflatten(0, (groups, -1)).permute(3, 0, 2, 1)
+        return matrices.clone(memory_format=torch.contiguous_format)
+
+    return packed_once(weight, ("matrices", groups), build)
+
+
+def packed_once(weight: Tensor, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
+    """What `build` makes of a kernel, which may share no memory with it.
+
+    That of a frozen kernel is kept as long as the tensor given, or the one that it is a view of, and used again until
+    that tensor is changed.
+    """
     owner = weight if weight._base is None else weight._base
     if owner.requires_grad or owner.is_inference():  # it changes in every step, or does not tell when it was changed
-        return _pack(weight, groups)
-    layout: _Layout = (weight.shape, weight.stride(), weight.storage_offset(), weight.dtype, groups)
+        return build()
+    layout: _Layout = (key, weight.shape, weight.stride(), weight.storage_offset(), weight.dtype)
     version, forms = _packed.get(owner, (None, {}))
     if version != (owner._version, owner.data_ptr()):
         version, forms = (owner._version, owner.data_ptr()), {}
         _packed[owner] = (version, forms)
     if layout not in forms:
-        forms[layout] = _pack(weight, groups)
+        forms[layout] = build()
     return forms[layout]
-
-
-def _pack(weight: Tensor, groups: int) -> Tensor:
-    matrices = weight.detach().flatten(2).unflatten(0, (groups, -1)).permute(3, 0, 2, 1)
-    return matrices.clone(memory_format=torch.contiguous_format)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from image2point.voxels.conv.pack import packed_once
 from image2point.voxels.plan import NeighbourTable
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -66,11 +67,15 @@ def multiply(
     """Convolve [N, C_in] with [C_out, C_in, kx, ky, kz], of size 1 along tied axes, to [M, C_out]; no autograd."""
     from spconv_triton.pytorch import ops
 
+    def build() -> Tensor:
+        kernel = weight.detach().expand(-1, -1, *table.kernel).permute(0, 2, 3, 4, 1)
+        return kernel.clone(memory_format=torch.contiguous_format)
+
     pairs = _pairs(table, backward)
     with _precision():
         return ops.implicit_gemm(
             features.contiguous(),
-            weight.expand(-1, -1, *table.kernel).permute(0, 2, 3, 4, 1).contiguous(),
+            packed_once(weight, ("spconv", table.kernel), build),  # [C_out, kx, ky, kz, C_in]
             pairs.rows,
             pairs.masks,
             pairs.order,
