@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import tiny
 from typer.testing import CliRunner, Result
 
+from image2point import collapse
 from image2point.cli import app
 from image2point.errors import InputError
 from image2point.experiments import measure, transfer
+from image2point.experiments.complexity import feature_complexity
 
 LAYERS = ["collapse.layers=[layer1.0,features]", "collapse.at=[1]", "collapse.every=0", "training.epochs=2"]
 
@@ -85,13 +88,28 @@ def test_a_2d_network_is_measured_on_images(tmp_path: Path) -> None:
     assert "train: 9 samples of 3 classes" in result.output and "novel: 105 samples of 21 classes" in result.output
 
 
+def test_geometric_complexity_of_clouds_is_the_exact_one(run: Path) -> None:
+    """Against the whole Jacobian of one cloud by automatic differentiation."""
+    subject = measure.open_subject(run, ["training.precision=64"])
+    subject.network.double()
+    test = subject.samples("test")
+    found = feature_complexity(subject, test, 2, probes=400)
+    voxels = [subject.recipe.join([subject.recipe.prepare(test[i], "x")]).double() for i in (0, len(test) - 1)]
+    scale = collapse.input_scale(torch.cat([v.features for v in voxels]))
+    for value, variance, v in zip(found.values, found.variances, voxels, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda f, v=v: subject.network.embed(v.replace(f))[0], v.features)
+        exact = float(jacobian.square().sum()) * scale**2
+        assert float(value) == pytest.approx(exact, abs=4 * float(variance) ** 0.5)
+
+
 def test_what_cannot_be_measured_is_named(run: Path) -> None:
     for arguments, reason in (
         ((run, "--on", "novel"), "there are no novel classes"),
         ((run, "--on", "tests"), "expected a split out of train, validation, test, novel, found 'tests'"),
         ((run, "--layers", "layer9"), "no layer matches 'layer9'"),
         ((run, "--metrics", "nc9"), "unknown measure nc9"),
-        (("no_such_network",), "timm"),
+        (("no_such_network",), "has no architecture 'no_such_network'"),
+        (("runs/none",), "runs/none does not exist"),
     ):
         result = call(*arguments)
         assert result.exit_code == 2 and reason in result.output, result.output

@@ -32,7 +32,7 @@ MODELNET = Path("data/modelnet40_ply_hdf5_2048")
 @app.command()
 def conv(
     compare: Annotated[
-        str, typer.Option(help="Contenders, by comma: plain, open3d, ocnn, spconv, dense.")
+        str, typer.Option(help="Contenders, by comma: plain, cpu, triton, spconv-triton, open3d, ocnn, spconv, dense.")
     ] = "plain,open3d,ocnn,spconv,dense",
     channels: Annotated[str, typer.Option(help="stride:channels, by comma.")] = "1:32,1:64,1:128,2:128,4:256,8:512",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -56,8 +56,8 @@ def conv(
     where, kind = _prepare(device, threads), _dtype(dtype)
     against = [name for name in compare.split(",") if name]
     for name in against:
-        if name not in (*peers.PEERS, "plain"):
-            raise InputError(f"--compare: expected plain, {', '.join(peers.PEERS)}, found {name!r}")
+        if name not in (*peers.PEERS, *bench.OWN):
+            raise InputError(f"--compare: expected {', '.join((*bench.OWN, *peers.PEERS))}, found {name!r}")
     sites = sources.surface(voxels).to(where) if voxels else _modelnet(data, clouds, voxel_size, where).sites
     machine = timing.machine(where, tuple({torch.float32, kind}))
     ceiling = 1e9 * machine[f"gemm_gflops_{dtype}"]

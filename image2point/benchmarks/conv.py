@@ -11,12 +11,15 @@ from torch import Tensor
 from image2point.benchmarks import plain  # the engine of that name
 from image2point.benchmarks.peers import Convolution, Missing, prepared
 from image2point.benchmarks.timing import compare
-from image2point.voxels import Sites, VoxelTensor, Window, neighbour_table
+from image2point.voxels import Sites, VoxelError, VoxelTensor, Window, neighbour_table
 from image2point.voxels.conv import engines, reference
 from image2point.voxels.conv.autograd import convolve
+from image2point.voxels.plan import NeighbourTable
 
 engines.MODULES.setdefault("plain", plain.__name__)
 WINDOW = Window((3, 3, 3), 1, (1, 1, 1))
+OWN = {"plain": "plain", "cpu": "cpu", "triton": "triton", "spconv-triton": "spconv"}
+"""Contenders that are engines of this package; plain and spconv-triton multiply every tap."""
 
 
 def measure(
@@ -43,12 +46,14 @@ def measure(
     contenders: dict[str, Convolution] = {"image2point": lambda f: convolve(f, narrow, table, 1, engine)}
     remarks: dict[str, str | None] = {"image2point": None}
     for name in against:
-        if name == "plain":
-            contenders[name], remarks[name] = (lambda f: convolve(f, weight, table, 1, "plain")), None
-            continue
         try:
+            if name in OWN:
+                function = _own(name, weight, narrow, table)
+                function(x)
+                contenders[name], remarks[name] = function, None
+                continue
             contenders[name], remarks[name] = prepared(name, VoxelTensor(x, sites), weight, expected, expected_gradient)
-        except Missing as reason:
+        except (Missing, VoxelError) as reason:
             yield {**_case(sites, channels, dtype), "engine": name, "remark": str(reason)}
     error = float((contenders["image2point"](x) - expected).abs().max() / expected.abs().max())
     forward = compare({name: _forward(function, x) for name, function in contenders.items()}, device, repeats)
@@ -64,6 +69,11 @@ def measure(
             "products_ratio": pairs / products, "gemm_share": work / forward[name] / ceiling,
             "error": error if name == "image2point" else None, "remark": remarks[name],
         }  # fmt: skip
+
+
+def _own(name: str, weight: Tensor, narrow: Tensor, table: NeighbourTable) -> Convolution:
+    kernel = narrow if name in ("cpu", "triton") else weight
+    return lambda features: convolve(features, kernel, table, 1, OWN[name])
 
 
 def _case(sites: Sites, channels: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from image2point.collapse import Statistics, metrics
 from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.errors import InputError
-from image2point.finetune import BLOCK_POLICIES, blocks_of, freeze
+from image2point.finetune import BLOCK_POLICIES, Counts, blocks_of, freeze
 from image2point.lifting.skip import add_skip
 from image2point.runs import Run
 from image2point.training import loop, measure
@@ -46,27 +46,38 @@ def with_policy(network: LiftedNetwork, policy: str) -> LiftedNetwork:
     return add_skip(network, block) if kind == "scl" else network
 
 
-def choose(
-    config: Config, place: Run, fabric: Fabric, network: LiftedNetwork, splits: Splits, recipe: Recipe, stop: StopSignal
-) -> None:
-    """Where the policy is `layer:auto` or `scl:auto`, compare the candidates and store the choice in the run.
+def apply(network: LiftedNetwork, policy: str) -> tuple[LiftedNetwork, Counts]:
+    """The network that a policy trains, with all else frozen, and how much that leaves."""
+    network = with_policy(network, policy)
+    return network, freeze(network, policy)
 
-    `network` stays as it is. Raises InputError for candidates that are no blocks, and where no NC1 is defined.
-    """
-    kind, _, name = config.finetune.policy.partition(":")
-    if kind not in BLOCK_POLICIES or name != "auto":
-        return
+
+def is_open(config: Config) -> bool:
+    """Whether the block to train is still to be chosen."""
+    return config.finetune.policy in {f"{kind}:auto" for kind in BLOCK_POLICIES}
+
+
+def check(config: Config, fabric: Fabric, network: LiftedNetwork) -> tuple[str, ...]:
+    """The candidates; InputError where they are no blocks, or the run has several processes."""
     if fabric.world_size > 1:
         raise InputError(
             f"finetune.policy = {config.finetune.policy} chooses on one process; choose there, and then name the block"
         )
-    candidates = config.finetune.candidates or blocks_of(network)
-    if unknown := sorted(set(candidates) - set(blocks_of(network))):
-        raise InputError(
-            f"finetune.candidates: {', '.join(unknown)} are no blocks; there are {', '.join(blocks_of(network))}"
-        )
-    found = {}
-    for block in candidates:
+    there = blocks_of(network)
+    if unknown := sorted(set(config.finetune.candidates) - set(there)):
+        raise InputError(f"finetune.candidates: {', '.join(unknown)} are no blocks; there are {', '.join(there)}")
+    return config.finetune.candidates or there
+
+
+def choose(
+    config: Config, place: Run, fabric: Fabric, network: LiftedNetwork, splits: Splits, recipe: Recipe, stop: StopSignal
+) -> None:
+    """Compare the candidates and store the choice in the run; `network` stays as it is.
+
+    Raises InputError as `check` does, and where no NC1 is defined.
+    """
+    kind, found = config.finetune.policy.partition(":")[0], {}
+    for block in check(config, fabric, network):
         found[block] = _penultimate_nc1(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
         print(f"{kind}:{block}  NC1 of the features {found[block]:.4g}", flush=True)
     defined = {block: value for block, value in found.items() if math.isfinite(value)}
@@ -93,8 +104,7 @@ def _penultimate_nc1(
         update={"epochs": epochs, "warmup_epochs": 0.0, "checkpoint_every_minutes": math.inf}
     )
     short = config.model_copy(update={"training": training})
-    probe = with_policy(copy.deepcopy(network), policy)
-    freeze(probe, policy)
+    probe, _ = apply(copy.deepcopy(network), policy)
     with tempfile.TemporaryDirectory() as folder:
         job = loop.Job(fabric, probe, splits, recipe, short, Run(Path(folder)), stop)
         state = loop.State()

@@ -55,6 +55,9 @@ def measure(
     ] = False,
     before: Annotated[bool, typer.Option("--before", help="The network of a run as it was before training.")] = False,
     parts: Annotated[int, typer.Option(min=1, help="Parts of the jackknife behind the intervals.")] = 10,
+    complexity: Annotated[
+        int, typer.Option(min=0, help="Estimate the geometric complexity of the features on this many samples of each.")
+    ] = 0,
     out: Annotated[Optional[Path], typer.Option("--json", help="Write everything there as JSON.")] = None,  # noqa: UP045
 ) -> None:
     """Measure how collapsed the classes are at any layers of a 2D or a lifted network.
@@ -71,14 +74,21 @@ def measure(
     """
     from image2point import files
     from image2point.experiments import measure as job
+    from image2point.experiments.complexity import feature_complexity
     from image2point.report.terminal import print_measured
 
     subject = job.open_subject(target, overrides or (), before)
     ask = None if metrics is None else metrics.split(",")
     found = job.measure(subject, layers.split(","), on.split(","), ask, per_site, parts)
     print_measured([(each.split, each.samples, len(each.classes), each.layers) for each in found])
+    result = job.to_dict(subject, found)
+    for split in on.split(",") if complexity else ():
+        smooth = feature_complexity(subject, subject.samples(split), complexity)
+        print(f"geometric complexity of the features, {split}: {smooth.value:.4g} ± {smooth.sampling_error:.2g} "
+              f"({len(smooth.values)} samples, inputs of unit deviation)")  # fmt: skip
+        result["on"][split]["geometric_complexity"] = {"value": smooth.value, "error": smooth.sampling_error}
     if out:
-        files.write_text(out, json.dumps(job.to_dict(subject, found), indent=1))
+        files.write_text(out, json.dumps(result, indent=1))
         print(f"everything is in {out}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from image2point import collapse
@@ -56,8 +57,6 @@ def seeded(path: Path, settings: Sequence[str], seed: int) -> Config:
 
 def novel_features(subject: Subject) -> tuple[Tensor, Tensor]:
     """Features before the classifier [n, p] and labels [n] of all samples of the novel classes."""
-    import torch
-
     samples = subject.samples("novel")
     return gathered(subject.source(samples, ["features"]))["features"], torch.as_tensor(samples.labels)
 

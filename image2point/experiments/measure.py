@@ -90,6 +90,8 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
         config = configuration.load_run(runs.open_run(path).config, single)
     elif path.is_file() or path.suffix in (".yaml", ".yml"):
         config = configuration.load_run(path, single)
+    elif len(path.parts) > 1:
+        raise InputError(f"{target} does not exist; expected a run directory, a config file, or a timm architecture")
     else:
         config = configuration.from_values_as(Pretrain, {"network": {"arch": str(target)}}, single, "the command line")
     fabric = distributed.start(config.training)
@@ -106,7 +108,7 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
         else:
             network = make_network(config, len(splits.train.classes), calibration_batch(config, splits.train))
         recipe = make_recipe(config)
-    network = fabric.to_device(network).eval()  # type: ignore[assignment]
+    network = fabric.to_device(network).eval().requires_grad_(False)  # type: ignore[assignment]
     return Subject(str(target), config, network, recipe, fabric, splits, after)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from image2point import collapse
 from image2point.collapse import Interval
@@ -25,6 +24,7 @@ from image2point.config import Pretrain, load_as
 from image2point.config import load as load_config
 from image2point.config.studies import PretrainingStudy
 from image2point.experiments import pretrain, transfer
+from image2point.experiments.complexity import feature_complexity
 from image2point.experiments.few_shot import novel_features, over_seeds, select
 from image2point.experiments.measure import Subject, open_subject
 from image2point.experiments.study import Row
@@ -70,7 +70,8 @@ def _text(value: Any) -> str:
 
 def measured(subject: Subject, study: PretrainingStudy) -> Row:
     """Everything that is measured on one pre-trained network."""
-    row: Row = {"complexity": complexity(subject, study.samples, study.probes)}
+    row: Row = {}
+    row["complexity"] = feature_complexity(subject, subject.samples("test"), study.samples, study.probes).value
     for key, split in (("source", "train"), ("source_test", "test")):
         samples = subject.samples(split)
         found = measure_layers(
@@ -95,19 +96,6 @@ def measured(subject: Subject, study: PretrainingStudy) -> Row:
 
 def accuracy_key(ways: int, shots: int, classifier: str) -> str:
     return f"{ways}-way {shots}-shot, {classifier}"
-
-
-def complexity(subject: Subject, samples: int, probes: int) -> float:
-    """Geometric complexity of the features on the first test images, the input scaled to unit deviation."""
-    test, network = subject.samples("test"), subject.network
-    # Classes may lie one after the other in the set: take images from all over it.
-    chosen = np.linspace(0, len(test) - 1, min(samples, len(test))).astype(int)
-    images = subject.recipe.join([subject.recipe.prepare(test[int(i)], f"{test.name} image {i}") for i in chosen])
-    assert isinstance(images, torch.Tensor)
-    first = next(network.parameters())
-    images = images.to(first.device, first.dtype)
-    found = collapse.geometric_complexity(lambda x: network.embed(x)[0], images, probes=probes, batch_size=16)
-    return found.normalised(collapse.input_scale(images)).value
 
 
 def _transferred(study: PretrainingStudy, path: Path, place: Run, folder: Path, label: str, seed: int) -> float:

@@ -23,7 +23,7 @@ from image2point.experiments.ingredients import (
     make_network,
     make_recipe,
 )
-from image2point.finetune import count, count_by_role, freeze
+from image2point.finetune import count, count_by_role
 from image2point.runs import Run
 from image2point.training import distributed, loop
 from image2point.training.batches import Recipe, prepare
@@ -63,14 +63,17 @@ def _run(config: Config, place: Run, fabric: Fabric, resume: bool, overwrite: bo
         network = make_blank_network(config, classes)
     else:
         network = make_network(config, classes, calibration_batch(config, splits.train))
+    open_choice = found == "new" and block_choice.is_open(config)
+    if open_choice:
+        block_choice.check(config, fabric, network)
+    else:
+        network, counts = block_choice.apply(network, block_choice.resolved(config, place))
     if found == "new":
         distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))
     with StopSignal() as stop:
-        if found == "new":
+        if open_choice:
             block_choice.choose(config, place, fabric, network, splits, recipe, stop)
-        policy = block_choice.resolved(config, place)
-        network = block_choice.with_policy(network, policy)
-        counts = freeze(network, policy)
+            network, counts = block_choice.apply(network, block_choice.resolved(config, place))
         job = loop.Job(fabric, network, splits, recipe, config, place, stop)
         _announce(job, config, network, counts, resumed=found == "checkpoint")
         state = loop.restore(job) if found == "checkpoint" else loop.State()

@@ -33,6 +33,7 @@ def run(study: UnconstrainedStudy, base: Path, folder: Path) -> list[Row]:
                 problem = UnconstrainedFeatures(counts, width, loss, study.decay, study.decay)
                 case = {"loss": loss, "classes": classes, "ratio": ratio}
                 rows += [{**case, "seed": seed, **solved(problem, seed)} for seed in study.seeds]
+                print(f"{loss}, {classes} classes, 1:{ratio}: distance {rows[-1]['distance']:.2e}", flush=True)
     return rows
 
 

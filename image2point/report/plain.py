@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from image2point.collapse.intervals import Interval
 from image2point.report.numbers import ABSENT
+from image2point.report.terminal import wide_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,18 +24,21 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
+        """The same in Markdown."""
+
         def line(cells: Sequence[str]) -> str:
             return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
 
         rule = "|" + "|".join("---" for _ in self.headings) + "|\n"
-        return line(self.headings) + rule + "".join(map(line, self.rows)) + "".join(f"\n{n}\n" for n in self.notes)
+        notes = "".join(f"\n{note}\n" for note in self.notes)
+        return line(self.headings) + rule + "".join(map(line, self.rows)) + notes
 
     def show(self, console: Console | None = None) -> None:
+        """Print it."""
         from rich import box
-        from rich.console import Console
         from rich.table import Table as RichTable
 
-        console = console or Console(highlight=False)
+        console = console or wide_console()
         table = RichTable(*self.headings, box=box.SIMPLE_HEAD, padding=(0, 1))
         for row in self.rows:
             table.add_row(*row)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHARES = {"ncc_accuracy", "nc4"}
+PLAIN_WIDTH = 250
 HIDDEN_IF_ZERO = {"cdnv_corrected_undefined", "absent", "singletons"}
 
 
@@ -20,10 +21,9 @@ def print_measured(
 ) -> None:
     """One table for each (split, samples, classes, measures by layer)."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = console or Console(highlight=False)
+    console = console or wide_console()
     for split, samples, classes, layers in found:
         names = list(dict.fromkeys(name for each in layers.values() for name in each.values))
         names = [n for n in names if n not in HIDDEN_IF_ZERO or any(each.values.get(n) for each in layers.values())]
@@ -32,6 +32,14 @@ def print_measured(
         for layer, each in layers.items():
             table.add_row(layer, str(each.means.shape[1]), *(cell(each, name) for name in names))
         console.print(table)
+
+
+def wide_console() -> Console:
+    """A console; where it is no terminal (a file, a pipe), wide enough that no table is folded."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
 def cell(measures: LayerMeasures, name: str) -> str:
