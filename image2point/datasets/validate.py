@@ -23,9 +23,9 @@ def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cl
     points = check_points(cloud.points, where, voxel_size)
     normals = _rows(cloud.normals, "normals", where, points)
     if normals is not None:
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        length = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
         # Those that have it already keep every bit, however often they are checked.
-        normals = normals / np.where((length > 0) & (np.abs(length - 1) > 1e-6), length, 1)
+        normals = (normals / np.where((length > 0) & (np.abs(length - 1) > 1e-6), length, 1)).astype(np.float32)
     colours = _rows(cloud.colours, "colours", where, points)
     if colours is not None and (colours.min() < 0 or colours.max() > 1):
         raise InputError(
@@ -46,7 +46,8 @@ def _rows(values: Any, name: str, where: str, points: np.ndarray) -> np.ndarray 
     array = np.asarray(values)
     if array.dtype.kind not in "fiu" or array.shape != points.shape:
         raise InputError(f"{where}: expected {name} to be numbers {points.shape}, found {array.dtype} {array.shape}")
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
         raise InputError(f"{where}: {name} hold NaN or infinite values, first at point {row}: {array[row].tolist()}")
