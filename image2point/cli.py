@@ -12,6 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from image2point.benchmarks.command import app as bench
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError
@@ -80,6 +81,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
 
 
 @app.command()
@@ -138,32 +140,47 @@ def demo(
 def evaluate(
     run: RunPath,
     overrides: Overrides = None,
+    corruptions: Annotated[
+        str, typer.Option(help="Damage the clouds too, in five severities: all, or names such as noise,occlusion.")
+    ] = "",
+    so3: Annotated[int, typer.Option(min=0, help="Turn every cloud at random too, this many times.")] = 0,
+    votes: Annotated[int, typer.Option(min=0, help="Let this many augmented views of every cloud vote too.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of damage, rotations and views.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a finished run on its test set again, and compare with what it stored.
 
-    Example:
+    Examples:
 
         image2point evaluate runs/resnet50_io_norm data.root=/elsewhere/modelnet40_ply_hdf5_2048
-    """
-    from image2point.experiments import evaluate as job
 
-    found = job.run(run, tuple(overrides or ()))
+        image2point evaluate runs/resnet50_io_norm --corruptions all --so3 3 --votes 10
+    """
+    from image2point.datasets.corruptions import CORRUPTIONS
+    from image2point.experiments import evaluate as job
+    from image2point.experiments.robustness import Asked
+
+    kinds = tuple(CORRUPTIONS) if corruptions == "all" else tuple(filter(None, corruptions.split(",")))
+    asked = Asked(kinds, so3, votes, seed)
+    found = job.run(run, tuple(overrides or ()), asked if asked != Asked(seed=seed) else None)
     if as_json:
         scores = {"accuracy": found.scores.accuracy, "mean_class_accuracy": found.scores.mean_class_accuracy}
         stored = {"accuracy": found.stored_accuracy, "loss": found.stored_loss}
-        print(json.dumps({**scores, "loss": found.scores.loss, "stored": stored, "agrees": found.agrees}))
+        more = {} if found.robustness is None else {"robustness": found.robustness.to_dict()}
+        print(json.dumps({**scores, "loss": found.scores.loss, "stored": stored, "agrees": found.agrees, **more}))
         return
     print(f"test accuracy {100 * found.scores.accuracy:.2f} %, mean over classes "
           f"{100 * found.scores.mean_class_accuracy:.2f} %, loss {found.scores.loss:.6f}")  # fmt: skip
     verdict = "the same as stored" if found.agrees else "NOT the same as stored"
     print(f"{verdict}: {100 * found.stored_accuracy:.2f} %, loss {found.stored_loss:.6f}")
+    for line in found.robustness.lines(found.scores) if found.robustness else ():
+        print(line)
 
 
 @app.command()
 def predict(
     run: RunPath,
-    files: Annotated[list[Path], typer.Argument(help="Clouds or meshes: .ply .pcd .xyz .off .obj .npy")],
+    files: Annotated[list[Path], typer.Argument(help="Clouds or meshes: .ply .pcd .xyz .pts .off .obj .stl .npy .npz")],
     top: Annotated[int, typer.Option(min=1, help="Classes to show per file.")] = 5,
     points: Annotated[int, typer.Option(min=1, help="Points taken from each cloud or sampled from each mesh.")] = 1024,
     normalise: Annotated[bool, typer.Option(help="Move and scale each cloud into the unit sphere.")] = True,

@@ -59,7 +59,7 @@ def predict(
     normalise: bool = True,
     seed: int = 0,
 ) -> list[Prediction]:
-    """Classify clouds and meshes in files (.ply .pcd .xyz .off .obj .npy) with a finished run.
+    """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz) with a finished run.
 
     points: how many are taken from each cloud or sampled from each mesh, by `seed`. normalise: move and scale each
     cloud into the unit sphere, as the clouds of the datasets here are. No cloud is turned: the axes of a file should be

@@ -71,7 +71,7 @@ resnet() { # what ResNet-50 needs in arm $1: the same architecture in every arm,
 
 check_tests() {
     attempt "tests that need a GPU" "$python" -m pytest -q -m gpu
-    attempt "Triton's tests, on the device" env IMAGE2POINT_TUNE=0 "$python" -m pytest -q tests/voxels/test_triton.py
+    attempt "Triton's tests, on the device" "$python" -m pytest -q tests/voxels/test_triton.py
 }
 
 check_conv() {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +18,12 @@ LARGEST_MEMBER = 2 * 2**30
 LARGEST_RATIO = 1100
 """Bytes of an array per byte of its archive; deflate gives at most 1032."""
 
+DAMAGE = (
+    ValueError, EOFError, TypeError, OverflowError, SyntaxError, MemoryError, RecursionError, AttributeError, KeyError,
+    IndexError, UnicodeError, struct.error, tokenize.TokenError,
+)  # fmt: skip
+"""What numpy's reader of headers and zipfile raise for bytes that make no sense."""
+
 NAMES = {"normals": ("normals", "normal"), "colours": ("colours", "colors"), "parts": ("parts",)}
 
 
@@ -23,7 +31,7 @@ def read_npy(path: Path) -> Cloud:
     """Points from an array [P, 3 or more] of real numbers."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps at most what the file has
-    except (ValueError, EOFError, TypeError, OverflowError, SyntaxError, MemoryError, RecursionError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: not a readable .npy array of numbers: {_short(error)}") from None
     return Cloud(np.array(_points(array, path, "an array")))
 
@@ -41,7 +49,7 @@ def read_npz(path: Path) -> Cloud:
                 for name in names:
                     if name in entries and (field == "points" or name != main):
                         found[field] = _member(archive, entries[name], path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, OSError) as error:
+    except (*DAMAGE, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError) as error:
         if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise InputError(f"{path}: damaged, or not a .npz archive: {_short(error)}") from None
@@ -65,7 +73,7 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.
         if kind.hasobject or np.prod([float(side) for side in shape]) * kind.itemsize != left:
             raise InputError(f"{where} promises {kind} {shape}, and holds {left:,} bytes")
         return np.frombuffer(content, kind, offset=stream.tell()).reshape(shape, order="F" if fortran else "C").copy()
-    except (ValueError, EOFError, TypeError, OverflowError, SyntaxError, MemoryError, RecursionError) as error:
+    except DAMAGE as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where} is not a readable array of numbers: {_short(error)}") from None

@@ -29,6 +29,12 @@ class Options:
     normalise: bool | None = None
     skipped: list[str] | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        if self.classes not in (None, 10, 40):
+            raise InputError(
+                f"classes must be 40 (ModelNet40), 10 (ModelNet10) or none (all that are there), found {self.classes}"
+            )
+
     def refuse(self, message: str) -> None:
         """Raise InputError, or note the row as skipped where that was asked for."""
         if self.skipped is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -28,7 +29,16 @@ LARGEST_RATIO = 200
 """Bytes unpacked per byte of the archive: text and meshes reach 20."""
 MOST_FILES = 2_000_000
 
-DAMAGE = (EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError, NotImplementedError)
+DAMAGE = (
+    EOFError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    RuntimeError,
+    NotImplementedError,
+)
 """What the libraries raise for archives that are broken, encrypted or of an unknown kind."""
 
 
@@ -139,15 +149,9 @@ def unpack(archive: Path, into: Path, expected: str) -> None:
             found = sorted(path.name for path in place.iterdir())[:5]
             raise InputError(f"{archive}: expected a folder {expected} in it, found {', '.join(found) or 'nothing'}")
         (place / expected).rename(into / expected)
-    except (
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except InputError:
+        raise
+    except (*DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # trouble with the disk
         raise InputError(f"{archive} is damaged: {error}; get it again") from None

@@ -91,7 +91,7 @@ def _check(path: Path, name: str, array: Any, wanted: Array) -> None:
         )
 
 
-def keep_rows(path: Path, good: np.ndarray, what: Any, options: Options) -> np.ndarray:
+def keep_rows(good: np.ndarray, what: Any, options: Options) -> np.ndarray:
     """The rows that are good [n] bool; the others are refused with the message what(row)."""
     bad = np.flatnonzero(~good)
     if len(bad) and options.skipped is None:

@@ -138,7 +138,7 @@ def _read(
             f"{path.name} row {row}: NaN or infinite {'normals' if np.isfinite(points[row]).all() else 'coordinates'}"
         )
 
-    rows = keep_rows(path, np.asarray(np.logical_and.reduce([known, *finite])), wrong, options)
+    rows = keep_rows(np.asarray(np.logical_and.reduce([known, *finite])), wrong, options)
     return points[rows], None if normals is None else normals[rows], labels[rows], rows
 
 

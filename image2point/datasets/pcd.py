@@ -151,10 +151,8 @@ def _lzf(packed: bytes, size: int) -> bytes:
         at += 1
         if start < 0:
             break
-        chunk = out[start : start + length + 2]
-        while len(chunk) < length + 2:  # it overlaps what it makes
-            chunk += chunk
-        out += chunk[: length + 2]
+        chunk = bytes(out[start : start + length + 2])
+        out += (chunk * (length + 2))[: length + 2]  # it may overlap what it makes: a pattern that repeats
     return bytes(out[:size])
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from image2point.datasets.arrays import DAMAGE
 from image2point.datasets.catalogue import Dataset, Options
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.splits import Splits
@@ -241,7 +242,7 @@ def _check_shape(path: Path, field: str, shard: Shard) -> None:
 def _array(path: Path) -> np.ndarray:
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, *DAMAGE) as error:
         raise InputError(f"{path} is not a readable .npy array: {error}") from None
 
 

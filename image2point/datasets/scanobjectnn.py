@@ -69,7 +69,7 @@ def _split(path: Path, name: str, options: Options) -> StoredClouds:
     labels = flat_labels(found["label"], path)
     known = (labels >= 0) & (labels < len(CLASSES))
     finite = np.isfinite(points).all(axis=(1, 2))
-    rows = keep_rows(path, known & finite, lambda row: _wrong(path, row, labels), options)
+    rows = keep_rows(known & finite, lambda row: _wrong(path, row, labels), options)
     if not len(rows):
         raise InputError(f"{path}: no row can be used")
     points, labels = points[rows], labels[rows]

@@ -177,7 +177,7 @@ def _file(path: Path, names: dict[int, str], options: Options) -> tuple[Path, np
             options.refuse(f"{path} row {row}: label {label} with the name {name!r}{known}")
             good[row] = True  # said already; left out below
             labels[row] = -1
-    rows = keep_rows(path, good, lambda row: f"{path} row {row}: NaN or infinite coordinates", options)
+    rows = keep_rows(good, lambda row: f"{path} row {row}: NaN or infinite coordinates", options)
     rows = rows[labels[rows] >= 0]
     return path, points[rows], labels[rows], rows
 

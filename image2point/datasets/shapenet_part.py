@@ -142,7 +142,7 @@ def _file(path: Path, order: np.ndarray, options: Options) -> tuple[np.ndarray, 
     def wrong(row: int) -> str:
         return f"{path} row {row}: expected {next(what for what, fine in good.items() if not fine[row])}"
 
-    rows = keep_rows(path, np.logical_and.reduce(list(good.values())), wrong, options)
+    rows = keep_rows(np.logical_and.reduce(list(good.values())), wrong, options)
     if not len(rows):
         raise InputError(f"{path}: no row can be used")
     points = points[rows] if options.normalise is False else unit_spheres(points[rows])

@@ -7,7 +7,7 @@ modelnet40_ply_hdf5_2048.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -85,11 +85,9 @@ def augment(cloud: Cloud, spec: Augmentation, rng: np.random.Generator) -> Cloud
     Subsampling takes the same rows of everything; a rotation turns the normals with the points. The other steps leave
     normals as they are, noise too: they stay those of the surface that the points were taken from.
     """
-    rows = np.arange(len(cloud))
     if spec.points is not None and spec.points < len(cloud):
-        rows = rng.choice(len(cloud), spec.points, replace=False)
-    cloud = cloud.take(rows)
-    points, normals = cloud.points.astype(np.float32, copy=False), cloud.normals
+        cloud = cloud.take(rng.choice(len(cloud), spec.points, replace=False))
+    points, normals = cloud.points.astype(np.float32), cloud.normals
     if spec.rotate != "none":
         turn = random_rotation(spec.rotate, rng).T.astype(np.float32)
         points = points @ turn
@@ -100,7 +98,11 @@ def augment(cloud: Cloud, spec: Augmentation, rng: np.random.Generator) -> Cloud
         points += rng.uniform(-spec.shift, spec.shift, 3).astype(np.float32)
     if rng.random() < spec.jitter_probability:
         points += rng.uniform(-spec.jitter, spec.jitter, points.shape).astype(np.float32)
-    return replace(cloud, points=points, normals=normals)
+    return Cloud(points, _copy(normals), _copy(cloud.colours), _copy(cloud.parts))
+
+
+def _copy(values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else values.copy()
 
 
 def random_rotation(kind: Rotation, rng: np.random.Generator) -> np.ndarray:

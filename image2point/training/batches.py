@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,10 @@ from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.features import Up, input_features
 from image2point.datasets.normals import estimate_normals
+from image2point.datasets.splits import origin
 from image2point.datasets.transforms import Augmentation, augment, rng_for
 from image2point.datasets.validate import check_cloud
+from image2point.errors import InputError
 from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 
 
@@ -49,6 +52,16 @@ class Recipe:
     def join(self, samples: Sequence[Any], where: Sequence[str] | None = None) -> VoxelTensor | DenseVoxels:
         """See `to_voxels`."""
         return to_voxels(samples, self, where)
+
+    @cached_property
+    def steady(self) -> Augmentation:
+        """What happens to every cloud: points are drawn from it."""
+        return Augmentation(points=self.points)
+
+    @cached_property
+    def changing(self) -> Augmentation:
+        """What happens to a cloud in training."""
+        return replace(self.augmentation or Augmentation(), points=self.points)
 
     noun = "cloud"
 
@@ -115,7 +128,7 @@ def batches(
     samples = _Samples(clouds, recipe, epoch)
     loader = DataLoader(
         samples,
-        batch_sampler=[indices.tolist() for indices in plan],
+        batch_sampler=_Plan(plan),
         collate_fn=samples.collate,
         num_workers=workers,
         pin_memory=pin_memory,
@@ -123,6 +136,19 @@ def batches(
         generator=torch.Generator(),
     )
     yield from loader
+
+
+class _Plan:
+    """The batches as lists, each made when it is its turn: ten million Python numbers would take half a gigabyte."""
+
+    def __init__(self, plan: Sequence[np.ndarray]) -> None:
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (indices.tolist() for indices in self.plan)
 
 
 class _Samples(Dataset[tuple[int, Any, int]]):
@@ -133,7 +159,11 @@ class _Samples(Dataset[tuple[int, Any, int]]):
         return len(self.clouds)
 
     def __getitem__(self, index: int) -> tuple[int, Any, int]:
-        sample = self.recipe.prepare(self.clouds[index], self._where(index), self.epoch, index)
+        try:
+            sample = self.recipe.prepare(self.clouds[index], self._where(index), self.epoch, index)
+        except InputError as error:
+            where = origin(self.clouds, index)
+            raise InputError(str(error) if where in str(error) else f"{error} (in {where})") from None
         return index, sample, int(self.labels[index])
 
     def collate(self, samples: list[tuple[int, Any, int]]) -> Batch:
@@ -148,13 +178,13 @@ class _Samples(Dataset[tuple[int, Any, int]]):
 def prepare(cloud: Cloud, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> Cloud:
     """The cloud as the network gets to see it: checked, with its normals estimated where the recipe says so,
     subsampled, and augmented where an epoch is given."""
-    changes = recipe.augmentation if epoch is not None and recipe.augmentation else Augmentation()
+    changes = recipe.steady if epoch is None else recipe.changing
     cloud = check_cloud(cloud, where)
-    if "normals" not in recipe.features:
+    if "normals" not in recipe.features and cloud.normals is not None:
         cloud = replace(cloud, normals=None)
     elif recipe.normals == "estimated":
         cloud = replace(cloud, normals=estimate_normals(cloud.points))
-    cloud = augment(cloud, replace(changes, points=recipe.points), rng_for(recipe.seed, epoch or 0, index))
+    cloud = augment(cloud, changes, rng_for(recipe.seed, epoch or 0, index))
     return check_cloud(cloud, where, recipe.voxel_size)
 
 

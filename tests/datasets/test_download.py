@@ -165,8 +165,9 @@ MESSAGES = {
     "parent": "entry 0 'x/../../evil' leads out of the folder", "absolute": "leads out", "backslash": "leads out",
     "drive": "leads out", "link": "entry 0 'x/link' is a link or a device", "twice": "is in the archive twice",
     "bomb": "at most", "other": "expected a folder x in it, found y", "empty": "found nothing|expected a .zip or .tar",
-    "text": "expected a .zip or .tar archive; its first bytes are b'<html>no'", "cut": "expected a .zip or .tar|damaged",
-    "tar link": "is a link or a device", "tar hard link": "is a link or a device", "tar device": "is a link or a device",
+    "text": "expected a .zip or .tar archive; its first bytes are b'<html>no'",
+    "cut": "expected a .zip or .tar|damaged", "tar link": "is a link or a device",
+    "tar hard link": "is a link or a device", "tar device": "is a link or a device",
     "tar parent": "leads out", "damaged": "is damaged: .*; get it again",
 }  # fmt: skip
 

@@ -137,6 +137,27 @@ def test_what_is_there_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_over_shards_goes_on_where_it_stopped(tmp_path: Path, workers: int) -> None:
+    import torch
+
+    from image2point.datasets.transforms import PAPER
+    from image2point.training.batches import Recipe, batches, shuffled
+    from image2point.voxels import VoxelTensor
+
+    prepare(Splits(Ragged(40), None, Ragged(4)), tmp_path / "out", "ragged", shard_bytes=2000)
+    train = registry.load("prepared", tmp_path / "out").train
+    recipe, plan = Recipe(0.2, augmentation=PAPER, seed=3), shuffled(40, 6, seed=3, epoch=2)
+    whole = list(batches(train, plan, recipe, 2))
+    rest = list(batches(train, plan[4:], recipe, 2, workers))
+    assert sorted(torch.cat([batch.indices for batch in whole]).tolist()) == list(range(40))
+    for one, other in zip(whole[4:], rest, strict=True):
+        assert isinstance(one.voxels, VoxelTensor) and isinstance(other.voxels, VoxelTensor)
+        assert torch.equal(one.indices, other.indices) and torch.equal(one.labels, other.labels)
+        assert torch.equal(one.voxels.features, other.voxels.features)
+        assert torch.equal(one.voxels.coordinates, other.voxels.coordinates)
+
+
 def test_a_mixture_is_refused(tmp_path: Path) -> None:
     class Mixed(Ragged):
         def __getitem__(self, index: int) -> Cloud:

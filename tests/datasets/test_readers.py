@@ -158,6 +158,26 @@ def test_what_is_skipped_is_listed(tmp_path: Path) -> None:
     assert len(skipped) == 1 and "0a04e3" in skipped[0]
 
 
+def test_a_config_reads_any_of_them(tmp_path: Path) -> None:
+    from image2point import config as configuration
+    from image2point.experiments.ingredients import load_splits
+
+    def load(**values: object) -> Splits:
+        return load_splits(configuration.from_values({"data": values}).data)
+
+    parts = str(layouts.shapenet_part_h5(tmp_path / "parts"))
+    own = load(name="shapenet_part", root=parts)
+    assert sizes(own) == (6, 3, 3)  # the dataset's own validation split
+    assert sizes(load(name="shapenet_part", root=parts, validation=0)) == (6, 0, 3)
+    assert sizes(load(name="shapenet_part", root=parts, validation=0.5)) == (3, 3, 3)
+    scans = str(layouts.scanobjectnn(tmp_path / "scans"))
+    assert sizes(load(name="scanobjectnn", root=scans, variant="obj_only", validation=0)) == (4, 0, 3)
+    with pytest.raises(InputError, match=r"has the variants pb_t50_rs, .*; found 'hard'"):
+        load(name="scanobjectnn", root=scans, variant="hard")
+    few = load(name="folder", root=str(layouts.folder(tmp_path / "f")), sample=16, validation=0).train
+    assert {len(few[index]) for index in range(6)} == {16}
+
+
 def test_entries_are_complete() -> None:
     for name, dataset in registry.DATASETS.items():
         assert dataset.name == name

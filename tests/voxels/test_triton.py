@@ -44,6 +44,12 @@ KINDS = [  # kernel, stride, near padding, dilation, groups, tied axes, channels
 ]
 
 
+@pytest.fixture(autouse=True)
+def first_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No search for tile sizes on a GPU: it compiles every kernel eight times."""
+    monkeypatch.setenv("IMAGE2POINT_TUNE", "0")
+
+
 def case(
     kind: tuple, dtype: torch.dtype = torch.float32, points: int = 30
 ) -> tuple[NeighbourTable, Tensor, Tensor, Tensor]:
@@ -207,6 +213,8 @@ def test_what_cannot_run_is_refused_with_the_reason() -> None:
     table, features, weight, _ = case(KINDS[0], torch.float64)
     with pytest.raises(VoxelError, match="float64"):
         convolve(features, weight, table, engine="triton")
+    with pytest.raises(VoxelError, match="one type"):
+        convolve(features.half(), weight.float(), table, engine="triton")
     table, features, weight, _ = case((3, 1, 1, 1, 1, "z", 4, 8))
     one = torch.ones(8, device=DEVICE)
     with pytest.raises(VoxelError, match="activation"):

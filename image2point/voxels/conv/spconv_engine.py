@@ -50,8 +50,14 @@ def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups:
     if groups != 1:
         return f"spconv has no groups, and there are {groups}"
     if features.dtype not in _DTYPES:
-        return f"it sums in float32, and the features are {str(features.dtype).removeprefix('torch.')}"
+        return f"it sums in float32, and the features are {_name(features)}"
+    if weight.dtype != features.dtype:
+        return f"features and kernel must have one type, and they are {_name(features)} and {_name(weight)}"
     return None
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def multiply(

@@ -40,8 +40,14 @@ def unavailable(device: torch.device) -> str | None:
 def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups: int) -> str | None:
     """Why this engine cannot run a convolution, or None."""
     if features.dtype not in _DTYPES:
-        return f"it sums in float32, and the features are {str(features.dtype).removeprefix('torch.')}"
+        return f"it sums in float32, and the features are {_name(features)}"
+    if weight.dtype != features.dtype:
+        return f"features and kernel must have one type, and they are {_name(features)} and {_name(weight)}"
     return None
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def multiply(

@@ -64,7 +64,8 @@ class SortedTable:
         present = (index >= 0).any(3).any(1)
         count = present.sum(1)
         tile = torch.sort(count, descending=True, stable=True).indices
-        columns = torch.sort(present[tile], dim=1, descending=True, stable=True).indices
+        absent = (~present[tile]).to(torch.int8)  # torch sorts no bool on a GPU
+        columns = torch.sort(absent, dim=1, stable=True).indices
         index = index.permute(0, 2, 3, 1)[tile[:, None], columns]
         return Tiles(rows[tile], count[tile].to(torch.int32), columns.to(torch.int32), index.contiguous())
 
