@@ -15,7 +15,19 @@ from typer.testing import CliRunner, Result
 from image2point.cli import app
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-VERBS = ("transfer", "demo", "evaluate", "predict", "report", "lift", "export", "config")
+VERBS = (
+    "pretrain",
+    "measure",
+    "study",
+    "transfer",
+    "demo",
+    "evaluate",
+    "predict",
+    "report",
+    "lift",
+    "export",
+    "config",
+)
 
 
 def call(*arguments: object) -> Result:

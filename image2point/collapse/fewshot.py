@@ -58,7 +58,7 @@ class FewShot:
 
     @property
     def accuracy(self) -> float:
-        return float(self.accuracies.mean())
+        return self.interval().value
 
 
 def draw_episodes(

@@ -78,7 +78,7 @@ class FollowStudy(_Study):
     """Settings over the configs of all arms."""
     layers: Names = ("blocks",)
     """Layers to follow: names that both networks have, or patterns."""
-    on: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("train", "test")
+    splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("train", "test")
     """What is measured; the class means of train decide on test."""
 
 

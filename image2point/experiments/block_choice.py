@@ -76,7 +76,8 @@ def choose(
 
     Raises InputError as `check` does, and where no NC1 is defined.
     """
-    kind, found = config.finetune.policy.partition(":")[0], {}
+    kind = config.finetune.policy.partition(":")[0]
+    found: dict[str, float] = {}
     for block in check(config, fabric, network):
         found[block] = _penultimate_nc1(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
         print(f"{kind}:{block}  NC1 of the features {found[block]:.4g}", flush=True)

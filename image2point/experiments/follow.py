@@ -48,7 +48,7 @@ def run(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
     images = open_subject(base / study.images, study.image_settings)
     names = choose_layers(images.network, study.layers)
     reference: dict[str, dict[str, Tensor]] = {}
-    rows = _stage(IMAGES, images, names, study.on, reference)
+    rows = _stage(IMAGES, images, names, study.splits, reference)
     for number, (label, file) in enumerate(study.arms.items()):
         if (base / file).is_dir():
             place = open_run(base / file)
@@ -56,8 +56,8 @@ def run(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
             place = transfer.run(load_config(base / file, study.settings), folder / "runs", resume=True)
         if number == 0:
             lifted = open_subject(place.path, study.settings, before=True)
-            rows += _stage(LIFTED, lifted, names, study.on, reference)
-        rows += _stage(label, open_subject(place.path, study.settings), names, study.on, reference)
+            rows += _stage(LIFTED, lifted, names, study.splits, reference)
+        rows += _stage(label, open_subject(place.path, study.settings), names, study.splits, reference)
     return rows
 
 
@@ -102,7 +102,7 @@ def table(study: FollowStudy, rows: Sequence[Row]) -> Table:
     """For each stage and split: the last layer's measures, the geometric decay, and the distance to the images."""
     lines = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
-        for split in study.on:
+        for split in study.splits:
             own = [row for row in rows if row["stage"] == stage and row["split"] == split]
             decay = collapse.fit_decay([row["nc1_trace_ratio"] for row in own])
             last = own[-1]
@@ -122,7 +122,7 @@ def table(study: FollowStudy, rows: Sequence[Row]) -> Table:
                     f"{sum(moved) / len(moved):.3g}" if moved else ABSENT,
                 )
             )
-    layers = [row["layer"] for row in rows if row["stage"] == IMAGES and row["split"] == study.on[0]]
+    layers = [row["layer"] for row in rows if row["stage"] == IMAGES and row["split"] == study.splits[0]]
     return Table(
         ("stage", "split", f"C_l of {layers[-1]}", "NC1", "CDNV", "NCC (%)", "decay of C_l per layer", "R²",
          "W₁ to images", "W₁ / s.d."),
@@ -133,7 +133,7 @@ def table(study: FollowStudy, rows: Sequence[Row]) -> Table:
 
 def figure(study: FollowStudy, rows: Sequence[Row]) -> Any:
     """A panel for each measure over the layers, a curve for each stage; of test, or of train where that is all."""
-    split = "test" if "test" in study.on else "train"
+    split = "test" if "test" in study.splits else "train"
     own = [row for row in rows if row["split"] == split]
     stages = list(dict.fromkeys(row["stage"] for row in own))
     layers = list(dict.fromkeys(row["layer"] for row in own))

@@ -88,13 +88,16 @@ def table(study: UnconstrainedStudy, rows: Sequence[Row]) -> Table:
 
 
 def figure(study: UnconstrainedStudy, rows: Sequence[Row]) -> Any:
-    """Distance to the frame by number of classes and ratio."""
-    places = [(classes, ratio) for classes in study.classes for ratio in study.ratios]
+    """Distance to the frame by number of classes, a curve for each loss and ratio."""
     panels = []
     for key, title in (("distance", "Distance to the simplex frame"), ("nc2_etf", "Class means, NC2")):
         drawn = {
-            str(loss): [collapse.mean_interval([row[key] for row in _of(rows, (loss, *place))]) for place in places]
+            f"{loss}, 1:{ratio}": [
+                collapse.mean_interval([row[key] for row in _of(rows, (loss, classes, ratio))])
+                for classes in study.classes
+            ]
+            for ratio in study.ratios
             for loss in study.losses
         }
         panels.append(Panel(title, drawn, logarithmic=True))
-    return curves(panels, [f"{classes}\n1:{ratio}" for classes, ratio in places], "classes, ratio")
+    return curves(panels, list(map(str, study.classes)), "classes")

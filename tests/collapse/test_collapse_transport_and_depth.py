@@ -53,7 +53,7 @@ def test_margin_error_predicts_episodes_of_anisotropic_gaussians(ways: int, shot
     stretch = torch.linspace(0.2, 2.5, dim)
     centres = 3.0 * torch.randn(classes, dim, generator=generator) / dim**0.5 * stretch
     labels = torch.arange(classes).repeat_interleave(each)
-    features = centres[labels] + stretch * torch.randn(classes * each, dim, generator=generator) / 2
+    features = centres[labels] + stretch * torch.randn(classes * each, dim, generator=generator)
     S = Statistics(classes, dim, "class", moments=4).update(features, labels)
     measured = 1 - collapse.few_shot(features, labels, ways, shots, episodes=800).accuracy
     predicted = collapse.margin_error(S, shots, ways)
