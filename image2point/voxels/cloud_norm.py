@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from image2point.voxels.functional import on_clouds, on_rows
-from image2point.voxels.reduce import segment_mean
+from image2point.voxels.reduce import segment_mean, segment_sum
 from image2point.voxels.tensor import Voxels
 
 
@@ -78,8 +78,7 @@ class GlobalResponseNorm(nn.Module):
         return on_clouds(self._normalise, x)
 
     def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
-        count = torch.bincount(cloud, minlength=clouds).clamp_(min=1).unsqueeze(1)
-        length = (segment_mean(rows.square(), cloud, clouds) * count).sqrt()
+        length = segment_sum(rows.square(), cloud, clouds).sqrt()
         relative = length / (length.mean(1, keepdim=True) + self.eps)
         return rows + torch.addcmul(self.bias, self.weight, rows * relative[cloud])
 

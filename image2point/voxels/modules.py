@@ -59,7 +59,8 @@ class VoxelConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self._tied: tuple[object, frozenset[int]] | None = None
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if not self.weight.is_meta:  # there, nothing is drawn, and it would take long
+            nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
