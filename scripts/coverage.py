@@ -260,8 +260,8 @@ def stands(record: Record, records: dict[str, Record]) -> Record:
 
 HEAD = """# Coverage
 
-Written by `python scripts/coverage.py run` and `write`, which also say how to go on with a run, to do failures again
-and to spread the work over processes. All ConvNets of timm are tried at random weights. One counts as lifted if it runs
+Written by `make coverage`; `scripts/coverage.py --help` says how to do failures again and to spread the work over
+processes. All ConvNets of timm are tried at random weights. One counts as lifted if it runs
 forward and satisfies the equivalences that apply to it, with a relative error below 1e-10 in float64:
 
 - **image**: under `mean`, on an image repeated along depth, it gives the 2D network's stage maps and class scores (its

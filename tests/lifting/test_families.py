@@ -62,6 +62,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "test_resnet": {},
     "tresnet_m": {},
     "vgg11": {"mlp_ratio": 0.01},
+    "xception41": {},
 }
 DENSE_ONLY = ("vgg11",)
 
