@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from image2point.errors import InputError
     from image2point.finetune import freeze
     from image2point.lifting import lift
+    from image2point.lifting.export import export
     from image2point.trained import load
     from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 
@@ -22,12 +23,13 @@ _HOME = {
     "DenseVoxels": "image2point.voxels",
     "InputError": "image2point.errors",
     "VoxelTensor": "image2point.voxels",
+    "export": "image2point.lifting.export",
     "freeze": "image2point.finetune",
     "lift": "image2point.lifting",
     "load": "image2point.trained",
     "voxelize": "image2point.voxels",
 }
-__all__ = ["DenseVoxels", "InputError", "VoxelTensor", "collapse", "freeze", "lift", "load", "voxelize"]
+__all__ = ["DenseVoxels", "InputError", "VoxelTensor", "collapse", "export", "freeze", "lift", "load", "voxelize"]
 
 
 def __getattr__(name: str) -> Any:

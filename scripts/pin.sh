@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 resolved=$(mktemp)
 trap 'rm -f "$resolved"' EXIT
 grep -v '^torch-scatter' constraints.txt > "$resolved"
-printf 'wheel\n' | uv pip compile pyproject.toml - --extra dev --universal --python-version 3.10 \
+printf 'wheel\n' | uv pip compile pyproject.toml - --extra dev --extra spconv --universal --python-version 3.10 \
     --no-annotate --no-header --quiet --output-file "$resolved" "$@" > /dev/null
 
 {
@@ -15,7 +15,7 @@ printf 'wheel\n' | uv pip compile pyproject.toml - --extra dev --universal --pyt
 # Exact versions of everything that the Makefile installs, on Python 3.10 to 3.13. Written by scripts/pin.sh.
 # Without them pip takes the newest torchvision for timm, which replaces torch. torch chooses its own CUDA libraries.
 HEADER
-    grep -vE "^(nvidia-|cuda-|triton==)|sys_platform == 'emscripten'" "$resolved" \
+    grep -vE "^(nvidia-|cuda-)|sys_platform == 'emscripten'" "$resolved" \
         | sed "s/ and sys_platform != 'emscripten'//; s/ ; sys_platform != 'emscripten'$//"
     echo 'torch-scatter==2.1.2'  # a source package whose metadata cannot be read without torch: pinned by hand
 } > constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 
 # The tensors of the tests are small: a second thread costs more than it brings, the more so on a busy machine.
 torch.set_num_threads(1)
+
+# Without a GPU, Triton's kernels run in its interpreter. Triton reads this when it is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

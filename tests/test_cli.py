@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from image2point.cli import app
 
-VERBS = ("transfer", "demo", "evaluate", "predict", "report", "lift", "config")
+REPOSITORY = Path(__file__).resolve().parent.parent
+VERBS = ("transfer", "demo", "evaluate", "predict", "report", "lift", "export", "config")
 
 
 def call(*arguments: object) -> Result:
@@ -104,6 +105,23 @@ def test_load_needs_the_run_directory_only(run: Path) -> None:
     assert network.classifier[0].shape[0] == 3
 
 
+def test_export_writes_the_network_of_a_run(run: Path, tmp_path: Path) -> None:
+    import torch
+
+    import image2point as i2p
+
+    out = tmp_path / "net.pt2"
+    result = call("export", run, "--out", out, "--grid", 8)
+    assert result.exit_code == 0 and "[batch, 3, 8, 8, 8]" in result.output, result.output
+    voxels = i2p.voxelize([torch.rand(50, 3), torch.rand(20, 3)], 0.13)
+    grid = voxels.dense((8, 8, 8))
+    with torch.no_grad():
+        expected = i2p.load(run)(voxels)
+        found = torch.export.load(out).module()(grid.grid, grid.mask)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert call("export", run, "--out", tmp_path / "net.pth", "--grid", 8).exit_code == 2
+
+
 def test_resuming_a_finished_run_says_so(run: Path) -> None:
     result = call("transfer", run / "config.yaml", "--runs", run.parent, "--resume")
     assert result.exit_code == 0
@@ -118,6 +136,69 @@ def test_lift_lists_every_parameter() -> None:
     assert {record["role"] for record in lifting["parameters"]} == {"input", "norm", "body", "output"}
     assert lifting["counts"]["target"]["total"] == len(lifting["parameters"]) + len(lifting["buffers"])
     assert "layer1.0.conv1.weight" in call("lift", "test_resnet").output
+
+
+CHECK = ("lift", "test_resnet", "--check", "--count", 3, "--voxel-size", 0.2)
+
+
+def test_lift_check_prints_tables_of_every_layer() -> None:
+    result = call(*CHECK, "rule=mean", "stem=inflate")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert sum(line.startswith("layer1.0.conv1 ") for line in lines) == 2
+    assert "weight 32×32×3×3 → 32×32×3×3×3" in result.output
+    assert "image repeated along depth: the 2D network, exactly" in result.output
+    assert any(line.startswith("warnings: ") for line in lines)
+
+
+def test_lift_check_in_json_of_given_clouds_and_images(tmp_path: Path) -> None:
+    from PIL import Image
+
+    fixtures = REPOSITORY / "data" / "fixtures"
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (40, 30), (200, 30, 90)).save(tmp_path / name)
+    for folder in ("clouds", "modelnet"):
+        result = call(*CHECK, "--clouds", fixtures / folder, "--images", tmp_path, "--policy", "io+norm", "--json")
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        layers = {layer["name"]: layer for layer in found["check"]["layers"]}
+        assert found["counts"]["target"]["total"] == sum(len(layer["tensors"]) for layer in layers.values())
+        assert layers["fc"]["cloud"]["sites"] == 3 and layers["fc"]["image"]["sites"] == 2
+        assert found["check"]["image_size"] == [160, 160]
+        # The norms follow the clouds under this policy.
+        assert layers["layer2.0.bn1"]["cloud"]["spread"] == pytest.approx(1.0, rel=0.05)
+
+
+def test_lift_check_scales_kernels_by_the_occupancy_of_its_clouds() -> None:
+    found = {}
+    for variance in ("1/K", "occupancy"):
+        result = call(*CHECK, f"variance={variance}", "stem=inflate", "--json")
+        assert result.exit_code == 0, result.output
+        layers = {layer["name"]: layer for layer in json.loads(result.stdout)["check"]["layers"]}
+        found[variance] = layers["layer1.0.conv1"]["cloud"]["spread"]
+    assert found["occupancy"] > found["1/K"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("--images", "nowhere"), "not a folder"),
+        (("--clouds", "configs"), "no clouds or meshes"),
+        (("--policy", "some"), "io+norm"),
+        (("--bound", "0.5"), "above 1"),
+        (("--voxel-size", "0"), "voxel_size"),
+    ],
+)
+def test_lift_check_refuses(arguments: tuple[str, str], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    result = call(*CHECK, *arguments)
+    assert result.exit_code == 2 and what in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_what_to_check_with_needs_check() -> None:
+    result = call("lift", "test_resnet", "--images", "photos")
+    assert result.exit_code == 2 and "--check" in result.stderr
 
 
 def test_config_prints_what_is_inherited(run: Path) -> None:

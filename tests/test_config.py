@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from image2point import config as configuration
-from image2point.config import Config, load
+from image2point.config import Config, load, load_run
 from image2point.errors import InputError
+from image2point.experiments import study
+from image2point.sweeps import plan as sweeps
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
 
@@ -128,7 +130,13 @@ def test_validation_is_cut_from_full_training_sets_only() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_configs_of_the_repository_are_valid(path: Path) -> None:
-    load(path)
+    values, _ = configuration.read(path)
+    if "sweep" in values:
+        sweeps.read(path)
+    elif "kind" in values:
+        study.load(path)
+    else:
+        load_run(path)
 
 
 def test_every_arm_has_its_config() -> None:

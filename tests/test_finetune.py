@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import image2point as i2p
 from image2point._timm import load_timm
-from image2point.finetune import POLICIES, Counts, count_by_role
+from image2point.finetune import POLICIES, Counts, count_by_role, following
 from image2point.lifting import LiftedNetwork
 from image2point.voxels import voxelize
 
@@ -45,6 +45,16 @@ def step(net: LiftedNetwork, optimizer: torch.optim.Optimizer) -> None:
     if loss.requires_grad:
         loss.backward()
     optimizer.step()
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "layer:layer2.0"])
+def test_following_names_the_norms_that_are_not_held(policy: str) -> None:
+    net = i2p.lift(load_timm().create_model("test_resnet"), num_classes=4, head="batchnorm")
+    names = following(net, policy)
+    i2p.freeze(net, policy)
+    norms = {name: module for name, module in net.train().named_modules() if isinstance(module, _BatchNorm)}
+    assert names == {name for name, module in norms.items() if module.training}
+    assert ("fc.norm" in names) == (policy != "none")
 
 
 @pytest.mark.parametrize("policy", POLICIES)

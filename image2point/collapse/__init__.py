@@ -12,6 +12,8 @@
     g = geometric_complexity(fn, inputs)      # g.value ± g.error: how strongly an embedding moves with its input
     few_shot(features, labels, ways, shots)   # accuracy over episodes; gaussian_error and the bounds predict it
     metric_intervals(parts)                   # parts dealt by `deal`: each metric with its jackknife interval
+    measure_layers(source, labels, classes)   # all of it for several layers at once; fit_decay says how it falls
+    wasserstein(images, clouds)               # how far two sets of features are apart
 
     solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
 
@@ -27,6 +29,7 @@ from image2point.collapse.bounds import (
     directional_bound,
     galanti_bound,
     gaussian_error,
+    margin_error,
     moment_bound,
     pairwise_bound,
 )
@@ -40,14 +43,17 @@ from image2point.collapse.complexity import (
     input_scale,
     largest_variance,
 )
+from image2point.collapse.depth import Decay, fit_decay
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_shot, linear_probe
 from image2point.collapse.inputs import StatisticsError
-from image2point.collapse.intervals import Interval, deal, jackknife, metric_intervals
+from image2point.collapse.intervals import Interval, deal, jackknife, mean_interval, metric_intervals
+from image2point.collapse.layers import LayerMeasures, measure_layers
 from image2point.collapse.matrices import cdnv_matrix, distance_matrix
 from image2point.collapse.metrics import metrics
 from image2point.collapse.statistics import Statistics
 from image2point.collapse.theory import Solution, UnconstrainedFeatures, solve
+from image2point.collapse.transport import Transport, wasserstein
 
 if TYPE_CHECKING:
     from image2point.collapse.torchmetric import CollapseMetric
@@ -57,14 +63,17 @@ __all__ = [
     "CentreDecisions",
     "CollapseMetric",
     "Complexity",
+    "Decay",
     "DirectionalSpread",
     "Episodes",
     "FewShot",
     "GeometricCollapse",
     "Interval",
+    "LayerMeasures",
     "Solution",
     "Statistics",
     "StatisticsError",
+    "Transport",
     "UnconstrainedFeatures",
     "cdnv_matrix",
     "complexity_penalty",
@@ -73,6 +82,7 @@ __all__ = [
     "distance_matrix",
     "draw_episodes",
     "few_shot",
+    "fit_decay",
     "galanti_bound",
     "gaussian_error",
     "geometric_collapse",
@@ -81,11 +91,15 @@ __all__ = [
     "jackknife",
     "largest_variance",
     "linear_probe",
+    "margin_error",
+    "mean_interval",
+    "measure_layers",
     "metric_intervals",
     "metrics",
     "moment_bound",
     "pairwise_bound",
     "solve",
+    "wasserstein",
 ]
 
 

@@ -15,6 +15,7 @@ from statistics import NormalDist
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from image2point.collapse.inputs import StatisticsError, as_tensor
 from image2point.collapse.matrices import distance_matrix
@@ -102,16 +103,36 @@ def moment_bound(S: Statistics, shots: float, ways: int | None = None) -> Bound:
     Source: a sharper form of the second directional bound of Luthra, Salunkhe and Galanti 2026, which bounds Var T in
     terms of Ṽ, V and E‖x‖⁴ and applies Chebyshev's inequality.
     """
+    _check(0.0, 2 if ways is None else ways, shots)
+    expected, spread = margins(S, shots)
+    ways = _ways(ways, len(expected))
+    errors = (spread / (spread + expected.square())).where(expected > 0, 1.0).fill_diagonal_(0.0)
+    return Bound((ways - 1) * float(errors.sum()) / (len(expected) * (len(expected) - 1)))
+
+
+def margin_error(S: Statistics, shots: float, ways: int | None = None) -> float:
+    """Predicted error of the nearest mean of n shots among k classes, if margins are Gaussian: k defaults to C.
+
+    The margin of a sample against each other class has the mean and variance of `margins`, so that pair (i, j) errs
+    with probability e_ij = Φ(−E T/√Var T), whatever the covariances are. For k > 2 ways the margins are taken as
+    independent: the mean over i of 1 − (1 − mean_j e_ij)^(k−1). A prediction, not a bound.
+    """
+    _check(0.0, 2 if ways is None else ways, shots)
+    expected, spread = margins(S, shots)
+    ways = _ways(ways, len(expected))
+    pairs = torch.special.ndtr(-expected / spread.sqrt()).nan_to_num(0.5).fill_diagonal_(0.0)
+    wrong = pairs.sum(1) / (len(pairs) - 1)
+    return float((1 - (1 - wrong) ** (ways - 1)).mean())
+
+
+def margins(S: Statistics, shots: float) -> tuple[Tensor, Tensor]:
+    """E T and Var T of `moment_bound` for all ordered pairs of the classes with samples, float64 [C, C]."""
     if S.scatter is None or S.cubes is None or S.fourths is None:
         raise StatisticsError(
-            'moment_bound: needs Statistics(..., covariance="class", moments=4); '
+            'margins: needs Statistics(..., covariance="class", moments=4); '
             f"found covariance={S.covariance!r}, moments={S.moments}"
         )
     present = S.present
-    ways = len(present) if ways is None else ways
-    if not 2 <= ways <= len(present):
-        raise StatisticsError(f"ways: expected 2..{len(present)} of {len(present)} classes with samples, found {ways}")
-    _check(0.0, ways, shots)
     n, count = shots, S.count[present].double()
     variance, fourth, third = S.squares[present] / count, S.fourths[present] / count, S.cubes[present] / count[:, None]
     scatter, means = S.scatter[present], S.mean[present]
@@ -123,9 +144,14 @@ def moment_bound(S: Statistics, shots: float, ways: int | None = None) -> Bound:
     expected = squared + (variance - variance[:, None]) / n
     own = (fourth - variance.square() + 2 * (n - 1) * products.diagonal()) / n**3
     spread = 4 * along + 4 * (products.diagonal()[:, None] + products) / n + 4 * along.mT / n - 4 * skew / n**2
-    spread = spread + own[:, None] + own
-    errors = (spread / (spread + expected.square())).where(expected > 0, 1.0).fill_diagonal_(0.0)
-    return Bound((ways - 1) * float(errors.sum()) / (len(present) * (len(present) - 1)))
+    return expected, spread + own[:, None] + own
+
+
+def _ways(ways: int | None, classes: int) -> int:
+    chosen = classes if ways is None else ways
+    if not 2 <= chosen <= classes:
+        raise StatisticsError(f"ways: expected 2..{classes} of {classes} classes with samples, found {chosen}")
+    return chosen
 
 
 def directional_bound(directional: float, cdnv: float, shots: float, ways: int = 2) -> Bound:

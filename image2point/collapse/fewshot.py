@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from image2point.collapse.inputs import BLOCK, StatisticsError, as_float64, as_tensor, check_labels, check_matrix
-from image2point.collapse.intervals import Interval, student_quantile
+from image2point.collapse.intervals import Interval, mean_interval
 
 CLASSIFIERS = ("ncc", "ridge", "logistic")
 TOLERANCE = 1e-5
@@ -54,10 +54,7 @@ class FewShot:
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Mean accuracy with the interval over episodes: other draws of classes and shots from the same samples."""
-        count = len(self.accuracies)
-        mean, error = float(self.accuracies.mean()), float(self.accuracies.std() / math.sqrt(count))
-        reach = student_quantile(0.5 + confidence / 2, count - 1) * error if count > 1 else math.nan
-        return Interval(mean, error, mean - reach, mean + reach)
+        return mean_interval(self.accuracies.tolist(), confidence)
 
     @property
     def accuracy(self) -> float:

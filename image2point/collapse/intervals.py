@@ -110,6 +110,19 @@ def metric_intervals(
     return jackknife(parts, smooth, sizes, confidence)
 
 
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of independent values (episodes, seeds) with Student's interval, undefined (NaN) for a single one."""
+    count = len(values)
+    if not count:
+        raise StatisticsError("expected at least one value, found none")
+    mean = math.fsum(values) / count
+    if count == 1:
+        return Interval(mean, math.nan, math.nan, math.nan)
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    reach = student_quantile(0.5 + confidence / 2, count - 1) * error
+    return Interval(mean, error, mean - reach, mean + reach)
+
+
 def deal(labels: Any, parts: int, seed: int = 0) -> Tensor:
     """Which part 0..parts−1 each sample goes to, int64 [n]: at random, each class as evenly as it goes."""
     labels = as_tensor(labels, "labels").cpu()

@@ -4,7 +4,35 @@ A config file may name another one under `base:` (relative to itself) and then l
 come `key=value` overrides from the command line, with dots for nesting: `data.shots=10`.
 """
 
-from image2point.config.read import changes, from_values, load, schema
+from image2point.config.pretraining import Images, Pretrain
+from image2point.config.reading import (
+    changes,
+    from_values,
+    from_values_as,
+    load,
+    load_as,
+    load_run,
+    read,
+    resolve,
+    resolve_as,
+    schema,
+)
 from image2point.config.sections import Config, Data, Training
 
-__all__ = ["Config", "Data", "Training", "changes", "from_values", "load", "schema"]
+__all__ = [
+    "Config",
+    "Data",
+    "Images",
+    "Pretrain",
+    "Training",
+    "changes",
+    "from_values",
+    "from_values_as",
+    "load",
+    "load_as",
+    "load_run",
+    "read",
+    "resolve",
+    "resolve_as",
+    "schema",
+]

@@ -9,22 +9,20 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from image2point.config.sections import Config
 
-
-def explain(error: Any, origins: Mapping[str, str]) -> str:
-    """One pydantic error in one sentence: field, value, place, what is valid."""
+def explain(error: Any, origins: Mapping[str, str], kind: type[BaseModel]) -> str:
+    """One pydantic error about a config of this kind in one sentence: field, value, place, what is valid."""
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     location = [str(part) for part in error["loc"]]
-    options = _options(location[:-1])
+    options = _options(kind, location[:-1])
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(location[-1], options, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
         section = ".".join(location[:-1]) or "a config"
         place = f"{'.'.join(location)} (in {_origin(location, origins)})"
         return f"unknown key {place}: {hint}{section} has {', '.join(options)}"
-    while location and _field(location) is None:  # pydantic adds the tried branch of a union
+    while location and _field(kind, location) is None:  # pydantic adds the tried branch of a union
         location.pop()
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{'.'.join(location)} = {error['input']!r} (in {_origin(location, origins)}): {message}"
@@ -38,13 +36,13 @@ def _origin(location: list[str], origins: Mapping[str, str]) -> str:
     return "the defaults"
 
 
-def _options(section: list[str]) -> list[str]:
-    model = _model(Config, section)
+def _options(kind: type[BaseModel], section: list[str]) -> list[str]:
+    model = _model(kind, section)
     return [*model.model_fields, *([] if section else ["base"])] if model else []
 
 
-def _field(location: list[str]) -> Any:
-    model = _model(Config, location[:-1])
+def _field(kind: type[BaseModel], location: list[str]) -> Any:
+    model = _model(kind, location[:-1])
     return model.model_fields.get(location[-1]) if model else None
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -14,11 +14,32 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Split = Literal["train", "test"]
+Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
+
+
+Axis = Annotated[
+    Annotated[Literal["x", "y", "z", "alternate"], Tag("one")]
+    | Annotated[dict[str, Literal["x", "y", "z"]], Tag("by layer")],
+    Discriminator(lambda value: "by layer" if isinstance(value, dict) else "one"),
+]
 
 
 def _as_text(value: Any) -> Any:
     """YAML reads 32 as a number where a word is meant."""
     return str(value) if type(value) is int else value
+
+
+POLICIES = ("io", "io+stats", "io+norm", "all", "head", "none")
+
+
+def _policy(value: Any) -> Any:
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value not in POLICIES and not (colon and kind in ("layer", "scl") and name):
+        raise ValueError(
+            f"finetune.policy = {value!r}: expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or "
+            "scl:auto"
+        )
+    return value
 
 
 class Section(BaseModel):
@@ -37,16 +58,23 @@ class Network(Section):
     rule: Literal["repeat", "mean", "center", "rotate", "tied"] = "repeat"
     """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid
     on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
-    axis: Literal["x", "y", "z", "alternate"] = "z"
-    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer."""
+    axis: Axis = "z"
+    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer; or by
+    patterns over the layers' names, of which the first that matches counts: `{layer1.*: x, "*": z}`."""
     variance: Literal["none", "1/K", "occupancy"] = "none"
     """How lifted kernels are scaled: not at all, divided by the number of copies of the 2D kernel (`1/K`), or so that
     activations keep their variance, given how many neighbours the voxels of some training clouds have."""
     substrate: Literal["sparse", "dense"] = "sparse"
     """Sparse voxels, or dense grids with a mask."""
-    stem: Literal["auto", "paper", "inflate"] = "auto"
-    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted;
+    stem: Literal["auto", "paper", "inflate", "patch"] = "auto"
+    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted; `patch`: a fresh
+    convolution whose kernel and stride are `patch`, where the 2D stem cuts the image into patches, as in ConvNeXt;
     `auto`: `paper` where the 2D stem is a single convolution."""
+    patch: Annotated[int, Field(ge=2)] | None = None
+    """Edge of a patch in voxels, for the stem `patch`; null takes that of the 2D stem in pixels."""
+    head: Literal["linear", "batchnorm", "cosine"] = "linear"
+    """The fresh classifier: one linear layer; a linear layer with batch norm on the class scores, as in the paper's
+    code; or scaled cosines between features and class rows."""
     stride_in: Literal["conv2", "conv1"] = "conv2"
     """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
     downsample: Literal["auto", "paper", "exact"] = "auto"
@@ -56,8 +84,8 @@ class Network(Section):
     control: Literal["none", "random", "shuffled", "scratch"] = "none"
     """`random`: body kernels redrawn with each kernel's own variance; `shuffled`: the spatial entries of body kernels
     permuted; `scratch`: every kernel freshly drawn."""
-    engine: Literal["auto", "reference"] = "auto"
-    """Implementation of the sparse convolutions."""
+    engine: Literal["auto", "reference", "cpu", "triton", "spconv"] = "auto"
+    """What runs the sparse convolutions; `auto` takes the fastest that can, and the log says which."""
     allow_missing: tuple[str, ...] = ()
     """Parameters of the 2D network that the weights may lack."""
     allow_unexpected: tuple[str, ...] = ()
@@ -67,9 +95,15 @@ class Network(Section):
 class Finetune(Section):
     """What may move during training."""
 
-    policy: Literal["io", "io+stats", "io+norm", "all", "head", "none"] = "io+norm"
+    policy: Annotated[str, BeforeValidator(_policy)] = "io+norm"
     """What trains: stem and head (`io`), with the running statistics of the norms (`io+stats`), with the norms
-    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`)."""
+    themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`). `layer:NAME`: stem,
+    head and one block (`layer:layer4.2`); `scl:NAME`: the same, with a skip connection from that block to the
+    features before the head; `layer:auto`, `scl:auto`: the block whose training collapses these features most."""
+    candidates: tuple[str, ...] = ()
+    """Blocks among which `auto` chooses; empty for all."""
+    probe_epochs: Count = 1
+    """Epochs of training on each candidate before its collapse is compared."""
 
 
 class Augmentation(Section):
@@ -124,30 +158,61 @@ class Synthetic(Section):
     difficulty: Difficulty = Difficulty()
 
 
+class ClassSplit(Section):
+    """Classes to train on, and classes that nothing is trained on, for few-shot measurements."""
+
+    novel: Annotated[tuple[str, ...], Field(min_length=1)] | CountOrZero = 0
+    """Classes that the run neither trains on nor is tested on: names, or how many to draw."""
+    base: Annotated[tuple[str, ...], Field(min_length=2)] | Annotated[int, Field(ge=2)] | None = None
+    """Classes to train on: names, or how many to draw of those that are not novel; null takes all of them."""
+    seed: CountOrZero = 0
+    """Seed of the draw: more base classes of one seed contain the fewer, and the novel ones stay."""
+
+
 class Data(Section):
     """Which clouds, and how they become voxels."""
 
-    name: Literal["modelnet", "synthetic"] = "modelnet"
-    """The dataset."""
+    name: Literal[
+        "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
+        "synthetic",
+    ] = "modelnet"  # fmt: skip
+    """The dataset; `image2point data info NAME` says what its folder must look like."""
     root: str = "data/modelnet40_ply_hdf5_2048"
     """Folder of the dataset; synthetic shapes need none."""
+    variant: str | None = None
+    """Which of the dataset's variants, by name; null for its usual one."""
     classes: Literal[40, 10] = 40
-    """ModelNet40, or its subset ModelNet10."""
+    """ModelNet40, or its subset ModelNet10; the other datasets have the classes of their folders."""
+    sample: Count | None = None
+    """Points sampled from each mesh (null: 2048), or drawn from each longer text file or scan (null: all). Unlike
+    `points`, these stay the same in every epoch."""
+    sample_seed: CountOrZero = 0
+    """Seed of that sampling, together with the name of each file."""
+    normalise: bool | None = None
+    """Move and scale each cloud into the unit sphere; null as `image2point data info NAME` says."""
+    class_split: ClassSplit = ClassSplit()
+    """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None
     """Training clouds per class; null takes all."""
     shot_seed: CountOrZero = 0
     """Seed of the choice of the shots, and of the clouds held out for validation."""
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. null means
-    0.1 of a full training set, and 0 with `shots`."""
+    the dataset's own validation split where it has one, else 0.1 of a full training set, and 0 with `shots`."""
     points: Count | None = None
     """Points drawn from each cloud; null takes all."""
     voxel_size: Positive = 0.05
     """Edge of a voxel, in the units of the points."""
-    features: Annotated[tuple[Literal["xyz", "occupancy"], ...], Field(min_length=1)] = ("xyz",)
-    """What each voxel carries into the network, in this order."""
-    scaling: dict[Literal["xyz", "occupancy"], float] = {"xyz": 1.0}
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("xyz",)
+    """What each voxel carries into the network, in this order: the mean over its points of `xyz`, the constant 1
+    (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud."""
+    scaling: dict[Feature, float] = {"xyz": 1.0}
     """Factor on each of the features; 1 where not named."""
+    normals: Literal["given", "estimated"] = "given"
+    """Normals as the clouds bring them, or estimated from the points alone, whatever the clouds bring."""
+    up: Literal["x", "y", "z"] | None = None
+    """The axis that points up in this dataset, along which `height` is measured; z in the synthetic shapes, y in the
+    usual modelnet40_ply_hdf5_2048."""
     augmentation: Augmentation | None = Augmentation()
     """Random changes of training clouds; null for none."""
     synthetic: Synthetic = Synthetic()
@@ -163,6 +228,8 @@ class Data(Section):
     def _possible(self) -> Data:
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"data.features = {list(self.features)} names a feature twice")
+        if "height" in self.features and self.up is None:
+            raise ValueError("data.features has height, which needs the axis that points up; set data.up to x, y or z")
         if self.shots is not None and self.validation:
             held_out = int(self.shots * self.validation + 0.5)
             if not 0 < held_out < self.shots:
@@ -231,6 +298,10 @@ class Collapse(Section):
 
     every: CountOrZero = 5
     """Measure before training and after every this many epochs; 0 only at the end."""
+    at: tuple[CountOrZero, ...] = ()
+    """Further epochs at which to measure."""
+    layers: tuple[str, ...] = ()
+    """Layers whose collapse is measured as well, to `layers.csv`: names, patterns such as `layer1.*`, or `blocks`."""
     splits: tuple[Split, ...] = ("train", "test")
     """What is measured during training. Test features are only measured, never used to choose."""
     final: tuple[Split, ...] = ("train", "test")
@@ -255,6 +326,8 @@ class Report(Section):
 
 class Config(Section):
     """One run of `image2point transfer`."""
+
+    command: ClassVar[str] = "transfer"
 
     name: Annotated[str, BeforeValidator(_as_text)] = "run"
     """Name of the run and of its directory; the config file's own name unless given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from image2point.datasets.cloud import Cloud
 from image2point.datasets.splits import CloudSet, Splits, Subset
 
-__all__ = ["CloudSet", "Splits", "Subset"]
+__all__ = ["Cloud", "CloudSet", "Splits", "Subset"]

@@ -1,49 +1,62 @@
 """One cloud from one file, whatever its format: points as they are, meshes sampled from their surface.
 
-Open3D reads the files. It also reports damage with a printed warning and hands back whatever it had, so what
-it prints is caught here and becomes the error. What it reads wrongly goes round it: ModelNet's joined OFF
-headers (`OFF490 518 0`), OBJ faces with more than three corners (trimesh), and text formats whose bad lines
-it skips.
+Open3D samples meshes. Files are read by `ply.py`, `pcd.py`, `off.py` and `arrays.py`, and by trimesh (.obj, .stl):
+Open3D's own readers hand back whatever they had of a damaged file, drop polygons, and end the process on one damaged
+file in fifty.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
+import logging
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from image2point.datasets.meshes import Mesh, sample_surface
-from image2point.datasets.validate import check_cloud
+from image2point.datasets.arrays import read_npy, read_npz
+from image2point.datasets.cloud import Cloud
+from image2point.datasets.meshes import Mesh, areas
+from image2point.datasets.off import read_off
+from image2point.datasets.pcd import read_pcd
+from image2point.datasets.ply import read_ply
+from image2point.datasets.text import LARGEST, read_lines
+from image2point.datasets.validate import check_cloud, check_points
 from image2point.errors import InputError
 
+SAMPLES = 2048
+"""Points of a mesh where no number is asked for."""
 
-def read_cloud(path: str | Path, points: int = 1024, seed: int = 0, normalise: bool = False) -> np.ndarray:
-    """Read a cloud, float32 [P, 3], from a .ply, .pcd, .xyz, .off, .obj or .npy file.
+
+def read_cloud(path: str | Path, points: int | None = 1024, seed: int = 0, normalise: bool = False) -> Cloud:
+    """Read a cloud from a .ply, .pcd, .xyz, .pts, .off, .obj, .stl, .npy or .npz file.
 
     A mesh gives `points` points, uniform over its surface. A point file gives `points` of its points at
-    random, or all where it has no more than that. The same file, `points` and `seed` give the same cloud.
+    random, or all where it has no more than that. None: 2048 points of a mesh, all of a point file. The same
+    file, `points` and `seed` give the same cloud.
     Coordinates stay in the file's units, unless `normalise` moves them into the unit sphere (before rounding
     to float32, which matters for coordinates far from the origin, as in maps).
 
-    .xyz: one point per line, x y z first, separated by blanks or commas; # begins a comment. .npy: real
-    numbers [P, C], C >= 3, of which the first three columns are x, y, z.
+    Normals and colours of the points come with .ply and .pcd that have them. On a mesh, normals are those of the
+    faces, towards the side from which the file winds them counterclockwise, and colours those of the vertices,
+    interpolated.
+
+    .xyz: one point per line, x y z first, separated by blanks or commas; # begins a comment. .pts: the same, perhaps
+    after a line with the number of points; seven columns are x y z, intensity and 8-bit red, green, blue. .npy: real
+    numbers [P, C], C >= 3, of which the first three columns are x, y, z. .npz: such an array named `points`, or
+    alone; `normals`, `colours` and `parts` where it has arrays of these names.
 
     Raises InputError, in one line that begins with the path, for a missing or unreadable file, another
     suffix, damage, no points, NaN or infinite coordinates, and a mesh without area.
     """
     path = Path(path)
-    if points < 1:
+    if points is not None and points < 1:
         raise InputError(f"points must be at least 1, found {points}")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -55,13 +68,15 @@ def read_cloud(path: str | Path, points: int = 1024, seed: int = 0, normalise: b
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
 
-    rng = np.random.default_rng(seed)
     if isinstance(content, Mesh):
-        cloud = sample_surface(_checked(content, path), points, rng, str(path))
+        cloud = _sample(content, points or SAMPLES, seed, path)
     else:
         check_cloud(content, str(path))
-        cloud = content if len(content) <= points else content[rng.choice(len(content), points, replace=False)]
-    return check_cloud(unit_sphere(cloud) if normalise else cloud, str(path))
+        few = points is None or len(content) <= points
+        cloud = (
+            content if few else content.take(np.random.default_rng(seed).choice(len(content), points, replace=False))
+        )
+    return check_cloud(replace(cloud, points=unit_sphere(cloud.points)) if normalise else cloud, str(path))
 
 
 def unit_sphere(points: np.ndarray) -> np.ndarray:
@@ -78,148 +93,126 @@ def unit_sphere(points: np.ndarray) -> np.ndarray:
     return (centred / radius if radius > 0 else centred).astype(kind)
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npy array of numbers: {error}") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3:
-        raise InputError(f"{path}: expected an array (P, 3 or more), found {getattr(array, 'shape', 'an archive')}")
-    return array[:, :3]
+def unit_spheres(points: np.ndarray) -> np.ndarray:
+    """`unit_sphere` of every cloud of [n, P, 3], cloud by cloud, to bound the memory; same type, new array."""
+    moved = np.empty_like(points)
+    for row, cloud in enumerate(points):
+        moved[row] = unit_sphere(cloud)
+    return moved
 
 
-def _read_xyz(path: Path) -> np.ndarray:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.split("#")[0].replace(",", " ").split()
-        if fields:
-            try:
-                x, y, z = map(float, fields[:3])
-            except ValueError:
-                raise InputError(f"{path} line {number}: expected x y z, found {line.strip()[:60]!r}") from None
-            rows.append((x, y, z))
-    return np.array(rows).reshape(-1, 3)
+def _read_xyz(path: Path) -> Cloud:
+    return Cloud(np.array(list(_rows(path, 3))).reshape(-1, 3))
 
 
-def _read_pcd(path: Path) -> np.ndarray:
-    _check_ascii_pcd(path)
-    return _open3d_points(path)
+def _read_pts(path: Path) -> Cloud:
+    rows = list(_rows(path, 7, counted=True))
+    wide = bool(rows) and all(len(row) == 7 for row in rows)
+    table = np.array([row if wide else row[:3] for row in rows]).reshape(len(rows), 7 if wide else 3)
+    return Cloud(table[:, :3], colours=table[:, 4:] / 255 if wide else None)
 
 
-def _check_ascii_pcd(path: Path) -> None:
-    """Open3D fills missing lines of a text .pcd with zeros without a word, so count them."""
-    head, found, body = path.read_bytes().partition(b"DATA ascii")
-    count = re.search(rb"^POINTS\s+(\d+)", head, re.MULTILINE)
-    fields = re.search(rb"^FIELDS\s+(.*)$", head, re.MULTILINE)
-    if not (found and count and fields):
-        return  # binary, or no header at all: Open3D notices what is wrong with those
-    lines = [line for line in body.splitlines() if line.strip()]
-    short = [line for line in lines if len(line.split()) < len(fields[1].split())]
-    if len(lines) != int(count[1]) or short:
-        raise InputError(
-            f"{path}: the header promises {int(count[1])} points, found {len(lines) - len(short)} complete lines"
-        )
-
-
-def _read_ply(path: Path) -> np.ndarray | Mesh:
-    mesh = _open3d_mesh(path)
-    return mesh if len(mesh.triangles) else mesh.vertices
-
-
-def _read_off(path: Path) -> Mesh:
-    with path.open("rb") as file:
-        header = file.readline()
-        joined = re.fullmatch(rb"OFF\s*(\d+\s+\d+\s+\d+\s*)", header)
-        if not joined:
-            return _with_faces(_open3d_mesh(path), path)
-        with tempfile.TemporaryDirectory() as folder:
-            repaired = Path(folder) / "repaired.off"
-            with repaired.open("wb") as copy:
-                copy.write(b"OFF\n" + joined[1])
-                shutil.copyfileobj(file, copy)
-            return _with_faces(_open3d_mesh(repaired, path), path)
+def _rows(path: Path, width: int, counted: bool = False) -> Iterator[list[float]]:
+    """The first `width` numbers of each line, at least three. `counted`: the first line may be their number, alone."""
+    promised, found = None, 0
+    for line in read_lines(path):
+        fields = line.replace(",", " ").split()
+        if counted and not found and promised is None and re.fullmatch(r"\d{1,15}", line):
+            promised = int(line)
+            continue
+        try:
+            row = [float(field) for field in fields[:width]]
+        except ValueError:
+            row = []
+        if len(row) < 3:
+            raise InputError(f"{path} point {found}: expected x y z, found {line[:60]!r}")
+        found += 1
+        yield row
+    if promised is not None and promised != found:
+        raise InputError(f"{path}: its first line promises {promised} points, found {found}")
 
 
 def _read_obj(path: Path) -> Mesh:
+    return _trimesh_mesh(path, skip_materials=True, maintain_order=True)
+
+
+def _read_stl(path: Path) -> Mesh:
+    size = path.stat().st_size
     with path.open("rb") as file:
-        polygons = any(line.startswith(b"f") and len(line.split(b"#")[0].split()) > 4 for line in file)
-    return _with_faces((_trimesh_mesh if polygons else _open3d_mesh)(path), path)
+        head = file.read(512)
+    if not (head.lstrip().startswith(b"solid") and b"facet" in head):
+        count = int.from_bytes(head[80:84], "little") if len(head) >= 84 else None
+        if count is None or 84 + 50 * count != size:
+            promised = "no number of triangles" if count is None else f"{count} triangles, {84 + 50 * count:,} bytes"
+            raise InputError(f"{path}: damaged, or not a .stl file: its header has {promised}, the file {size:,} bytes")
+    return _trimesh_mesh(path)
 
 
-READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
-    ".ply": _read_ply,
-    ".pcd": _read_pcd,
+def _trimesh_mesh(path: Path, **options: Any) -> Mesh:
+    import trimesh
+
+    if path.stat().st_size > LARGEST:
+        raise InputError(f"{path}: {path.stat().st_size:,} bytes; expected at most {LARGEST:,}")
+    try:
+        with np.errstate(all="ignore"), quiet("trimesh"):
+            mesh: Any = trimesh.load(path, force="mesh", process=False, **options)
+            vertices, triangles = np.asarray(mesh.vertices), np.asarray(mesh.faces).astype(np.int64)
+    except Exception as error:  # trimesh raises whatever its parsing stumbled over
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"{path}: damaged, or not a {path.suffix} file: {type(error).__name__}: {reason}") from None
+    return Mesh(vertices, triangles.reshape(-1, 3))
+
+
+READERS: dict[str, Callable[[Path], Cloud | Mesh]] = {
+    ".ply": read_ply,
+    ".pcd": read_pcd,
     ".xyz": _read_xyz,
-    ".off": _read_off,
+    ".pts": _read_pts,
+    ".off": read_off,
     ".obj": _read_obj,
-    ".npy": _read_npy,
+    ".stl": _read_stl,
+    ".npy": read_npy,
+    ".npz": read_npz,
 }
 
 
-def _with_faces(mesh: Mesh, path: Path) -> Mesh:
+def _sample(mesh: Mesh, count: int, seed: int, path: Path) -> Cloud:
+    """`count` points of a mesh, uniform over its area, with the normals of their faces and colours between vertices.
+
+    Only vertices that a face uses matter; they must exist and be finite.
+    """
     if not len(mesh.triangles):
         raise InputError(f"{path}: a mesh without faces; for points alone use .ply or .xyz")
-    return mesh
-
-
-def _checked(mesh: Mesh, path: Path) -> Mesh:
-    """Only vertices that a face uses matter; they must exist and be finite."""
     low, high = int(mesh.triangles.min()), int(mesh.triangles.max())
     if low < 0 or high >= len(mesh.vertices):
         wrong = low if low < 0 else high
         raise InputError(f"{path}: a face uses vertex {wrong}, but there are {len(mesh.vertices)} vertices")
-    check_cloud(mesh.vertices[np.unique(mesh.triangles)], f"{path}, vertices")
-    return mesh
-
-
-def _open3d_mesh(path: Path, name: Path | None = None) -> Mesh:
+    check_points(mesh.vertices[np.unique(mesh.triangles)], f"{path}, vertices")
+    area = areas(mesh).sum()
+    if not (np.isfinite(area) and area > 0):
+        raise InputError(f"{path}: the surface of the mesh has no area")
     open3d = import_open3d()
-    mesh = _run(path, name or path, lambda: open3d.io.read_triangle_mesh(str(path)))
-    return Mesh(np.asarray(mesh.vertices), np.asarray(mesh.triangles).astype(np.int64))
-
-
-def _open3d_points(path: Path) -> np.ndarray:
-    open3d = import_open3d()
-    keep = {"remove_nan_points": False, "remove_infinite_points": False}  # they are refused, not dropped
-    return np.asarray(_run(path, path, lambda: open3d.io.read_point_cloud(str(path), **keep)).points)
-
-
-def _run(path: Path, name: Path, read: Callable[[], Any]) -> Any:
-    """Read quietly; anything that Open3D reports as failed is an InputError."""
-    with _listening() as heard:
-        content = read()
-    said = re.sub(r"\x1b\[[0-9;]*m|\[Open3D \w+\] ", "", "\n".join(heard)).replace(str(path), name.name)
-    failures = [line for line in said.splitlines() if re.search("fail|unable|error|not supported", line, re.IGNORECASE)]
-    if failures:
-        raise InputError(f"{name}: damaged, or not a {name.suffix} file: {'; '.join(dict.fromkeys(failures))}")
-    return content
+    utility = open3d.utility
+    surface = open3d.geometry.TriangleMesh(
+        utility.Vector3dVector(mesh.vertices), utility.Vector3iVector(mesh.triangles.astype(np.int32))
+    )
+    if mesh.colours is not None:
+        surface.vertex_colors = utility.Vector3dVector(mesh.colours)
+    utility.random.seed(seed % 2**31)  # the only randomness that Open3D has is global
+    points = surface.sample_points_uniformly(count, use_triangle_normal=True)
+    colours = np.array(points.colors) if mesh.colours is not None else None
+    return Cloud(np.array(points.points), np.array(points.normals), colours)
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
-    """Catch what is printed: Open3D writes to Python's stdout, its PLY library to the process's stderr."""
-    heard: list[str] = []
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as file, redirect_stdout(StringIO()) as printed:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield heard
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            file.seek(0)
-            heard += [file.read().decode(errors="replace"), printed.getvalue()]
-
-
-def _trimesh_mesh(path: Path) -> Mesh:
-    import trimesh
-
+def quiet(name: str) -> Iterator[None]:
+    """Keep a library from logging: what it complains of becomes the error."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
     try:
-        mesh: Any = trimesh.load(path, force="mesh", process=False)
-    except Exception as error:  # trimesh raises whatever its parsing stumbled over
-        raise InputError(f"{path}: damaged, or not a {path.suffix} file: {type(error).__name__}: {error}") from None
-    return Mesh(np.asarray(mesh.vertices), np.asarray(mesh.faces).astype(np.int64))
+        yield
+    finally:
+        logger.disabled = before
 
 
 def import_open3d() -> ModuleType:

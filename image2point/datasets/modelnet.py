@@ -12,7 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from image2point.datasets.splits import StoredClouds
+from image2point.datasets.catalogue import Dataset, Download, Options
+from image2point.datasets.files import unit_spheres
+from image2point.datasets.h5 import Array, flat_labels, keep_rows, read
+from image2point.datasets.listed import folder, lines
+from image2point.datasets.splits import Origins, Splits, StoredClouds
 from image2point.errors import InputError
 
 MODELNET10 = (
@@ -20,26 +24,29 @@ MODELNET10 = (
 )  # fmt: skip
 
 LAYOUT = (
-    "expected a folder with shape_names.txt, train_files.txt, test_files.txt and the h5 files listed there "
-    "(`data` float (N, P, 3), `label` integer (N, 1)), as in modelnet40_ply_hdf5_2048; "
-    "data/README.md says where to get it"
+    "a folder with shape_names.txt, train_files.txt, test_files.txt and the h5 files listed there "
+    "(`data` float (N, P, 3), `label` integer (N, 1), perhaps `normal` float (N, P, 3)), "
+    "as in modelnet40_ply_hdf5_2048; data/README.md says where to get it"
 )
 
 
-def load(root: str | Path, classes: int | None = 40) -> tuple[StoredClouds, StoredClouds]:
+def load(
+    root: str | Path, classes: int | None = 40, options: Options | None = None
+) -> tuple[StoredClouds, StoredClouds]:
     """Read the train and the test set of an h5 folder.
 
     classes: 40, all of ModelNet40, which the folder must list; 10, ModelNet10, whose classes are numbered
     0..9 in their own alphabetical order; None, whatever classes `shape_names.txt` lists.
 
+    The clouds have normals where every file of their split has the array `normal`, which PointNet's files have.
+
     Every value is checked on loading. Raises InputError, naming file and row, for a missing root or file, h5
     files that are damaged or lack an array, wrong shapes or types, labels outside the class list, points that
     are not finite, and a file that is listed twice.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"no ModelNet data at {root}: {LAYOUT}")
-    listed = tuple(_lines(root, "shape_names.txt"))
+    options = options or Options()
+    root = folder(Path(root), "ModelNet", LAYOUT)
+    listed = tuple(lines(root, "shape_names.txt", LAYOUT))
     if len(set(listed)) != len(listed):
         raise InputError(f"{root / 'shape_names.txt'}: a class is listed twice")
     if classes not in (None, 10, 40):
@@ -57,83 +64,112 @@ def load(root: str | Path, classes: int | None = 40) -> tuple[StoredClouds, Stor
     twice = sorted({path.name for path in files["train"]} & {path.name for path in files["test"]})
     if twice:
         raise InputError(f"{root}: {twice[0]} is listed in both train_files.txt and test_files.txt")
-    train, test = (_select(f"modelnet{len(names)}/{split}", files[split], listed, names) for split in ("train", "test"))
+    train, test = (
+        _select(f"modelnet{len(names)}/{split}", files[split], listed, names, options) for split in ("train", "test")
+    )
     return train, test
-
-
-def _lines(root: Path, name: str) -> list[str]:
-    try:
-        text = (root / name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{name} is missing in {root}: {LAYOUT}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{root / name} cannot be read: {error}") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise InputError(f"{root / name} is empty: {LAYOUT}")
-    return lines
 
 
 def _files(root: Path, split: str) -> list[Path]:
     # The published lists carry the directories of their author's disk; only the base names mean anything
     # here.
-    paths = [root / line.replace("\\", "/").rsplit("/", 1)[-1] for line in _lines(root, f"{split}_files.txt")]
+    listed = lines(root, f"{split}_files.txt", LAYOUT)
+    paths = [root / line.replace("\\", "/").rsplit("/", 1)[-1] for line in listed]
     for path in paths:
         if not path.is_file():
-            raise InputError(f"{path.name}, listed in {split}_files.txt, is missing in {root}: {LAYOUT}")
+            raise InputError(f"{path.name}, listed in {split}_files.txt, is missing in {root}: expected {LAYOUT}")
         if paths.count(path) > 1:
             raise InputError(f"{path.name} is listed twice in {root / f'{split}_files.txt'}")
     return paths
 
 
-def _select(name: str, files: list[Path], listed: tuple[str, ...], names: tuple[str, ...]) -> StoredClouds:
+def _select(
+    name: str, files: list[Path], listed: tuple[str, ...], names: tuple[str, ...], options: Options
+) -> StoredClouds:
     """Read the files and keep the clouds of the classes `names`, numbered in that order."""
     renumbered = np.full(len(listed), -1, dtype=np.int64)
     renumbered[[listed.index(each) for each in names]] = np.arange(len(names))
-    clouds, labels, width = [], [], 0
+    clouds: list[np.ndarray] = []
+    normals: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    origins: list[tuple[Path, np.ndarray]] = []
     for path in files:
-        points, old = _read(path, listed)
-        if width and points.shape[1] != width:
-            raise InputError(f"{path.name} has {points.shape[1]} points per cloud but {files[0].name} has {width}")
-        width = points.shape[1]
-        new = renumbered[old]
-        clouds.append(points[new >= 0])
-        labels.append(new[new >= 0])
-    return StoredClouds(name, names, np.concatenate(clouds), np.concatenate(labels))
-
-
-def _read(path: Path, listed: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Points float32 [N, P, 3] and labels int64 [N] of one file, checked."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            found = {name: file[name] for name in ("data", "label") if isinstance(file.get(name), h5py.Dataset)}
-            if len(found) < 2:
-                raise InputError(f"{path}: expected the arrays `data` and `label`, found {sorted(file)}")
-            _check_arrays(path, found["data"], found["label"])
-            points = found["data"][...].astype(np.float32, copy=False)
-            labels = found["label"][...].reshape(-1).astype(np.int64)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f"{path} is not a readable h5 file (truncated or damaged?): {error}; get it again") from None
-
-    outside = (labels < 0) | (labels >= len(listed))
-    if outside.any():
-        row = int(np.flatnonzero(outside)[0])
+        points, own_normals, old, rows = _read(path, listed, options)
+        if clouds and points.shape[1] != clouds[0].shape[1]:
+            raise InputError(
+                f"{path.name} has {points.shape[1]} points per cloud but {files[0].name} has {clouds[0].shape[1]}"
+            )
+        wanted = renumbered[old] >= 0
+        clouds.append(points[wanted])
+        labels.append(renumbered[old][wanted])
+        origins.append((path, rows[wanted]))
+        if own_normals is not None:
+            normals.append(own_normals[wanted])
+    if normals and len(normals) < len(files):
         raise InputError(
-            f"shape_names.txt lists {len(listed)} classes but label {labels[row]} occurs in {path.name} row {row}"
+            f"{files[0].parent}: {len(normals)} of the {len(files)} files of {name} have `normal`; all or none"
         )
-    finite = np.isfinite(points).all(axis=(1, 2))
-    if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
-        raise InputError(f"{path.name} row {row}: NaN or infinite coordinates ({int((~finite).sum())} such rows)")
-    return points, labels
+    points = np.concatenate(clouds)
+    if options.normalise:
+        points = unit_spheres(points)
+    joined = np.concatenate(normals) if normals else None
+    return StoredClouds(name, names, points, np.concatenate(labels), joined, origins=Origins.of_files(origins))
 
 
-def _check_arrays(path: Path, data, label) -> None:  # type: ignore[no-untyped-def]  # h5py comes untyped
-    if data.dtype.kind != "f" or data.ndim != 3 or data.shape[2] != 3 or 0 in data.shape:
-        raise InputError(f"{path}: expected `data` floating (N, P, 3), found {data.dtype} {data.shape}")
-    if label.dtype.kind not in "iu" or label.ndim not in (1, 2) or (label.ndim == 2 and label.shape[1] != 1):
-        raise InputError(f"{path}: expected `label` integer (N, 1), found {label.dtype} {label.shape}")
-    if len(data) != len(label):
-        raise InputError(f"{path}: `data` has {len(data)} rows but `label` has {len(label)}")
+def _read(
+    path: Path, listed: tuple[str, ...], options: Options
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
+    """Points and normals float32 [N, P, 3], labels and rows int64 [N] of one file, checked."""
+    triples = Array("f", "(N, P, 3)", (3,), 3)
+    found = read(path, {"data": triples, "label": Array("i", "(N, 1)", (1, 2))}, {"normal": triples})
+    points, labels = found["data"].astype(np.float32, copy=False), flat_labels(found["label"], path)
+    normals = found["normal"].astype(np.float32, copy=False) if "normal" in found else None
+    if normals is not None and normals.shape != points.shape:
+        raise InputError(f"{path}: expected `normal` floating {points.shape}, found {normals.dtype} {normals.shape}")
+    known = (labels >= 0) & (labels < len(listed))
+    finite = [np.isfinite(each).all(axis=(1, 2)) for each in (points, normals) if each is not None]
+
+    def wrong(row: int) -> str:
+        if not known[row]:
+            return (
+                f"shape_names.txt lists {len(listed)} classes but label {labels[row]} occurs in {path.name} row {row}"
+            )
+        return (
+            f"{path.name} row {row}: NaN or infinite {'normals' if np.isfinite(points[row]).all() else 'coordinates'}"
+        )
+
+    rows = keep_rows(np.asarray(np.logical_and.reduce([known, *finite])), wrong, options)
+    return points[rows], None if normals is None else normals[rows], labels[rows], rows
+
+
+CITATION = (
+    "Z. Wu, S. Song, A. Khosla, F. Yu, L. Zhang, X. Tang, J. Xiao. 3D ShapeNets: A Deep Representation for Volumetric "
+    "Shapes. CVPR 2015."
+)
+TERMS = "for academic research only; the models are other people's, collected from the web"
+COUNTS = {"40": {"train": 9843, "test": 2468}, "10": {"train": 3991, "test": 908}}
+
+
+def _load(root: Path, options: Options) -> Splits:
+    train, test = load(root, options.classes, options)
+    return Splits(train, None, test)
+
+
+DATASET = Dataset(
+    name="modelnet",
+    title="ModelNet40 and ModelNet10, 2048 points a shape (h5)",
+    load=_load,
+    layout=LAYOUT,
+    splits="train and test, official; the published modelnet40_ply_hdf5_2048 has 9,840 training shapes, 3 fewer",
+    classes="40, in the order of shape_names.txt; or ModelNet10, ten of them in alphabetical order",
+    axes="y up in PointNet's files, z up in other samplings: look at a few chairs",
+    normalisation="as in the files, which are in the unit sphere",
+    terms=TERMS,
+    citation=CITATION,
+    counts=COUNTS,
+    downloads=(
+        Download(
+            "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip", "modelnet40_ply_hdf5_2048", 2**30
+        ),
+    ),
+)

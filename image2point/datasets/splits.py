@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from image2point.datasets.class_split import Labelled
+from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
 
 
 class CloudSet(Protocol):
     """Clouds with labels, held in memory or made on demand.
 
-    `labels` is int64 [n]; `self[i]` is a float32 [P, 3] array that belongs to the caller, who may write to
-    it.
+    `labels` is int64 [n]; the arrays of `self[i]` belong to the caller, who may write to them.
     """
 
     @property
@@ -29,29 +31,61 @@ class CloudSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> Cloud: ...
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where each cloud of a set is from: files, and for each cloud the number of its file [n] and its row there [n]."""
+
+    files: tuple[Path, ...]
+    file: np.ndarray
+    row: np.ndarray
+
+    @classmethod
+    def of_files(cls, parts: Sequence[tuple[Path, np.ndarray]]) -> Origins:
+        """Of clouds that are the given rows of the given files, in this order."""
+        sizes = [len(rows) for _, rows in parts]
+        rows = np.concatenate([rows for _, rows in parts])
+        return cls(tuple(path for path, _ in parts), np.repeat(np.arange(len(parts)), sizes), rows)
+
+    def __getitem__(self, index: int) -> str:
+        return f"{self.files[self.file[index]]} row {self.row[index]}"
 
 
 @dataclass(frozen=True)
 class StoredClouds:
-    """A set of equally large clouds in one array: points float32 [n, P, 3], labels int64 [n]."""
+    """A set of equally large clouds in one array for each field of `Cloud`, with a first axis of n clouds.
+
+    points, normals, colours: float32 [n, P, 3]; parts: int64 [n, P]; labels: int64 [n].
+    """
 
     name: str
     classes: tuple[str, ...]
     points: np.ndarray
     labels: np.ndarray
+    normals: np.ndarray | None = None
+    colours: np.ndarray | None = None
+    parts: np.ndarray | None = None
+    origins: Origins | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.points[index].copy()
+    def origin(self, index: int) -> str:
+        return f"{self.name} cloud {index}" if self.origins is None else self.origins[index]
+
+    def __getitem__(self, index: int) -> Cloud:
+        def own(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[index].copy()
+
+        return Cloud(self.points[index].copy(), own(self.normals), own(self.colours), own(self.parts))
 
 
 class Subset:
-    """The clouds of `whole` at `indices`, in that order; the class list stays that of the whole."""
+    """The samples of `whole` at `indices`, in that order; the class list stays that of the whole."""
 
-    def __init__(self, whole: CloudSet, indices: np.ndarray, name: str | None = None) -> None:
+    def __init__(self, whole: Labelled, indices: np.ndarray, name: str | None = None) -> None:
         self.whole = whole
         self.indices = np.asarray(indices, dtype=np.int64)
         self.name = name or whole.name
@@ -61,17 +95,29 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Any:
         return self.whole[int(self.indices[index])]
+
+    def origin(self, index: int) -> str:
+        return origin(self.whole, int(self.indices[index]))
+
+
+def origin(clouds: CloudSet, index: int) -> str:
+    """Where a cloud is from, for messages: its file and row, where the set knows them."""
+    known = getattr(clouds, "origin", None)
+    return known(index) if known is not None else f"{clouds.name} cloud {index}"
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run trains on, chooses by, and is scored on. Without a validation part the last epoch counts."""
+    """What a run trains on, chooses by, and is scored on: clouds or images.
 
-    train: CloudSet
-    validation: CloudSet | None
-    test: CloudSet
+    Without a validation part the last epoch counts.
+    """
+
+    train: Labelled
+    validation: Labelled | None
+    test: Labelled
 
 
 def few_shot(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str] = ()) -> np.ndarray:
@@ -114,7 +160,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def split(train: CloudSet, test: CloudSet, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
+def split(train: Labelled, test: Labelled, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
     """Take `shots` per class from train (None: everything), then hold out a fraction of these for validation.
 
     Validation is None where nothing is held out: with K shots and a fraction below 1/(2K) that is the case.

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from image2point.datasets.cloud import Cloud
 from image2point.datasets.meshes import Mesh, areas, sample_surface
 from image2point.datasets.solids import SOLIDS
 from image2point.datasets.transforms import quaternion_rotation, random_rotation
+from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
 
 SPLITS = {"train": 0, "test": 1, "validation": 2}
@@ -81,12 +83,7 @@ class SyntheticShapes:
                 "synthetic shapes: samples_per_class and points must be at least 1 and seed at least 0, "
                 f"found {self.samples_per_class}, {self.points} and {self.seed}"
             )
-        unknown = [name for name in self.classes if name not in SOLIDS]
-        if unknown or not self.classes or len(set(self.classes)) != len(self.classes):
-            raise InputError(
-                f"synthetic shapes: classes must be one or more of {', '.join(SOLIDS)}, each at most once; "
-                f"found {', '.join(self.classes) or 'none'}"
-            )
+        check_classes(self.classes)
 
     @property
     def name(self) -> str:
@@ -99,7 +96,7 @@ class SyntheticShapes:
     def __len__(self) -> int:
         return self.samples_per_class * len(self.classes)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Cloud:
         if not 0 <= index < len(self):
             raise IndexError(f"cloud {index} of {len(self)}")
         repeat, label = divmod(index, len(self.classes))
@@ -120,20 +117,37 @@ def load(
     return train, SyntheticShapes("test", test_per_class, points, seed, difficulty)
 
 
-def make_cloud(kind: str, points: int, difficulty: Difficulty, rng: np.random.Generator) -> np.ndarray:
-    """One cloud of one kind of solid: float32 [points, 3], centred, radius at most 1."""
+def check_classes(classes: tuple[str, ...]) -> None:
+    """InputError unless `classes` are one or more kinds of solid, each at most once."""
+    unknown = [name for name in classes if name not in SOLIDS]
+    if unknown or not classes or len(set(classes)) != len(classes):
+        raise InputError(
+            f"synthetic shapes: classes must be one or more of {', '.join(SOLIDS)}, each at most once; "
+            f"found {', '.join(classes) or 'none'}"
+        )
+
+
+def make_mesh(kind: str, difficulty: Difficulty, rng: np.random.Generator) -> Mesh:
+    """One solid, stretched and turned at random; its surface has moments about 1 before the stretch."""
     mesh = SOLIDS[kind](rng)
     stretch = difficulty.proportions ** rng.uniform(-1, 1, 3)
     pose = _pose(difficulty.tilt, rng)
-    vertices = _standardise(mesh) * stretch @ pose.T
+    return Mesh(_standardise(mesh) * stretch @ pose.T, mesh.triangles)
+
+
+def make_cloud(kind: str, points: int, difficulty: Difficulty, rng: np.random.Generator) -> Cloud:
+    """One cloud of one kind of solid: `points` points, centred, radius at most 1.
+
+    The normals are the exact outward ones of the surface where each point was, before noise moved it.
+    """
     # Twice the points, so that density and occlusion have something to choose from.
-    cloud = sample_surface(Mesh(vertices, mesh.triangles), 2 * points, rng)
-    cloud = cloud.take(_visible(cloud, points, difficulty, rng), axis=0)
-    cloud -= cloud.mean(axis=0)
+    sampled = sample_surface(make_mesh(kind, difficulty, rng), 2 * points, rng)
+    sampled = sampled.take(_visible(sampled.points, points, difficulty, rng))
+    cloud = sampled.points - sampled.points.mean(axis=0)
     cloud /= _radius(cloud)
     cloud += rng.uniform(0, difficulty.noise) * rng.standard_normal(cloud.shape)
     cloud *= rng.uniform(difficulty.scale, 1) / _radius(cloud)
-    return cloud.astype(np.float32)
+    return check_cloud(Cloud(cloud, sampled.normals), kind)
 
 
 def _standardise(mesh: Mesh) -> np.ndarray:

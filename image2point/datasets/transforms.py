@@ -1,4 +1,4 @@
-"""Augmentation of one cloud: plain functions of (points, specification, random generator).
+"""Augmentation of one cloud: plain functions of (cloud, specification, random generator).
 
 Which axis points up is a fact of each dataset, and no dataset is turned on loading. A random heading is a
 rotation about that axis: `rotate="z"` for the synthetic shapes, `rotate="y"` for the usual
@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
 
 Rotation = Literal["none", "x", "y", "z", "so3"]
@@ -78,20 +79,30 @@ def rng_for(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, index))
 
 
-def augment(points: np.ndarray, spec: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Return an augmented copy, float32 [P', 3], of `points` [P, 3]; the input is never written to."""
-    points = np.array(points, dtype=np.float32)
-    if spec.points is not None and spec.points < len(points):
-        points = points[rng.choice(len(points), spec.points, replace=False)]
+def augment(cloud: Cloud, spec: Augmentation, rng: np.random.Generator) -> Cloud:
+    """Return an augmented copy of `cloud`, its points float32; the input is never written to.
+
+    Subsampling takes the same rows of everything; a rotation turns the normals with the points. The other steps leave
+    normals as they are, noise too: they stay those of the surface that the points were taken from.
+    """
+    if spec.points is not None and spec.points < len(cloud):
+        cloud = cloud.take(rng.choice(len(cloud), spec.points, replace=False))
+    points, normals = cloud.points.astype(np.float32), cloud.normals
     if spec.rotate != "none":
-        points = points @ random_rotation(spec.rotate, rng).T.astype(np.float32)
+        turn = random_rotation(spec.rotate, rng).T.astype(np.float32)
+        points = points @ turn
+        normals = None if normals is None else normals.astype(np.float32, copy=False) @ turn
     if rng.random() < spec.scale_probability:
         points *= np.float32(rng.uniform(*spec.scale))
     if rng.random() < spec.shift_probability:
         points += rng.uniform(-spec.shift, spec.shift, 3).astype(np.float32)
     if rng.random() < spec.jitter_probability:
         points += rng.uniform(-spec.jitter, spec.jitter, points.shape).astype(np.float32)
-    return points
+    return Cloud(points, _copy(normals), _copy(cloud.colours), _copy(cloud.parts))
+
+
+def _copy(values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else values.copy()
 
 
 def random_rotation(kind: Rotation, rng: np.random.Generator) -> np.ndarray:

@@ -6,12 +6,54 @@ from typing import Any
 
 import numpy as np
 
+from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
 
 INDEX_LIMIT = 2**31 - 1  # voxel indices are int32
 
 
-def check_cloud(points: Any, where: str, voxel_size: float | None = None) -> np.ndarray:
+def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cloud:
+    """Return `cloud` with the types that `Cloud` promises and its normals brought to length 1, or say what is wrong.
+
+    `where` and `voxel_size` as in `check_points`, which the points go through. A normal of length 0 stays.
+
+    Raises InputError too for normals, colours or parts of another shape, values that are not finite, colours
+    outside 0..1, and parts that are not whole numbers.
+    """
+    points = check_points(cloud.points, where, voxel_size)
+    normals = _rows(cloud.normals, "normals", where, points)
+    if normals is not None:
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        # Those that have it already keep every bit, however often they are checked.
+        normals = normals / np.where((length > 0) & (np.abs(length - 1) > 1e-6), length, 1)
+    colours = _rows(cloud.colours, "colours", where, points)
+    if colours is not None and (colours.min() < 0 or colours.max() > 1):
+        raise InputError(
+            f"{where}: expected colours in 0..1, found {colours.min():g} to {colours.max():g}; "
+            "8-bit colours are divided by 255"
+        )
+    parts = None if cloud.parts is None else np.asarray(cloud.parts)
+    if parts is not None and (parts.dtype.kind not in "iu" or parts.shape != (len(points),)):
+        raise InputError(
+            f"{where}: expected parts to be whole numbers ({len(points)},), found {parts.dtype} {parts.shape}"
+        )
+    return Cloud(points, normals, colours, None if parts is None else parts.astype(np.int64))
+
+
+def _rows(values: Any, name: str, where: str, points: np.ndarray) -> np.ndarray | None:
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu" or array.shape != points.shape:
+        raise InputError(f"{where}: expected {name} to be numbers {points.shape}, found {array.dtype} {array.shape}")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise InputError(f"{where}: {name} hold NaN or infinite values, first at point {row}: {array[row].tolist()}")
+    return array
+
+
+def check_points(points: Any, where: str, voxel_size: float | None = None) -> np.ndarray:
     """Return `points` as float32 [P, 3], P >= 1, or say what is wrong with it.
 
     `where` begins the message: a path, a file and row, an argument's name. With `voxel_size` (same unit as
@@ -30,8 +72,8 @@ def check_cloud(points: Any, where: str, voxel_size: float | None = None) -> np.
         raise InputError(f"{where}: the cloud is empty; at least one point is needed")
     with np.errstate(over="ignore"):
         cloud = array.astype(np.float32)
-    finite = np.isfinite(cloud).all(axis=1)
-    if not finite.all():
+    if not np.isfinite(cloud).all():  # over all at once: axes of length 3 are slow, and this is done for every cloud
+        finite = np.isfinite(cloud).all(axis=1)
         row = int(np.flatnonzero(~finite)[0])
         raise InputError(
             f"{where}: {int((~finite).sum())} of {len(cloud)} points are not finite, "
@@ -46,6 +88,8 @@ def check_indices(cloud: np.ndarray, where: str, voxel_size: float) -> None:
     """Raise InputError where floor(p / voxel_size), or that less the cloud's own minimum, overflows int32."""
     if not (np.isfinite(voxel_size) and voxel_size > 0):
         raise InputError(f"voxel size must be a positive length, found {voxel_size}")
+    if float(np.abs(cloud).max()) < INDEX_LIMIT / 2 * voxel_size:
+        return
     low, high = (np.floor(side.astype(np.float64) / voxel_size) for side in (cloud.min(axis=0), cloud.max(axis=0)))
     reach = max(np.abs(low).max(), np.abs(high).max(), (high - low).max())
     if reach > INDEX_LIMIT:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from image2point import config as configuration
-from image2point.datasets import Splits, modelnet, synthetic
+from image2point.config.sections import ClassSplit
+from image2point.datasets import Splits, registry, synthetic
+from image2point.datasets.catalogue import Options
+from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.features import feature_width
-from image2point.datasets.splits import CloudSet, split
+from image2point.datasets.splits import split
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
-from image2point.training.batches import Recipe, batches, shuffled
+from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
 
 if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
@@ -18,29 +22,67 @@ if TYPE_CHECKING:
 
 
 def load_splits(data: configuration.Data) -> Splits:
-    """Train, validation and test clouds. Validation is cut from train, test is never touched."""
-    train, test = _load(data)
+    """Train, validation and test clouds.
+
+    Validation is the dataset's own where it has one and the config does not say otherwise, else it is cut from train;
+    test is never touched.
+    """
+    whole = _base(_load(data), data.class_split)
+    if whole.validation is not None and data.shots is None and data.validation is None:
+        return whole
     if data.shots is None and not data.validation_fraction:
-        return Splits(train, None, test)
-    splits = split(train, test, data.shots, data.validation_fraction, data.shot_seed)
+        return Splits(whole.train, None, whole.test)
+    splits = split(whole.train, whole.test, data.shots, data.validation_fraction, data.shot_seed)
     if splits.validation is None and data.validation:
         raise InputError(
             f"data.validation = {data.validation} of {len(splits.train)} training clouds in "
-            f"{len(train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
+            f"{len(whole.train.classes)} classes leaves none to validate on; raise it, or set 0 to take the last epoch"
         )
     return splits
 
 
-def _load(data: configuration.Data) -> tuple[CloudSet, CloudSet]:
-    if data.name == "modelnet":
-        return modelnet.load(data.root, data.classes)
+def load_novel(data: configuration.Data) -> Labelled:
+    """All clouds of the novel classes, of train and test: the run has seen none of them."""
+    whole = _load(data)
+    parts = (whole.train, whole.validation, whole.test)
+    return novel_part([part for part in parts if part is not None], data.class_split)
+
+
+def _base(whole: Splits, split: ClassSplit) -> Splits:
+    validation = None if whole.validation is None else base_part(whole.validation, split)
+    return Splits(base_part(whole.train, split), validation, base_part(whole.test, split))
+
+
+def base_part(whole: Labelled, split: ClassSplit) -> Labelled:
+    """The samples of the classes to train on; all of them where no split is asked for."""
+    base, _ = split_classes(whole.classes, split.novel, split.base, split.seed)
+    return whole if base == whole.classes else OfClasses(whole, base)
+
+
+def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
+    """The samples of the novel classes in all `parts`; InputError where there are none."""
+    _, novel = split_classes(parts[0].classes, split.novel, split.base, split.seed)
+    if not novel:
+        raise InputError("there are no novel classes: set class_split.novel to their names or number")
+    return Joined(*(OfClasses(part, novel, f"{part.name}/novel") for part in parts))
+
+
+def _load(data: configuration.Data) -> Splits:
+    if data.name != "synthetic":
+        classes = data.classes if data.name.startswith("modelnet") else None
+        return registry.load(
+            data.name,
+            data.root,
+            Options(data.variant, classes, data.sample, data.sample_seed, data.normalise),
+        )
     shapes = data.synthetic
     difficulty = synthetic.Difficulty(**shapes.difficulty.model_dump())
-    classes = shapes.classes or tuple(synthetic.SOLIDS)
-    return (
-        synthetic.SyntheticShapes("train", shapes.train_per_class, shapes.points, shapes.seed, difficulty, classes),
-        synthetic.SyntheticShapes("test", shapes.test_per_class, shapes.points, shapes.seed, difficulty, classes),
+    names = shapes.classes or tuple(synthetic.SOLIDS)
+    train, test = (
+        synthetic.SyntheticShapes(split, clouds, shapes.points, shapes.seed, difficulty, names)
+        for split, clouds in (("train", shapes.train_per_class), ("test", shapes.test_per_class))
     )
+    return Splits(train, None, test)
 
 
 def make_recipe(config: configuration.Config) -> Recipe:
@@ -50,6 +92,8 @@ def make_recipe(config: configuration.Config) -> Recipe:
         voxel_size=data.voxel_size,
         features=data.features,
         scaling={str(name): factor for name, factor in data.scaling.items()},
+        normals=data.normals,
+        up=data.up,
         points=data.points,
         substrate=config.network.substrate,
         augmentation=Augmentation(**data.augmentation.model_dump()) if data.augmentation else None,
@@ -57,12 +101,22 @@ def make_recipe(config: configuration.Config) -> Recipe:
     )
 
 
-def calibration_batch(config: configuration.Config, train: CloudSet) -> VoxelTensor | DenseVoxels | None:
+def check_features(splits: Splits, recipe: Recipe) -> None:
+    """Raise InputError where the clouds lack what the input features need, going by the first of each split."""
+    for clouds in (splits.train, splits.validation, splits.test):
+        if clouds is not None and len(clouds):
+            name = f"{clouds.name} cloud 0"
+            to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
+
+
+def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTensor | DenseVoxels | None:
     """Voxels of some training clouds, as many as a batch has, where the config's network is to be scaled by them."""
     if config.network.variance != "occupancy":
         return None
     chosen = shuffled(len(train), config.training.batch_size, config.seed, epoch=0)[:1]
-    return next(iter(batches(train, chosen, make_recipe(config)))).voxels
+    recipe, names = make_recipe(config), [f"{train.name} cloud {i}" for i in chosen[0]]
+    clouds = [prepare(train[int(i)], name, recipe) for i, name in zip(chosen[0], names, strict=True)]
+    return to_voxels(clouds, recipe, names)
 
 
 def make_network(
@@ -96,10 +150,12 @@ def _lift(
         calibration=calibration,
         substrate=network.substrate,
         stem=network.stem,
+        patch=network.patch,
         stride_in=network.stride_in,
         downsample=network.downsample,
         in_channels=feature_width(config.data.features),
         num_classes=classes,
+        head=network.head,
         control=network.control,
         depth_padding=network.depth_padding,
         allow_missing=network.allow_missing,

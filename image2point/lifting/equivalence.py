@@ -116,7 +116,7 @@ def turned(net: LiftedNetwork, axis: str | None = None) -> list[Tensor]:
         Features of the sites [N, C] of each stage, in the order of the cloud before it was turned; scores [B, classes].
     """
     order = [0, 1]  # where each axis of the turned cloud comes from
-    order.insert("xyz".index(axis or net.lifting.options.axis), 2)
+    order.insert("xyz".index(axis or str(net.lifting.options.axis)), 2)
     x = _reordered(_cloud(_channels(net)), order)
     back = [order.index(source) for source in range(3)]
     with torch.no_grad():

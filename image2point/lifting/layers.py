@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from image2point.voxels import BatchNorm, DenseVoxels, RmsNorm, Voxels, VoxelTensor, functional
-from image2point.voxels.functional import on_rows
+from image2point.voxels.functional import on_sites
 
 
 class VectorBatchNorm(BatchNorm):
@@ -43,7 +43,7 @@ class SiteLinear(nn.Linear):
             super().reset_parameters()
 
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
-        return on_rows(super().forward, x)
+        return on_sites(super().forward, x)
 
 
 class SitePReLU(nn.PReLU):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,26 +15,30 @@ from image2point import pretrained
 from image2point._timm import load_timm
 from image2point.errors import InputError
 from image2point.lifting import controls, kernels
+from image2point.lifting.axes import check_axis
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_stem, move_stride, trace
+from image2point.lifting.heads import HEADS
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.records import Options
 from image2point.lifting.rewrite import Rewriter, record
+from image2point.lifting.stems import FRESH_STEMS, STEMS, patch_size
 from image2point.lifting.variance import VARIANCES, calibrate, check_batch
 from image2point.voxels import DenseVoxels, VoxelConv, VoxelTensor
+from image2point.voxels.conv.engines import ENGINES
 
 logger = logging.getLogger("image2point")
 
 _CHOICES = {
     "rule": (*kernels.RULES, "tied"),
-    "axis": (*kernels.AXES, "alternate"),
     "variance": VARIANCES,
     "substrate": ("sparse", "dense"),
-    "stem": ("auto", "paper", "inflate"),
+    "stem": ("auto", *STEMS),
+    "head": HEADS,
     "stride_in": ("conv2", "conv1"),
     "downsample": ("auto", "paper", "exact"),
     "control": controls.CONTROLS,
     "depth_padding": ("zeros", "replicate"),
-    "engine": ("auto", "reference"),
+    "engine": ENGINES,
 }
 
 
@@ -42,15 +46,17 @@ def lift(
     network: str | nn.Module,
     weights: str | None = None,
     rule: str = "repeat",
-    axis: str = "z",
+    axis: str | Mapping[str, str] = "z",
     variance: str = "none",
     calibration: VoxelTensor | DenseVoxels | None = None,
     substrate: str = "sparse",
     stem: str = "auto",
+    patch: int | None = None,
     stride_in: str = "conv2",
     downsample: str = "auto",
     in_channels: int = 3,
     num_classes: int | None = 40,
+    head: str = "linear",
     control: str = "none",
     depth_padding: str = "zeros",
     allow_missing: Sequence[str] = (),
@@ -70,7 +76,8 @@ def lift(
             (centred on each of the three coordinate planes, and averaged), or `tied` (as `repeat`, but the 2D kernel
             stays the parameter and is repeated whenever it is applied).
         axis: depth axis, along which kernels are inflated: `x`, `y`, `z`, or `alternate`: z, x, y in turn, from one
-            kernel that is wider than 1×1 to the next.
+            kernel that is wider than 1×1 to the next; or a mapping from patterns over the names of such layers to x,
+            y or z, of which the first that matches counts: `{"layer1.*": "x", "*": "z"}`.
         variance: how lifted kernels are scaled: `none`; `1/K`, divided by the number of copies that `repeat`, `tied`
             and the paper's shortcut make of the 2D kernel; or `occupancy`, so that the variance of activations stays
             what it is in 2D, given how many neighbours the voxels of `calibration` have.
@@ -78,19 +85,25 @@ def lift(
         substrate: `sparse`, or `dense` to turn sparse input into a masked grid first. A grid is computed as a grid
             in both.
         stem: `paper` (a fresh 3×3×3 convolution of stride 1 and a fresh norm instead of the 2D stem, no pooling),
-            `inflate` (the 2D stem, lifted), or `auto`: `paper` where the 2D stem is a single convolution.
+            `inflate` (the 2D stem, lifted), `patch` (a fresh convolution of `patch`³ voxels with stride `patch`, and a
+            fresh norm, where the 2D stem cuts the image into patches, as in ConvNeXt), or `auto`: `paper` where the 2D
+            stem is a single convolution.
+        patch: edge of a patch in voxels, from 2 to that of the 2D stem, which None takes.
         stride_in: which convolution of a bottleneck block has the stride: `conv2`, or `conv1` as in caffe's ResNets.
         downsample: what a strided 1×1 convolution becomes: `paper`, its weight repeated over stride³ voxels,
             undivided; `exact`, a strided 1×1×1; `auto`, `paper` with the paper's stem.
         in_channels: channels per voxel.
         num_classes: width of the fresh classifier; None keeps the 2D one.
+        head: the fresh classifier: `linear`; `batchnorm`, linear with batch norm on the class scores, as in
+            Image2Point's code; `cosine`, scaled cosines between features and class rows (`lifting.heads`).
         control: `none`; `random`, the body's kernels redrawn with their own variance and its norms reset; `shuffled`,
             the spatial entries of the body's kernels permuted before they are lifted, all else kept; `scratch`, every
             kernel of the 3D network freshly drawn and every norm reset.
         depth_padding: `zeros`, or `replicate` to repeat the border slices of dense grids along the depth axis.
         allow_missing, allow_unexpected: names or patterns (`head.*`) of tensors that the weights may lack, or have
             too many.
-        engine: `auto`, or `reference` for the slow oracle.
+        engine: what runs the sparse convolutions, see `image2point.voxels.conv.engines`: `auto`, `cpu`, or `reference`
+            for the slow oracle.
         seed: of everything that is drawn. The global random state is neither used nor changed.
 
     Returns:
@@ -102,10 +115,13 @@ def lift(
             batch is missing.
     """
     chosen: dict[str, Any] = {
-        "rule": rule, "axis": axis, "variance": variance, "substrate": substrate, "stem": stem, "stride_in": stride_in,
-        "downsample": downsample, "control": control, "depth_padding": depth_padding, "engine": engine,
+        "rule": rule, "variance": variance, "substrate": substrate, "stem": stem, "stride_in": stride_in,
+        "downsample": downsample, "head": head, "control": control, "depth_padding": depth_padding, "engine": engine,
     }  # fmt: skip
     _check(chosen, in_channels, num_classes)
+    check_axis(axis)
+    if head != "linear" and num_classes is None:
+        raise InputError(f"head={head!r} makes a fresh classifier, so it needs num_classes; found None")
     if weights == "module" and isinstance(network, str):
         raise InputError('weights="module" keeps the weights of a given nn.Module, but the network is a name')
     name, image_network = _network(network, seed)
@@ -120,10 +136,14 @@ def lift(
         raise LiftError(
             f'cannot put the paper\'s stem before {name}, whose input feeds several branches; use stem="inflate"'
         )
+    if stem == "patch" or patch is not None:
+        patch = patch_size(traced, parts, stem, patch)
     if downsample == "auto":
         downsample = "paper" if stem == "paper" else "exact"
     options = Options(
         **{**chosen, "stem": stem, "downsample": downsample},
+        axis=axis if isinstance(axis, str) else dict(axis),
+        patch=patch,
         in_channels=in_channels,
         num_classes=num_classes,
         seed=seed,
@@ -143,7 +163,7 @@ def lift(
     _log(lifting.counts, name, options)
     lifted = LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
     if variance == "occupancy" and control != "scratch":
-        fresh = "input" if stem == "paper" else None
+        fresh = "input" if stem in FRESH_STEMS else None
         names = [n for n, m in lifted.named_modules() if isinstance(m, VoxelConv) and rewriter.roles[n] != fresh]
         calibrate(lifted, names, check_batch(calibration))
     return lifted
@@ -179,7 +199,7 @@ def _network(network: str | nn.Module, seed: int) -> tuple[str, nn.Module]:
 
 def _replaced(traced: Trace, stem: Stem, options: Options) -> frozenset[str]:
     """Paths of the 2D layers whose weights nothing needs: a fresh stem or head takes their place."""
-    nodes = list(stem.nodes) if options.stem == "paper" else []
+    nodes = list(stem.nodes) if options.stem in FRESH_STEMS else []
     classifier = find_classifier(traced)
     if classifier is not None and options.num_classes is not None:
         nodes.append(classifier)

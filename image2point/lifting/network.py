@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
+from image2point.lifting.heads import effective
 from image2point.lifting.records import Lifting
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
+
+Program: TypeAlias = Callable[[Any, Voxels], dict[str, Any]]
 
 
 class LiftedNetwork(nn.Module):
@@ -32,7 +35,7 @@ class LiftedNetwork(nn.Module):
         self.graph, self.lifting, self.roles = graph, lifting, roles
         self._classifier = classifier
         self._held: frozenset[str] = frozenset()
-        self._program: Callable[[Any, Voxels], dict[str, Any]] | None = None
+        self._program: Program = compiled(graph)
 
     def forward(self, x: Voxels) -> Tensor:
         """Class scores [B, classes] of a batch of clouds."""
@@ -45,6 +48,8 @@ class LiftedNetwork(nn.Module):
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
         """Features before the classifier [B, p], and class scores [B, classes].
 
+        Under the head `cosine` the features are those that its linear part sees, of length 1.
+
         Raises:
             InputError: where the network gives no vector per cloud.
         """
@@ -55,16 +60,28 @@ class LiftedNetwork(nn.Module):
 
     @property
     def classifier(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [classes, p] and bias [classes] (or None) of the last linear layer.
+        """Weight [classes, p] and bias [classes] (or None) of the linear layer that the head is in eval mode.
+
+        What the head has besides is folded in (`lifting.heads`): with it, a batch norm on the scores by its running
+        statistics; the scale and the unit rows of a cosine head. So, in eval mode, scores = features · weightᵀ + bias
+        on what `embed` gives.
 
         Raises:
             InputError: where the network ends without one.
         """
         if self._classifier is None:
             raise InputError(f"{self.lifting.network} was lifted without a classifier; give num_classes to add one")
-        layer = dict(self.named_modules())[self._classifier]
+        layer = self.get_submodule(self._classifier)
         assert isinstance(layer, nn.Linear)
-        return layer.weight, layer.bias
+        return effective(layer)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """The module of that path, by children alone: one may have the name of an attribute here."""
+        first, _, rest = target.partition(".")
+        child = self._modules.get(first)
+        if child is None:
+            return super().get_submodule(target)
+        return child.get_submodule(rest)
 
     def train(self, mode: bool = True) -> LiftedNetwork:
         """Set the mode, except of the modules that are held in eval."""
@@ -81,12 +98,18 @@ class LiftedNetwork(nn.Module):
         self.train(self.training)
 
     def _run(self, x: Voxels) -> dict[str, Any]:
+        return self.execute(self._program, x)
+
+    def renew_program(self) -> None:
+        """Make the program again, after a change of `graph`."""
+        self._program = compiled(self.graph)
+
+    def execute(self, program: Program, x: Voxels) -> dict[str, Any]:
+        """Run a program over this network's modules: its own, or one made of its graph (`lifting.observe`)."""
         self._check(x)
         if self.lifting.options.substrate == "dense" and isinstance(x, VoxelTensor):
             x = x.dense()
-        if self._program is None:
-            self._program = _compile(self.graph)
-        return self._program(_Children(self._modules), x)
+        return program(_Children(self._modules), x)
 
     def _check(self, x: Voxels) -> None:
         if isinstance(x, VoxelTensor):
@@ -109,7 +132,11 @@ class LiftedNetwork(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_program": None}  # compiled code is made again where it is needed
+        return {name: value for name, value in self.__dict__.items() if name != "_program"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._program = compiled(self.graph)  # compiled code cannot be copied
 
 
 class _Children:
@@ -119,7 +146,8 @@ class _Children:
         self.__dict__ = modules
 
 
-def _compile(graph: fx.Graph) -> Callable[[Any, Voxels], dict[str, Any]]:
+def compiled(graph: fx.Graph) -> Program:
+    """The program that a graph describes: (children as attributes, voxels) → what the graph returns."""
     code = graph.python_code(root_module="self")
     namespace = dict(code.globals)
     exec(code.src, namespace)

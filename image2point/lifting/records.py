@@ -20,18 +20,26 @@ class Options:
     """How to lift: the arguments of `image2point.lift`, with `auto` resolved."""
 
     rule: str = "repeat"
-    axis: str = "z"
+    axis: str | dict[str, str] = "z"
     variance: str = "none"
     substrate: str = "sparse"
     stem: str = "paper"
+    patch: int | None = None
     stride_in: str = "conv2"
     downsample: str = "paper"
     in_channels: int = 3
     num_classes: int | None = 40
+    head: str = "linear"
     control: str = "none"
     depth_padding: str = "zeros"
     engine: str = "auto"
     seed: int = 0
+
+    @property
+    def depth_axis(self) -> str:
+        """The depth axis, in the options of one operation, where it is one of x, y, z."""
+        assert isinstance(self.axis, str)
+        return self.axis
 
 
 @dataclass(frozen=True)

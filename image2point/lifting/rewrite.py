@@ -13,15 +13,21 @@ from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
 from image2point.lifting import controls, kernels, rules
+from image2point.lifting.axes import axis_of, check_patterns
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
+from image2point.lifting.heads import fresh_head, unit_length
 from image2point.lifting.records import Lifting, Options, ParameterRecord, SourceRecord
 from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
 from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
 from image2point.lifting.rules.table import READ_PADDING
+from image2point.lifting.stems import FRESH_STEMS, fresh_convolution, replaced_nodes
 from image2point.pretrained import WeightsReport
 from image2point.voxels import GlobalPool
 
 logger = logging.getLogger("image2point")
+
+LAYERS = "layers"
+"""Key in the `meta` of a 3D node: names of the 2D network's modules whose output it has become."""
 
 
 class Rewriter:
@@ -49,6 +55,12 @@ class Rewriter:
         self._features: Value | None = None
         self._turns = 0
         self._last_linear, self._head = find_classifier(traced), find_head(traced)
+        if isinstance(options.axis, dict):
+            replaced = replaced_nodes(stem, options.stem)
+            inflated = [
+                node for node in traced.convolutions() if node not in replaced and _is_wide(traced.module(node))
+            ]
+            check_patterns(options.axis, list(dict.fromkeys(str(node.target) for node in inflated)), traced.name)
 
     def run(self) -> None:
         """Lift every node.
@@ -78,9 +90,9 @@ class Rewriter:
 
     def _lift(self, node: fx.Node) -> Value:
         options, stem = self.options, self.stem
-        if options.stem == "paper" and node in (*stem.nodes, *stem.pools) and node is not stem.final_norm:
+        if options.stem in FRESH_STEMS and node in replaced_nodes(stem, options.stem):
             value = self._values[node.all_input_nodes[0]]
-            return self._paper_convolution(node, value) if node is stem.convolutions[-1] else value
+            return self._fresh_stem(node, value) if node is stem.convolutions[-1] else value
         padded = any(self._values[operand].padded for operand in node.all_input_nodes)
         if padded and rules.rule_of(self.traced.module(node), node.target) not in READ_PADDING:
             raise Unsupported("no rule for padding that is not followed by a convolution or pooling")
@@ -128,7 +140,8 @@ class Rewriter:
         if node is self._last_linear:
             self._features, self.classifier = operand, path
         if replaced:
-            return self._write(rules.on(operand, self._fresh_linear(path, module)), path, role)
+            assert isinstance(module, nn.Linear)
+            return self._fresh_head(operand, path, module.in_features, role)
         if rules.rule_of(module, None) is conditional_convolution:
             module = Experts(module)
         control = self.options.control
@@ -140,8 +153,8 @@ class Rewriter:
             self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
             module = self._adapted(module)
-        lifted = rules.lift_module(module, operand, self._turned(module), *others)
-        fresh_norm = self.options.stem == "paper" and node in self.stem.norms
+        lifted = rules.lift_module(module, operand, self._turned(module, path), *others)
+        fresh_norm = self.options.stem in FRESH_STEMS and node in self.stem.norms
         if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
             for _, layer in lifted.modules:
                 if _has_tensors(layer):
@@ -149,18 +162,19 @@ class Rewriter:
                     self.fresh.add(path)
         return self._write(lifted, path, role)
 
-    def _turned(self, module: nn.Module | None) -> Options:
-        """The options for one operation: with alternating axes, each kernel wider than 1×1 has the next of z, x, y.
+    def _turned(self, module: nn.Module | None, path: str = "") -> Options:
+        """The options for one operation: with axes in turn, each kernel wider than 1×1 has the next of z, x, y; with
+        axes by pattern, that of its layer's name.
 
         No axis is the depth of the whole network then, so that windows without a kernel are as deep as wide.
         """
         options = self.options
-        if options.axis != "alternate":
+        if options.axis in kernels.AXES:
             return options
         if isinstance(module, nn.Conv2d):
-            axis = "zxy"[self._turns % 3]
+            axis = axis_of(options.axis, path) if isinstance(options.axis, dict) else "zxy"[self._turns % 3]
             self._turns += module.kernel_size != (1, 1)
-            return replace(options, axis=axis)
+            return replace(options, axis=axis or "z")
         return replace(options, axis="z", rule="repeat" if options.rule == "center" else options.rule)
 
     def _role(self, node: fx.Node, module: nn.Module, operand: Value) -> str:
@@ -172,16 +186,14 @@ class Rewriter:
 
     # ------------------------------------------------------------------------------------------ stem and head
 
-    def _paper_convolution(self, node: fx.Node, value: Value) -> Value:
-        """The paper's stem: a fresh 3×3×3 convolution of stride 1."""
+    def _fresh_stem(self, node: fx.Node, value: Value) -> Value:
         conv = self.traced.module(node)
         assert isinstance(conv, nn.Conv2d)
-        kernel = conv.weight.new_empty(conv.out_channels, self.options.in_channels, 3, 3, 3)
-        lifted = rules.voxel_conv(kernel, conv.bias, 1, (1, 1, 1), 1, 1, self._turned(None))
+        lifted, stride = fresh_convolution(conv, self._turned(None))
         path = str(node.target)
         controls.restart(lifted, kernels.generator(self.options.seed, path))
         self.fresh.add(path)
-        return self._write(rules.on(value, lifted), path, "input")
+        return self._write(rules.on(value, lifted, stride=stride), path, "input")
 
     def _adapted(self, conv: nn.Conv2d) -> nn.Conv2d:
         """The first convolution, for the asked number of input channels."""
@@ -201,15 +213,17 @@ class Rewriter:
         adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted, parts))
         return adapted
 
-    def _fresh_linear(self, path: str, like: nn.Module | int) -> nn.Linear:
-        width = like if isinstance(like, int) else int(like.in_features)  # type: ignore[arg-type]
+    def _fresh_head(self, features: Value, path: str, width: int, role: str) -> Value:
+        """The head that was asked for, and the features as it sees them."""
+        options = self.options
+        if options.head == "cosine":
+            features = replace(features, node=self.graph.call_function(unit_length, (features.node,)))
+        draw = kernels.generator(options.seed, path)
         dtype = next(self.traced.network.parameters()).dtype
-        with torch.device("meta"):
-            layer = nn.Linear(width, int(self.options.num_classes or 0), dtype=dtype)
-        layer.to_empty(device="cpu")
-        controls.restart(layer, kernels.generator(self.options.seed, path))
+        head = fresh_head(options.head, width, int(options.num_classes or 0), draw, dtype)
+        self._features = features
         self.fresh.add(path)
-        return layer
+        return self._write(rules.on(features, head), path, role)
 
     def _finish(self, node: fx.Node, made: dict[fx.Node, Value]) -> None:
         (result,) = node.args
@@ -225,6 +239,10 @@ class Rewriter:
             stage = made.get(self.traced.outputs.get(name))  # type: ignore[arg-type]
             if stage is not None and stage.kind == "voxels":
                 stages[name] = stage.node
+        for path, traced in self.traced.outputs.items():
+            layer = made.get(traced)
+            if layer is not None and layer.node is not None and layer.kind in ("voxels", "vector"):
+                layer.node.meta.setdefault(LAYERS, []).append(path)
         output: dict[str, Any] = {"stages": stages, "logits": value.node}
         if self._features is not None:
             output["features"] = self._features.node
@@ -241,9 +259,8 @@ class Rewriter:
             pooled = Chain(value, (("", GlobalPool("avg")),), Value("vector", axes="BC"))
             value = self._write(pooled, self._free("head_pool"), "output")
         path = self._free("head")
-        self._features, self.classifier = value, path
-        width = _width(self.traced, result)
-        return self._write(rules.on(value, self._fresh_linear(path, width)), path, "output")
+        self.classifier = path
+        return self._fresh_head(value, path, _width(self.traced, result), "output")
 
     # ----------------------------------------------------------------------------------------------- writing
 
@@ -306,6 +323,10 @@ class Rewriter:
                 "image2point/lifting/rules/table.py."
             )
         return LiftError(f"cannot lift {self.traced.name} at {what}: {reason}. {where}")
+
+
+def _is_wide(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
 
 
 def _has_tensors(module: nn.Module) -> bool:
@@ -373,7 +394,7 @@ def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[i
 
 def _replaced(rewriter: Rewriter) -> Callable[[str], bool]:
     """Whether a 2D tensor belongs to a layer whose place fresh values took."""
-    stem = rewriter.stem.nodes if rewriter.options.stem == "paper" else ()
+    stem = rewriter.stem.nodes if rewriter.options.stem in FRESH_STEMS else ()
     owners = rewriter.fresh | {str(node.target) for node in stem}
     return lambda name: _owner(owners, name) in owners
 

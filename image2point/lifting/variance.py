@@ -96,7 +96,7 @@ def calibrate(network: nn.Module, names: list[str], batch: VoxelTensor | DenseVo
 def occupancy(sites: Sites, window: Window) -> Tensor:
     """Share of the output voxels for which each tap of a window finds an input voxel; float64 [taps]."""
     table = neighbour_table(sites, window)
-    return torch.tensor(table.starts, dtype=torch.float64).diff() / max(table.targets, 1)
+    return (table.reads >= 0).double().mean(1)
 
 
 def _voxels(batch: VoxelTensor | DenseVoxels) -> int:

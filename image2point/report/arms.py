@@ -95,20 +95,12 @@ def group(runs: Iterable[Record]) -> list[Arm]:
     return [Arm(label, tuple(members)) for label, members in zip(_labels(collections), collections, strict=True)]
 
 
-# Settings that may differ between the runs of an arm: names, seeds, and what does not change the result. The arm's own
-# name is compared as the summary has it, where a run without one goes by the name of the run.
-_FREE = {
-    "name",
-    "arm",
-    "seed",
-    "data.shot_seed",
-    "data.synthetic.seed",
-    "data.root",
-    "network.weights",
-    "network.engine",
-}
-_FREE |= {f"training.{name}" for name in ("accelerator", "devices", "nodes", "workers", "threads")}
-_FREE |= {"training.checkpoint_every_minutes"}
+IDLE = {"name", "arm", "data.root", "network.engine", "training.checkpoint_every_minutes"}
+"""Settings that do not change the result of a run."""
+IDLE |= {f"training.{name}" for name in ("accelerator", "devices", "nodes", "workers", "threads")}
+# Those, and what else may differ between the runs of an arm. The arm's own name is compared as the summary has it,
+# where a run without one goes by the name of the run; weights are compared by content.
+_FREE = IDLE | {"seed", "data.shot_seed", "data.synthetic.seed", "network.weights"}
 _TELLING = ("network.arch", "finetune.policy", "data.shots")  # the first settings to tell two arms apart by
 
 

@@ -31,9 +31,10 @@ class Network(_Part):
     name: str
     weights: str
     rule: str
-    axis: str
+    axis: str | dict[str, str]
     substrate: str
     stem: str
+    head: str = "linear"
     control: str = "none"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from image2point.report.arms import Arm
 from image2point.report.read import Summary
@@ -39,11 +39,18 @@ def _lifted(summaries: Sequence[Summary]) -> str:
         f"{_any_of(network.name for network in networks)}, a 2D network "
         f"(weights: {_any_of(network.weights for network in networks)}), was lifted to 3D "
         f"(rule: {_any_of(network.rule for network in networks)}; "
-        f"depth axis: {_any_of(network.axis for network in networks)}; "
-        f"stem: {_any_of(network.stem for network in networks)}) "
+        f"depth axis: {_any_of(_axis(network.axis) for network in networks)}; "
+        f"stem: {_any_of(network.stem for network in networks)}; "
+        f"head: {_any_of(network.head for network in networks)}) "
         f"and run on {_any_of(network.substrate for network in networks)} voxels "
         f"of size {_any_of(f'{summary.data.voxel_size:g}' for summary in summaries)}."
     )
+
+
+def _axis(axis: str | Mapping[str, str]) -> str:
+    if isinstance(axis, str):
+        return axis
+    return "the first that matches of " + ", ".join(f"{value} for {pattern}" for pattern, value in axis.items())
 
 
 def _tuned(summaries: Sequence[Summary], arms: Sequence[Arm]) -> str:

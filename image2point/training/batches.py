@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from image2point.datasets import CloudSet
-from image2point.datasets.features import input_features
+from image2point.datasets.class_split import Labelled
+from image2point.datasets.cloud import Cloud
+from image2point.datasets.features import Up, input_features
+from image2point.datasets.normals import estimate_normals
+from image2point.datasets.splits import origin
 from image2point.datasets.transforms import Augmentation, augment, rng_for
 from image2point.datasets.validate import check_cloud
+from image2point.errors import InputError
 from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 
 
@@ -24,26 +30,64 @@ from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 class Recipe:
     """How a cloud becomes voxels.
 
-    points: how many are drawn from each cloud (None: all); features, scaling: see `datasets.features`;
-    augmentation: for training only.
+    points: how many are drawn from each cloud (None: all); features, scaling, up: see `datasets.features`;
+    normals: the clouds' own ("given"), or "estimated" from the points, whatever the clouds bring; augmentation: for
+    training only.
     """
 
     voxel_size: float
     features: tuple[str, ...] = ("xyz",)
     scaling: Mapping[str, float] | None = None
+    normals: str = "given"
+    up: Up | None = None
     points: int | None = None
     substrate: str = "sparse"
     augmentation: Augmentation | None = None
     seed: int = 0
 
+    def prepare(self, sample: Any, where: str, epoch: int | None = None, index: int = 0) -> Any:
+        """See `prepare`."""
+        return prepare(sample, where, self, epoch, index)
+
+    def join(self, samples: Sequence[Any], where: Sequence[str] | None = None) -> VoxelTensor | DenseVoxels:
+        """See `to_voxels`."""
+        return to_voxels(samples, self, where)
+
+    @cached_property
+    def steady(self) -> Augmentation:
+        """What happens to every cloud: points are drawn from it."""
+        return Augmentation(points=self.points)
+
+    @cached_property
+    def changing(self) -> Augmentation:
+        """What happens to a cloud in training."""
+        return replace(self.augmentation or Augmentation(), points=self.points)
+
+    noun = "cloud"
+
+
+class Preparation(Protocol):
+    """How samples become a network's input: `Recipe` for clouds, `training.images.ImageRecipe` for images."""
+
+    def prepare(self, sample: Any, where: str, epoch: int | None = None, index: int = 0) -> Any: ...
+
+    def join(
+        self, samples: Sequence[Any], where: Sequence[str] | None = None
+    ) -> VoxelTensor | DenseVoxels | torch.Tensor: ...
+
+    @property
+    def noun(self) -> str: ...
+
 
 class Batch:
-    """Voxels of some clouds with their labels [n] and their indices [n] in the dataset.
+    """Voxels of some clouds (or images [n, 3, S, S]) with their labels [n] and their indices [n] in the dataset.
 
     A plain class on purpose: Fabric rebuilds every dataclass and tuple that passes through it, field by field.
     """
 
-    def __init__(self, voxels: VoxelTensor | DenseVoxels, labels: torch.Tensor, indices: torch.Tensor) -> None:
+    def __init__(
+        self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, labels: torch.Tensor, indices: torch.Tensor
+    ) -> None:
         self.voxels, self.labels, self.indices = voxels, labels, indices
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -69,9 +113,9 @@ def in_order(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list
 
 
 def batches(
-    clouds: CloudSet,
+    clouds: Labelled,
     plan: Sequence[np.ndarray],
-    recipe: Recipe,
+    recipe: Preparation,
     epoch: int | None = None,
     workers: int = 0,
     pin_memory: bool = False,
@@ -84,7 +128,7 @@ def batches(
     samples = _Samples(clouds, recipe, epoch)
     loader = DataLoader(
         samples,
-        batch_sampler=[indices.tolist() for indices in plan],
+        batch_sampler=_Plan(plan),
         collate_fn=samples.collate,
         num_workers=workers,
         pin_memory=pin_memory,
@@ -94,31 +138,61 @@ def batches(
     yield from loader
 
 
-class _Samples(Dataset[tuple[int, np.ndarray, int]]):
-    def __init__(self, clouds: CloudSet, recipe: Recipe, epoch: int | None) -> None:
+class _Plan:
+    """The batches as lists, each made when it is its turn: ten million Python numbers would take half a gigabyte."""
+
+    def __init__(self, plan: Sequence[np.ndarray]) -> None:
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (indices.tolist() for indices in self.plan)
+
+
+class _Samples(Dataset[tuple[int, Any, int]]):
+    def __init__(self, clouds: Labelled, recipe: Preparation, epoch: int | None) -> None:
         self.clouds, self.labels, self.recipe, self.epoch = clouds, clouds.labels, recipe, epoch
 
     def __len__(self) -> int:
         return len(self.clouds)
 
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray, int]:
-        points = prepare(self.clouds[index], f"{self.clouds.name} cloud {index}", self.recipe, self.epoch, index)
-        return index, points, int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[int, Any, int]:
+        try:
+            sample = self.recipe.prepare(self.clouds[index], self._where(index), self.epoch, index)
+        except InputError as error:
+            where = origin(self.clouds, index)
+            raise InputError(str(error) if where in str(error) else f"{error} (in {where})") from None
+        return index, sample, int(self.labels[index])
 
-    def collate(self, samples: list[tuple[int, np.ndarray, int]]) -> Batch:
-        indices, points, labels = zip(*samples, strict=True)
-        return Batch(to_voxels(points, self.recipe), torch.tensor(labels), torch.tensor(indices))
+    def collate(self, samples: list[tuple[int, Any, int]]) -> Batch:
+        indices, prepared, labels = zip(*samples, strict=True)
+        joined = self.recipe.join(prepared, [self._where(index) for index in indices])
+        return Batch(joined, torch.tensor(labels), torch.tensor(indices))
+
+    def _where(self, index: int) -> str:
+        return f"{self.clouds.name} {self.recipe.noun} {index}"
 
 
-def prepare(points: np.ndarray, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> np.ndarray:
-    """The cloud [P, 3] as the network gets to see it: checked, subsampled, and augmented where an epoch is given."""
-    changes = recipe.augmentation if epoch is not None and recipe.augmentation else Augmentation()
-    points = check_cloud(points, where)
-    points = augment(points, replace(changes, points=recipe.points), rng_for(recipe.seed, epoch or 0, index))
-    return check_cloud(points, where, recipe.voxel_size)
+def prepare(cloud: Cloud, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> Cloud:
+    """The cloud as the network gets to see it: checked, with its normals estimated where the recipe says so,
+    subsampled, and augmented where an epoch is given."""
+    changes = recipe.steady if epoch is None else recipe.changing
+    cloud = check_cloud(cloud, where)
+    if "normals" not in recipe.features and cloud.normals is not None:
+        cloud = replace(cloud, normals=None)
+    elif recipe.normals == "estimated":
+        cloud = replace(cloud, normals=estimate_normals(cloud.points))
+    cloud = augment(cloud, changes, rng_for(recipe.seed, epoch or 0, index))
+    return check_cloud(cloud, where, recipe.voxel_size)
 
 
-def to_voxels(clouds: Sequence[np.ndarray], recipe: Recipe) -> VoxelTensor | DenseVoxels:
-    """Features of prepared clouds, averaged per voxel."""
-    features = [input_features(points, recipe.features, recipe.scaling or {}) for points in clouds]
-    return voxelize(clouds, recipe.voxel_size, features, recipe.substrate)
+def to_voxels(clouds: Sequence[Cloud], recipe: Recipe, where: Sequence[str] | None = None) -> VoxelTensor | DenseVoxels:
+    """Features of prepared clouds, averaged per voxel. `where` names the clouds in errors."""
+    names = where or [f"cloud {number}" for number in range(len(clouds))]
+    features = [
+        input_features(cloud, recipe.features, recipe.scaling, recipe.up, name)
+        for cloud, name in zip(clouds, names, strict=True)
+    ]
+    return voxelize([cloud.points for cloud in clouds], recipe.voxel_size, features, recipe.substrate)

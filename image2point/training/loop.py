@@ -11,7 +11,9 @@ import csv
 import io
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from image2point import files
-from image2point.config import Config
+from image2point.collapse import complexity_penalty
+from image2point.collapse.layers import kept, measure_layers
+from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.errors import InputError
 from image2point.runs import Run
 from image2point.training import checkpoint, distributed, measure
-from image2point.training.batches import Batch, Recipe, batches, shuffled
+from image2point.training.batches import Batch, Preparation, batches, shuffled
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
+from image2point.training.layers import choose_layers, layer_source, plain
 from image2point.training.schedule import learning_rate, make_optimizer
 
 if TYPE_CHECKING:
@@ -51,6 +56,8 @@ class State:
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Loss, hits and clouds, summed over the steps of this epoch."""
     rows: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    """The rows of layers.csv."""
     best_epoch: int | None = None
     best_score: tuple[float, float] = (-1.0, 0.0)
     """Validation accuracy and minus validation loss."""
@@ -66,8 +73,8 @@ class Job:
         fabric: Fabric,
         network: nn.Module,
         splits: Splits,
-        recipe: Recipe,
-        config: Config,
+        recipe: Preparation,
+        config: Config | Pretrain,
         run: Run,
         stop: StopSignal,
     ) -> None:
@@ -83,20 +90,27 @@ class Job:
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
                 )
-            self.module, self.optimizer = fabric.setup(_Forward(network), make_optimizer(network, config.training))
+            penalty = config.training.complexity_penalty if isinstance(config, Pretrain) else 0.0
+            module = _Forward(network, penalty)
+            self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
         else:
             fabric.to_device(network)
 
 
 class _Forward(nn.Module):
-    """Takes a Batch, which passes through Fabric and DDP untouched."""
+    """Takes a Batch, which passes through Fabric and DDP untouched; gives logits, and what they add to the loss."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, complexity_penalty: float = 0.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.complexity_penalty = network, complexity_penalty
 
-    def forward(self, batch: Batch) -> Tensor:
-        return self.network(batch.voxels)
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | float]:
+        if not self.complexity_penalty:
+            return self.network(batch.voxels), 0.0
+        assert isinstance(batch.voxels, Tensor)
+        images = batch.voxels.requires_grad_()
+        features, logits = self.network.embed(images)  # type: ignore[operator]
+        return logits, self.complexity_penalty * complexity_penalty(features, images)
 
 
 def fit(job: Job, state: State) -> None:
@@ -133,12 +147,12 @@ def train_epoch(job: Job, state: State) -> None:
         for group in job.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.epoch, state.step, job.steps)
         job.optimizer.zero_grad(set_to_none=True)
-        logits = job.module(batch)
+        logits, penalty = job.module(batch)
         loss = nn.functional.cross_entropy(
             logits, batch.labels, reduction="sum", label_smoothing=settings.label_smoothing
         )
         # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
-        job.fabric.backward(loss * (world / len(indices)))
+        job.fabric.backward(loss * (world / len(indices)) + penalty)
         if settings.gradient_clip is not None:
             job.fabric.clip_gradients(job.module, job.optimizer, max_norm=settings.gradient_clip)
         job.optimizer.step()
@@ -174,6 +188,7 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
     if _collapse_due(job, epoch):
         found = {str(name): _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
         row |= collapse_columns(measure.collapse(job.fabric, job.network, found))
+        follow_layers(job, state, epoch, job.config.collapse.splits)
         if "test" in found:
             tested = measure.scores(found["test"])
             row |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
@@ -192,7 +207,7 @@ def pause(job: Job, state: State, stop: bool) -> None:
 
 def interrupted(job: Job, where: str) -> Interrupted:
     """The exception that says where the run stopped and how to go on."""
-    command = f"image2point transfer {job.run.config} --runs {job.run.path.parent} --resume"
+    command = f"image2point {job.config.command} {job.run.config} --runs {job.run.path.parent} --resume"
     return Interrupted(f"stopped {where}; continue with: {command}")
 
 
@@ -238,13 +253,47 @@ def restore(job: Job) -> State:
 
 def write_rows(job: Job, state: State) -> None:
     """Replace metrics.csv by the rows so far. Numbers are written in full, so nothing is lost by reading them back."""
+    write_table(job, job.run.metrics, COLUMNS, state.rows)
+
+
+def write_table(job: Job, path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Replace the file by a table of rows, with `columns` first."""
     if job.fabric.is_global_zero:
-        names = dict.fromkeys([*COLUMNS, *(name for row in state.rows for name in row)])
+        names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
         text = io.StringIO()
         writer = csv.DictWriter(text, list(names), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(state.rows)
-        files.write_text(job.run.metrics, text.getvalue())
+        writer.writerows(rows)
+        files.write_text(path, text.getvalue())
+
+
+def follow_layers(job: Job, state: State, epoch: int, splits: Sequence[str]) -> None:
+    """Measure the layers that `collapse.layers` names, and write layers.csv; nothing where it names none."""
+    patterns, settings = job.config.collapse.layers, job.config.training
+    if not patterns:
+        return
+    if job.fabric.world_size > 1:
+        raise InputError("collapse.layers measures on one process; measure the finished run with image2point measure")
+    names, centres = choose_layers(job.network, patterns), None
+    for split in sorted(splits, key=lambda split: split != "train"):
+        samples = getattr(job.splits, split)
+        source = kept(
+            layer_source(
+                job.network, samples, job.recipe, names, settings.batch_size, False, settings.workers, job.fabric
+            )
+        )
+        found = measure_layers(source, samples.labels, len(samples.classes), centres=centres)
+        if split == "train":
+            centres = {name: each.means for name, each in found.items()}
+        for name in names:
+            plain_values = plain(found[name])
+            errors = {f"{key}_error": i["error"] for key, i in plain_values["intervals"].items()}
+            state.layers.append(
+                {"epoch": epoch, "split": split, "layer": name, "dim": plain_values["dim"]}
+                | plain_values["values"]
+                | errors
+            )
+    write_table(job, job.run.layers, (), state.layers)
 
 
 def collapse_columns(measured: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
@@ -254,11 +303,12 @@ def collapse_columns(measured: dict[str, dict[str, float | None]]) -> dict[str, 
 
 def _collapse_due(job: Job, epoch: int) -> bool:
     every, last = job.config.collapse.every, job.config.training.epochs
-    if not every or not job.config.collapse.splits:
+    chosen = epoch in job.config.collapse.at
+    if not (every or chosen) or not job.config.collapse.splits:
         return False
     if epoch == last and job.splits.validation is None:
         return False  # these are the chosen weights, which are measured at the end
-    return epoch % every == 0 or epoch == last
+    return chosen or (bool(every) and (epoch % every == 0 or epoch == last))
 
 
 def _outputs(job: Job, state: State, clouds: Any) -> measure.Outputs:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from image2point.collapse import CentreDecisions, Statistics, metrics
-from image2point.datasets import CloudSet
+from image2point.datasets.class_split import Labelled
 from image2point.training import distributed
-from image2point.training.batches import Recipe, batches, in_order
+from image2point.training.batches import Preparation, batches, in_order
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -53,13 +53,13 @@ class Scores:
 def outputs(
     fabric: Fabric,
     network: nn.Module,
-    clouds: CloudSet,
-    recipe: Recipe,
+    clouds: Labelled,
+    recipe: Preparation,
     batch_size: int,
     workers: int = 0,
     each_batch: Callable[[], None] = lambda: None,
 ) -> Outputs:
-    """Run all clouds through the lifted network, each process its share; `each_batch` is called after each."""
+    """Run all clouds (or images) through the network, each process its share; `each_batch` is called after each."""
     plan = in_order(len(clouds), batch_size, fabric.global_rank, fabric.world_size)
     dtype = next(network.parameters()).dtype
     width, classes = network.classifier[0].shape[1], len(clouds.classes)  # type: ignore[index]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from image2point.voxels.conv import gather
+from image2point.voxels.conv.autograd import convolve
 from image2point.voxels.conv.dense import frame
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.pool import coarse_mask
@@ -42,8 +42,8 @@ class BlurPool(nn.Module):
             kernel = self.coefficients.to(x.features)
             table = neighbour_table(x.sites, window)
             channels = x.features.shape[1]
-            total = gather.convolve(x.features, kernel.expand(channels, -1, -1, -1, -1), table, groups=channels)
-            weight = gather.convolve(x.features.new_ones(len(x.sites), 1), kernel, table)
+            total = convolve(x.features, kernel.expand(channels, -1, -1, -1, -1), table, groups=channels)
+            weight = convolve(x.features.new_ones(len(x.sites), 1), kernel, table)
             return VoxelTensor(_divide(total, weight), x.sites.coarsen(window.stride))
         if isinstance(x, DenseVoxels):
             grid = _divide(self._blur(frame(x.grid, window)), self._blur(frame(x.mask.to(x.grid.dtype), window)))

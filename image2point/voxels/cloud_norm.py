@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from image2point.voxels.functional import on_clouds, on_rows
-from image2point.voxels.reduce import segment_mean, segment_sum
+from image2point.voxels.functional import Clouds, on_clouds, on_sites
 from image2point.voxels.tensor import Voxels
 
 
@@ -14,7 +13,7 @@ class LayerNorm(nn.LayerNorm):
     """`torch.nn.LayerNorm` over the channels of each site: the same parameters and names."""
 
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
-        return on_rows(super().forward, x)
+        return on_sites(super().forward, x)
 
 
 class RmsNorm(nn.Module):
@@ -34,11 +33,11 @@ class RmsNorm(nn.Module):
             nn.init.ones_(self.weight)
 
     def forward(self, x: Voxels) -> Voxels:
-        return on_rows(self._normalise, x)
+        return on_sites(self._normalise, x)
 
-    def _normalise(self, rows: Tensor) -> Tensor:
-        power = rows.var(1, keepdim=True) if self.centred else rows.square().mean(1, keepdim=True)
-        normal = rows * torch.rsqrt(power + self.eps)
+    def _normalise(self, features: Tensor) -> Tensor:
+        power = features.var(-1, keepdim=True) if self.centred else features.square().mean(-1, keepdim=True)
+        normal = features * torch.rsqrt(power + self.eps)
         return normal if self.weight is None else normal * self.weight
 
 
@@ -48,11 +47,11 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
         return on_clouds(self._normalise, x)
 
-    def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
-        mean = segment_mean(_group_mean(rows, self.num_groups), cloud, clouds)
-        centred = rows.unflatten(1, (self.num_groups, -1)) - mean[cloud].unsqueeze(2)
-        variance = segment_mean(centred.square().mean(2), cloud, clouds)
-        normal = (centred * torch.rsqrt(variance + self.eps)[cloud].unsqueeze(2)).flatten(1)
+    def _normalise(self, features: Tensor, clouds: Clouds) -> Tensor:
+        grouped = features.unflatten(-1, (self.num_groups, -1))
+        centred = grouped - clouds.spread(clouds.mean(grouped.mean(-1))).unsqueeze(-1)
+        variance = clouds.mean(centred.square().mean(-1))
+        normal = (centred * clouds.spread(torch.rsqrt(variance + self.eps)).unsqueeze(-1)).flatten(-2)
         if self.weight is not None:
             normal = normal * self.weight
         return normal if self.bias is None else normal + self.bias
@@ -77,10 +76,10 @@ class GlobalResponseNorm(nn.Module):
     def forward(self, x: Voxels) -> Voxels:
         return on_clouds(self._normalise, x)
 
-    def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
-        length = segment_sum(rows.square(), cloud, clouds).sqrt()
-        relative = length / (length.mean(1, keepdim=True) + self.eps)
-        return rows + torch.addcmul(self.bias, self.weight, rows * relative[cloud])
+    def _normalise(self, features: Tensor, clouds: Clouds) -> Tensor:
+        length = clouds.total(features.square()).sqrt()
+        relative = length / (length.mean(-1, keepdim=True) + self.eps)
+        return features + torch.addcmul(self.bias, self.weight, features * clouds.spread(relative))
 
 
 class EvoNorm(nn.Module):
@@ -111,18 +110,19 @@ class EvoNorm(nn.Module):
     def forward(self, x: Voxels) -> Voxels:
         return on_clouds(self._normalise, x)
 
-    def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
-        gated = rows if self.v is None else rows * torch.sigmoid(rows * self.v)
+    def _normalise(self, features: Tensor, clouds: Clouds) -> Tensor:
+        gated = features if self.v is None else features * torch.sigmoid(features * self.v)
         if self.divide:
-            deviation = self._deviation(rows, cloud, clouds)[cloud].unsqueeze(2)
-            gated = (gated.unflatten(1, (self.groups, -1)) / deviation).flatten(1)
+            deviation = self._deviation(features, clouds).unsqueeze(-1)
+            gated = (gated.unflatten(-1, (self.groups, -1)) / deviation).flatten(-2)
         return gated * self.weight + self.bias
 
-    def _deviation(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
-        """[N, C] → [clouds, groups]"""
-        mean = segment_mean(_group_mean(rows, self.groups), cloud, clouds)
-        centred = rows.unflatten(1, (self.groups, -1)) - mean[cloud].unsqueeze(2)
-        return (segment_mean(centred.square().mean(2), cloud, clouds) + self.eps).sqrt()
+    def _deviation(self, features: Tensor, clouds: Clouds) -> Tensor:
+        """[..., C] → [..., groups]"""
+        grouped = features.unflatten(-1, (self.groups, -1))
+        mean = clouds.spread(clouds.mean(grouped.mean(-1)))
+        variance = clouds.mean((grouped - mean.unsqueeze(-1)).square().mean(-1))
+        return clouds.spread((variance + self.eps).sqrt())
 
 
 class FilterResponseNorm(nn.Module):
@@ -147,12 +147,7 @@ class FilterResponseNorm(nn.Module):
     def forward(self, x: Voxels) -> Voxels:
         return on_clouds(self._normalise, x)
 
-    def _normalise(self, rows: Tensor, cloud: Tensor, clouds: int) -> Tensor:
-        power = segment_mean(rows.square(), cloud, clouds)
-        rows = rows * torch.rsqrt(power + self.eps)[cloud] * self.weight + self.bias
-        return rows if self.tau is None else torch.maximum(rows, self.tau)
-
-
-def _group_mean(rows: Tensor, groups: int) -> Tensor:
-    """[N, C] → [N, groups]"""
-    return rows.unflatten(1, (groups, -1)).mean(2)
+    def _normalise(self, features: Tensor, clouds: Clouds) -> Tensor:
+        scale = torch.rsqrt(clouds.mean(features.square()) + self.eps)
+        normal = features * clouds.spread(scale) * self.weight + self.bias
+        return normal if self.tau is None else torch.maximum(normal, self.tau)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,24 +20,66 @@ def pointwise(function: Callable[[Tensor], Tensor], x: Voxels) -> Voxels:
     return x.replace(function(x.grid)) if isinstance(x, DenseVoxels) else function(x)
 
 
+def on_sites(function: Callable[[Tensor], Tensor], x: Voxels) -> Voxels:
+    """Apply a function [..., C] → [..., C′] that takes each site by itself.
+
+    On a masked grid it runs in empty cells too, which then are zero again: no shape depends on the mask.
+    """
+    if isinstance(x, VoxelTensor):
+        return x.replace(function(x.features))
+    if isinstance(x, DenseVoxels):
+        return x.replace(_channels_first(function(_channels_last(x.grid))))
+    return _channels_first(function(_channels_last(x)))
+
+
 def on_rows(function: Callable[[Tensor], Tensor], x: Voxels) -> Voxels:
     """Apply a function [N, C] → [N, C′] to the features of the occupied sites, as rows."""
     if isinstance(x, VoxelTensor):
         return x.replace(function(x.features))
     if isinstance(x, DenseVoxels):
         return x.replace_rows(function(x.rows))
-    rows = function(x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1]))
-    return rows.view(x.shape[0], *x.shape[2:], -1).permute(0, 4, 1, 2, 3)
+    rows = function(_channels_last(x).reshape(-1, x.shape[1]))
+    return _channels_first(rows.view(x.shape[0], *x.shape[2:], -1))
 
 
-def on_clouds(function: Callable[[Tensor, Tensor, int], Tensor], x: Voxels) -> Voxels:
-    """Apply a function of rows [N, C], the cloud of each row int64 [N] and the number of clouds, to [N, C′]."""
+@dataclass(frozen=True)
+class Clouds:
+    """Reductions over the occupied sites of each cloud, of values [..., K] that stand at the sites.
+
+    Attributes:
+        mean, total: values at sites → values of clouds.
+        spread: values of clouds → values at sites, or what broadcasts to them.
+    """
+
+    mean: Callable[[Tensor], Tensor]
+    total: Callable[[Tensor], Tensor]
+    spread: Callable[[Tensor], Tensor]
+
+
+def on_clouds(function: Callable[[Tensor, Clouds], Tensor], x: Voxels) -> Voxels:
+    """Apply a function [..., C] → [..., C′] that takes each site by itself but for reductions over its cloud."""
     if isinstance(x, VoxelTensor):
-        return x.replace(function(x.features, x.sites.batch, x.batch_size))
-    grid = x.grid if isinstance(x, DenseVoxels) else x
-    cloud = torch.arange(len(grid), device=grid.device).view(-1, 1, 1, 1).expand(len(grid), *grid.shape[2:])
-    cloud = cloud[x.mask[:, 0]] if isinstance(x, DenseVoxels) else cloud.reshape(-1)
-    return on_rows(lambda rows: function(rows, cloud, len(grid)), x)
+        batch, size = x.sites.batch, x.batch_size
+        clouds = Clouds(
+            mean=lambda values: segment_mean(values, batch, size),
+            total=lambda values: segment_sum(values, batch, size),
+            spread=lambda values: values[batch],
+        )
+    elif isinstance(x, DenseVoxels):
+        mask = _channels_last(x.mask)
+        count = mask.sum(_SPACE, keepdim=True).clamp(min=1)
+
+        def total(values: Tensor) -> Tensor:
+            return torch.where(mask, values, 0).sum(_SPACE, keepdim=True)
+
+        clouds = Clouds(lambda values: total(values) / count, total, lambda values: values)
+    else:
+        clouds = Clouds(
+            mean=lambda values: values.mean(_SPACE, keepdim=True),
+            total=lambda values: values.sum(_SPACE, keepdim=True),
+            spread=lambda values: values,
+        )
+    return on_sites(lambda features: function(features, clouds), x)
 
 
 def add(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
@@ -150,6 +193,17 @@ def weighted_sum(x: Voxels, weights: Voxels) -> Tensor:
     return global_sum(multiply(x, weights))
 
 
+_SPACE = (1, 2, 3)  # of a grid with channels last
+
+
+def _channels_last(grid: Tensor) -> Tensor:
+    return grid.permute(0, 2, 3, 4, 1)
+
+
+def _channels_first(grid: Tensor) -> Tensor:
+    return grid.permute(0, 4, 1, 2, 3)
+
+
 def _combine(function: Callable[..., Tensor], x: Voxels, y: Voxels | Tensor | float) -> Voxels:
     if not isinstance(y, VoxelTensor | DenseVoxels) and (not isinstance(y, Tensor) or y.ndim < 3):
         if isinstance(y, Tensor) and y.ndim == 2:
@@ -172,7 +226,8 @@ def _check_same(x: Voxels, y: Voxels) -> None:
     if isinstance(x, VoxelTensor) and isinstance(y, VoxelTensor):
         same = x.sites.same(y.sites)
     elif isinstance(x, DenseVoxels) and isinstance(y, DenseVoxels):
-        same = x.mask is y.mask or torch.equal(x.mask, y.mask)
+        # A traced program cannot ask for values.
+        same = x.mask is y.mask or torch.compiler.is_compiling() or torch.equal(x.mask, y.mask)
     else:
         return
     if not same:

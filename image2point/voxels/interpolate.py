@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
+from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.sites import Sites
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
@@ -106,7 +107,10 @@ def _corners(fine: Sites, scale: int, flat: int | None) -> tuple[Tensor, Tensor]
     A fine cell i has its centre at (i + ½) / scale − ½ in coarse cells.
     """
     coarse = fine.coarsen(scale)
-    lower, upper = (torch.tensor(bound, device=fine.device) for bound in coarse.bounds)
+    parents = fine.parents(scale)
+    # The sites around a fine one are its parent and neighbours of that.
+    around = neighbour_table(coarse, Window((3, 3, 3), padding=(1, 1, 1))).reads
+    home = coarse.coordinates[parents, 1:].long()
     index = fine.coordinates[:, 1:].long()
     twice = 2 * index + 1 - scale  # 2 · scale · centre, exactly
     below = torch.div(twice, 2 * scale, rounding_mode="floor")
@@ -117,10 +121,10 @@ def _corners(fine: Sites, scale: int, flat: int | None) -> tuple[Tensor, Tensor]
     rows, weights = [], []
     for corner in product((0, 1), repeat=3):
         position = below + torch.tensor(corner, device=fine.device)
-        inside = ((position >= lower) & (position <= upper)).all(1)
-        row = coarse.rows_of(coarse.key(fine.batch, torch.minimum(torch.maximum(position, lower), upper))).long()
+        x, y, z = (position - home + 1).unbind(1)
+        row = around[(x * 3 + y) * 3 + z, parents].long()
         weight = prod((share[:, axis] if far else 1 - share[:, axis] for axis, far in enumerate(corner)))
-        present = inside & (row >= 0)
+        present = row >= 0
         rows.append(torch.where(present, row, 0))
         weights.append(torch.where(present, weight, 0))
     stacked = torch.stack(weights)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from image2point.voxels.conv import dense, gather, reference
+from image2point.voxels.conv import dense
+from image2point.voxels.conv.autograd import convolve
+from image2point.voxels.conv.engines import ENGINES
+from image2point.voxels.conv.structure import Structure, read_structure
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.pool import coarse_mask
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 AXES = ("x", "y", "z")
-ENGINES = ("auto", "reference")
 
 
 class VoxelConv(nn.Module):
@@ -25,7 +27,7 @@ class VoxelConv(nn.Module):
         kernel_size, padding: per axis x, y, z; `padding` on the near side.
         axis: the depth axis, along which the kernel was inflated.
         depth_padding: "replicate" repeats the border slices of a dense grid along the depth axis.
-        engine: "auto" sums neighbours that share a weight before multiplying; "reference" goes tap by tap.
+        engine: what runs it on sparse voxels, see `conv.engines`.
 
     Attributes:
         weight: [C_out, C_in / groups, Kx, Ky, Kz].
@@ -58,55 +60,75 @@ class VoxelConv(nn.Module):
         self.groups, self.axis, self.depth_padding, self.engine = groups, axis, depth_padding, engine
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        self._tied: tuple[object, frozenset[int]] | None = None
+        self._structure: tuple[object, Structure] | None = None
+        self._converted: tuple[object, Tensor] | None = None
         if not self.weight.is_meta:  # there, nothing is drawn, and it would take long
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def tied_axes(self) -> frozenset[int]:
-        """Axes (0, 1, 2) along which the kernel is constant: read off its values, again after every change."""
-        state = (self.weight.data_ptr(), self.weight._version, self.weight.dtype)
-        if self._tied is None or self._tied[0] != state:
-            self._tied = (state, tied_axes(self.kernel().detach()))
-        return self._tied[1]
+    def structure(self) -> Structure:
+        """What of the kernel has to be computed: read off its values, again after every change."""
+        state = self._state()
+        if self._structure is None or self._structure[0] != state:
+            self._structure = (state, read_structure(self.kernel(), self.window))
+        return self._structure[1]
+
+    def _state(self) -> object:
+        """Differs after every change of the weight. Inference tensors do not count theirs."""
+        return object() if self.weight.is_inference() else (self.weight.data_ptr(), self.weight._version)
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
-        return self.weight
+        return self._repeat(self.weight)
+
+    def _compact(self, weight: Tensor) -> Tensor:
+        """The kernel of a weight, of size 1 along the axes where every tap has the same parameter."""
+        return weight
+
+    def _repeat(self, weight: Tensor) -> Tensor:
+        return self._compact(weight).expand(-1, -1, *self.window.kernel)
 
     def forward(self, x: Voxels) -> Voxels:
-        window = self.window
-        weight = self.kernel()
         bias: Tensor | None = self.bias
+        weight: Tensor = self.weight
         device = x.device.type
         if device != "meta" and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-            x = x.to(dtype)
-            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+            x, weight, bias = x.to(dtype), self._weight_as(dtype), None if bias is None else bias.to(dtype)
         if isinstance(x, VoxelTensor):
             if self.depth_padding != "zeros":
                 raise VoxelError('depth_padding="replicate" has no meaning on sparse voxels, which have no border')
             rows = self._sparse(x, weight)
-            return VoxelTensor(rows if bias is None else rows + bias, x.sites.coarsen(window.stride))
+            return VoxelTensor(rows if bias is None else rows + bias, x.sites.coarsen(self.window.stride))
         replicate = AXES.index(self.axis) if self.depth_padding == "replicate" else None
         grid = x.grid if isinstance(x, DenseVoxels) else x
-        grid = dense.convolve(grid, weight, window, self.groups, replicate)
+        grid = dense.convolve(grid, self._repeat(weight), self.window, self.groups, replicate)
         if bias is not None:
             grid = grid + bias.view(-1, 1, 1, 1)
         if isinstance(x, DenseVoxels):
-            mask = coarse_mask(x.mask, window.stride)
-            return DenseVoxels(grid, mask, x.stride * window.stride).replace(grid)
+            mask = coarse_mask(x.mask, self.window.stride)
+            return DenseVoxels(grid, mask, x.stride * self.window.stride).replace(grid)
         return grid
 
+    def _weight_as(self, dtype: torch.dtype) -> Tensor:
+        """The weight in another type; converted once as long as it does not change and takes no gradient."""
+        if self.weight.requires_grad or self.weight.dtype == dtype:
+            return self.weight.to(dtype)
+        state = (self._state(), dtype)
+        if self._converted is None or self._converted[0] != state:
+            self._converted = (state, self.weight.to(dtype))
+        return self._converted[1]
+
     def _sparse(self, x: VoxelTensor, weight: Tensor) -> Tensor:
-        window = self.window
+        kernel, window = self._compact(weight), self.window
+        # A gradient needs every tap, and the reference is to be simple.
+        if not (torch.is_grad_enabled() and self.weight.requires_grad) and self.engine != "reference":
+            structure = self.structure()
+            kernel, window = structure.cut(self._repeat(weight)), structure.window
         if window.is_pointwise() and self.groups == 1:
-            return x.features @ weight.flatten(1).T
-        table = neighbour_table(x.sites, window)
-        if self.engine == "reference":
-            return reference.convolve(x.features, weight, table, self.groups)
-        return gather.convolve(x.features, weight, table, self.tied_axes(), self.groups)
+            return x.features @ kernel.flatten(1).T
+        return convolve(x.features, kernel, neighbour_table(x.sites, window), self.groups, self.engine)
 
     def extra_repr(self) -> str:
         outputs, inputs = self.weight.shape[:2]
@@ -124,22 +146,8 @@ class TiedConv(VoxelConv):
             along all three axes.
     """
 
-    def kernel(self) -> Tensor:
-        return self.weight.unsqueeze(2 + AXES.index(self.axis)).expand(-1, -1, *self.window.kernel)
-
-
-def tied_axes(kernel: Tensor) -> frozenset[int]:
-    """Axes (0, 1, 2) along which a kernel [C_out, C_in, Kx, Ky, Kz] holds the same values."""
-    tied = set()
-    for axis in range(3):
-        if kernel.shape[2 + axis] > 1:
-            first = kernel.narrow(2 + axis, 0, 1)
-            # A few output channels settle the common case, a kernel that is not tied, at little cost.
-            if torch.equal(first[:2].expand_as(kernel[:2]), kernel[:2]) and torch.equal(
-                first.expand_as(kernel), kernel
-            ):
-                tied.add(axis)
-    return frozenset(tied)
+    def _compact(self, weight: Tensor) -> Tensor:
+        return weight.unsqueeze(2 + AXES.index(self.axis))
 
 
 class Pointwise(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.functional import on_rows
+from image2point.voxels.functional import on_rows, pointwise
 from image2point.voxels.tensor import Voxels
 
 
@@ -26,20 +26,12 @@ class BatchNorm(_BatchNorm):
         """Any number of rows is right: there is no layout to check."""
 
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
-        return on_rows(self._normalise, x)
+        if self.training or self.running_mean is None:
+            return on_rows(self._normalise, x)
+        return pointwise(self._by_running_statistics, x)
 
     def _normalise(self, rows: Tensor) -> Tensor:
-        """[N, C] → [N, C]"""
-        batch_statistics = self.training or self.running_mean is None
-        if not batch_statistics:
-            assert self.running_var is not None and self.running_mean is not None
-            scale = torch.rsqrt(self.running_var + self.eps)
-            if self.weight is not None:
-                scale = scale * self.weight
-            shift = -self.running_mean * scale
-            if self.bias is not None:
-                shift = shift + self.bias
-            return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
+        """[N, C] → [N, C], by the statistics of the rows themselves"""
         momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -57,6 +49,18 @@ class BatchNorm(_BatchNorm):
             0.0 if momentum is None else momentum,
             self.eps,
         )
+
+    def _by_running_statistics(self, features: Tensor) -> Tensor:
+        """[N, C] → [N, C], or [B, C, X, Y, Z] → [B, C, X, Y, Z]"""
+        assert self.running_var is not None and self.running_mean is not None
+        scale = torch.rsqrt(self.running_var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.running_mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        shape = (-1,) + (1,) * (features.ndim - 2)
+        return torch.addcmul(shift.to(features.dtype).view(shape), features, scale.to(features.dtype).view(shape))
 
     def _normalise_over_processes(self, rows: Tensor, momentum: float | None) -> Tensor:
         wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows

@@ -1,134 +1,112 @@
 """Neighbour tables: which input voxel each output voxel reads through each tap of a kernel.
 
-A table is immutable and built once per batch, scale and window; every layer with that window executes it.
-It is kept as pairs sorted by tap, a form that is the same in both directions: reading it from target to
-source gives the data gradient of any convolution, strided and even-sized ones too.
+A table is immutable and built once per batch, scale and window; every layer with that window executes it. What an
+engine derives from it (another order, the other direction) is kept with it, and so is built once as well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from math import prod
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from image2point.voxels.errors import VoxelError
+from image2point.voxels.lookup import look_up
 from image2point.voxels.sites import Sites
+from image2point.voxels.window import Window
 
-_BLOCK = 1 << 19  # target rows per block while a table is built: bounds the int64 temporaries
+__all__ = ["NeighbourTable", "Pairs", "Window", "neighbour_table", "tied_columns"]
 
 
-@dataclass(frozen=True)
-class Window:
-    """What an output site o reads: s·o − padding + k·dilation for k in [0, kernel), per axis.
+class Pairs(NamedTuple):
+    """The table as a list of pairs, sorted by tap and then by target.
 
-    `padding` is the padding on the near side. The far side needs no number: there are always ceil(n / s)
-    outputs, and what lies outside is empty.
+    source, target: int32 [P].
+    starts: start of each tap's pairs, length taps + 1.
     """
 
-    kernel: tuple[int, int, int]
-    stride: int = 1
-    padding: tuple[int, int, int] = (0, 0, 0)
-    dilation: int = 1
-
-    @property
-    def taps(self) -> int:
-        return prod(self.kernel)
-
-    def is_pointwise(self) -> bool:
-        """Whether each site reads itself and nothing else."""
-        return self.taps == 1 and self.stride == 1 and self.padding == (0, 0, 0)
-
-
-@dataclass(frozen=True, eq=False)
-class Column:
-    """The neighbours that share one weight, put together in bags: each output row adds weight · (sum of its bag).
-
-    Attributes:
-        weight: number of the weight, counted over the taps that remain when tied axes fall together.
-        rows: int32 [R], output row of each bag, increasing; None where the bags are all rows in order.
-        members: int32 [P], input rows, bag after bag.
-        offsets: int32 [R + 1], start of each bag in `members`; None where every bag has a single member.
-    """
-
-    weight: int
-    rows: Tensor | None
-    members: Tensor
-    offsets: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class Bags:
-    """The columns of a table that have any neighbours, widest first, and the number of output rows."""
-
-    columns: tuple[Column, ...]
-    size: int
+    source: Tensor
+    target: Tensor
+    starts: list[int]
 
 
 @dataclass(frozen=True, eq=False)
 class NeighbourTable:
-    """Pairs (source row, target row), sorted by tap and then by target.
+    """Which source row each target row reads through each tap.
 
     Attributes:
-        source, target: int32 [P].
-        starts: start of each tap's pairs, length taps + 1. Taps are numbered (kx · Ky + ky) · Kz + kz.
-        sources, targets: number of rows on either side.
+        kernel: taps along x, y, z; tap (kx, ky, kz) has the number (kx · Ky + ky) · Kz + kz.
+        reads: int32 [taps, targets], a source row, or −1 where there is none.
+        sources: number of source rows.
+        submanifold: whether sources and targets are the same sites and the window is centred on them. Then what is
+            read through a tap in one direction is read through the opposite tap in the other.
     """
 
     kernel: tuple[int, int, int]
-    source: Tensor
-    target: Tensor
-    starts: list[int]
+    reads: Tensor
     sources: int
-    targets: int
-    _bags: dict[tuple[frozenset[int], bool], Bags] = field(default_factory=dict, repr=False)
+    submanifold: bool = False
+    _forms: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
-    def bags(self, tied: frozenset[int], backward: bool = False) -> Bags:
-        """The table for a kernel that is constant along the axes in `tied` (0, 1, 2 for x, y, z).
+    @property
+    def targets(self) -> int:
+        """Number of target rows."""
+        return self.reads.shape[1]
 
-        `backward` exchanges the roles of source and target, as the data gradient needs.
-        """
-        key = (tied, backward)
-        if key not in self._bags:
-            self._bags[key] = self._group(tied, backward)
-        return self._bags[key]
+    def form(self, key: Hashable, build: Callable[[], Any]) -> Any:
+        """What `build` returns, built when `key` is first asked for and kept with this table."""
+        if key not in self._forms:
+            self._forms[key] = build()
+        return self._forms[key]
 
-    def _group(self, tied: frozenset[int], backward: bool) -> Bags:
-        rows, members = (self.source, self.target) if backward else (self.target, self.source)
-        size = self.sources if backward else self.targets
-        starts, firsts, offsets = self.starts, self.starts, None
-        if any(self.kernel[axis] > 1 for axis in tied):
-            column_of_tap = tied_columns(self.kernel, tied)
-            taps = torch.tensor(column_of_tap, device=rows.device)
-            lengths = torch.tensor(self.starts, device=rows.device).diff()
-            key = torch.repeat_interleave(taps, lengths) * size + rows
-            key, order = torch.sort(key, stable=True)
-            bag, lengths = torch.unique_consecutive(key, return_counts=True)
-            rows, members = (bag % size).to(torch.int32), members[order]
-            offsets = F.pad(lengths.cumsum(0), (1, 0))
-            edges = torch.arange(max(column_of_tap) + 2, device=rows.device) * size
-            begin = torch.searchsorted(bag, edges)
-            starts, firsts = torch.stack([begin, offsets[begin]]).tolist()
-        columns = [
-            Column(
-                weight=number,
-                rows=rows[start:stop],
-                members=members[firsts[number] : firsts[number + 1]],
-                offsets=None if offsets is None else (offsets[start : stop + 1] - firsts[number]).to(torch.int32),
+    def index(self, backward: bool = False) -> Tensor:
+        """int32 [rows, taps]: what each target reads through each tap; `backward`, which targets read each source."""
+        return (self._read_by() if backward else self.reads).T.contiguous()
+
+    def entries(self, backward: bool = False) -> Tensor:
+        """The same as `index`, int32 [taps, rows]."""
+        return self._read_by() if backward else self.reads
+
+    def _read_by(self) -> Tensor:
+        if self.submanifold:
+            return self.reads.flip(0)
+        tap, target = (self.reads >= 0).nonzero(as_tuple=True)
+        reverse = torch.full((len(self.reads), self.sources), -1, dtype=torch.int32, device=self.reads.device)
+        reverse[tap, self.reads[tap, target].long()] = target.to(torch.int32)
+        return reverse
+
+    @property
+    def pairs(self) -> Pairs:
+        return self.form("pairs", self._pairs)
+
+    def _pairs(self) -> Pairs:
+        present = self.reads >= 0
+        tap, target = present.nonzero(as_tuple=True)
+        edges = torch.arange(len(self.reads) + 1, device=self.reads.device)
+        return Pairs(self.reads[present], target.to(torch.int32), torch.searchsorted(tap, edges).tolist())
+
+
+def neighbour_table(sites: Sites, window: Window) -> NeighbourTable:
+    """The table of `window` over `sites`, built once and kept with them.
+
+    Raises:
+        VoxelError: where it has more entries than 32 bits can number, or the sites span too large a box.
+    """
+
+    def build() -> NeighbourTable:
+        targets = sites.coarsen(window.stride)
+        if window.taps * len(targets) >= 1 << 31:
+            raise VoxelError(
+                f"a table of {len(targets):,} voxels × {window.taps} taps has more than 2³¹ entries; "
+                "split the batch, or use a larger voxel size or a smaller kernel"
             )
-            for number, (start, stop) in enumerate(pairwise(starts))
-            if stop > start
-        ]
-        columns.sort(key=lambda column: -_width(column))
-        if columns and _width(columns[0]) == size:
-            columns[0] = replace(columns[0], rows=None)
-        return Bags(tuple(columns), size)
+        return NeighbourTable(window.kernel, look_up(sites, targets, window), len(sites), window.is_centred())
 
-
-def _width(column: Column) -> int:
-    return len(column.members) if column.offsets is None else len(column.offsets) - 1
+    return sites.plan(window, build)
 
 
 def tied_columns(kernel: tuple[int, int, int], tied: frozenset[int]) -> list[int]:
@@ -136,45 +114,3 @@ def tied_columns(kernel: tuple[int, int, int], tied: frozenset[int]) -> list[int
     columns = torch.arange(prod(1 if a in tied else kernel[a] for a in range(3)))
     shape = [1 if axis in tied else kernel[axis] for axis in range(3)]
     return columns.view(shape).expand(kernel).reshape(-1).tolist()
-
-
-def neighbour_table(sites: Sites, window: Window) -> NeighbourTable:
-    """The table of `window` over `sites`, built once and kept with them."""
-    return sites.plan(window, lambda: _build(sites, window))
-
-
-def _build(sites: Sites, window: Window) -> NeighbourTable:
-    targets = sites.coarsen(window.stride)
-    taps, device = window.taps, sites.device
-    index = torch.empty((taps, len(targets)), dtype=torch.int32, device=device)
-    for start in range(0, len(targets), _BLOCK):
-        index[:, start : start + _BLOCK] = _look_up(sites, targets.coordinates[start : start + _BLOCK], window)
-    present = index >= 0
-    tap, target = present.nonzero(as_tuple=True)
-    edges = torch.arange(taps + 1, device=device)
-    return NeighbourTable(
-        kernel=window.kernel,
-        source=index[present],
-        target=target.to(torch.int32),
-        starts=torch.searchsorted(tap, edges).tolist(),
-        sources=len(sites),
-        targets=len(targets),
-    )
-
-
-def _look_up(sites: Sites, targets: Tensor, window: Window) -> Tensor:
-    """Source row that each target reads through each tap, −1 where there is none; int32 [taps, targets]."""
-    lower, upper = sites.bounds
-    radix = sites.radix
-    targets = targets.long()
-    key = (targets[:, 0] * radix[0]).view(1, 1, 1, -1)
-    inside = torch.ones_like(key, dtype=torch.bool)
-    for axis in range(3):
-        steps = torch.arange(window.kernel[axis], device=targets.device) * window.dilation - window.padding[axis]
-        shape = [1, 1, 1, len(targets)]
-        shape[axis] = window.kernel[axis]
-        position = (targets[:, axis + 1] * window.stride + steps[:, None]).view(shape)
-        inside = inside & (position >= lower[axis]) & (position <= upper[axis])
-        key = key + (position - lower[axis]) * radix[axis + 1]
-    rows = sites.rows_of(torch.where(inside, key, 0))
-    return torch.where(inside, rows, -1).view(window.taps, -1)

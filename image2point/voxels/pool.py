@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from image2point.voxels.conv import gather
+from image2point.voxels.conv.autograd import sum_neighbours
 from image2point.voxels.conv.dense import frame
 from image2point.voxels.functional import global_max, global_mean
 from image2point.voxels.plan import NeighbourTable, Window, neighbour_table
@@ -72,8 +72,8 @@ class AvgPool(nn.Module):
     def forward(self, x: Voxels) -> Voxels:
         if isinstance(x, VoxelTensor):
             table = neighbour_table(x.sites, self.window)
-            total = gather.sum_neighbours(x.features, table)
-            count = torch.bincount(table.target, minlength=table.targets).clamp_(min=1)
+            total = sum_neighbours(x.features, table)
+            count = (table.reads >= 0).sum(0).clamp_(min=1)
             return VoxelTensor(total / count.unsqueeze(1), x.sites.coarsen(self.window.stride))
         if isinstance(x, DenseVoxels):
             grid = self._total(x.grid) / self._total(x.mask.to(x.grid.dtype)).clamp(min=1)
@@ -125,8 +125,8 @@ def _sparse_maximum(features: Tensor, table: NeighbourTable) -> Tensor:
     with torch.no_grad():
         best = features.new_full(shape, -torch.inf)
         winner = torch.full(shape, -1, dtype=torch.long, device=features.device)
-        for start, stop in pairwise(table.starts):
-            source, target = table.source[start:stop].long(), table.target[start:stop].long()
+        for start, stop in pairwise(table.pairs.starts):
+            source, target = table.pairs.source[start:stop].long(), table.pairs.target[start:stop].long()
             value, held = features[source], best[target]
             better = value > held
             best[target] = torch.where(better, value, held)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.reduce import segment_mean
-from image2point.voxels.sites import Sites
+from image2point.voxels.sites import unique_sites
 from image2point.voxels.tensor import DenseVoxels, VoxelTensor
 
 Array = Tensor | np.ndarray
@@ -59,13 +59,17 @@ def voxelize(
         raise VoxelError(f"features: expected one array per cloud ({len(clouds)}), found {len(features)}")
     points = [_points(cloud, number) for number, cloud in enumerate(clouds)]
     values = points if features is None else [_values(*pair, points) for pair in enumerate(features)]
-    widths = {len(v[0]) for v in values}
+    widths = {v.shape[1] for v in values}
     if len(widths) > 1:
         raise VoxelError(f"features: expected one width for all clouds, found {sorted(widths)}")
 
-    counts = torch.tensor([len(p) for p in points], device=points[0].device)
+    counts = torch.tensor([p.shape[0] for p in points], device=points[0].device)
     batch = torch.repeat_interleave(counts)
-    index = torch.floor(torch.cat(points).double() / voxel_size)
+    joined = torch.cat(points)
+    rows_of_all = joined if features is None else torch.cat(values)
+    _finite(joined, batch, "cloud")
+    _finite(rows_of_all, batch, "features of cloud")
+    index = torch.floor(joined.double() / voxel_size)
     lowest = index.new_full((len(points), 3), torch.inf)
     lowest = lowest.scatter_reduce(0, batch.unsqueeze(1).expand_as(index), index, "amin", include_self=False)
     index = index - lowest[batch]
@@ -75,12 +79,8 @@ def voxelize(
             f"cloud {int(batch[row])}: a voxel index of {float(index[row].max()):.4g} does not fit 32 bits "
             f"at voxel size {voxel_size}; use a larger voxel size or remove far outliers"
         )
-    repeated = Sites(torch.cat([batch.unsqueeze(1), index.long()], 1).to(torch.int32), len(points))
-    keys, voxel = torch.unique(repeated.keys, return_inverse=True)
-    coordinates = torch.empty(len(keys), 4, dtype=torch.int32, device=keys.device)
-    coordinates[voxel] = repeated.coordinates
-    rows = segment_mean(torch.cat(values), voxel, len(keys))
-    sparse = VoxelTensor(rows, Sites(coordinates, len(points)))
+    sites, voxel = unique_sites(torch.cat([batch.unsqueeze(1), index.long()], 1).to(torch.int32), len(points))
+    sparse = VoxelTensor(segment_mean(rows_of_all, voxel, len(sites)), sites)
     return sparse if substrate == "sparse" else sparse.dense()
 
 
@@ -88,25 +88,26 @@ def _points(cloud: Array, number: int) -> Tensor:
     points = torch.as_tensor(cloud)
     if points.ndim != 2 or points.shape[1] != 3 or not points.is_floating_point():
         raise VoxelError(f"cloud {number}: expected floating-point [N, 3], found {points.dtype} {list(points.shape)}")
-    if len(points) == 0:
+    if points.shape[0] == 0:
         raise VoxelError(f"cloud {number}: expected at least one point, found none")
-    return _finite(points, f"cloud {number}")
+    return points
 
 
 def _values(number: int, values: Array, points: list[Tensor]) -> Tensor:
     rows = torch.as_tensor(values)
-    if rows.ndim != 2 or len(rows) != len(points[number]) or not rows.is_floating_point():
+    if rows.ndim != 2 or rows.shape[0] != points[number].shape[0] or not rows.is_floating_point():
         raise VoxelError(
             f"features of cloud {number}: expected floating-point [{len(points[number])}, C], "
             f"found {rows.dtype} {list(rows.shape)}"
         )
-    return _finite(rows, f"features of cloud {number}")
-
-
-def _finite(rows: Tensor, where: str) -> Tensor:
-    bad = ~torch.isfinite(rows).all(1)
-    if bool(bad.any()):
-        raise VoxelError(
-            f"{where}: expected finite values, found {rows[bad][0].tolist()} in row {int(bad.nonzero()[0])}"
-        )
     return rows
+
+
+def _finite(rows: Tensor, batch: Tensor, what: str) -> None:
+    """Look at all clouds at once; which one it is only matters where there is something wrong."""
+    if bool(torch.isfinite(rows).all()):
+        return
+    first = int((~torch.isfinite(rows).all(1)).nonzero()[0])
+    number = int(batch[first])
+    row = first - int((batch < number).sum())
+    raise VoxelError(f"{what} {number}: expected finite values, found {rows[first].tolist()} in row {row}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -15,8 +16,7 @@ from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
 
-# Up to this many cells (64 MiB of int32) a direct table finds a voxel; beyond it, a binary search does.
-_DIRECT_CELLS = 1 << 24
+LARGEST_KEY = 1 << 62
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,74 +97,40 @@ class Sites:
         return self.plan("bounds", find)
 
     @property
-    def radix(self) -> list[int]:
-        """Weights of (batch, x, y, z) in a key: mixed radix over the batch's actual extents.
+    def keys(self) -> Tensor:
+        """int64 [N], in the order of the coordinates and different wherever these are: mixed radix over the extents.
 
         Raises:
             VoxelError: where the box around the batch has more cells than a 64-bit key can number.
         """
+        return self.plan("keys", self._keys)
+
+    def _keys(self) -> Tensor:
         lower, upper = self.bounds
         x, y, z = (high - low + 1 for low, high in zip(lower, upper, strict=True))
-        if self.batch_size * x * y * z >= 1 << 62:
-            raise VoxelError(
-                f"coordinates: {self.batch_size} clouds in a box of {x} × {y} × {z} voxels do not fit a "
-                "64-bit key; use a larger voxel size or remove far outliers"
-            )
-        return [x * y * z, y * z, z, 1]
-
-    def key(self, batch: Tensor, position: Tensor) -> Tensor:
-        """int64 keys of positions (int64 [..., 3]) that lie inside `bounds`."""
-        radix, (lower, _) = self.radix, self.bounds
-        key = batch * radix[0]
-        for axis in range(3):
-            key = key + (position[..., axis] - lower[axis]) * radix[axis + 1]
-        return key
-
-    @property
-    def keys(self) -> Tensor:
-        """int64 [N], increasing."""
-        return self.plan("keys", lambda: self.key(self.batch, self.coordinates[:, 1:].long()))
-
-    def rows_of(self, keys: Tensor) -> Tensor:
-        """Row of each key, −1 where no voxel has it; int32, shaped as `keys`."""
-        cells = self.batch_size * self.radix[0]
-        if cells <= _DIRECT_CELLS:
-            return self.plan("direct", lambda: self._direct(cells))[keys]
-        place = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
-        found = self.keys[place] == keys
-        return torch.where(found, place, -1).to(torch.int32)
-
-    def _direct(self, cells: int) -> Tensor:
-        table = torch.full((cells,), -1, dtype=torch.int32, device=self.device)
-        table[self.keys] = torch.arange(len(self), dtype=torch.int32, device=self.device)
-        return table
+        position = self.coordinates[:, 1:].long() - torch.tensor(lower, device=self.device)
+        check_box(self.batch_size, x, y)
+        columns = (self.batch * x + position[:, 0]) * y + position[:, 1]
+        if self.batch_size * x * y * z >= LARGEST_KEY:  # number the columns that occur, not all that there could be
+            occupied, columns = torch.unique(columns, return_inverse=True)
+            check_box(len(occupied), z)
+        return columns * z + position[:, 2]
 
     def coarsen(self, stride: int) -> Sites:
         """The sites of a strided layer: the unique floor(index / stride), whatever the kernel size."""
-        return self if stride == 1 else self.plan(("coarsen", stride), lambda: self._coarsen(stride))
-
-    def _coarsen(self, stride: int) -> Sites:
-        coordinates = self.coordinates.clone()
-        coordinates[:, 1:] = torch.div(coordinates[:, 1:], stride, rounding_mode="floor")
-        coarse = Sites(coordinates, self.batch_size, self.stride * stride)  # not yet unique: for its keys
-        order = torch.unique(coarse.keys)
-        position = order.clone()
-        columns = []
-        for weight in coarse.radix:
-            columns.append(torch.div(position, weight, rounding_mode="floor"))
-            position = position % weight
-        unique = torch.stack(columns, dim=1)
-        unique[:, 1:] += torch.tensor(coarse.bounds[0], device=self.device)
-        return Sites(unique.to(torch.int32), self.batch_size, self.stride * stride)
+        return self if stride == 1 else self._coarsening(stride)[0]
 
     def parents(self, stride: int) -> Tensor:
         """Row of each site's parent floor(index / stride) among the sites of `coarsen(stride)`, int64 [N]."""
-        return self.plan(("parents", stride), lambda: self._parents(stride))
+        return self._coarsening(stride)[1]
 
-    def _parents(self, stride: int) -> Tensor:
-        coarse = self.coarsen(stride)
-        above = torch.div(self.coordinates[:, 1:], stride, rounding_mode="floor").long()
-        return coarse.rows_of(coarse.key(self.batch, above)).long()
+    def _coarsening(self, stride: int) -> tuple[Sites, Tensor]:
+        def build() -> tuple[Sites, Tensor]:
+            coordinates = self.coordinates.clone()
+            coordinates[:, 1:] = torch.div(coordinates[:, 1:], stride, rounding_mode="floor")
+            return unique_sites(coordinates, self.batch_size, self.stride * stride)
+
+        return self.plan(("coarsen", stride), build)
 
     def to(self, device: torch.device | str) -> Sites:
         """These sites on `device`; plans stay behind and are built anew there."""
@@ -177,4 +143,22 @@ class Sites:
             self.stride == other.stride
             and self.batch_size == other.batch_size
             and torch.equal(self.coordinates, other.coordinates)
+        )
+
+
+def unique_sites(coordinates: Tensor, batch_size: int, stride: int = 1) -> tuple[Sites, Tensor]:
+    """Sites of coordinates int32 [N, 4] in any order, with repetitions; and the site of each row, int64 [N]."""
+    repeated = Sites(coordinates, batch_size)
+    keys, row = torch.unique(repeated.keys, return_inverse=True)
+    unique = torch.empty(len(keys), 4, dtype=torch.int32, device=coordinates.device)
+    unique[row] = coordinates
+    return Sites(unique, batch_size, stride), row
+
+
+def check_box(*extents: int) -> None:
+    """Raise VoxelError where a box of these extents has more cells than a 64-bit key can number."""
+    if prod(extents) >= LARGEST_KEY:
+        raise VoxelError(
+            f"coordinates: a box of {' × '.join(map(str, extents))} (clouds and voxels) does not fit a 64-bit key; "
+            "use a larger voxel size or remove far outliers"
         )

@@ -64,16 +64,22 @@ class VoxelTensor:
         sites = Sites(self.coordinates.pin_memory(), self.batch_size, self.stride)
         return VoxelTensor(self.features.pin_memory(), sites)
 
-    def dense(self) -> DenseVoxels:
-        """The grid from index 0 to the largest index along each axis, empty cells zero.
+    def dense(self, size: tuple[int, int, int] | None = None) -> DenseVoxels:
+        """The grid from index 0 on, empty cells zero.
+
+        Args:
+            size: number of cells along x, y and z; None ends it at the largest index along each axis.
 
         Raises:
-            VoxelError: where a coordinate is negative.
+            VoxelError: where a coordinate is negative or beyond the size.
         """
         lower, upper = self.sites.bounds
         if min(lower) < 0:
             raise VoxelError(f"dense grids begin at index 0, but the smallest voxel index is {min(lower)}")
-        size = [high + 1 for high in upper]
+        needed = (upper[0] + 1, upper[1] + 1, upper[2] + 1)
+        if size is not None and any(n > s for n, s in zip(needed, size, strict=True)):
+            raise VoxelError(f"the voxels need a grid of {list(needed)} cells, found a size of {list(size)}")
+        size = size or needed
         index = tuple(self.coordinates.long().unbind(1))
         cells = self.features.new_zeros(self.batch_size, *size, self.features.shape[1])
         cells = cells.index_put(index, self.features)

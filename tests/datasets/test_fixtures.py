@@ -24,7 +24,7 @@ def test_the_script_writes_the_same(tmp_path: Path) -> None:
         assert new.points.shape == old.points.shape and new.classes == old.classes
         np.testing.assert_array_equal(new.labels, old.labels)
     for path in (FIXTURES / "clouds").iterdir():
-        assert read_cloud(tmp_path / "clouds" / path.name).shape == read_cloud(path).shape
+        assert len(read_cloud(tmp_path / "clouds" / path.name)) == len(read_cloud(path))
 
 
 def test_they_are_small() -> None:

@@ -47,9 +47,40 @@ def test_fixture() -> None:
 
 def test_a_cloud_belongs_to_the_caller() -> None:
     train, _ = modelnet.load(FIXTURE, classes=None)
-    before = train[3].copy()
-    train[3][:] = 7
-    np.testing.assert_array_equal(train[3], before)
+    before = train[3].points.copy()
+    train[3].points[:] = 7
+    np.testing.assert_array_equal(train[3].points, before)
+
+
+def test_normals_where_all_files_have_them(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    written = {}
+    for path in sorted(root.glob("ply_data_train*.h5")):
+        written[path.name] = rng.normal(size=arrays(path)[0].shape).astype(np.float32)
+        with h5py.File(path, "r+") as file:
+            file["normal"] = written[path.name]
+    train, test = modelnet.load(root, classes=None)
+    assert train.normals is not None and test.normals is None
+    np.testing.assert_array_equal(train.normals, np.concatenate(list(written.values())))
+    np.testing.assert_array_equal(train[2].normals, train.normals[2])
+    with h5py.File(root / "ply_data_train1.h5", "r+") as file:
+        del file["normal"]
+    with pytest.raises(InputError, match=r"1 of the 2 files of .*/train have `normal`; all or none"):
+        modelnet.load(root, classes=None)
+
+
+@pytest.mark.parametrize(
+    ("normal", "message"),
+    [
+        (np.zeros((12, 32, 3), "f4"), r"expected `normal` floating \(12, 64, 3\), found float32 \(12, 32, 3\)"),
+        (np.full((12, 64, 3), np.nan, "f4"), r"ply_data_train0.h5 row 0: NaN or infinite normals \(12 such rows\)"),
+    ],
+)
+def test_wrong_normals(root: Path, normal: np.ndarray, message: str) -> None:
+    with h5py.File(root / "ply_data_train0.h5", "r+") as file:
+        file["normal"] = normal
+    with pytest.raises(InputError, match=message):
+        modelnet.load(root, classes=None)
 
 
 def test_modelnet10_is_a_renumbered_subset(root: Path) -> None:

@@ -77,7 +77,7 @@ def test_split_with_shots() -> None:
     assert parts.validation is not None and parts.test is test
     np.testing.assert_array_equal(np.bincount(parts.train.labels), 8)
     np.testing.assert_array_equal(np.bincount(parts.validation.labels), 2)
-    chosen = {part[index][0, 0] for part in (parts.train, parts.validation) for index in range(len(part))}
+    chosen = {part[index].points[0, 0] for part in (parts.train, parts.validation) for index in range(len(part))}
     assert chosen == set(few_shot(labels, 10, 1))
 
 
@@ -92,5 +92,5 @@ def test_subset_keeps_order_and_labels() -> None:
     whole = clouds(np.arange(12) % 3, 3)
     part: CloudSet = Subset(whole, np.array([7, 2, 5]))
     assert len(part) == 3 and part.classes == whole.classes
-    np.testing.assert_array_equal([part[index][0, 0] for index in range(3)], [7, 2, 5])
+    np.testing.assert_array_equal([part[index].points[0, 0] for index in range(3)], [7, 2, 5])
     np.testing.assert_array_equal(part.labels, [1, 2, 2])

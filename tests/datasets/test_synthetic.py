@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image2point.datasets.meshes import Mesh, areas, blocks, revolve, sample_surface
+from image2point.datasets.meshes import Mesh, areas, blocks, revolve, sample_surface, sweep
 from image2point.datasets.solids import SOLIDS
 from image2point.datasets.synthetic import Difficulty, SyntheticShapes, load
 from image2point.errors import InputError
@@ -37,6 +37,43 @@ def test_topology(kind: str) -> None:
         assert euler_characteristic(SOLIDS[kind](np.random.default_rng(seed))) == EULER[kind]
 
 
+@pytest.mark.parametrize("kind", SOLIDS)
+def test_surfaces_are_wound_outwards(kind: str) -> None:
+    """Each edge is run through once in each direction at most, and the solid has a positive volume."""
+    for seed in range(3):
+        mesh = SOLIDS[kind](np.random.default_rng(seed))
+        _, welded = np.unique(np.round(mesh.vertices, 9), axis=0, return_inverse=True)
+        triangles = welded.reshape(-1)[mesh.triangles]
+        triangles = triangles[[len(set(triangle)) == 3 for triangle in triangles.tolist()]]
+        edges = triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+        assert len(np.unique(edges, axis=0)) == len(edges)
+        a, b, c = (mesh.vertices[mesh.triangles[:, corner]] for corner in range(3))
+        assert (a * np.cross(b, c)).sum() > 0
+
+
+def test_a_tube_is_wound_outwards() -> None:
+    path = np.stack([np.zeros(5), np.zeros(5), np.arange(5.0)], axis=1)
+    cloud = sample_surface(sweep(path, 0.5, np.array([1.0, 0, 0])), 100, np.random.default_rng(0))
+    assert cloud.normals is not None
+    assert (cloud.normals[:, :2] * cloud.points[:, :2]).sum(axis=1).min() > 0.4
+
+
+def test_sampling_gives_exact_normals_and_interpolated_colours() -> None:
+    box = blocks(np.ones((1, 1, 1)), *(np.array([-1.0, 1.0]),) * 3)
+    cloud = sample_surface(replace(box, colours=(box.vertices + 1) / 2), 500, np.random.default_rng(0))
+    assert cloud.normals is not None and cloud.colours is not None
+    np.testing.assert_allclose(cloud.colours, (cloud.points + 1) / 2, atol=1e-12)
+    side = np.abs(cloud.points).argmax(axis=1)[:, None] == np.arange(3)
+    np.testing.assert_allclose(cloud.normals, np.where(side, np.sign(cloud.points), 0), atol=1e-12)
+
+
+def test_normals_of_a_clean_ball_point_away_from_its_centre() -> None:
+    clean = Difficulty(proportions=1, tilt=0, occlusion=0, density=0, noise=0, scale=1)
+    ball = SyntheticShapes("train", 1, 500, difficulty=clean, classes=("ellipsoid",))[0]
+    assert ball.normals is not None
+    assert ((ball.normals * ball.points).sum(axis=1) / np.linalg.norm(ball.points, axis=1)).min() > 0.9
+
+
 def test_areas_of_known_bodies() -> None:
     box = blocks(np.ones((1, 1, 1)), np.array([0.0, 1]), np.array([0.0, 2]), np.array([0.0, 3]))
     assert areas(box).sum() == pytest.approx(2 * (2 + 3 + 6))
@@ -48,7 +85,7 @@ def test_areas_of_known_bodies() -> None:
 
 def test_sampling_is_uniform_over_the_area() -> None:
     box = blocks(np.ones((1, 1, 1)), np.array([0.0, 1]), np.array([0.0, 2]), np.array([0.0, 3]))
-    points = sample_surface(box, 60000, np.random.default_rng(0))
+    points = sample_surface(box, 60000, np.random.default_rng(0)).points
     on_face = [
         np.isclose(points[:, axis], side).mean() for axis, length in enumerate((1, 2, 3)) for side in (0, length)
     ]
@@ -67,28 +104,31 @@ def test_a_mesh_without_area() -> None:
 @given(st.sampled_from(list(SOLIDS)), st.integers(0, 10**6), st.sampled_from([1, 2, 100]))
 def test_every_cloud_is_sound(kind: str, seed: int, points: int) -> None:
     shapes = SyntheticShapes("train", 1, points, seed, classes=(kind,))
-    cloud = shapes[0]
-    assert cloud.shape == (points, 3) and cloud.dtype == np.float32 and np.isfinite(cloud).all()
-    assert np.linalg.norm(cloud, axis=1).max() <= 1 + 1e-5
-    np.testing.assert_array_equal(cloud, shapes[0])
+    cloud, again = shapes[0], shapes[0]
+    assert cloud.points.shape == (points, 3) and cloud.points.dtype == np.float32 and np.isfinite(cloud.points).all()
+    assert np.linalg.norm(cloud.points, axis=1).max() <= 1 + 1e-5
+    assert cloud.normals is not None and cloud.normals.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(cloud.normals, axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(cloud.points, again.points)
+    np.testing.assert_array_equal(cloud.normals, again.normals)
 
 
 def test_a_cloud_depends_on_what_it_should_and_no_more() -> None:
     shapes = SyntheticShapes("train", 3, 64)
-    first = shapes[5]
-    assert shapes[5] is not first
+    first = shapes[5].points
+    assert shapes[5].points is not first
     for index in (70, 0, 12):
         shapes[index]
-    np.testing.assert_array_equal(shapes[5], first)
-    np.testing.assert_array_equal(SyntheticShapes("train", 9, 64)[5], first)
-    np.testing.assert_array_equal(SyntheticShapes("train", 1, 64, classes=(shapes.classes[5],))[0], first)
+    np.testing.assert_array_equal(shapes[5].points, first)
+    np.testing.assert_array_equal(SyntheticShapes("train", 9, 64)[5].points, first)
+    np.testing.assert_array_equal(SyntheticShapes("train", 1, 64, classes=(shapes.classes[5],))[0].points, first)
     for other in (
         replace(shapes, split="test"),
         replace(shapes, seed=1),
         replace(shapes, difficulty=Difficulty(noise=0)),
     ):
-        assert not np.array_equal(other[5], first)
-    assert not np.array_equal(shapes[5 + len(SOLIDS)], first)
+        assert not np.array_equal(other[5].points, first)
+    assert not np.array_equal(shapes[5 + len(SOLIDS)].points, first)
 
 
 def test_labels_and_names() -> None:
@@ -104,16 +144,17 @@ def test_labels_and_names() -> None:
 
 def test_noise_and_occlusion_do_what_they_say() -> None:
     clean = Difficulty(proportions=1, tilt=0, occlusion=0, density=0, noise=0, scale=1)
-    ball = SyntheticShapes("train", 1, 2000, difficulty=clean, classes=("ellipsoid",))[0]
+    ball = SyntheticShapes("train", 1, 2000, difficulty=clean, classes=("ellipsoid",))[0].points
     radius = np.linalg.norm(ball - ball.mean(axis=0), axis=1)
     assert radius.std() < 0.02  # all at one distance: a sphere
-    noisy = SyntheticShapes("train", 1, 2000, difficulty=replace(clean, noise=0.2), classes=("ellipsoid",))[0]
+    noisy = SyntheticShapes("train", 1, 2000, difficulty=replace(clean, noise=0.2), classes=("ellipsoid",))[0].points
     assert np.linalg.norm(noisy - noisy.mean(axis=0), axis=1).std() > 2 * radius.std()
     gaps = []
     for occlusion in (0.0, 0.5):
         spec = replace(clean, occlusion=occlusion)
         part = [
-            SyntheticShapes("train", 20, 500, difficulty=spec, classes=("ellipsoid",))[index] for index in range(20)
+            SyntheticShapes("train", 20, 500, difficulty=spec, classes=("ellipsoid",))[index].points
+            for index in range(20)
         ]
         gaps.append(np.mean([np.linalg.norm(np.median(cloud, axis=0) - middle(cloud)) for cloud in part]))
     assert gaps[1] > 2 * gaps[0]
@@ -153,7 +194,7 @@ def moments(cloud: np.ndarray) -> np.ndarray:
 def test_moments_do_not_tell_the_classes() -> None:
     """Logistic regression on moments and extents stays below 70 %, whatever its weight decay."""
     parts = load(train_per_class=100, test_per_class=40, points=512)
-    tables = [torch.from_numpy(np.stack([moments(part[index]) for index in range(len(part))])) for part in parts]
+    tables = [torch.from_numpy(np.stack([moments(part[index].points) for index in range(len(part))])) for part in parts]
     mean, spread = tables[0].mean(dim=0), tables[0].std(dim=0) + 1e-9
     x, held = ((table - mean) / spread for table in tables)
     y, truth = (torch.from_numpy(part.labels) for part in parts)

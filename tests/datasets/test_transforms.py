@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from image2point.datasets.cloud import Cloud
 from image2point.datasets.transforms import NONE, PAPER, Augmentation, Rotation, augment, random_rotation, rng_for
 from image2point.errors import InputError
 
-CLOUD = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3)).astype(np.float32)
+POINTS = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3)).astype(np.float32)
+CLOUD = Cloud(POINTS)
+FULL = Cloud(POINTS, POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True), np.abs(POINTS), np.arange(50))
 ALL = Augmentation(
     points=40, rotate="so3", scale=(0.5, 2), scale_probability=1,
     shift=0.3, shift_probability=1, jitter=0.1, jitter_probability=1,
@@ -19,19 +24,23 @@ ALL = Augmentation(
 
 @pytest.mark.parametrize("spec", [NONE, PAPER, ALL])
 def test_never_in_place(spec: Augmentation) -> None:
-    stored = CLOUD.copy()
-    stored.setflags(write=False)
+    stored = FULL.take(np.arange(50))
+    for name in ("points", "normals", "colours", "parts"):
+        getattr(stored, name).setflags(write=False)
     new = augment(stored, spec, rng_for(0, 0, 0))
-    assert not np.shares_memory(new, stored)
-    assert new.dtype == np.float32 and new.flags.writeable
+    for name in ("points", "normals", "colours", "parts"):
+        assert not np.shares_memory(getattr(new, name), getattr(stored, name))
+        assert getattr(new, name).flags.writeable
+    assert new.points.dtype == np.float32
 
 
 def test_nothing_is_the_default() -> None:
-    np.testing.assert_array_equal(augment(CLOUD, NONE, rng_for(0, 0, 0)), CLOUD)
+    np.testing.assert_array_equal(augment(CLOUD, NONE, rng_for(0, 0, 0)).points, POINTS)
 
 
 def test_random_state_is_that_of_the_sample() -> None:
-    np.testing.assert_array_equal(augment(CLOUD, ALL, rng_for(3, 4, 5)), augment(CLOUD, ALL, rng_for(3, 4, 5)))
+    one, two = (augment(CLOUD, ALL, rng_for(3, 4, 5)).points for _ in range(2))
+    np.testing.assert_array_equal(one, two)
     draws = {rng_for(*key).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)]}
     assert len(draws) == 5
 
@@ -47,7 +56,7 @@ def test_the_paper_values() -> None:
 @given(st.integers(0, 10**6))
 def test_scale_is_one_factor_in_range(index: int) -> None:
     new = augment(CLOUD, Augmentation(scale=(0.9, 1.1), scale_probability=1), rng_for(0, 0, index))
-    factors = new / CLOUD
+    factors = new.points / POINTS
     assert factors.min() >= 0.9 - 1e-5 and factors.max() <= 1.1 + 1e-5
     np.testing.assert_allclose(factors, factors[0, 0], rtol=1e-5)
 
@@ -55,7 +64,7 @@ def test_scale_is_one_factor_in_range(index: int) -> None:
 @settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_shift_is_one_offset_per_axis(index: int) -> None:
-    offset = augment(CLOUD, Augmentation(shift=0.2, shift_probability=1), rng_for(0, 0, index)) - CLOUD
+    offset = augment(CLOUD, Augmentation(shift=0.2, shift_probability=1), rng_for(0, 0, index)).points - POINTS
     assert np.abs(offset).max() <= 0.2 + 1e-6
     np.testing.assert_allclose(offset, np.broadcast_to(offset[0], offset.shape), atol=1e-6)
     assert len(set(np.round(offset[0], 6))) == 3
@@ -64,24 +73,40 @@ def test_shift_is_one_offset_per_axis(index: int) -> None:
 @settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_jitter_is_small_and_per_coordinate(index: int) -> None:
-    offset = augment(CLOUD, Augmentation(jitter=0.0125, jitter_probability=1), rng_for(0, 0, index)) - CLOUD
+    offset = augment(CLOUD, Augmentation(jitter=0.0125, jitter_probability=1), rng_for(0, 0, index)).points - POINTS
     assert np.abs(offset).max() <= 0.0125 + 1e-6
     assert offset.std() > 0.003
 
 
 def test_steps_happen_as_often_as_stated() -> None:
     spec = Augmentation(shift=0.2, shift_probability=0.3)
-    moved = sum(not np.array_equal(augment(CLOUD, spec, rng_for(0, 0, index)), CLOUD) for index in range(1000))
+    moved = sum(not np.array_equal(augment(CLOUD, spec, rng_for(0, 0, i)).points, POINTS) for i in range(1000))
     assert 240 < moved < 360
 
 
 @settings(deadline=None)
 @given(st.integers(1, 80), st.integers(0, 10**6))
 def test_subsampling_keeps_points_as_they_are(points: int, index: int) -> None:
-    new = augment(CLOUD, Augmentation(points=points), rng_for(0, 0, index))
-    rows = {tuple(row) for row in new}
-    assert len(rows) == len(new) == min(points, len(CLOUD))
-    assert rows <= {tuple(row) for row in CLOUD}
+    new = augment(FULL, Augmentation(points=points), rng_for(0, 0, index))
+    assert new.parts is not None
+    assert len(set(new.parts.tolist())) == len(new) == min(points, len(FULL))
+    for name in ("points", "normals", "colours"):
+        np.testing.assert_array_equal(getattr(new, name), getattr(FULL, name)[new.parts])
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["x", "y", "z", "so3"]), st.integers(0, 10**6))
+def test_normals_turn_with_the_points_and_with_nothing_else(kind: Rotation, index: int) -> None:
+    spec = replace(ALL, rotate=kind, jitter=0.0, shift=0.0)
+    new = augment(FULL, spec, rng_for(0, 0, index))
+    assert new.normals is not None and new.parts is not None and FULL.colours is not None
+    # The points of FULL lie along their own normals, and a rotation and a scale keep that so.
+    length = np.linalg.norm(new.points, axis=1, keepdims=True)
+    np.testing.assert_allclose(new.points / length, new.normals, atol=1e-5)
+    np.testing.assert_array_equal(new.colours, FULL.colours[new.parts])
+    still = augment(FULL, replace(ALL, rotate="none"), rng_for(0, 0, index))
+    assert FULL.normals is not None and still.parts is not None
+    np.testing.assert_array_equal(still.normals, FULL.normals[still.parts])
 
 
 @settings(deadline=None)

@@ -418,7 +418,7 @@ def test_alternating_axes(rule: str) -> None:
     for module in wide:
         depth = 2 + "xyz".index(module.axis)
         if rule == "repeat":
-            assert module.tied_axes() == {depth - 2}
+            assert module.structure().tied == {depth - 2}
         else:
             others = module.weight.detach().clone()
             others.select(depth, others.shape[depth] // 2).zero_()

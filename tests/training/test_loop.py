@@ -88,7 +88,7 @@ def test_splits_do_not_share_clouds() -> None:
     splits = load_splits(tiny("data.shots=4", "data.validation=0.25").data)
     assert splits.validation is not None
     clouds = [
-        {splits_[i].tobytes() for i in range(len(splits_))}
+        {splits_[i].points.tobytes() for i in range(len(splits_))}
         for splits_ in (splits.train, splits.validation, splits.test)
     ]
     assert [len(each) for each in clouds] == [9, 3, 6]

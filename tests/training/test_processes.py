@@ -18,6 +18,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     # No max-pool: inflated kernels give neighbours along the depth equal values, and rounding decides which one wins.
     settings = (
         "network.stem=paper",
+        "network.head=batchnorm",
         "training.precision=64",
         "finetune.policy=all",
         "training.label_smoothing=0.1",

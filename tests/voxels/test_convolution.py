@@ -11,7 +11,8 @@ from voxel_samples import full_grid, random_voxels, relative, tie
 from image2point._timm import load_timm
 from image2point.datasets.files import import_open3d
 from image2point.voxels import DenseVoxels, Sites, VoxelConv, VoxelError, VoxelTensor, Window, neighbour_table
-from image2point.voxels.conv import gather, reference
+from image2point.voxels.conv import reference
+from image2point.voxels.conv.autograd import convolve
 
 SHAPES = [  # kernel, stride, near padding, dilation, groups
     (3, 1, 1, 1, 1),
@@ -95,7 +96,7 @@ def test_gradcheck_twice() -> None:
         features = x.features.clone().requires_grad_()
 
         def call(f: torch.Tensor, w: torch.Tensor, table=table, groups=groups) -> torch.Tensor:
-            return gather.convolve(f, w, table, groups=groups)
+            return convolve(f, w, table, groups=groups)
 
         assert torch.autograd.gradcheck(call, (features, weight))
         assert torch.autograd.gradgradcheck(call, (features, weight))
@@ -123,13 +124,13 @@ def test_only_a_trainable_kernel_keeps_its_input() -> None:
 def test_tied_axes_follow_the_values() -> None:
     layer = convolution(3, 1, 1, 1, 1, tied="z")
     x = random_voxels()
-    assert layer.tied_axes() == {2}
+    assert layer.structure().tied == {2}
     with torch.no_grad():
         layer.weight[0, 0, 0, 0, 0] += 1.0
-    assert layer.tied_axes() == frozenset()
+    assert layer.structure().tied == frozenset()
     assert relative(layer(x).features, layer(x.dense()).rows) < 1e-10
     layer.load_state_dict({**layer.state_dict(), "weight": tie(layer.weight.detach(), "xy")})
-    assert layer.tied_axes() == {0, 1}
+    assert layer.structure().tied == {0, 1}
 
 
 def test_far_and_negative_coordinates() -> None:

@@ -144,7 +144,7 @@ def _lifted(
         copies = stride**3
     else:
         need(rule != "rotate" or size[0] == size[1], f"kernel size {tuple(size)} under the rule rotate")
-        lifted = kernels.inflate(kernel, rule, options.axis)
+        lifted = kernels.inflate(kernel, rule, options.depth_axis)
         copies = min(size) if rule == "repeat" else 1
         depth = kernels.AXES.index(options.axis)
         paddings = list(padding)
@@ -186,7 +186,7 @@ def voxel_conv(
             dilation=dilation,
             groups=groups,
             bias=bias is not None,
-            axis=options.axis,
+            axis=options.depth_axis,
             depth_padding=options.depth_padding,
             engine=options.engine,
         )

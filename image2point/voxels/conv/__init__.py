@@ -1,5 +1,1 @@
-"""One convolution, several executions: `reference` and `gather` on sparse voxels, `dense` on grids."""
-
-from image2point.voxels.conv import dense, gather, reference
-
-__all__ = ["dense", "gather", "reference"]
+"""One convolution, several executions: `engines` on sparse voxels, `reference` as their oracle, `dense` on grids."""

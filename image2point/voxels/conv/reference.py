@@ -22,12 +22,12 @@ def convolve(features: Tensor, weight: Tensor, table: NeighbourTable, groups: in
     Returns:
         [M, C_out], one row per target of the table.
     """
-    out_channels = weight.shape[0]
+    pairs, out_channels = table.pairs, weight.shape[0]
     taps = weight.flatten(2).unbind(2)
     output = features.new_zeros(table.targets, out_channels)
-    for tap, (start, stop) in zip(taps, pairwise(table.starts), strict=True):
-        rows = features[table.source[start:stop].long()].unflatten(1, (groups, -1))
+    for tap, (start, stop) in zip(taps, pairwise(pairs.starts), strict=True):
+        rows = features[pairs.source[start:stop].long()].unflatten(1, (groups, -1))
         kernel = tap.unflatten(0, (groups, -1))
         product = (rows.unsqueeze(2) * kernel).sum(3) if groups > 1 else rows.squeeze(1) @ tap.T
-        output = output.index_add(0, table.target[start:stop].long(), product.reshape(-1, out_channels))
+        output = output.index_add(0, pairs.target[start:stop].long(), product.reshape(-1, out_channels))
     return output

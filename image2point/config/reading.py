@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from image2point.config.explain import explain
-from image2point.config.sections import Config
+from image2point.config.pretraining import Pretrain
+from image2point.config.sections import Config, Section
 from image2point.errors import InputError
 
 COMMAND_LINE = "command line"
+
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -21,14 +26,83 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     Raises InputError that names the field, what was found, where it was written and what is valid.
     """
-    values, origins = _read(Path(path), ())
-    values.setdefault("name", Path(path).stem)
-    return _resolve(values, origins, overrides)
+    values, origins = read(path)
+    if "sweep" in values:
+        raise InputError(f"{path} describes many runs (it has a section `sweep`); use `image2point sweep {path}`")
+    return resolve(values, origins, overrides)
+
+
+def load_as(kind: type[Kind], path: str | Path, overrides: Iterable[str] = ()) -> Kind:
+    """The same for a config of another kind."""
+    return resolve_as(kind, *read(path), overrides)
+
+
+def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Config | Pretrain:
+    """The config file of a transfer or of a pre-training, whichever it is: the latter has a section `images`."""
+    return load_as(Pretrain, path, overrides) if "images" in read(path)[0] else load(path, overrides)
 
 
 def from_values(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "defaults") -> Config:
     """A config from nested plain values (as `load` finds them in a file), checked the same way."""
-    return _resolve(*_with_origins(values, source), overrides)
+    return resolve(*_with_origins(values, source), overrides)
+
+
+def from_values_as(
+    kind: type[Kind], values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "defaults"
+) -> Kind:
+    """The same for a config of another kind."""
+    return resolve_as(kind, *_with_origins(values, source), overrides)
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values that a config file and its bases hold, unchecked and nested, and the file that each comes from."""
+    values, origins = _read(Path(path), ())
+    values.setdefault("name", Path(path).stem)
+    return values, origins
+
+
+def resolve(
+    values: Mapping[str, Any],
+    origins: Mapping[str, str],
+    overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    source: str = "",
+) -> Config:
+    """The config that nested `values` make, with dotted `settings` from `source` over them and overrides over both."""
+    return resolve_as(Config, values, origins, overrides, settings, source)
+
+
+def resolve_as(
+    kind: type[Kind],
+    values: Mapping[str, Any],
+    origins: Mapping[str, str],
+    overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    source: str = "",
+) -> Kind:
+    """The same for a config of another kind."""
+    merged, places = copy.deepcopy(dict(values)), dict(origins)
+    for key, value in (settings or {}).items():
+        _merge(merged, _nested(key, value), places, source)
+    for text in overrides:
+        key, equals, written = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"override {text!r} should be key=value, for example training.epochs=30")
+        try:
+            value = yaml.load(written, _Loader)
+        except yaml.YAMLError as error:
+            raise InputError(f"override {text!r}: the value is not valid YAML: {_one_line(error)}") from None
+        _merge(merged, _nested(key.strip(), value), places, COMMAND_LINE)
+    try:
+        return kind.model_validate(merged)
+    except ValidationError as error:
+        raise InputError("; ".join(explain(e, places, kind) for e in error.errors())) from None
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
 
 
 def schema() -> dict[str, Any]:
@@ -41,7 +115,7 @@ def schema() -> dict[str, Any]:
     return result
 
 
-def changes(old: Config, new: Config) -> list[str]:
+def changes(old: Section, new: Section) -> list[str]:
     """Dotted names of the fields that differ, each with both values: `training.lr: 0.1 -> 0.2`."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     keys = [*before, *(key for key in after if key not in before)]
@@ -106,24 +180,6 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, s
             _merge(into[key], value, origins, source, f"{name}.")
         else:
             into[key] = value
-
-
-def _resolve(values: dict[str, Any], origins: dict[str, str], overrides: Iterable[str]) -> Config:
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"override {text!r} should be key=value, for example training.epochs=30")
-        try:
-            nested: Any = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise InputError(f"override {text!r}: the value is not valid YAML: {_one_line(error)}") from None
-        for part in reversed(key.strip().split(".")):
-            nested = {part: nested}
-        _merge(values, nested, origins, COMMAND_LINE)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise InputError("; ".join(explain(e, origins) for e in error.errors())) from None
 
 
 def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Side-by-side measurements: `image2point bench conv|network|train|plan`."""

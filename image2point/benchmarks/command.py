@@ -1,0 +1,181 @@
+"""`image2point bench`: one command per question, each thin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from image2point.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from image2point.voxels import VoxelTensor
+
+app = typer.Typer(
+    no_args_is_help=True, help="Measure side by side, on this machine: ours, a plain engine, other packages."
+)
+
+Root = Annotated[Path, typer.Option("--data", help="Folder of ModelNet40.")]
+Json = Annotated[Optional[Path], typer.Option("--json", help="Write the measurements to this file, too.")]  # noqa: UP045
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")]
+Engine = Annotated[str, typer.Option(help="Engine that is measured: auto, cpu, ...")]
+Repeats = Annotated[int, typer.Option(min=1, help="Measurements per figure; the median counts.")]
+Clouds = Annotated[int, typer.Option(min=1, help="Clouds per batch.")]
+VoxelSize = Annotated[float, typer.Option(help="Edge of a voxel.")]
+MODELNET = Path("data/modelnet40_ply_hdf5_2048")
+
+
+@app.command()
+def conv(
+    compare: Annotated[
+        str, typer.Option(help="Contenders, by comma: plain, cpu, triton, spconv-triton, open3d, ocnn, spconv, dense.")
+    ] = "plain,open3d,ocnn,spconv,dense",
+    channels: Annotated[str, typer.Option(help="stride:channels, by comma.")] = "1:32,1:64,1:128,2:128,4:256,8:512",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    voxels: Annotated[int, typer.Option(help="Measure on a synthetic surface of so many voxels instead.")] = 0,
+    data: Root = MODELNET,
+    clouds: Clouds = 32,
+    voxel_size: VoxelSize = 0.05,
+    engine: Engine = "auto",
+    device: Device = "cpu",
+    threads: Threads = 0,
+    repeats: Repeats = 7,
+    json: Json = None,
+) -> None:
+    """One 3×3×3 submanifold convolution of an inflated, frozen kernel: forward, and with the data gradient."""
+    import torch
+
+    from image2point.benchmarks import clouds as sources
+    from image2point.benchmarks import conv as bench
+    from image2point.benchmarks import peers, table, timing
+
+    where, kind = _prepare(device, threads), _dtype(dtype)
+    against = [name for name in compare.split(",") if name]
+    for name in against:
+        if name not in (*peers.PEERS, *bench.OWN):
+            raise InputError(f"--compare: expected {', '.join((*bench.OWN, *peers.PEERS))}, found {name!r}")
+    sites = sources.surface(voxels).to(where) if voxels else _modelnet(data, clouds, voxel_size, where).sites
+    machine = timing.machine(where, tuple({torch.float32, kind}))
+    ceiling = 1e9 * machine[f"gemm_gflops_{dtype}"]
+    wanted = [tuple(int(part) for part in item.split(":")) for item in channels.split(",")]
+
+    def rows():  # type: ignore[no-untyped-def]
+        for stride, width in wanted:
+            scale = sources.scales(sites, stride.bit_length())[-1]
+            yield from bench.measure(scale, width, kind, engine, against, ceiling, repeats)
+
+    table.show(machine, rows(), json)
+
+
+@app.command()
+def network(
+    compare: Annotated[str, typer.Option(help="Contenders, by comma: plain.")] = "plain",
+    arch: Annotated[str, typer.Option(help="Names of timm, by comma.")] = "resnet50,tf_efficientnet_lite0",
+    data: Root = MODELNET,
+    clouds: Clouds = 32,
+    voxel_size: VoxelSize = 0.05,
+    engine: Engine = "auto",
+    device: Device = "cpu",
+    threads: Threads = 0,
+    repeats: Repeats = 5,
+    json: Json = None,
+) -> None:
+    """A whole fine-tuning step with frozen kernels (IO+norm), and its peak memory."""
+    import torch
+
+    from image2point.benchmarks import network as bench
+    from image2point.benchmarks import table, timing
+
+    where = _prepare(device, threads)
+    voxels = _modelnet(data, clouds, voxel_size, where)
+    contenders = [engine, *(name for name in compare.split(",") if name)]
+
+    def rows():  # type: ignore[no-untyped-def]
+        for name in arch.split(","):
+            yield from bench.measure(name, voxels, contenders, repeats)
+
+    table.show(timing.machine(where, (torch.float32,)), rows(), json)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A config file.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]")] = None,  # noqa: UP045
+    compare: Annotated[str, typer.Option(help="Engines to compare with, by comma: plain, reference.")] = "",
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 10,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    json: Json = None,
+) -> None:
+    """Clouds per second of training as it is run, loading and plans included."""
+    import torch
+
+    from image2point import config as configuration
+    from image2point.benchmarks import table, timing
+    from image2point.benchmarks import train as bench
+
+    where = _prepare(device, threads)
+    settings = configuration.load(config, overrides or ())
+    contenders = [settings.network.engine, *(name for name in compare.split(",") if name)]
+    table.show(timing.machine(where, (torch.float32,)), bench.measure(settings, contenders, steps, where), json)
+
+
+@app.command()
+def plan(
+    compare: Annotated[str, typer.Option(help="`growth` adds the table of cost over size.")] = "growth",
+    levels: Annotated[int, typer.Option(min=1, help="Scales.")] = 4,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the convolution beside it.")] = 64,
+    largest: Annotated[int, typer.Option(min=10_000, help="Largest number of voxels of the growth table.")] = 1_000_000,
+    data: Root = MODELNET,
+    clouds: Clouds = 32,
+    voxel_size: VoxelSize = 0.05,
+    engine: Engine = "auto",
+    device: Device = "cpu",
+    threads: Threads = 0,
+    repeats: Repeats = 7,
+    json: Json = None,
+) -> None:
+    """What neighbour tables cost, and how time and memory grow with the number of voxels."""
+    import torch
+
+    from image2point.benchmarks import plan as bench
+    from image2point.benchmarks import table, timing
+
+    where = _prepare(device, threads)
+    sites = _modelnet(data, clouds, voxel_size, where).sites
+
+    def rows():  # type: ignore[no-untyped-def]
+        yield from bench.measure(sites, levels, channels, engine, repeats)
+        if "growth" in compare.split(","):
+            yield from bench.growth(largest, min(channels, 16), engine, where)
+
+    table.show(timing.machine(where, (torch.float32,)), rows(), json)
+
+
+def _prepare(device: str, threads: int) -> torch.device:
+    import torch
+
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"--device {device}: expected cpu, or cuda where there is a GPU")
+    if threads:
+        torch.set_num_threads(threads)
+    return torch.device(device)
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    if name not in ("float32", "bfloat16", "float16"):
+        raise InputError(f"--dtype: expected float32, bfloat16 or float16, found {name!r}")
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _modelnet(data: Path, clouds: int, voxel_size: float, device: torch.device) -> VoxelTensor:
+    from image2point.benchmarks.clouds import modelnet_voxels
+
+    return modelnet_voxels(data, clouds, voxel_size).to(device)

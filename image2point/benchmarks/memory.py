@@ -1,0 +1,58 @@
+"""Peak memory: of a device as torch counts it, of this process as Linux does."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak(work: Callable[[], Any], device: torch.device) -> int | None:
+    """Bytes by which memory rises, at the most, while `work` runs; None where the system cannot tell."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    if not _CLEAR.exists():
+        work()
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed but kept would hide what is taken next
+    _CLEAR.write_text("5")  # the high-water mark begins anew (proc(5))
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def tensor_bytes(objects: Iterable[object]) -> int:
+    """Bytes of all tensors in nested dataclasses, containers and objects, each storage counted once."""
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    stack = list(objects)
+    while stack:
+        item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+        elif isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+        elif hasattr(item, "__dict__"):
+            stack.extend(vars(item).values())
+    return sum(storages.values())
+
+
+def _status(field: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024

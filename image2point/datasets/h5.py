@@ -1,0 +1,108 @@
+"""Arrays from h5 files, checked before anything is allocated for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from image2point.datasets.catalogue import Options
+from image2point.errors import InputError
+
+LARGEST = 8 * 2**30
+"""Bytes of the largest array that is read."""
+LARGEST_RATIO = 1100
+"""Bytes of an array per byte of its file: deflate gives at most 1032, more is an empty promise of the header."""
+
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, AttributeError, OverflowError)
+"""h5py turns what a damaged header confuses it with into all of these."""
+
+WORDS = {"f": "floating", "i": "integer", "n": "number"}
+
+
+@dataclass(frozen=True)
+class Array:
+    """What an array must look like. kind: "f" floating, "i" integer, "n" either; columns: the last axis, if fixed."""
+
+    kind: str
+    shape: str
+    ndim: tuple[int, ...]
+    columns: int | None = None
+
+
+def read(path: Path, arrays: dict[str, Array], optional: dict[str, Array] | None = None) -> dict[str, np.ndarray]:
+    """The named arrays of a file, of equal length; those of `optional` only where they are there.
+
+    Raises InputError naming the file and what is wrong: no h5 file, damage, missing arrays, wrong shapes or types,
+    arrays larger than the file can hold.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            found = {}
+            for name, wanted in {**arrays, **(optional or {})}.items():
+                if isinstance(file.get(name), h5py.Dataset):
+                    _check(path, name, file[name], wanted)
+                    found[name] = file[name]
+                elif name in arrays:
+                    expected = " and ".join(f"`{each}`" for each in arrays)
+                    raise InputError(f"{path}: expected the arrays {expected}, found {sorted(file)}")
+            lengths = {name: len(array) for name, array in found.items()}
+            first = next(iter(lengths))
+            for name, length in lengths.items():
+                if length != lengths[first]:
+                    raise InputError(f"{path}: `{first}` has {lengths[first]} rows but `{name}` has {length}")
+            return {name: array[...] for name, array in found.items()}
+    except InputError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        MemoryError,
+        AttributeError,
+        OverflowError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not a readable h5 file (truncated or damaged?): {reason}; get it again") from None
+
+
+def _check(path: Path, name: str, array: Any, wanted: Array) -> None:
+    kinds = {"f": "f", "i": "iu", "n": "fiu"}[wanted.kind]
+    shape = array.shape
+    fits = shape is not None and len(shape) in wanted.ndim and 0 not in shape
+    if not fits or array.dtype.kind not in kinds or (wanted.columns is not None and shape[-1] != wanted.columns):
+        raise InputError(
+            f"{path}: expected `{name}` {WORDS[wanted.kind]} {wanted.shape}, found {array.dtype} {array.shape}"
+        )
+    bytes_wanted = int(np.prod([float(side) for side in shape]) * array.dtype.itemsize)
+    allowed = min(LARGEST, LARGEST_RATIO * path.stat().st_size)
+    if bytes_wanted > allowed:
+        raise InputError(
+            f"{path}: `{name}` {shape} promises {bytes_wanted:,} bytes in a file of {path.stat().st_size:,}; "
+            f"at most {allowed:,} are read"
+        )
+
+
+def keep_rows(good: np.ndarray, what: Any, options: Options) -> np.ndarray:
+    """The rows that are good [n] bool; the others are refused with the message what(row)."""
+    bad = np.flatnonzero(~good)
+    if len(bad) and options.skipped is None:
+        raise InputError(f"{what(int(bad[0]))} ({len(bad)} such rows)")
+    for row in bad:
+        options.refuse(what(int(row)))
+    return np.flatnonzero(good)
+
+
+def flat_labels(label: np.ndarray, path: Path) -> np.ndarray:
+    """int64 [n] from integer [n] or [n, 1]."""
+    if label.ndim == 2 and label.shape[1] != 1:
+        raise InputError(f"{path}: expected `label` integer (N, 1), found {label.dtype} {label.shape}")
+    return label.reshape(-1).astype(np.int64)

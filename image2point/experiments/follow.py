@@ -1,0 +1,145 @@
+"""Follow the classes across the transfer, depth by depth: images in 2D, clouds once lifted, clouds once fine-tuned.
+
+Layers have the same names in the 2D network and the lifted one, so that the stages stand side by side. Beside the
+measures of collapse stands, for each stage on clouds, how far its features are from those of the images
+(Wasserstein-1, channel by channel), which is how Image2Point explains what its policies do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from image2point import collapse
+from image2point.collapse import Interval
+from image2point.collapse.layers import gathered, kept, measure_layers
+from image2point.config import load as load_config
+from image2point.config.studies import FollowStudy
+from image2point.errors import InputError
+from image2point.experiments import transfer
+from image2point.experiments.measure import Subject, open_subject
+from image2point.experiments.study import Row
+from image2point.report.numbers import ABSENT
+from image2point.report.plain import Table
+from image2point.report.plots import Panel, curves
+from image2point.runs import open_run
+from image2point.training.layers import choose_layers
+
+IMAGES, LIFTED = "images, 2D", "clouds, lifted"
+ASK = ("nc1_trace_ratio", "nc1", "cdnv", "cdnv_corrected", "discrimination", "ncc_accuracy")
+TITLES = {
+    "nc1_trace_ratio": "Compression, tr Σ_W / tr Σ_B",
+    "nc1": "NC1",
+    "cdnv": "CDNV",
+    "ncc_accuracy": "Nearest class mean, accuracy",
+    "wasserstein": "Distance to image features, W₁",
+    "wasserstein_relative": "Distance to image features, W₁ / s.d.",
+}
+
+
+def run(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
+    """Rows by stage, split and layer."""
+    if not study.arms:
+        raise InputError("arms: expected at least one config of a fine-tuning")
+    images = open_subject(base / study.images, study.image_settings)
+    names = choose_layers(images.network, study.layers)
+    reference: dict[str, dict[str, Tensor]] = {}
+    rows = _stage(IMAGES, images, names, study.on, reference)
+    for number, (label, file) in enumerate(study.arms.items()):
+        if (base / file).is_dir():
+            place = open_run(base / file)
+        else:
+            place = transfer.run(load_config(base / file, study.settings), folder / "runs", resume=True)
+        if number == 0:
+            lifted = open_subject(place.path, study.settings, before=True)
+            rows += _stage(LIFTED, lifted, names, study.on, reference)
+        rows += _stage(label, open_subject(place.path, study.settings), names, study.on, reference)
+    return rows
+
+
+def _stage(
+    stage: str, subject: Subject, names: Sequence[str], on: Sequence[str], reference: dict[str, dict[str, Tensor]]
+) -> list[Row]:
+    """Measure one network; the first one's features are kept as the `reference` of the others, by split."""
+    first, rows, centres = not reference or stage == IMAGES, [], None
+    for split in sorted(on, key=lambda split: split != "train"):
+        samples = subject.samples(split)
+        source = kept(subject.source(samples, names))
+        measured = measure_layers(source, samples.labels, len(samples.classes), ASK, centres=centres)
+        if split == "train":
+            centres = {name: each.means for name, each in measured.items()}
+        features = gathered(source)
+        if first:
+            reference[split] = features
+        for depth, name in enumerate(names):
+            found = measured[name]
+            row: Row = {"stage": stage, "split": split, "layer": name, "depth": depth, "dim": found.means.shape[1]}
+            for key in ASK:
+                row[key] = found.values[key]
+                interval = found.intervals.get(key)
+                row[f"{key}/low"], row[f"{key}/high"] = (
+                    (math.nan, math.nan) if interval is None else (interval.low, interval.high)
+                )
+            if not first:
+                moved = collapse.wasserstein(reference[split][name], features[name])
+                row["wasserstein"], row["wasserstein_relative"] = moved.mean, moved.relative
+            rows.append(row)
+    return rows
+
+
+def _interval(row: Row, key: str) -> Interval | None:
+    value = row.get(key)
+    if value is None or not math.isfinite(value):
+        return None
+    return Interval(value, math.nan, row.get(f"{key}/low", math.nan), row.get(f"{key}/high", math.nan))
+
+
+def table(study: FollowStudy, rows: Sequence[Row]) -> Table:
+    """For each stage and split: the last layer's measures, the geometric decay, and the distance to the images."""
+    lines = []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        for split in study.on:
+            own = [row for row in rows if row["stage"] == stage and row["split"] == split]
+            decay = collapse.fit_decay([row["nc1_trace_ratio"] for row in own])
+            last = own[-1]
+            moved = [row["wasserstein_relative"] for row in own if "wasserstein_relative" in row]
+            raw = [row["wasserstein"] for row in own if "wasserstein" in row]
+            lines.append(
+                (
+                    stage,
+                    split,
+                    f"{last['nc1_trace_ratio']:.3g}",
+                    f"{last['nc1']:.3g}",
+                    f"{last['cdnv']:.3g}",
+                    f"{100 * last['ncc_accuracy']:.1f}",
+                    f"{decay.rate:.3f} [{decay.low:.3f}, {decay.high:.3f}]",
+                    f"{decay.explained:.2f}",
+                    f"{sum(raw) / len(raw):.3g}" if raw else ABSENT,
+                    f"{sum(moved) / len(moved):.3g}" if moved else ABSENT,
+                )
+            )
+    layers = [row["layer"] for row in rows if row["stage"] == IMAGES and row["split"] == study.on[0]]
+    return Table(
+        ("stage", "split", f"C_l of {layers[-1]}", "NC1", "CDNV", "NCC (%)", "decay of C_l per layer", "R²",
+         "W₁ to images", "W₁ / s.d."),
+        tuple(lines),
+        (f"Layers: {', '.join(layers)}. C_l = tr Σ_W / tr Σ_B; the decay is fitted over them, W₁ is their mean.",),
+    )  # fmt: skip
+
+
+def figure(study: FollowStudy, rows: Sequence[Row]) -> Any:
+    """A panel for each measure over the layers, a curve for each stage; of test, or of train where that is all."""
+    split = "test" if "test" in study.on else "train"
+    own = [row for row in rows if row["split"] == split]
+    stages = list(dict.fromkeys(row["stage"] for row in own))
+    layers = list(dict.fromkeys(row["layer"] for row in own))
+    panels = []
+    for key, title in TITLES.items():
+        drawn = {stage: [_interval(row, key) for row in own if row["stage"] == stage] for stage in stages}
+        if any(value is not None for values in drawn.values() for value in values):
+            panels.append(Panel(title, drawn, logarithmic=key != "ncc_accuracy", percent=key == "ncc_accuracy"))
+    return curves(panels, layers, f"layer ({split})")

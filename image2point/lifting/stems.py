@@ -1,0 +1,66 @@
+"""Stems: what becomes of the 2D network's first layers, and the fresh convolutions that may take their place."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from image2point.errors import InputError
+from image2point.lifting.graph import Stem, Trace
+from image2point.lifting.records import Options
+from image2point.lifting.rules.convolution import voxel_conv
+from image2point.lifting.rules.sizes import both
+from image2point.voxels import VoxelConv
+
+STEMS = ("paper", "inflate", "patch")
+FRESH_STEMS = ("paper", "patch")
+"""Stems that are a fresh convolution and a fresh norm."""
+
+
+def patch_size(traced: Trace, stem: Stem, kind: str, asked: int | None) -> int:
+    """Edge of a patch in voxels for the stem `patch`: as asked, or as in 2D.
+
+    A patch can be smaller than that of the 2D stem, not larger: 4×4 pixels are a fine detail of an image of 224×224,
+    and 4×4×4 voxels are a tenth of a cloud 40 voxels wide in each direction, of which the later stages leave little.
+
+    Raises:
+        InputError: for another stem, a 2D stem that does not cut its image into patches, and sizes outside 2 … the
+            2D patch.
+    """
+    if kind != "patch":
+        raise InputError(f'patch = {asked} is the size of the patches of stem="patch", but the stem is {kind!r}')
+    conv = traced.module(stem.convolutions[0])
+    assert isinstance(conv, nn.Conv2d)
+    size, stride = both(conv.kernel_size), both(conv.stride)
+    if len(stem.convolutions) > 1 or size != stride or size[0] != size[1] or size[0] < 2:
+        raise InputError(
+            f'stem="patch" is for networks that cut their image into patches by one convolution, with its kernel size '
+            f"as stride; the stem of {traced.name} begins with {size[0]}×{size[1]} and stride {stride[0]}"
+            + (f" and has {len(stem.convolutions)} convolutions" if len(stem.convolutions) > 1 else "")
+            + "; use stem=paper or stem=inflate"
+        )
+    if asked is None:
+        return size[0]
+    if not isinstance(asked, int) or not 2 <= asked <= size[0]:
+        raise InputError(
+            f"patch: expected 2 to {size[0]} voxels, as {traced.name} has patches of {size[0]}, found {asked!r}"
+        )
+    return asked
+
+
+def replaced_nodes(stem: Stem, kind: str) -> tuple[fx.Node, ...]:
+    """The 2D nodes whose place a fresh convolution takes: everything but the norm after it.
+
+    The paper's stem has no pooling. Patches are not pooled in 2D, and what else follows them stays.
+    """
+    pools = stem.pools if kind == "paper" else ()
+    return tuple(node for node in (*stem.nodes, *pools) if kind in FRESH_STEMS and node is not stem.final_norm)
+
+
+def fresh_convolution(conv: nn.Conv2d, options: Options) -> tuple[VoxelConv, int]:
+    """The convolution of a fresh stem, yet to be initialised, and its stride; as many channels as `conv` gives.
+
+    `paper`: 3×3×3 with stride 1 (Xu et al., 2022); `patch`: p×p×p with stride p, no padding.
+    """
+    size, stride, padding = (3, 1, 1) if options.stem == "paper" else (options.patch or 1, options.patch or 1, 0)
+    kernel = conv.weight.new_empty(conv.out_channels, options.in_channels, size, size, size)
+    return voxel_conv(kernel, conv.bias, stride, (padding,) * 3, 1, 1, options), stride

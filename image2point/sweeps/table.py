@@ -1,0 +1,304 @@
+"""Any value of many runs against any of their settings: mean and spread over seeds, the best and what equals it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.table import Table
+
+from image2point.errors import InputError
+from image2point.report.arms import IDLE
+from image2point.report.read import Record
+
+FORMATS = ("terminal", "markdown", "latex", "csv")
+SPREADS = ("sd", "interval")
+BEST = ("max", "min", "none")
+LEVEL = 0.05  # of the paired test
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one cell: `values` by what tells them apart (their seeds)."""
+
+    values: Mapping[Key, float]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.values.values())))
+
+    def spread(self, kind: str) -> float | None:
+        """Sample standard deviation, or half the 95 % confidence interval of the mean (Student); None for one run."""
+        count = len(self.values)
+        if count < 2:
+            return None
+        sd = float(np.std(list(self.values.values()), ddof=1))
+        if kind == "sd":
+            return sd
+        from scipy.stats import t
+
+        return float(t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """A value against settings.
+
+    Attributes:
+        cells: by the values of the row fields and of the column fields; a missing one has no run.
+        best: keys of the best cell; None where nothing was asked to be best.
+        level: keys of the cells that a paired t-test over the seeds they share with the best does not tell from it.
+    """
+
+    row_fields: Key
+    column_fields: Key
+    value: str
+    rows: tuple[Key, ...]
+    columns: tuple[Key, ...]
+    cells: Mapping[tuple[Key, Key], Cell]
+    best: tuple[Key, Key] | None
+    level: frozenset[tuple[Key, Key]]
+
+
+def value_of(run: Record, name: str) -> float | None:
+    """A number of a run by its dotted name in summary.json (`final.test_accuracy`, `collapse.test.nc1`), or None.
+
+    Raises:
+        InputError: where there is no such number; it names those that are near.
+    """
+    numbers = dict(_numbers(run.summary.model_dump()))
+    if name not in numbers:
+        near = [key for key in numbers if name.rpartition(".")[2] in key] or list(numbers)
+        raise InputError(f"{run.path} has no number {name!r}; it has {', '.join(near[:12])}")
+    return numbers[name]
+
+
+def _numbers(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float | None]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            yield f"{prefix}{key}", value
+
+
+def pivot(runs: Sequence[Record], rows: Sequence[str], columns: Sequence[str], value: str, best: str = "max") -> Pivot:
+    """Arrange runs by their settings.
+
+    Args:
+        rows, columns: dotted names of settings (`network.rule`, `arm`); together they must tell apart all that the runs
+            differ in, but for seeds and what does not touch results.
+        value: see `value_of`.
+        best: `max`, `min` or `none`.
+
+    Raises:
+        InputError: on an unknown setting or value, and where runs of one cell differ in more than seeds.
+    """
+    if not runs:
+        raise InputError("a table needs at least one finished run")
+    for field in (*rows, *columns):
+        for run in runs:
+            if field not in run.settings:
+                near = [name for name in run.settings if name.endswith(field.rpartition(".")[2])]
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise InputError(f"{run.path} has no setting {field!r}{hint}")
+    groups: dict[tuple[Key, Key], list[Record]] = {}
+    for run in runs:
+        key = tuple(_text(run, f) for f in rows), tuple(_text(run, f) for f in columns)
+        groups.setdefault(key, []).append(run)
+    seeds = [name for name in _varying(runs) if _is_seed(name)]
+    cells = {}
+    for key, members in groups.items():
+        _check_alike(members, (*rows, *columns))
+        found = {tuple(_text(run, f) for f in seeds): value_of(run, value) for run in members}
+        if len(found) < len(members):
+            where = _named((*rows, *columns), (*key[0], *key[1]))
+            raise InputError(f"two runs of the cell {where} have the same seeds; leave one of them out")
+        if numbers := {seed: float(n) for seed, n in found.items() if n is not None and math.isfinite(n)}:
+            cells[key] = Cell(numbers)
+    top = _best(cells, best)
+    return Pivot(
+        tuple(rows), tuple(columns), value,
+        tuple(dict.fromkeys(key[0] for key in groups)), tuple(dict.fromkeys(key[1] for key in groups)),
+        cells, top, _level(cells, top),
+    )  # fmt: skip
+
+
+def _text(run: Record, field: str) -> str:
+    value = run.settings[field]
+    return "all" if value is None and field == "data.shots" else str(value)
+
+
+def _varying(runs: Sequence[Record]) -> list[str]:
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    return [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
+
+
+def _is_seed(name: str) -> bool:
+    return name.rpartition(".")[2] in ("seed", "shot_seed")
+
+
+def _check_alike(runs: Sequence[Record], fields: Sequence[str]) -> None:
+    idle = (*IDLE, "report.", "collapse.")
+    others = [name for name in _varying(runs) if not name.startswith(idle) and not _is_seed(name)]
+    if others:
+        raise InputError(
+            f"{runs[0].path} and {len(runs) - 1} more runs are in one cell of {', '.join(fields)} but differ in "
+            f"{', '.join(others)}; add that to --rows or --cols, or choose runs with --where"
+        )
+
+
+def _best(cells: Mapping[tuple[Key, Key], Cell], best: str) -> tuple[Key, Key] | None:
+    if best == "none" or len(cells) < 2:
+        return None
+    choose = {"max": max, "min": min}[best]
+    return choose(cells, key=lambda key: cells[key].mean)
+
+
+def _level(cells: Mapping[tuple[Key, Key], Cell], top: tuple[Key, Key] | None) -> frozenset[tuple[Key, Key]]:
+    if top is None:
+        return frozenset()
+    return frozenset(key for key, cell in cells.items() if key != top and told_apart(cells[top], cell) is False)
+
+
+def told_apart(best: Cell, other: Cell) -> bool | None:
+    """Whether a paired t-test over shared seeds rejects, at 5 %, that both have one mean; None with fewer than two."""
+    shared = [seed for seed in best.values if seed in other.values]
+    differences = np.array([best.values[seed] - other.values[seed] for seed in shared])
+    if len(shared) < 2:
+        return None
+    if np.ptp(differences) == 0:
+        return bool(differences[0] != 0)
+    from scipy.stats import ttest_1samp
+
+    return bool(ttest_1samp(differences, 0.0).pvalue < LEVEL)
+
+
+def _named(fields: Sequence[str], key: Key) -> str:
+    return ", ".join(f"{field}={value}" for field, value in zip(fields, key, strict=True))
+
+
+# --------------------------------------------------------------------------------------------------------- formats
+
+
+def write(table: Pivot, kind: str, spread: str = "sd") -> str | Table:
+    """The table as text of a format, or as a table of rich for `terminal`. Accuracies are in per cent.
+
+    The best cell is bold; † marks those that the test does not tell from it.
+    """
+    head = [*table.row_fields, *(" ".join(column) or table.value for column in table.columns)]
+    if kind == "csv":
+        return _csv(table)
+    lines = [[*row, *(_cell(table, (row, column), kind, spread) for column in table.columns)] for row in table.rows]
+    if kind == "terminal":
+        result = Table(*head[: len(table.row_fields)], box=None, pad_edge=False)
+        for name in head[len(table.row_fields) :]:
+            result.add_column(name, justify="right")
+        for line in lines:
+            result.add_row(*line)
+        return result
+    if kind == "markdown":
+        rule = ["---"] * len(table.row_fields) + ["---:"] * len(table.columns)
+        return "".join("| " + " | ".join(_escaped(cell) for cell in line) + " |\n" for line in (head, rule, *lines))
+    columns = "l" * len(table.row_fields) + "r" * len(table.columns)
+    body = "".join(" & ".join(line) + " \\\\\n" for line in lines)
+    names = " & ".join(_latex(name) for name in head)
+    top = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{names} \\\\\n\\midrule\n"
+    return f"{top}{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def note(table: Pivot, spread: str) -> str:
+    """What the numbers of a table are."""
+    counts = sorted({len(cell.values) for cell in table.cells.values()})
+    runs = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
+    kind = "s.d." if spread == "sd" else "half the 95 % interval"
+    marks = "; bold: best, †: not told from it by a paired t-test at 5 %" if table.best else ""
+    return f"{table.value}{' (%)' if _percent(table.value) else ''}, mean ± {kind} over {runs} runs per cell{marks}"
+
+
+def _percent(value: str) -> bool:
+    return "accuracy" in value
+
+
+def _cell(table: Pivot, key: tuple[Key, Key], kind: str, spread: str) -> str:
+    cell = table.cells.get(key)
+    if cell is None:
+        return "–"
+    scale = 100 if _percent(table.value) else 1
+    mean, width = scale * cell.mean, cell.spread(spread)
+    number = (lambda x: f"{x:.1f}") if scale == 100 else (lambda x: f"{x:.3g}")
+    text = number(mean) + ("" if width is None else f" ± {number(scale * width)}")
+    if kind == "latex":
+        text = "$" + text.replace("±", r"\pm") + "$"
+    if key == table.best:
+        text = {"terminal": f"[bold]{text}[/bold]", "markdown": f"**{text}**", "latex": rf"\textbf{{{text}}}"}[kind]
+    dagger = r"\textsuperscript{\dag}" if kind == "latex" else " †"
+    return text + (dagger if key in table.level else "")
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", r"\|")
+
+
+def _latex(text: str) -> str:
+    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+
+
+def _csv(table: Pivot) -> str:
+    """One line per run: what programs want to read."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*table.row_fields, *table.column_fields, "seeds", table.value])
+    for (row, column), cell in table.cells.items():
+        for seeds, value in cell.values.items():
+            writer.writerow([*row, *column, " ".join(seeds), repr(value)])
+    return stream.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------------ runs
+
+
+def run_folders(paths: Iterable[str | Path]) -> list[Path]:
+    """Run directories: those given, and the finished ones in folders that are none themselves.
+
+    Raises:
+        InputError: where a folder is missing or has no finished run.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if (path / "config.yaml").is_file():
+            found.append(path)
+            continue
+        inside = sorted(p.parent for p in path.glob("*/summary.json"))
+        if not inside:
+            raise InputError(f"{path} is neither a run nor a folder with finished runs")
+        found += inside
+    return found
+
+
+def select(runs: Iterable[Record], conditions: Sequence[str]) -> list[Record]:
+    """The runs for which every `setting=value` holds, the value as YAML.
+
+    Raises:
+        InputError: where a condition is none, or no run is left.
+    """
+    kept = list(runs)
+    for text in conditions:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--where {text!r} should be setting=value, for example network.rule=repeat")
+        wanted = yaml.safe_load(value)
+        kept = [run for run in kept if run.settings.get(name, _MISSING) == wanted]
+    if not kept:
+        raise InputError(f"no run has {' and '.join(conditions) or 'been given'}")
+    return kept
+
+
+_MISSING = object()

@@ -1,0 +1,88 @@
+"""What the layers of a 2D or a lifted network say about a set of samples, as a source of features for `collapse`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from image2point import image_network
+from image2point.collapse.layers import LayerMeasures, Rows, Source
+from image2point.datasets.class_split import Labelled
+from image2point.image_network import ImageNetwork
+from image2point.lifting import observe
+from image2point.training.batches import Preparation, batches, in_order
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+BLOCKS = "blocks"
+"""The pattern that stands for a network's blocks and the features before its classifier."""
+
+
+def choose_layers(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Names of the layers that match (`layer1.*`, `features`, `blocks`), in the order of computation.
+
+    Raises InputError for a pattern that matches none.
+    """
+    home: Any = image_network if isinstance(network, ImageNetwork) else observe
+    return observe.choose(patterns, tuple(dict.fromkeys(home.layers(network))), home.block_layers(network))
+
+
+def layer_source(
+    network: nn.Module,
+    samples: Labelled,
+    recipe: Preparation,
+    names: Sequence[str],
+    batch_size: int,
+    per_site: bool = False,
+    workers: int = 0,
+    fabric: Fabric | None = None,
+    each_batch: Callable[[], None] = lambda: None,
+) -> Source:
+    """Each pass runs all samples through the network, in eval mode and without augmentation.
+
+    A layer gives the mean over the pixels or occupied voxels of each sample, or with `per_site` every one of them.
+    """
+    home: Any = image_network if isinstance(network, ImageNetwork) else observe
+    run: Callable[[Any], dict[str, Rows]] = home.observer(network, names, per_site)
+    first = next(network.parameters())
+    plan = in_order(len(samples), batch_size)
+
+    def source() -> Iterator[Mapping[str, Rows]]:
+        was_training = network.training
+        network.eval()
+        try:
+            for batch in batches(samples, plan, recipe, None, workers, first.device.type == "cuda"):
+                with torch.no_grad(), fabric.autocast() if fabric else nullcontext():
+                    seen = run(batch.to(first.device, first.dtype).voxels)
+                yield {name: (rows.cpu(), batch.indices[owner.cpu().long()]) for name, (rows, owner) in seen.items()}
+                each_batch()
+        finally:
+            network.train(was_training)
+
+    return source
+
+
+def head_of(network: Any) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """The classifier by the layer that it reads, as `measure_layers` takes it."""
+    weight, bias = network.classifier
+    return {observe.FEATURES: (weight.detach().cpu(), None if bias is None else bias.detach().cpu())}
+
+
+def plain(measures: LayerMeasures) -> dict[str, Any]:
+    """Measures of a layer for JSON; what is undefined is None."""
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    intervals = {
+        name: {"error": number(i.error), "low": number(i.low), "high": number(i.high)}
+        for name, i in measures.intervals.items()
+    }
+    values = {name: number(value) for name, value in measures.values.items()}
+    return {"dim": measures.means.shape[1], "values": values, "intervals": intervals}

@@ -1,0 +1,146 @@
+"""The kernels of spconv-triton (Apache-2.0) on this project's neighbour tables: general convolution on a GPU.
+
+It knows neither groups nor kernels that repeat along an axis, so the latter are expanded. Only its public
+operations are used; the one for the weight gradient computes the data gradient too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from image2point.voxels.plan import NeighbourTable
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_WORD = 32  # bits of the masks by which it skips taps; larger kernels go without
+_ALL_BITS = [np.array([0xFFFFFFFF], dtype=np.uint32)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """A table as spconv has it.
+
+    Attributes:
+        rows: int32 [taps, M], the row read through each tap, −1 where there is none.
+        masks: int32 [M, 1] in increasing order, bit k set where tap k reads something; none for large kernels.
+        order: int32 [M], the row that each mask belongs to.
+    """
+
+    rows: Tensor
+    masks: list[Tensor]
+    order: list[Tensor]
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why this engine cannot run on `device`, or None."""
+    for package, name in (("triton", "triton"), ("spconv_triton", "spconv-triton")):
+        if find_spec(package) is None:
+            return f"the package {name} is not installed (pip install {name})"
+    return None if device.type == "cuda" else f"it needs a CUDA device, and the voxels are on {device}"
+
+
+def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups: int) -> str | None:
+    """Why this engine cannot run a convolution, or None."""
+    if groups != 1:
+        return f"spconv has no groups, and there are {groups}"
+    if features.dtype not in _DTYPES:
+        return f"it sums in float32, and the features are {_name(features)}"
+    if weight.dtype != features.dtype:
+        return f"features and kernel must have one type, and they are {_name(features)} and {_name(weight)}"
+    return None
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def multiply(
+    features: Tensor, weight: Tensor, table: NeighbourTable, groups: int = 1, backward: bool = False
+) -> Tensor:
+    """Convolve [N, C_in] with [C_out, C_in, kx, ky, kz], of size 1 along tied axes, to [M, C_out]; no autograd."""
+    from spconv_triton.pytorch import ops
+
+    pairs = _pairs(table, backward)
+    with _precision():
+        return ops.implicit_gemm(
+            features.contiguous(),
+            weight.expand(-1, -1, *table.kernel).permute(0, 2, 3, 4, 1).contiguous(),
+            pairs.rows,
+            pairs.masks,
+            pairs.order,
+            pairs.rows.shape[1],
+            _ALL_BITS,
+            is_train=False,
+            is_subm=table.submanifold,
+            fp32_accum=True,
+        )[0]
+
+
+def weight_gradient(
+    features: Tensor,
+    gradient: Tensor,
+    table: NeighbourTable,
+    shape: tuple[int, int, int],
+    groups: int = 1,
+    backward: bool = False,
+) -> Tensor:
+    """Gradient [C_out, C_in, *shape] of the kernel, summed over tied axes, from [N, C_in] and [M, C_out]."""
+    from spconv_triton.pytorch import ops
+
+    forward, reverse = _pairs(table, backward), _pairs(table, not backward)
+    inputs, outputs = features.shape[1], gradient.shape[1]
+    with _precision():
+        _, kernel = ops.implicit_gemm_backward(
+            features.contiguous(),
+            features.new_zeros(outputs, *table.kernel, inputs),
+            gradient.contiguous(),
+            forward.rows,
+            reverse.rows,
+            forward.masks,
+            reverse.masks,
+            forward.order,
+            reverse.order,
+            None,
+            _ALL_BITS,
+            -1,
+            is_subm=table.submanifold,
+            fp32_accum=True,
+        )
+    tied = [axis + 2 for axis in range(3) if shape[axis] < table.kernel[axis]]
+    kernel = kernel.permute(0, 4, 1, 2, 3)
+    return kernel.sum(tied, keepdim=True) if tied else kernel.contiguous()
+
+
+def _pairs(table: NeighbourTable, backward: bool) -> _Pairs:
+    """The table in spconv's form, made when first asked for and kept with it."""
+
+    def build() -> _Pairs:
+        rows = table.entries(backward).contiguous()
+        if len(rows) > _WORD:
+            return _Pairs(rows, [], [])
+        bit = 1 << torch.arange(len(rows), device=rows.device)
+        mask = ((rows >= 0) * bit[:, None]).sum(0)
+        mask = torch.where(mask < 1 << 31, mask, mask - (1 << 32)).to(torch.int32)
+        mask, order = torch.sort(mask, stable=True)
+        return _Pairs(rows, [mask.unsqueeze(1)], [order.to(torch.int32)])
+
+    return table.form(("spconv", backward), build)
+
+
+@contextmanager
+def _precision() -> Iterator[None]:
+    """Let it use tf32 where torch's own float32 products would."""
+    from spconv_triton import constants
+
+    before = constants.SPCONV_ALLOW_TF32
+    constants.SPCONV_ALLOW_TF32 = torch.get_float32_matmul_precision() != "highest"
+    try:
+        yield
+    finally:
+        constants.SPCONV_ALLOW_TF32 = before

@@ -1,0 +1,103 @@
+"""The Triton engine: masked implicit GEMM on a GPU, for inflated, general, grouped and depthwise kernels.
+
+bfloat16, float16 and float32 with float32 sums; float32 products are exact ("ieee") or tf32, as
+`torch.set_float32_matmul_precision` says. Results are the same bits in every run with the same configuration.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from image2point.voxels.conv.pack import pack
+from image2point.voxels.plan import NeighbourTable
+
+_INSTALLED = find_spec("triton") is not None
+if _INSTALLED or TYPE_CHECKING:
+    from image2point.voxels.conv import triton_depthwise, triton_forward, triton_weight
+    from image2point.voxels.conv.triton_epilogue import Epilogue
+    from image2point.voxels.conv.triton_table import column_rows, sorted_table
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why this engine cannot run on `device`, or None."""
+    if not _INSTALLED:
+        return "the package triton is not installed (pip install triton)"
+    if triton_forward.INTERPRETED:
+        return None
+    if device.type != "cuda":
+        return f"it needs a CUDA device, and the voxels are on {device}"
+    if torch.version.cuda and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"it needs compute capability 8.0, and {torch.cuda.get_device_name(device)} has less"
+    return None
+
+
+def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups: int) -> str | None:
+    """Why this engine cannot run a convolution, or None."""
+    if features.dtype not in _DTYPES:
+        return f"it sums in float32, and the features are {_name(features)}"
+    if weight.dtype != features.dtype:
+        return f"features and kernel must have one type, and they are {_name(features)} and {_name(weight)}"
+    return None
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def multiply(
+    features: Tensor,
+    weight: Tensor,
+    table: NeighbourTable,
+    groups: int = 1,
+    backward: bool = False,
+    epilogue: Epilogue | None = None,
+) -> Tensor:
+    """Convolve; no autograd.
+
+    Args:
+        features: [N, C_in], a row per source of the table (per target if `backward`).
+        weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the axes where all taps share one weight.
+        epilogue: what follows in the same kernel.
+
+    Returns:
+        [M, C_out], a row per target (per source if `backward`).
+    """
+    with torch.cuda.device_of(features):
+        rows = sorted_table(table, tuple(weight.shape[2:]), backward)
+        matrices = pack(weight, groups)
+        epilogue = epilogue or triton_forward.PLAIN
+        if weight.shape[1] == 1:
+            return triton_depthwise.multiply(features.contiguous(), matrices.flatten(1), rows, epilogue)
+        return triton_forward.multiply(features.contiguous(), matrices, rows, epilogue)
+
+
+def weight_gradient(
+    features: Tensor,
+    gradient: Tensor,
+    table: NeighbourTable,
+    shape: tuple[int, int, int],
+    groups: int = 1,
+    backward: bool = False,
+) -> Tensor:
+    """Gradient of a kernel, of size 1 in `shape` along the axes where all taps share one weight.
+
+    Args:
+        features: [N, C_in]; gradient: [M, C_out], of the convolution's result.
+
+    Returns:
+        [C_out, C_in / groups, *shape].
+    """
+    with torch.cuda.device_of(features):
+        rows = column_rows(table, tuple(shape), backward)
+        features, gradient = features.contiguous(), gradient.contiguous()
+        if features.shape[1] == groups:
+            kernel = triton_depthwise.weight_gradient(features, gradient, rows).T.unsqueeze(1)
+        else:  # [G, groups, C_in, C_out]
+            kernel = triton_weight.weight_gradient(features, gradient, rows, groups).permute(1, 3, 2, 0).flatten(0, 1)
+        return kernel.unflatten(2, shape).to(features.dtype, memory_format=torch.contiguous_format)

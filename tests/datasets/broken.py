@@ -1,0 +1,411 @@
+"""Files and folders that are broken in every way that users have met: what is wrong, how it is made, what reads it.
+
+The table in docs/bad_input.md is made of these by scripts/bad_input_table.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import layouts
+import numpy as np
+
+from image2point.datasets import registry
+from image2point.datasets.catalogue import Options
+from image2point.datasets.download import unpack
+from image2point.datasets.files import read_cloud
+from image2point.datasets.prepare import prepare, read_all
+from image2point.datasets.splits import Splits, StoredClouds
+from image2point.datasets.verify import verify
+from image2point.errors import InputError
+
+
+@dataclass(frozen=True)
+class Case:
+    """make: writes something broken into a folder and returns its path; read: what a user does with it."""
+
+    what: str
+    make: Callable[[Path], Path]
+    read: Callable[[Path], object]
+
+
+def message(case: Case, folder: Path) -> str:
+    """What the user is told, with the folder cut off."""
+    path = case.make(folder)
+    try:
+        case.read(path)
+    except InputError as error:
+        return str(error).replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
+    raise AssertionError(f"{case.what}: nothing was noticed")
+
+
+def _file(name: str, content: str | bytes) -> Callable[[Path], Path]:
+    return lambda folder: layouts.write(folder / name, content)
+
+
+def _array(name: str, values: object) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        np.save(folder / name, values, allow_pickle=True)
+        return folder / name
+
+    return make
+
+
+def _cloud(what: str, name: str, content: str | bytes) -> Case:
+    return Case(what, _file(name, content), read_cloud)
+
+
+def _set(what: str, dataset: str, layout: Callable[[Path], Path], damage: Callable[[Path], object]) -> Case:
+    """A healthy layout, damaged, then read as a whole."""
+
+    def make(folder: Path) -> Path:
+        root = layout(folder / dataset)
+        damage(root)
+        return root
+
+    def read(root: Path) -> None:
+        splits = registry.load(dataset, root)
+        for part in (splits.train, splits.validation, splits.test):
+            for cloud, _, _, problem in read_all(part) if part is not None else ():
+                if cloud is None:
+                    raise InputError(problem)
+
+    return Case(what, make, read)
+
+
+def _archive(what: str, *names: str, mode: int = stat.S_IFREG | 0o644, content: bytes = b"x") -> Case:
+    def make(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "archive.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            for name in names:
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = mode << 16
+                file.writestr(entry, content, zipfile.ZIP_DEFLATED)
+        return folder / "archive.zip"
+
+    return Case(what, make, lambda path: unpack(path, path.parent / "data", "data"))
+
+
+def _h5(name: str, **arrays: object) -> Callable[[Path], object]:
+    """Replaces arrays of a file; None removes one."""
+
+    def damage(root: Path) -> None:
+        with h5py.File(root / name, "r+") as file:
+            for key, values in arrays.items():
+                if key in file:
+                    del file[key]
+                if values is not None:
+                    file[key] = values
+
+    return damage
+
+
+def _hole(root: Path) -> None:
+    """A header that promises 8 TB, in a file of a few kilobytes."""
+    with h5py.File(root / "ply_data_train0.h5", "r+") as file:
+        del file["data"]
+        file.create_dataset("data", shape=(333_000_000, 2048, 3), dtype="f4", chunks=(64, 2048, 3))
+
+
+def _text(name: str, old: str, new: str) -> Callable[[Path], object]:
+    def damage(root: Path) -> None:
+        text = (root / name).read_text(encoding="utf-8")
+        assert old in text
+        (root / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return damage
+
+
+def _index(change: Callable[[dict], object]) -> Callable[[Path], object]:
+    def damage(root: Path) -> None:
+        index = json.loads((root / "prepared.json").read_text())
+        change(index)
+        (root / "prepared.json").write_text(json.dumps(index))
+
+    return damage
+
+
+def _prepared(root: Path) -> Path:
+    points = layouts.points(0, 6, 8)
+    clouds = StoredClouds("made", ("a", "b"), points, np.arange(6) % 2)
+    prepare(Splits(clouds, None, clouds), root, "made")
+    return root
+
+
+def _cut(name: str, keep: int) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes((root / name).read_bytes()[:keep])
+
+
+def _strict(root: Path) -> None:
+    report = verify(registry.find("folder"), root, Options())
+    if report.notes:
+        raise InputError(report.notes[0])
+
+
+def _shared(root: Path) -> None:
+    shutil.copy(root / "train" / "table" / "a.npz", root / "test" / "table" / "same.npz")
+
+
+def _loop(root: Path) -> None:
+    os.symlink("tetra.off", root / "train" / "椅子" / "broken.off")
+    (root / "train" / "椅子" / "tetra.off").unlink()
+
+
+PLY = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+FACES = "element face 1\nproperty list uchar int vertex_indices\n"
+ROWS = "0 0 0\n1 0 0\n0 1 0\n"
+PCD = (
+    "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 3\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n"
+    "POINTS 3\nDATA ascii\n"
+)
+NPY = (
+    b"\x93NUMPY\x01\x00v\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999, 3), }".ljust(117)
+    + b"\n"
+)
+STL = bytes(80) + (4_000_000_000).to_bytes(4, "little") + bytes(50)
+
+CASES: tuple[Case, ...] = (
+    # one file
+    _cloud("no such kind of file", "notes.doc", "hello"),
+    Case("no such file", lambda folder: folder / "missing.ply", read_cloud),
+    Case("a folder in place of a file", lambda folder: (folder / "a.ply").mkdir() or folder / "a.ply", read_cloud),
+    _cloud("empty .ply", "a.ply", ""),
+    _cloud("a picture named .ply", "photo.ply", b"\x89PNG\r\n\x1a\n" + bytes(40)),
+    _cloud(".ply cut off in its header", "a.ply", PLY),
+    _cloud(".ply with fewer vertices than promised", "a.ply", PLY + "end_header\n0 0 0\n"),
+    _cloud(
+        ".ply that promises 999,999,999,999 vertices",
+        "a.ply",
+        PLY.replace("3\n", "999999999999\n", 1) + "end_header\n" + ROWS,
+    ),
+    _cloud(".ply with a word for a number", "a.ply", PLY + "end_header\n" + ROWS.replace("1 0 0", "1 zero 0")),
+    _cloud(".ply with NaN", "a.ply", PLY + "end_header\n" + ROWS.replace("1 0 0", "1 nan 0")),
+    _cloud(
+        ".ply with a face of a vertex that is not there", "a.ply", PLY + FACES + "end_header\n" + ROWS + "3 0 1 7\n"
+    ),
+    _cloud(".ply with a negative vertex number", "a.ply", PLY + FACES + "end_header\n" + ROWS + "3 0 1 -2\n"),
+    _cloud(".ply with a face of two corners", "a.ply", PLY + FACES + "end_header\n" + ROWS + "2 0 1\n"),
+    _cloud(".ply with a list of negative length", "a.ply", PLY + FACES + "end_header\n" + ROWS + "-3 0 1 2\n"),
+    _cloud(".ply without z", "a.ply", PLY.replace("property float z\n", "") + "end_header\n" + ROWS),
+    _cloud(
+        "binary .ply cut off",
+        "a.ply",
+        PLY.replace("ascii", "binary_little_endian").encode() + b"end_header\n" + bytes(20),
+    ),
+    _cloud(".pcd without a header", "a.pcd", ROWS),
+    _cloud(".pcd with fewer lines than promised", "a.pcd", PCD + "0 0 0\n"),
+    _cloud(".pcd whose counts contradict each other", "a.pcd", PCD.replace("WIDTH 3", "WIDTH 4") + ROWS),
+    _cloud(".pcd with a field of an unknown type", "a.pcd", PCD.replace("TYPE F F F", "TYPE F F Q") + ROWS),
+    _cloud("binary .pcd cut off", "a.pcd", PCD.replace("ascii", "binary").encode() + bytes(10)),
+    _cloud(
+        "compressed .pcd that promises too much",
+        "a.pcd",
+        PCD.replace("ascii", "binary_compressed").encode() + b"\xff" * 12,
+    ),
+    _cloud("empty .xyz", "a.xyz", ""),
+    _cloud(".xyz with a line of two numbers", "a.xyz", "1 2 3\n4 5\n"),
+    _cloud(".xyz with infinity", "a.xyz", "1 2 3\n4 inf 6\n"),
+    _cloud(".xyz that is no text", "a.xyz", b"\xff\xfe\x00\x01"),
+    _cloud(".xyz with a number beyond float32", "a.xyz", "1 2 3\n4 1e300 6\n"),
+    _cloud(".pts with fewer points than its first line says", "a.pts", "5\n1 2 3\n"),
+    _cloud(".off without OFF", "a.off", "3 1 0\n" + ROWS + "3 0 1 2\n"),
+    _cloud(".off that promises 999,999,999 faces", "a.off", "OFF\n3 999999999 0\n" + ROWS + "3 0 1 2\n"),
+    _cloud(".off with a negative vertex number", "a.off", "OFF\n3 1 0\n" + ROWS + "3 0 1 -1\n"),
+    _cloud(".off with a face of a billion corners", "a.off", "OFF\n3 1 0\n" + ROWS + "999999999 0 1 2\n"),
+    _cloud(".off with joined header, cut off", "a.off", "OFF3 1 0\n" + ROWS),
+    _cloud(".off without faces", "a.off", "OFF\n3 0 0\n" + ROWS),
+    _cloud(".off whose surface has no area", "a.off", "OFF\n3 1 0\n0 0 0\n0 0 0\n0 0 0\n3 0 1 2\n"),
+    _cloud(".obj with a face of a vertex that is not there", "a.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n"),
+    _cloud(".obj of points only", "a.obj", "v 0 0 0\nv 1 0 0\n"),
+    _cloud(".stl that promises four billion triangles", "a.stl", STL),
+    _cloud(".stl cut off", "a.stl", bytes(40)),
+    _cloud(".npy that promises 12 TB", "a.npy", NPY),
+    Case(".npy of two columns", _array("a.npy", np.zeros((5, 2))), read_cloud),
+    Case(".npy of Python objects", _array("a.npy", np.array([[None, 1, 2]], dtype=object)), read_cloud),
+    Case(".npy of complex numbers", _array("a.npy", np.zeros((5, 3), complex)), read_cloud),
+    Case(".npy without points", _array("a.npy", np.zeros((0, 3))), read_cloud),
+    _cloud(".npz that is no archive", "a.npz", "hello"),
+    Case(
+        ".npz without `points`",
+        lambda f: (np.savez(f / "a.npz", a=np.ones(3), b=np.ones(3)), f / "a.npz")[1],
+        read_cloud,
+    ),
+    # datasets
+    Case("a root that does not exist", lambda folder: folder / "nowhere", lambda root: registry.load("modelnet", root)),
+    _set(
+        "a list of files that is empty",
+        "modelnet",
+        layouts.modelnet_h5,
+        lambda r: (r / "test_files.txt").write_text("\n"),
+    ),
+    _set(
+        "a listed h5 file that is missing",
+        "modelnet",
+        layouts.modelnet_h5,
+        lambda r: (r / "ply_data_test1.h5").unlink(),
+    ),
+    _set(
+        "an h5 file in train and test",
+        "modelnet",
+        layouts.modelnet_h5,
+        _text("test_files.txt", "ply_data_test0", "ply_data_train0"),
+    ),
+    _set("an h5 file cut off", "modelnet", layouts.modelnet_h5, _cut("ply_data_train1.h5", 900)),
+    _set("an h5 file without labels", "modelnet", layouts.modelnet_h5, _h5("ply_data_train0.h5", label=None)),
+    _set("an h5 file that promises 8 TB", "modelnet", layouts.modelnet_h5, _hole),
+    _set(
+        "points of integers",
+        "modelnet",
+        layouts.modelnet_h5,
+        _h5("ply_data_train0.h5", data=np.zeros((6, 16, 3), "i4")),
+    ),
+    _set("labels of floats", "modelnet", layouts.modelnet_h5, _h5("ply_data_train0.h5", label=np.zeros((6, 1), "f4"))),
+    _set(
+        "more labels than clouds",
+        "modelnet",
+        layouts.modelnet_h5,
+        _h5("ply_data_train0.h5", label=np.zeros((9, 1), "u1")),
+    ),
+    _set(
+        "a label beyond the classes",
+        "modelnet",
+        layouts.modelnet_h5,
+        _h5("ply_data_test0.h5", label=np.full((6, 1), 57, "u1")),
+    ),
+    _set(
+        "NaN in one row of an h5 file",
+        "modelnet",
+        layouts.modelnet_h5,
+        _h5(
+            "ply_data_test1.h5",
+            data=np.where(np.arange(6)[:, None, None] == 4, np.nan, np.ones((6, 16, 3))).astype("f4"),
+        ),
+    ),
+    _set(
+        "a class listed twice",
+        "modelnet",
+        layouts.modelnet_h5,
+        lambda r: (r / "shape_names.txt").write_text("chair\nchair\n"),
+    ),
+    _set(
+        "a mesh folder with a picture",
+        "modelnet_off",
+        layouts.modelnet_off,
+        lambda r: layouts.write(r / "chair/train/a.png", "x"),
+    ),
+    _set(
+        "a class without test meshes",
+        "modelnet_off",
+        layouts.modelnet_off,
+        lambda r: shutil.rmtree(r / "chair" / "test"),
+    ),
+    _set("a damaged mesh among others", "modelnet_off", layouts.modelnet_off, _cut("chair/train/chair_0002.off", 30)),
+    _set(
+        "a shape list that leads out of the folder",
+        "modelnet_text",
+        layouts.modelnet_text,
+        _text("modelnet40_train.txt", "chair_0001", "../../chair_0001"),
+    ),
+    _set(
+        "a shape in train and test",
+        "modelnet_text",
+        layouts.modelnet_text,
+        _text("modelnet40_test.txt", "chair_0004", "chair_0001"),
+    ),
+    _set(
+        "a row of five numbers",
+        "modelnet_text",
+        layouts.modelnet_text,
+        lambda r: layouts.write(r / "chair/chair_0001.txt", "1,2,3,0,0,1\n1,2,3,0,1\n"),
+    ),
+    _set(
+        "a word in a row",
+        "modelnet_text",
+        layouts.modelnet_text,
+        lambda r: layouts.write(r / "chair/chair_0001.txt", "1,2,3,0,0,1\n1,2,x,0,0,1\n"),
+    ),
+    _set("ShapeNet without its split", "shapenet", layouts.shapenet_meshes, lambda r: (r / "all.csv").unlink()),
+    _set(
+        "a listed model that is missing", "shapenet", layouts.shapenet_meshes, lambda r: shutil.rmtree(r / "03001627")
+    ),
+    _set("a split list without its columns", "shapenet", layouts.shapenet_meshes, _text("all.csv", "modelId", "model")),
+    _set(
+        "a label with two names",
+        "shapenet",
+        lambda r: layouts.shapenet_h5(r, 8),
+        _text("test0_id2name.json", "bag", "cap"),
+    ),
+    _set("a name list that is no JSON", "shapenet", lambda r: layouts.shapenet_h5(r, 8), _cut("val0_id2name.json", 9)),
+    _set(
+        "a part beyond the 50",
+        "shapenet_part",
+        layouts.shapenet_part_text,
+        lambda r: layouts.write(r / "03001627/0a04e3eab45ca15dd.txt", "0 0 0 0 0 1 12\n1 0 0 0 0 1 50\n"),
+    ),
+    _set(
+        "part labels of another length",
+        "shapenet_part",
+        layouts.shapenet_part_h5,
+        _h5("ply_data_val0.h5", pid=np.zeros((3, 9), "u1")),
+    ),
+    _set(
+        "scans without the asked-for variant",
+        "scanobjectnn",
+        lambda r: layouts.scanobjectnn(r, 8),
+        lambda r: shutil.rmtree(r / "main_split"),
+    ),
+    _set(
+        "an empty class",
+        "folder",
+        layouts.folder,
+        lambda r: shutil.rmtree(r / "train" / "table") or (r / "train" / "table").mkdir(),
+    ),
+    _set(
+        "a class in test that train lacks",
+        "folder",
+        layouts.folder,
+        lambda r: layouts.write(r / "test" / "bed" / "a.xyz", "1 2 3\n"),
+    ),
+    _set("train without test", "folder", layouts.folder, lambda r: shutil.rmtree(r / "test")),
+    _set(
+        "a file of an unknown kind",
+        "folder",
+        layouts.folder,
+        lambda r: layouts.write(r / "train" / "椅子" / "メモ.doc", "x"),
+    ),
+    _set("a link that leads nowhere", "folder", layouts.folder, _loop),
+    Case(
+        "one cloud in train and test",
+        lambda f: (layouts.folder(f / "clouds"), _shared(f / "clouds"), f / "clouds")[2],
+        _strict,
+    ),
+    # prepared data
+    _set("prepared data of another version", "prepared", _prepared, _index(lambda index: index.update(version=9))),
+    _set("a shard cut off", "prepared", _prepared, _cut("train/00000.points.npy", 100)),
+    _set(
+        "an index that leads out of its folder",
+        "prepared",
+        _prepared,
+        _index(lambda index: index["splits"]["train"]["files"][0].update(path="../../etc/passwd")),
+    ),
+    _set("an index cut off", "prepared", _prepared, _cut("prepared.json", 200)),
+    # archives
+    _archive("an archive with `..`", "data/a", "data/../../evil"),
+    _archive("an archive with an absolute name", "/etc/evil"),
+    _archive("an archive with a link", "data/link", mode=stat.S_IFLNK | 0o777, content=b"/etc/passwd"),
+    _archive("an archive that unpacks to a hundred thousand times its size", "data/bomb", content=bytes(64 * 2**20)),
+    _archive("an archive of something else", "other/a"),
+    Case(
+        "a web page in place of an archive",
+        _file("archive.zip", "<html>404</html>"),
+        lambda p: unpack(p, p.parent / "data", "data"),
+    ),
+)

@@ -1,0 +1,197 @@
+"""Damaged files for every reader: healthy ones with bytes flipped, cut, doubled, and numbers made huge or negative."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import layouts
+import numpy as np
+
+from image2point.datasets import registry
+from image2point.datasets.files import import_open3d, read_cloud
+from image2point.datasets.prepare import prepare
+from image2point.datasets.validate import check_cloud
+from image2point.errors import InputError
+
+WORDS = (
+    b"nan", b"inf", b"-1", b"0", b"4294967295", b"999999999999", b"1e308", b"-2147483648", b"\xff\xff\xff\xff",
+    b"\x00\x00\x00\x00", b"\x7f\xff\xff\xff", b"\n", b" ", b"\xe6\xa4", b"property list uchar int x\n", b"{", b"[" * 50,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Target:
+    """Healthy contents of one kind of file, and what reads it; `name` is its path in the folder that is read."""
+
+    contents: tuple[bytes, ...]
+    name: str
+    read: Callable[[Path], object]
+
+
+def damage(content: bytes, rng: np.random.Generator) -> bytes:
+    """One to four injuries."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        if not data:
+            break
+        at, length = int(rng.integers(len(data))), int(rng.integers(1, 1 + min(64, len(data))))
+        match rng.integers(8):
+            case 0:
+                data[at] ^= 1 << int(rng.integers(8))
+            case 1:
+                data[at : at + length] = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
+            case 2:
+                del data[at:]
+            case 3:
+                del data[at : at + length]
+            case 4:
+                data[at:at] = data[at : at + length]
+            case 5:
+                word = WORDS[rng.integers(len(WORDS))]
+                data[at : at + int(rng.integers(2)) * len(word)] = word
+            case _:  # one of the numbers of a text, mostly of its header
+                numbers = list(re.finditer(rb"-?\d+", bytes(data[:2000] if rng.integers(2) else data)))
+                if numbers:
+                    found = numbers[rng.integers(len(numbers))]
+                    data[found.start() : found.end()] = WORDS[rng.integers(8)]
+    return bytes(data)
+
+
+def read_damaged(target: Target, content: bytes, folder: Path) -> str:
+    """ "cloud" or "refused" as it should be; else what went wrong."""
+    path = folder / target.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    try:
+        target.read(folder)
+    except InputError as error:
+        text = str(error)
+        if not text or "\n" in text or len(text) > 2000:
+            return f"the message is not one line: {text[:200]!r}"
+        return "refused"
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    return "cloud"
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """Every kind of file by a short name."""
+    found = {}
+    for suffix, contents in _single().items():
+        name = f"file{suffix}"
+        found[suffix] = Target(contents, name, lambda folder, name=name: read_cloud(folder / name))  # type: ignore[misc]
+    for name, dataset, make, damaged in (
+        ("modelnet h5", "modelnet", layouts.modelnet_h5, "ply_data_train0.h5"),
+        ("modelnet list", "modelnet", layouts.modelnet_h5, "train_files.txt"),
+        ("modelnet_text", "modelnet_text", layouts.modelnet_text, "chair/chair_0001.txt"),
+        ("scanobjectnn h5", "scanobjectnn", _small_scans, "main_split/test_objectdataset_augmentedrot_scale75.h5"),
+        ("shapenet csv", "shapenet", layouts.shapenet_meshes, "all.csv"),
+        ("shapenet h5", "shapenet", _small_shapes, "val0.h5"),
+        ("shapenet json", "shapenet", _small_shapes, "val0_id2name.json"),
+        ("part text", "shapenet_part", layouts.shapenet_part_text, "02691156/0a04e3eab45ca15dd.txt"),
+        ("part json", "shapenet_part", layouts.shapenet_part_text, "train_test_split/shuffled_val_file_list.json"),
+        ("part h5", "shapenet_part", layouts.shapenet_part_h5, "ply_data_test0.h5"),
+        ("prepared json", "prepared", _prepared, "prepared.json"),
+        ("prepared points", "prepared", _prepared, "train/00000.points.npy"),
+        ("prepared starts", "prepared", _prepared, "train/starts.npy"),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            content = (make(Path(folder) / "x") / damaged).read_bytes()
+        found[name] = Target((content,), damaged, _reader(dataset, make, damaged))
+    return found
+
+
+def _reader(dataset: str, make: Callable[[Path], Path], damaged: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        if not (folder / ".made").exists():
+            content = (folder / damaged).read_bytes()
+            make(folder)
+            (folder / damaged).write_bytes(content)
+            (folder / ".made").touch()
+        splits = registry.load(dataset, folder)
+        parts = (splits.train, splits.validation, splits.test)
+        # Meshes are left alone: the lists that lead to them are what is damaged.
+        if damaged.endswith(".csv"):
+            return [len(part) for part in parts if part is not None]
+        return [check_cloud(part[i], "cloud") for part in parts if part is not None for i in range(len(part))]
+
+    return read
+
+
+def _single() -> dict[str, tuple[bytes, ...]]:
+    """Single clouds and meshes, in every encoding that a format has."""
+    points = layouts.points(0, 12)
+    open3d = import_open3d()
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
+    cloud.normals = open3d.utility.Vector3dVector(points)
+    cloud.colors = open3d.utility.Vector3dVector(np.abs(points))
+    mesh = open3d.geometry.TriangleMesh.create_box()
+    with tempfile.TemporaryDirectory() as folder:
+
+        def saved(suffix: str, write: Callable[[str], object]) -> bytes:
+            path = Path(folder) / f"file{suffix}"
+            write(str(path))
+            return path.read_bytes()
+
+        def of_cloud(suffix: str, **options: bool) -> bytes:
+            return saved(suffix, lambda path: open3d.io.write_point_cloud(path, cloud, **options))
+
+        def of_mesh(suffix: str, **options: bool) -> bytes:
+            return saved(suffix, lambda path: open3d.io.write_triangle_mesh(path, mesh, **options))
+
+        ply = (of_cloud(".ply", write_ascii=True), of_cloud(".ply"), of_mesh(".ply", write_ascii=True), of_mesh(".ply"))
+        pcd = tuple(of_cloud(".pcd", **o) for o in ({"write_ascii": True}, {}, {"compressed": True}))  # type: ignore[arg-type]
+        boxes = of_mesh(".obj"), of_mesh(".off")
+    rows = "".join(f"{x} {y} {z}\n" for x, y, z in points)
+    triangles = np.zeros(4, dtype=[("floats", "<f4", (4, 3)), ("attribute", "<u2")])
+    triangles["floats"] = layouts.points(1, 4, 4)
+    facets = "".join(
+        "facet normal 0 0 1\nouter loop\n" + "".join(f"vertex {x} {y} {z}\n" for x, y, z in corners[1:])
+        + "endloop\nendfacet\n" for corners in triangles["floats"]
+    )  # fmt: skip
+    array, archive = io.BytesIO(), io.BytesIO()
+    np.save(array, points)
+    np.savez_compressed(archive, points=points, normals=points)
+    return {
+        ".ply": ply,
+        ".pcd": pcd,
+        ".xyz": (rows.encode(),),
+        ".pts": (
+            f"12\n{rows}".encode(),
+            f"12\n{rows}".replace("\n", " 1 2 3 4\n").replace("12 1 2 3 4", "12").encode(),
+        ),
+        ".off": (layouts.off().encode(), layouts.off(joined=True).encode(), boxes[1]),
+        ".obj": (layouts.obj().encode(), boxes[0], f"{layouts.obj()}f 1 2 3 4\n".encode()),
+        ".stl": (
+            bytes(80) + (4).to_bytes(4, "little") + triangles.tobytes(),
+            f"solid a\n{facets}endsolid a\n".encode(),
+        ),
+        ".npy": (array.getvalue(),),
+        ".npz": (archive.getvalue(),),
+    }
+
+
+def _small_scans(root: Path) -> Path:
+    return layouts.scanobjectnn(root, size=16)
+
+
+def _small_shapes(root: Path) -> Path:
+    return layouts.shapenet_h5(root, size=16)
+
+
+def _prepared(root: Path) -> Path:
+    with tempfile.TemporaryDirectory() as folder:
+        splits = registry.load("modelnet", layouts.modelnet_h5(Path(folder)))
+        out = Path(folder) / "out"
+        prepare(splits, out, "modelnet")
+        for path in sorted(out.rglob("*")):
+            if path.is_file():
+                layouts.write(root / path.relative_to(out), path.read_bytes())
+    return root

@@ -1,0 +1,215 @@
+"""Downloads from a server of our own, and archives that try to leave their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import layouts
+import pytest
+from typer.testing import CliRunner
+
+from image2point.cli import app
+from image2point.datasets import registry
+from image2point.datasets.catalogue import Download
+from image2point.datasets.download import download, fetch, unpack
+from image2point.errors import InputError
+
+CONTENT = bytes(range(256)) * 4000
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` with ranges; breaks off after `break_after` bytes of an answer, once."""
+
+    content, etag, break_after, answers = CONTENT, '"one"', 0, 200
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ranges: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/data.zip"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        server.ranges.append(wanted)
+        if server.answers != 200:
+            self.send_error(server.answers)
+            return
+        whole = wanted is None or self.headers.get("If-Range") != server.etag
+        start = 0 if whole else int(wanted.removeprefix("bytes=").rstrip("-"))  # type: ignore[union-attr]
+        if start > len(server.content):
+            self.send_error(416)
+            return
+        body = server.content[start:]
+        self.send_response(200 if whole else 206)
+        self.send_header("ETag", server.etag)
+        self.send_header("Content-Length", str(len(body)))
+        if not whole:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+        self.end_headers()
+        if server.break_after:
+            body, server.break_after = body[: server.break_after], 0
+        with suppress(ConnectionError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def test_a_download_that_broke_off_is_gone_on_with(server: Server, tmp_path: Path) -> None:
+    path, server.break_after = tmp_path / "data.zip", 300_000
+    with pytest.raises(InputError, match=r"ended after .* of 1,024,000 bytes; the same command goes on|bytes are kept"):
+        download(server.url, path, 2**30)
+    part = tmp_path / "data.zip.part"
+    kept = part.stat().st_size
+    assert 0 < kept <= 300_000 and not path.exists()
+    seen: list[tuple[int, int | None]] = []
+    download(server.url, path, 2**30, hashlib.sha256(CONTENT).hexdigest(), lambda *now: seen.append(now))
+    assert path.read_bytes() == CONTENT and server.ranges == [None, f"bytes={kept}-"]
+    assert seen[-1] == (len(CONTENT), len(CONTENT)) and seen[0][0] > kept
+    assert [each.name for each in tmp_path.iterdir()] == ["data.zip"]
+    download(server.url, path, 2**30)  # there already: nothing is sent
+    assert len(server.ranges) == 2
+
+
+def test_a_file_that_changed_is_sent_from_the_start(server: Server, tmp_path: Path) -> None:
+    server.break_after = 300_000
+    with pytest.raises(InputError):
+        download(server.url, tmp_path / "data.zip", 2**30)
+    server.content, server.etag = CONTENT[::-1], '"two"'
+    download(server.url, tmp_path / "data.zip", 2**30)
+    assert (tmp_path / "data.zip").read_bytes() == CONTENT[::-1]
+
+
+def test_what_a_server_may_not_do(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "data.zip"
+    with pytest.raises(InputError, match="has 1,024,000 bytes; at most 1,000 are expected"):
+        download(server.url, path, 1000)
+    with pytest.raises(InputError, match=r"sha256 .*, expected 00; the file was removed"):
+        download(server.url, path, 2**30, "00")
+    assert not path.exists()
+    server.answers = 404
+    with pytest.raises(InputError, match="the server answers 404"):
+        download(server.url, path, 2**30)
+    with pytest.raises(InputError, match="expected an http address, found file:"):
+        download("file:///etc/passwd", path, 2**30)
+    with pytest.raises(InputError, match="refused"):
+        download("http://127.0.0.1:9/x.zip", path, 2**30)
+
+
+def archive(path: Path, *entries: tuple[str, bytes, int]) -> Path:
+    """A zip of (name, content, mode)."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content, mode in entries:
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = mode << 16
+            file.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def tar(path: Path, name: str, kind: bytes, link: str = "") -> Path:
+    with tarfile.open(path, "w:gz") as file:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, link
+        entry.size = 4 if kind == tarfile.REGTYPE else 0
+        file.addfile(entry, io.BytesIO(b"data"))
+    return path
+
+
+REGULAR = stat.S_IFREG | 0o644
+NOISE = ("x/a", layouts.points(0, 99).tobytes(), REGULAR)
+HOSTILE = {
+    "parent": lambda p: archive(p, ("x/../../evil", b"", REGULAR)),
+    "absolute": lambda p: archive(p, ("/evil", b"", REGULAR)),
+    "backslash": lambda p: archive(p, ("x\\..\\..\\evil", b"", REGULAR)),
+    "drive": lambda p: archive(p, ("C:/evil", b"", REGULAR)),
+    "link": lambda p: archive(p, ("x/link", b"/etc/passwd", stat.S_IFLNK | 0o777)),
+    "twice": lambda p: archive(p, ("x/a", b"1", REGULAR), ("x/./a", b"2", REGULAR)),
+    "bomb": lambda p: archive(p, ("x/a", bytes(50 * 2**20), REGULAR)),
+    "other": lambda p: archive(p, ("y/a", b"1", REGULAR)),
+    "empty": lambda p: archive(p),
+    "text": lambda p: layouts.write(p, b"<html>not found</html>"),
+    "cut": lambda p: layouts.write(p, archive(p, NOISE).read_bytes()[:-40]),
+    "tar link": lambda p: tar(p, "x/link", tarfile.SYMTYPE, "/etc/passwd"),
+    "tar hard link": lambda p: tar(p, "x/link", tarfile.LNKTYPE, "../../evil"),
+    "tar device": lambda p: tar(p, "x/null", tarfile.CHRTYPE),
+    "tar parent": lambda p: tar(p, "../evil", tarfile.REGTYPE),
+    "damaged": lambda p: layouts.write(p, damaged(archive(p, NOISE))),
+}
+MESSAGES = {
+    "parent": "entry 0 'x/../../evil' leads out of the folder", "absolute": "leads out", "backslash": "leads out",
+    "drive": "leads out", "link": "entry 0 'x/link' is a link or a device", "twice": "is in the archive twice",
+    "bomb": "at most", "other": "expected a folder x in it, found y", "empty": "found nothing|expected a .zip or .tar",
+    "text": "expected a .zip or .tar archive; its first bytes are b'<html>no'",
+    "cut": "expected a .zip or .tar|damaged", "tar link": "is a link or a device",
+    "tar hard link": "is a link or a device", "tar device": "is a link or a device",
+    "tar parent": "leads out", "damaged": "is damaged: .*; get it again",
+}  # fmt: skip
+
+
+def damaged(path: Path) -> bytes:
+    content = bytearray(path.read_bytes())
+    content[60:70] = b"\xff" * 10
+    return bytes(content)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_archives_leave_no_trace(tmp_path: Path, name: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    path = HOSTILE[name](tmp_path / "archive")
+    with pytest.raises(InputError, match=MESSAGES[name]) as caught:
+        unpack(path, home, "x")
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(home.iterdir()) and sorted(p.name for p in tmp_path.iterdir()) == ["archive", "home"]
+
+
+def test_fetch_shows_the_terms_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = layouts.modelnet_h5(tmp_path / "source")
+    files = [(f"modelnet/{path.name}", path.read_bytes(), REGULAR) for path in root.iterdir()]
+    server.content = archive(tmp_path / "made.zip", *files).read_bytes()
+    entry = replace(registry.find("modelnet"), downloads=(Download(server.url, "modelnet", 2**20),))
+    monkeypatch.setitem(registry.DATASETS, "modelnet", entry)
+    into = tmp_path / "data"
+    result = CliRunner().invoke(app, ["data", "fetch", "modelnet", "--into", str(into)])
+    assert result.exit_code == 2 and "academic research only" in result.stdout and "--accept-terms" in result.stderr
+    assert not into.exists() and not server.ranges
+    result = CliRunner().invoke(app, ["data", "fetch", "modelnet", "--into", str(into), "--accept-terms"])
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in into.iterdir()] == ["modelnet"]
+    assert len(registry.load("modelnet", into / "modelnet").train) == 12
+    with pytest.raises(InputError, match="exists already"):
+        fetch(entry.downloads[0], into)
+
+
+def test_fetch_says_how_to_get_what_may_not_be_fetched() -> None:
+    for name, word in (("shapenet", "register"), ("scanobjectnn", "agree"), ("folder", "yours")):
+        result = CliRunner().invoke(app, ["data", "fetch", name, "--accept-terms"])
+        assert result.exit_code == 2 and f"error: {name} cannot be fetched" in result.stderr and word in result.stderr
+    result = CliRunner().invoke(app, ["data", "fetch", "modelnet_off", "--folder", "ModelNet41"])
+    assert result.exit_code == 2 and "ModelNet40, ModelNet10; found 'ModelNet41'" in result.stderr

@@ -1,0 +1,153 @@
+"""Programs for other software: torch.export and ONNX files, torch.compile; on plain and on masked grids."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from lifting_samples import relative, timm_network
+from torch import Tensor, nn
+
+import image2point as i2p
+from image2point.lifting import LiftedNetwork
+from image2point.voxels import DenseVoxels, VoxelError, VoxelTensor
+
+SIZE = (12, 9, 8)
+FAMILIES = ("tf_efficientnet_lite0", "resnetblur18", "convnextv2_atto", "mobilenetv3_small_050")
+
+
+class Small(nn.Module):
+    """Strides, a shortcut, pooling, a gate, norms of sites and of clouds; and a child named like an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_stem = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.depthwise = nn.Conv2d(8, 8, 3, 2, 1, groups=8)
+        self.norm = nn.GroupNorm(2, 8)
+        self.shortcut = nn.Conv2d(8, 8, 1, 2)
+        self.reduce, self.expand = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.classifier = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.bn1(self.conv_stem(x)).relu())
+        x = self.norm(self.depthwise(x)) + self.shortcut(x)
+        x = x * self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return self.classifier(x.mean((2, 3)))
+
+
+def small() -> LiftedNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Small()
+        network.bn1.running_mean.uniform_(-1, 1)
+        return i2p.lift(network, stem="inflate", num_classes=None, substrate="dense").eval()
+
+
+def clouds(number: int, size: tuple[int, int, int] = SIZE) -> VoxelTensor:
+    draw = torch.Generator().manual_seed(number)
+    points = [torch.rand(150, 3, generator=draw) * torch.tensor(size) for _ in range(number)]
+    return i2p.voxelize(points, 1.0, [torch.randn(150, 3, generator=draw) for _ in points])
+
+
+def run_file(path: Path, *inputs: Tensor) -> Tensor:
+    """What the program in a file gives."""
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()(*inputs).detach()
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["grid", "mask"][: len(inputs)]
+    named = {i.name: value.numpy() for i, value in zip(session.get_inputs(), inputs, strict=True)}
+    return torch.from_numpy(session.run(["logits"], named)[0])
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_programs_give_what_the_network_gives(suffix: str, tmp_path: Path) -> None:
+    """In batches of another size, and on masked grids what sparse voxels give."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    net, example, other = small(), clouds(1).dense(SIZE), clouds(3)
+    grid = other.dense(SIZE)
+    with torch.no_grad():
+        on_voxels, on_grid = net(other), net(grid.grid)
+    assert relative(on_grid, on_voxels) > 1e-2  # so that the one cannot pass for the other
+    masked = i2p.export(net, example, tmp_path / f"masked{suffix}")
+    assert relative(run_file(masked, grid.grid, grid.mask), on_voxels) < 1e-5
+    plain = i2p.export(net, example.grid, tmp_path / f"plain{suffix}")
+    assert relative(run_file(plain, grid.grid), on_grid) < 1e-5
+
+
+def test_programs_keep_the_names_of_tensors(tmp_path: Path) -> None:
+    net = small()
+    program = torch.export.load(i2p.export(net, torch.zeros(1, 3, 8, 8, 8), tmp_path / "net.pt2"))
+    assert set(dict(net.named_parameters())) <= set(program.state_dict) <= set(net.state_dict())
+    assert torch.equal(program.state_dict["classifier.weight"], net.get_parameter("classifier.weight"))
+
+
+def test_export_leaves_the_mode_and_the_held_norms(tmp_path: Path) -> None:
+    net = small().train()
+    i2p.freeze(net, "head")
+    modes = {name: module.training for name, module in net.named_modules()}
+    assert set(modes.values()) == {True, False}
+    path = i2p.export(net, torch.zeros(1, 3, 8, 8, 8), tmp_path / "net.pt2")
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    grid = torch.randn(2, 3, 8, 8, 8)
+    with torch.no_grad():
+        assert relative(run_file(path, grid), net.eval()(grid)) < 1e-5
+
+
+def test_what_cannot_be_exported_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, grid = small(), torch.zeros(1, 3, 8, 8, 8)
+    kept = tmp_path / "kept.pt2"
+    kept.write_text("as it was")
+    with pytest.raises(i2p.InputError, match="carry 4"):
+        i2p.export(net, torch.zeros(1, 4, 8, 8, 8), kept)
+    assert kept.read_text() == "as it was" and list(tmp_path.iterdir()) == [kept]
+    with pytest.raises(i2p.InputError, match=r"\.onnx .* or \.pt2"):
+        i2p.export(net, grid, tmp_path / "net.pth")
+    with pytest.raises(i2p.InputError, match=r"vox\.dense"):
+        i2p.export(net, clouds(1), tmp_path / "net.pt2")  # type: ignore[arg-type]
+    with pytest.raises(VoxelError, match="need a grid of"):
+        clouds(1).dense((4, 9, 8))
+    monkeypatch.setattr("image2point.lifting.export.find_spec", lambda name: None)
+    with pytest.raises(i2p.InputError, match=r"image2point\[export\]"):
+        i2p.export(net, grid, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_compiles_without_graph_breaks(masked: bool) -> None:
+    check_compiled(small(), "aot_eager", masked)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own backend needs a C++ compiler")
+def test_compiles_to_machine_code() -> None:
+    check_compiled(small(), "inductor", masked=True)
+
+
+def check_compiled(net: LiftedNetwork, backend: str, masked: bool) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend=backend, fullgraph=True)
+    for number in (2, 3):
+        voxels = clouds(number).dense(SIZE)
+        x = voxels if masked else voxels.grid
+        with torch.no_grad():
+            assert relative(compiled(x), net(x)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_run_as_onnx(name: str, tmp_path: Path) -> None:
+    net = i2p.lift(timm_network(name).float(), num_classes=None, stem="inflate").eval()
+    path = i2p.export(net, clouds(1, (32, 32, 32)).dense((32, 32, 32)), tmp_path / "net.onnx")
+    voxels = clouds(2, (32, 32, 32))
+    grid: DenseVoxels = voxels.dense((32, 32, 32))
+    with torch.no_grad():
+        expected = net(voxels)
+    assert not torch.equal(expected[0], expected[1])
+    assert relative(run_file(path, grid.grid, grid.mask), expected) < 1e-5

@@ -1,0 +1,134 @@
+"""Studies from end to end, at the smallest size: runs, rows, table, figure, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from study_values import PRETRAIN, TRANSFER
+
+from image2point.config import studies
+from image2point.errors import InputError
+from image2point.experiments import few_shot, pretraining, study, transfer
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "collapse"
+
+
+def write(folder: Path, name: str, values: dict[str, Any]) -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    write(tmp_path, "pretrain.yaml", PRETRAIN)
+    write(tmp_path, "transfer.yaml", TRANSFER)
+    return tmp_path
+
+
+def check(place: Path) -> list[dict[str, Any]]:
+    for name in ("study.yaml", "rows.json", "table.md", "figure.svg", "figure.pdf"):
+        assert (place / name).stat().st_size > 0, name
+    assert "<svg" in (place / "figure.svg").read_text()[:2000]
+    rows = json.loads((place / "rows.json").read_text())
+    assert rows
+    return rows
+
+
+def test_the_unconstrained_model_reaches_the_frame_where_it_is_balanced(tmp_path: Path) -> None:
+    path = write(tmp_path, "ufm.yaml", {"kind": "unconstrained", "classes": [4], "ratios": [1, 10], "seeds": [0]})
+    rows = check(study.run(path, (), tmp_path / "out"))
+    assert len(rows) == 4
+    for row in rows:
+        assert row["certificate"] == pytest.approx(1, abs=1e-4)
+        assert (row["distance"] < 1e-3) == (row["ratio"] == 1)
+        if row["above_minimum"] is not None:
+            assert abs(row["above_minimum"]) < 1e-6
+    table = (tmp_path / "out" / "ufm" / "table.md").read_text()
+    assert table.count("\n| ") >= 4 and "distance to the ETF" in table
+
+
+def test_few_shot_before_and_after(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "kind": "few-shot", "transfer": "transfer.yaml", "seeds": [1],
+        "episodes": {"ways": [2], "shots": [1, 2], "queries": 3, "episodes": 20, "classifiers": ["ncc", "ridge"]},
+    }  # fmt: skip
+    path = write(configs, "fs.yaml", values)
+    place = study.run(path, (), configs / "out")
+    rows = check(place)
+    assert len(rows) == 2 * 2 * 2
+    for row in rows:
+        assert row["low"] <= row["accuracy"] <= row["high"] and 0 <= row["predicted"] <= 1
+        assert row["moment"] >= row["predicted"] - 1e-9
+    assert {row["stage"] for row in rows} == {few_shot.BEFORE, few_shot.AFTER}
+    summary = json.loads((place / "runs" / "transfer_seed1" / "summary.json").read_text())
+    assert len(summary["data"]["classes"]) == 3  # the novel ones are not among them
+
+    def again(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a finished run is not trained again")
+
+    monkeypatch.setattr(transfer.loop, "train_epoch", again)
+    study.run(path, ("episodes.shots=[2]",), configs / "out")
+    write(configs, "transfer.yaml", {**TRANSFER, "data": {**TRANSFER["data"], "class_split": {}}})
+    with pytest.raises(InputError, match=r"data\.class_split\.novel should say"):
+        study.run(path, ("name=none",), configs / "out")
+
+
+def test_classes_are_followed_across_the_transfer(configs: Path) -> None:
+    values = {
+        "kind": "follow", "images": "pretrain.yaml", "arms": {"head": "transfer.yaml"},
+        "settings": ["finetune.policy=head"], "layers": ["layer?.0", "features"],
+    }  # fmt: skip
+    rows = check(study.run(write(configs, "follow.yaml", values), (), configs / "out"))
+    assert len(rows) == 3 * 2 * 5
+    stages = {stage: [r for r in rows if r["stage"] == stage] for stage in ("images, 2D", "clouds, lifted", "head")}
+    assert all("wasserstein" not in row for row in stages["images, 2D"])
+    assert all(row["wasserstein"] > 0 for row in stages["head"])
+    lifted, tuned = ([r["nc1_trace_ratio"] for r in stages[s]] for s in ("clouds, lifted", "head"))
+    assert lifted == pytest.approx(tuned)  # training the head alone leaves every feature as it was
+    assert "decay of C_l per layer" in (configs / "out" / "follow" / "table.md").read_text()
+
+
+def test_a_setting_of_pretraining_is_varied(configs: Path) -> None:
+    values = {
+        "kind": "pretraining", "pretrain": "pretrain.yaml", "vary": {"images.class_split.base": [2, 4]}, "seeds": [1],
+        "episodes": {"ways": [3], "shots": [1], "queries": 4, "episodes": 10, "classifiers": ["ncc"]},
+        "samples": 4, "probes": 2, "transfer": "transfer.yaml", "transfer_settings": ["finetune.policy=head"],
+    }  # fmt: skip
+    rows = check(study.run(write(configs, "vary.yaml", values), (), configs / "out"))
+    assert [row["value"] for row in rows] == ["2", "4"]
+    for row in rows:
+        assert row["complexity"] > 0 and row["novel_cdnv_raw"] > 0
+        assert 0 <= row["3-way 1-shot, ncc"] <= 1 and 0 <= row["transfer_accuracy"] <= 1
+    runs = configs / "out" / "vary" / "runs"
+    assert len(json.loads((runs / "base_2_seed1" / "summary.json").read_text())["images"]["classes"]) == 2
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    rows = [{"a": a, "b": b} for a, b in ((1.0, 10.0), (2.0, 20.0), (3.0, 15.0), (4.0, 40.0))]
+    assert pretraining.rank_correlation(rows, "a", "b") == pytest.approx(0.8)
+    tied = [{"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 3.0}]
+    assert pretraining.rank_correlation(tied, "a", "b") == pytest.approx(0.8660254)
+
+
+def test_every_study_in_the_project_can_be_read() -> None:
+    found = [p for p in sorted(CONFIGS.glob("*.yaml")) if "kind:" in p.read_text()]
+    kinds = {type(study.load(path)) for path in found}
+    assert kinds == set(studies.STUDIES.values())
+    for path in found:
+        chosen = study.load(path)
+        for name in ("pretrain", "transfer", "images"):
+            other = getattr(chosen, name, None)
+            assert other is None or (path.parent / other).is_file(), f"{path.name} names {other}"
+        assert all((path.parent / other).is_file() for other in getattr(chosen, "arms", {}).values())
+
+
+def test_unknown_kinds_and_fields_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="kind should be one of few-shot, follow, pretraining, unconstrained"):
+        study.load(write(tmp_path, "x.yaml", {"kind": "few"}))
+    with pytest.raises(InputError, match=r"unknown key rations .*did you mean ratios\?"):
+        study.load(write(tmp_path, "y.yaml", {"kind": "unconstrained", "rations": [1]}))

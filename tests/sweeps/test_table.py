@@ -1,0 +1,122 @@
+"""Tables of many runs, checked against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_records import record
+
+from image2point import InputError
+from image2point.report.read import Record
+from image2point.sweeps import table as tables
+
+ACCURACY = {
+    ("repeat", "io"): (0.50, 0.52, 0.54),
+    ("repeat", "all"): (0.60, 0.61, 0.66),
+    ("mean", "all"): (0.59, 0.60, 0.66),
+}
+
+
+@pytest.fixture
+def runs() -> list[Record]:
+    return [
+        record(test_accuracy=value, settings={"network.rule": rule, "finetune.policy": policy, "seed": seed})
+        for (rule, policy), values in ACCURACY.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_cells_have_mean_and_spread_over_seeds(runs: list[Record]) -> None:
+    found = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+    cell = found.cells[("repeat",), ("io",)]
+    assert cell.mean == pytest.approx(0.52)
+    assert cell.spread("sd") == pytest.approx(0.02)
+    assert cell.spread("interval") == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-6)
+    assert ((("mean",), ("io",))) not in found.cells
+    assert found.rows == (("repeat",), ("mean",)) and found.columns == (("io",), ("all",))
+
+
+def test_the_best_is_marked_and_so_is_what_the_test_does_not_tell_from_it(runs: list[Record]) -> None:
+    found = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+    assert found.best == (("repeat",), ("all",))
+    # Differences to the best: 0.10, 0.09, 0.12 (t = 11.7, p = 0.007), and 0.01, 0.01, 0 (t = 2, p = 0.18).
+    assert found.level == {(("mean",), ("all",))}
+    least = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy", best="min")
+    assert least.best == (("repeat",), ("io",))
+    assert tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy", best="none").best is None
+
+
+def test_one_seed_is_not_called_the_same_as_the_best(runs: list[Record]) -> None:
+    single = [run for run in runs if run.settings["seed"] == 0]
+    found = tables.pivot(single, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+    assert found.best and not found.level
+    assert found.cells[("repeat",), ("io",)].spread("sd") is None
+
+
+def test_formats(runs: list[Record]) -> None:
+    found = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+    assert tables.write(found, "markdown") == (
+        "| network.rule | io | all |\n| --- | ---: | ---: |\n"
+        "| repeat | 52.0 ± 2.0 | **62.3 ± 3.2** |\n| mean | – | 61.7 ± 3.8 † |\n"
+    )
+    latex = tables.write(found, "latex")
+    assert isinstance(latex, str)
+    assert r"repeat & $52.0 \pm 2.0$ & \textbf{$62.3 \pm 3.2$} \\" in latex and latex.startswith(
+        r"\begin{tabular}{lrr}"
+    )
+    lines = str(tables.write(found, "csv")).splitlines()
+    assert lines[0] == "network.rule,finetune.policy,seeds,final.test_accuracy"
+    assert len(lines) == 10 and "repeat,all,2,0.66" in lines
+    assert "3 runs per cell" in tables.note(found, "sd")
+
+
+def test_runs_of_one_cell_may_differ_in_seeds_only(runs: list[Record]) -> None:
+    with pytest.raises(InputError, match=r"differ in finetune.policy; add that to --rows"):
+        tables.pivot(runs, ["network.rule"], [], "final.test_accuracy")
+    with pytest.raises(InputError, match="have the same seeds"):
+        tables.pivot([*runs, runs[0]], ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+
+
+def test_unknown_names_are_refused_with_a_hint(runs: list[Record]) -> None:
+    with pytest.raises(InputError, match=r"no setting 'rule'; did you mean network.rule"):
+        tables.pivot(runs, ["rule"], ["finetune.policy"], "final.test_accuracy")
+    with pytest.raises(InputError, match=r"no number 'test_accuracy'; it has final.test_accuracy"):
+        tables.pivot(runs, ["network.rule"], ["finetune.policy"], "test_accuracy")
+
+
+def test_what_a_run_did_not_measure_is_no_number(runs: list[Record]) -> None:
+    without = replace(runs[0], summary=runs[0].summary.model_copy(update={"collapse": {"test": {"nc1": None}}}))
+    assert tables.value_of(without, "collapse.test.nc1") is None
+    assert not tables.pivot([without], ["network.rule"], [], "collapse.test.nc1").cells
+
+
+def test_runs_are_chosen_by_their_settings(runs: list[Record]) -> None:
+    assert len(tables.select(runs, ["network.rule=repeat", "seed=1"])) == 2
+    with pytest.raises(InputError, match="no run has seed=9"):
+        tables.select(runs, ["seed=9"])
+    with pytest.raises(InputError, match="should be setting=value"):
+        tables.select(runs, ["seed"])
+
+
+def test_folders_stand_for_the_finished_runs_in_them(tmp_path: Path) -> None:
+    for name, files in {"a": ["config.yaml", "summary.json"], "b": ["config.yaml"]}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    assert tables.run_folders([tmp_path]) == [tmp_path / "a"]
+    assert tables.run_folders([tmp_path / "b"]) == [tmp_path / "b"]
+    with pytest.raises(InputError, match="neither a run nor a folder"):
+        tables.run_folders([tmp_path / "a" / "b"])
+
+
+def test_the_paired_test_is_the_one_of_the_books() -> None:
+    rng = np.random.default_rng(0)
+    best, other = rng.normal(0.6, 0.1, 8), rng.normal(0.5, 0.1, 8)
+    difference = best - other
+    statistic = difference.mean() / (difference.std(ddof=1) / math.sqrt(8))
+    cells = [tables.Cell({(str(i),): v for i, v in enumerate(values)}) for values in (best, other)]
+    assert tables.told_apart(*cells) is bool(abs(statistic) > 2.364624)  # t of 7 degrees of freedom at 0.975

@@ -1,0 +1,108 @@
+"""Fine-tuning one block, with and without a skip connection to the features, and choosing it by collapse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import tiny
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import image2point as i2p
+from image2point.errors import InputError
+from image2point.experiments import block_choice, transfer
+from image2point.finetune import blocks_of
+from image2point.lifting.network import LiftedNetwork
+from image2point.lifting.observe import layers, observer
+from image2point.lifting.skip import add_skip
+
+
+def network() -> LiftedNetwork:
+    return i2p.lift("test_resnet", weights="random", num_classes=3)
+
+
+def voxels() -> i2p.VoxelTensor:
+    generator = torch.Generator().manual_seed(0)
+    return i2p.voxelize([torch.rand(60, 3, generator=generator) for _ in range(3)], 0.2)
+
+
+def test_one_block_trains_with_stem_and_head() -> None:
+    net = network()
+    assert blocks_of(net) == ("layer1.0", "layer2.0", "layer3.0", "layer4.0")
+    counts = i2p.freeze(net, "layer:layer3.0")
+    trains = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    for record in net.lifting.parameters:
+        inside = record.name.startswith("layer3.0.")
+        assert (record.name in trains) == (inside or record.role in ("input", "output"))
+    assert 0 < counts.trainable < counts.total
+    net.train()
+    norms = {name: m.training for name, m in net.named_modules() if isinstance(m, _BatchNorm)}
+    assert norms["layer3.0.bn1"] and not norms["layer2.0.bn1"]
+    with pytest.raises(InputError, match=r"no parameter lies in 'layer9'; blocks are layer1\.0"):
+        i2p.freeze(net, "layer:layer9")
+    with pytest.raises(InputError, match="layer:NAME or scl:NAME, found 'blok:layer1'"):
+        i2p.freeze(net, "blok:layer1")
+
+
+def test_a_skip_adds_the_block_to_the_features() -> None:
+    x = voxels()
+    plain, skipped = network().eval(), add_skip(network(), "layer2.0").eval()
+    assert list(plain.state_dict()) == list(skipped.state_dict())
+    with torch.no_grad():
+        seen = observer(plain, ["layer2.0", "features"])(x)
+        block, features = seen["layer2.0"][0], seen["features"][0]
+        expected = features.clone()
+        expected[:, : block.shape[1]] += block
+        found, logits = skipped.embed(x)
+        assert torch.allclose(found, expected, atol=1e-6)
+        weight, bias = plain.classifier
+        assert torch.allclose(logits, expected @ weight.T + bias, atol=1e-5)
+        assert torch.equal(observer(skipped, ["features"])(x)["features"][0], found)
+    assert layers(skipped) == layers(plain)
+
+
+def test_gradients_reach_the_block_through_the_skip_alone() -> None:
+    """With everything after the block made constant, the block still learns."""
+    net = add_skip(network(), "layer2.0")
+    i2p.freeze(net, "scl:layer2.0")
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.startswith(("layer3", "layer4")):
+                parameter.zero_()
+    net(voxels()).square().sum().backward()
+    block = [parameter for name, parameter in net.named_parameters() if name.startswith("layer2.0.")]
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in block)
+
+
+def test_skips_that_cannot_be_are_named() -> None:
+    with pytest.raises(InputError, match=r"no block 'layer9\.0'; it has conv1, layer1\.0"):
+        add_skip(network(), "layer9.0")
+    wide = i2p.lift("test_resnet", weights="random", num_classes=3)
+    add_skip(wide, "layer3.0")  # 192 channels, 96 features
+    with pytest.raises(InputError, match="at most as many channels as there are features, 96; this one has 192"):
+        wide(voxels())
+
+
+def test_the_chosen_block_collapses_the_features_most(tmp_path: Path) -> None:
+    settings = ("finetune.policy=scl:auto", "finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1")
+    place = transfer.run(tiny(*settings), tmp_path)
+    choice = json.loads(place.choice.read_text())
+    compared = choice["penultimate_nc1"]
+    assert list(compared) == ["layer1.0", "layer2.0"] and choice["block"] == min(compared, key=compared.get)
+    summary = place.read_summary()
+    assert summary["policy"] == f"scl:{choice['block']}"
+    net, x = i2p.load(place.path), voxels()
+    with torch.no_grad():
+        again = add_skip(network(), choice["block"]).eval()
+        again.load_state_dict(net.state_dict())
+        assert torch.equal(net(x), again(x))
+
+
+def test_bad_candidates_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"finetune\.candidates: layer7 are no blocks; there are layer1\.0"):
+        transfer.run(tiny("finetune.policy=layer:auto", "finetune.candidates=[layer7]"), tmp_path)
+    with pytest.raises(InputError, match=r"finetune\.policy = 'layers:auto': expected one of io"):
+        tiny("finetune.policy=layers:auto")
+    assert block_choice.resolved(tiny("finetune.policy=layer:x"), None) == "layer:x"  # type: ignore[arg-type]

@@ -1,0 +1,117 @@
+"""`image2point measure`: what it finds is what the run itself found, at every layer, before and after."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import tiny
+from typer.testing import CliRunner, Result
+
+from image2point import collapse
+from image2point.cli import app
+from image2point.errors import InputError
+from image2point.experiments import measure, transfer
+from image2point.experiments.complexity import feature_complexity
+
+LAYERS = ["collapse.layers=[layer1.0,features]", "collapse.at=[1]", "collapse.every=0", "training.epochs=2"]
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["measure", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return transfer.run(tiny(*LAYERS), tmp_path_factory.mktemp("measure")).path
+
+
+def test_the_last_layer_has_what_the_run_stored(run: Path, tmp_path: Path) -> None:
+    result = call(run, "--layers", "layer?.0,features", "--json", tmp_path / "m.json")
+    assert result.exit_code == 0, result.output
+    assert "features" in result.output and "train: 12 samples of 3 classes" in result.output
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert list(found["on"]["train"]["layers"]) == ["layer1.0", "layer2.0", "layer3.0", "layer4.0", "features"]
+    stored = json.loads((run / "summary.json").read_text())["collapse"]
+    for split in ("train", "test"):
+        values = found["on"][split]["layers"]["features"]["values"]
+        for name in ("nc1_trace_ratio", "cdnv", "nc2_equiangle", "nc3", "nc4", "ncc_accuracy"):
+            assert values[name] == pytest.approx(stored[split][name], rel=1e-5), (split, name)
+    interval = found["on"]["train"]["layers"]["layer2.0"]["intervals"]["cdnv"]
+    assert interval["low"] < interval["high"]
+
+
+def test_layers_are_followed_along_training(run: Path) -> None:
+    with open(run / "layers.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(r["epoch"], r["split"], r["layer"]) for r in rows if r["epoch"] == "1"] == [
+        ("1", split, layer) for split in ("train", "test") for layer in ("layer1.0", "features")
+    ]
+    chosen = json.loads((run / "summary.json").read_text())
+    last = next(
+        r
+        for r in rows
+        if r["layer"] == "features" and r["split"] == "train" and int(r["epoch"]) == chosen["chosen_epoch"]
+    )
+    assert float(last["cdnv"]) == pytest.approx(chosen["collapse"]["train"]["cdnv"], rel=1e-5)
+
+
+def test_before_training_it_is_the_lifted_network(run: Path, tmp_path: Path) -> None:
+    def cdnv(subject: measure.Subject) -> float:
+        (found,) = measure.measure(subject, ["features"], ["train"], ["cdnv"])
+        return found.layers["features"].values["cdnv"]
+
+    before = cdnv(measure.open_subject(run, before=True))
+    assert before == pytest.approx(cdnv(measure.open_subject(run / "config.yaml")), rel=1e-6)
+    assert before != pytest.approx(cdnv(measure.open_subject(run)), rel=1e-3)
+
+
+def test_every_voxel_can_be_taken(run: Path) -> None:
+    subject = measure.open_subject(run)
+    (sites,) = measure.measure(subject, ["layer1.0"], ["train"], ["cdnv", "ncc_accuracy"], per_site=True)
+    (means,) = measure.measure(subject, ["layer1.0"], ["train"], ["cdnv"])
+    assert int(sites.layers["layer1.0"].count.sum()) > 5 * int(means.layers["layer1.0"].count.sum())
+    assert 0 < sites.layers["layer1.0"].values["ncc_accuracy"] <= 1
+
+
+def test_a_2d_network_is_measured_on_images(tmp_path: Path) -> None:
+    result = call(
+        "test_resnet", "network.weights=random", "images.size=24", "images.train_per_class=3",
+        "images.class_split.novel=21", "images.test_per_class=2", "training.accelerator=cpu", "--on", "train,novel",
+        "--layers", "layer2.0,features",
+        "--metrics", "cdnv,nc1_trace_ratio",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "train: 9 samples of 3 classes" in result.output and "novel: 105 samples of 21 classes" in result.output
+
+
+def test_geometric_complexity_of_clouds_is_the_exact_one(run: Path) -> None:
+    """Against the whole Jacobian of one cloud by automatic differentiation."""
+    subject = measure.open_subject(run, ["training.precision=64"])
+    subject.network.double()
+    test = subject.samples("test")
+    found = feature_complexity(subject, test, 2, probes=400)
+    voxels = [subject.recipe.join([subject.recipe.prepare(test[i], "x")]).double() for i in (0, len(test) - 1)]
+    scale = collapse.input_scale(torch.cat([v.features for v in voxels]))
+    for value, variance, v in zip(found.values, found.variances, voxels, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda f, v=v: subject.network.embed(v.replace(f))[0], v.features)
+        exact = float(jacobian.square().sum()) * scale**2
+        assert float(value) == pytest.approx(exact, abs=4 * float(variance) ** 0.5)
+
+
+def test_what_cannot_be_measured_is_named(run: Path) -> None:
+    for arguments, reason in (
+        ((run, "--on", "novel"), "there are no novel classes"),
+        ((run, "--on", "tests"), "expected a split out of train, validation, test, novel, found 'tests'"),
+        ((run, "--layers", "layer9"), "no layer matches 'layer9'"),
+        ((run, "--metrics", "nc9"), "unknown measure nc9"),
+        (("no_such_network",), "has no architecture 'no_such_network'"),
+        (("runs/none",), "runs/none does not exist"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 2 and reason in result.output, result.output
+    with pytest.raises(InputError, match="is not a run directory"):
+        measure.open_subject(run.parent)
