@@ -7,7 +7,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
 
-.PHONY: help demo test test-slow test-gpu lint format scatter clean
+.PHONY: help demo test test-slow test-gpu coverage lint format scatter clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,6 +24,10 @@ test-slow: $(READY)  ## the tests that take minutes
 
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(RUN) -m pytest -m gpu
+
+coverage: $(READY)  ## lift and compare every ConvNet of timm (an hour; goes on where it stopped), and write docs/coverage.md
+	$(RUN) scripts/coverage.py run
+	$(RUN) scripts/coverage.py write
 
 lint: $(READY)  ## style and types
 	$(RUN) -m ruff check .

@@ -121,8 +121,8 @@ def turned(net: LiftedNetwork, axis: str | None = None) -> list[Tensor]:
     back = [order.index(source) for source in range(3)]
     with torch.no_grad():
         outputs = net._run(x)  # both from one pass
-    maps = [m.sparse() if isinstance(m, DenseVoxels) else m for m in outputs["stages"].values()]
-    return [*(_reordered(m, back).features for m in maps), outputs["logits"]]
+    values = [v.sparse() if isinstance(v, DenseVoxels) else v for v in (*outputs["stages"].values(), outputs["logits"])]
+    return [_reordered(value, back).features if isinstance(value, VoxelTensor) else value for value in values]
 
 
 def _reordered(x: VoxelTensor, order: list[int]) -> VoxelTensor:

@@ -28,8 +28,9 @@ def inflate(kernel: Tensor, rule: str, axis: str) -> Tensor:
         rule: "repeat" copies the kernel into each of the K depth slices, undivided (Xu et al., Image2Point, 2022);
             "mean" also divides by K, so that an input constant along depth gives the 2D response (Carreira and
             Zisserman, I3D, 2017); "center" puts it into slice K // 2 and zeros elsewhere; "rotate" is the mean of the
-            three "center" kernels of the axes x, y and z, so that no axis is special.
-        axis: the depth axis, x, y or z; "rotate" does not ask for it.
+            "center" kernel and its two turns about the diagonal (x → y → z → x), so that no axis is special.
+        axis: the depth axis, x, y or z. Under "rotate" x and z are the same; y, which leaves the image axes the other
+            way round, is their mirror image.
 
     Returns:
         [C_out, C_in / groups, Kx, Ky, Kz].
@@ -40,7 +41,10 @@ def inflate(kernel: Tensor, rule: str, axis: str) -> Tensor:
     if rule == "rotate":
         if kernel.shape[2] != kernel.shape[3]:
             raise ValueError(f"rotate needs a square kernel, found {list(kernel.shape[2:])}")
-        on_x, on_y, on_z = (inflate(kernel, "center", a) for a in AXES)
+        # Turned about the diagonal, rows and columns lie on (x, y), (y, z) and (z, x): the last are in reverse order.
+        flipped = kernel.transpose(2, 3)
+        turns = {"x": kernel, "y": flipped, "z": kernel} if axis != "y" else {"x": flipped, "y": kernel, "z": flipped}
+        on_x, on_y, on_z = (inflate(plane, "center", depth) for depth, plane in turns.items())
         return (on_x + on_y + on_z) / 3
     depth = 2 + AXES.index(axis)
     size = min(kernel.shape[2:])

@@ -27,12 +27,20 @@ class VectorRmsNorm(RmsNorm):
 class VectorConv(nn.Conv2d):
     """A 1×1 convolution of pooled features [B, C], as squeeze-and-excite has; weight [C_out, C_in / groups, 1, 1]."""
 
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # there, nothing is drawn, and it would take long
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x[:, :, None, None]).flatten(1)
 
 
 class SiteLinear(nn.Linear):
     """A linear layer on the features of each site, as channels-last 2D networks have; weight [C_out, C_in]."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
         return on_sites(super().forward, x)

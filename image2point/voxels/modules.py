@@ -62,7 +62,8 @@ class VoxelConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self._structure: tuple[object, Structure] | None = None
         self._converted: tuple[object, Tensor] | None = None
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if not self.weight.is_meta:  # there, nothing is drawn, and it would take long
+            nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

@@ -20,8 +20,10 @@ from image2point.lifting import kernels
 def by_definition(kernel: np.ndarray, rule: str, axis: str) -> np.ndarray:
     """Element by element: the 2D kernel's indices are those of the two axes that are not the depth axis."""
     if rule == "rotate":
-        on_x, on_y, on_z = (by_definition(kernel, "center", a) for a in kernels.AXES)
-        return (on_x + on_y + on_z) / 3
+        centred = by_definition(kernel, "center", axis)
+        once, twice = centred.transpose(0, 1, 4, 2, 3), centred.transpose(0, 1, 3, 4, 2)
+        x, y, z = {"x": (centred, once, twice), "y": (twice, centred, once), "z": (once, twice, centred)}[axis]
+        return (x + y + z) / 3
     size = kernel.shape[-1]
     result = np.zeros((*kernel.shape[:2], size, size, size), kernel.dtype)
     for x, y, z in itertools.product(range(size), repeat=3):
@@ -66,6 +68,8 @@ def test_rotate_has_no_axis_of_its_own() -> None:
     kernel = torch.randn(2, 3, 3, 3)
     first = kernels.inflate(kernel, "rotate", "x")
     assert torch.equal(first, kernels.inflate(kernel, "rotate", "z"))
+    torch.testing.assert_close(first.permute(0, 1, 3, 4, 2), first)
+    torch.testing.assert_close(first.transpose(3, 4), kernels.inflate(kernel, "rotate", "y"))
     symmetric = kernels.inflate(kernel + kernel.transpose(2, 3), "rotate", "z")
     for order in ((0, 1, 3, 4, 2), (0, 1, 4, 3, 2), (0, 1, 2, 4, 3)):
         torch.testing.assert_close(symmetric.permute(order), symmetric)

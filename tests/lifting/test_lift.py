@@ -73,7 +73,6 @@ def test_large_families(name: str) -> None:
     ("name", "where", "what"),
     [
         ("edgenext_xx_small", "stages.1.blocks.1.pos_embd", "token_projection"),
-        ("tresnet_m", "body.s2d", "SpaceToDepth"),
         ("iformer_t", "stages.2.blocks.7.mixer.module", "scaled_dot_product_attention"),
     ],
 )

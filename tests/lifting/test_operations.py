@@ -48,10 +48,10 @@ class Calls(nn.Module):
 class HighResolution(nn.Module):
     """Two scales that exchange what they have."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: str = "nearest", **named: Any) -> None:
         super().__init__()
         self.down, self.coarse = nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1)
-        self.up = nn.Upsample(scale_factor=2.0, mode="nearest")
+        self.up = nn.Upsample(scale_factor=2.0, mode=mode, **named)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.up(torch.relu(self.coarse(self.down(x))))
@@ -61,6 +61,27 @@ class ToSize(HighResolution):
     def forward(self, x: Tensor) -> Tensor:
         y = self.coarse(self.down(x))
         return x * F.interpolate(y.sigmoid(), size=(x.shape[-2], x.shape[-1]), mode="nearest")
+
+
+class GroupNormWithoutBias(nn.GroupNorm):
+    """Differs from a class that has a rule in how it is set up, and in nothing else."""
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__(groups, channels)
+        self.bias = None
+
+
+class Routed(nn.Module):
+    """CondConv with the routing that EfficientNet gives it."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__()
+        self.routing = nn.Linear(8, 4)
+        self.conv = layers()["layers"].CondConv2d(*arguments, **named)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = torch.sigmoid(self.routing(F.adaptive_avg_pool2d(x, 1).flatten(1)))
+        return self.conv(x, weights)
 
 
 def channel_shuffle(x: Tensor, _: Tensor) -> Tensor:
@@ -100,11 +121,14 @@ def of(kind: str, name: str, *arguments: Any, **named: Any) -> Callable[[], nn.M
 
 OPERATIONS: dict[str, Callable[[], nn.Module]] = {
     "layer norm": of("layers", "LayerNorm2d", 8),
+    "group norm without bias": lambda: GroupNormWithoutBias(4, 8),
     "rms norm": of("layers", "RmsNorm2d", 8),
     "simple norm": of("layers", "SimpleNorm2d", 8),
     "group norm": lambda: nn.GroupNorm(4, 8),
     "group norm with activation": of("norm_act", "GroupNormAct", 8, num_groups=2),
     "evonorm": of("layers", "EvoNorm2dS0", 8, groups=4),
+    "evonorm without activation": of("layers", "EvoNorm2dS0", 8, groups=4, apply_act=False),
+    "evonorm that always divides": of("layers", "EvoNorm2dS0a", 8, groups=4, apply_act=False),
     "frn": of("layers", "FilterResponseNormTlu2d", 8),
     "response norm": of("grn", "GlobalResponseNorm", 8, channels_last=False),
     "prelu": lambda: nn.PReLU(8),
@@ -129,12 +153,18 @@ OPERATIONS: dict[str, Callable[[], nn.Module]] = {
     "pool that counts padding": lambda: nn.AvgPool2d(3, 2, 1),
     "padding, then a pool": lambda: nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2)),
     "padding, then a convolution": lambda: nn.Sequential(nn.ConstantPad2d((1, 0, 1, 0), 0.0), nn.Conv2d(8, 8, 2)),
+    "padding behind, then a pool": lambda: nn.Sequential(
+        nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1, ceil_mode=True)
+    ),
+    "mixture of experts": lambda: Routed(8, 8, 3, 2, 1, groups=2, bias=True),
+    "blocks into channels": lambda: nn.Sequential(layers()["layers"].SpaceToDepth(4), nn.Conv2d(128, 8, 1)),
     "convnext block": of("convnext", "ConvNeXtBlock", 8, kernel_size=3, ls_init_value=1.0),
     "convnext block with response norm": of("convnext", "ConvNeXtBlock", 8, kernel_size=3, use_grn=True),
     "repvgg block": of("byobnet", "RepVggBlock", 8, 8),
     "mobileone block": of("byobnet", "MobileOneBlock", 8, 8, num_conv_branches=2),
     "upsampling": HighResolution,
     "upsampling to a size": ToSize,
+    "linear upsampling": lambda: HighResolution("bilinear"),
     "shuffle": lambda: Calls(channel_shuffle),
     "split, chunk, cat": lambda: Calls(exchanged),
     "channels last": lambda: Calls(channels_last),
@@ -148,10 +178,11 @@ def test_operation(name: str) -> None:
     network = equivalence.randomise(Block(OPERATIONS[name]()))
     error, completed = equivalence.depth_constant(network)
     assert error < 1e-10 and completed == 0
-    full = equivalence.sparse_against_plain(network)
-    bordered = name in ("blur", "pool that counts padding", "padding, then a pool")
+    on_z, on_x = (equivalence.lifted(network, rule="repeat", axis=axis) for axis in "zx")
+    full = equivalence.occupied_against_plain(on_z)
+    bordered = name in ("blur", "pool that counts padding", "padding, then a pool", "padding behind, then a pool")
     assert full is None if bordered else full is not None and full < 1e-10
-    assert equivalence.axes_exchanged(network) < 1e-10
+    assert equivalence.worst(equivalence.turned(on_x), equivalence.turned(on_z)) < 1e-10
     net = i2p.lift(network, rule="repeat", stem="inflate", downsample="exact", num_classes=None).double().eval()
     assert set(network.state_dict()) - set(net.state_dict()) <= {"operation.gain"}
     assert not set(net.state_dict()) - set(network.state_dict())

@@ -148,7 +148,7 @@ def _lifted(
         copies = min(size) if rule == "repeat" else 1
         depth = kernels.AXES.index(options.axis)
         paddings = list(padding)
-        paddings.insert(depth, padding[0] if size[0] <= size[1] else padding[1])
+        paddings.insert(depth, max(padding[0] if size[0] <= size[1] else padding[1], 0))
         if options.rule == "center" and lifted.shape[2 + depth] % 2:
             # The one slice that is not zero reads the depth at which the output lies, whatever the 2D padding.
             paddings[depth] = dilation * (lifted.shape[2 + depth] - 1) // 2

@@ -233,5 +233,5 @@ def _cube(options: Options, size: tuple[int, int], stride: int, padding: list[in
     narrow = 0 if size[0] <= size[1] else 1
     kernel, near = list(size), list(padding)
     kernel.insert(depth, 1 if options.rule == "center" else size[narrow])
-    near.insert(depth, 0 if options.rule == "center" else padding[narrow])
+    near.insert(depth, 0 if options.rule == "center" else max(padding[narrow], 0))  # a shift of images is none of depth
     return Window((kernel[0], kernel[1], kernel[2]), stride, (near[0], near[1], near[2]), dilation)
