@@ -40,7 +40,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "legacy_seresnet18": {},
     "legacy_xception": {},
     "mobilenetv3_small_050": {},
-    "nasnetalarge": {"num_features": 96, "stem_size": 8, "channel_multiplier": 1},
+    "nasnetalarge": {"num_features": 96, "stem_size": 8},
     "pnasnet5large": {},
     "poolformerv2_s12": {},
     "rdnet_tiny": {},
@@ -70,12 +70,12 @@ DENSE_ONLY = ("vgg11",)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    vox = i2p.voxelize([torch.rand(300, 3, generator=generator) for _ in range(2)], 0.12)
+    vox = i2p.voxelize([torch.rand(300, 3, generator=generator) for _ in range(2)], 0.08)
     substrate = "dense" if name in DENSE_ONLY else "sparse"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = load_timm().create_model(name, num_classes=5, **FAMILIES[name])
-    net = i2p.lift(network, substrate=substrate, num_classes=5).double().eval()
+    net = i2p.lift(network, substrate=substrate, stem="inflate", num_classes=5).double().eval()
     vox = vox.double()
     with torch.no_grad():
         scores = net(vox)
