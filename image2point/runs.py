@@ -136,7 +136,7 @@ def claimed(path: Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         stream = open(lock, "a")  # noqa: SIM115  # closed below
     except OSError as error:
-        raise InputError(f"cannot write beside the run directory {path}: {error.strerror or error}") from None
+        raise InputError(f"cannot write the run directory {path}: {error.strerror or error}") from None
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

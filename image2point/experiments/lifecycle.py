@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +19,7 @@ from image2point.config import Config, Pretrain
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
 from image2point.runs import Run
-from image2point.training import checkpoint, loop, measure
+from image2point.training import checkpoint, distributed, loop, measure
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -44,6 +46,27 @@ def standing(
     if place.finished:
         return "finished"
     return "checkpoint" if checkpoint.latest(place.checkpoint) else "new"
+
+
+@contextmanager
+def claimed(
+    fabric: Fabric, place: Run, config: Config | Pretrain, found: str, resume: bool, overwrite: bool
+) -> Iterator[None]:
+    """Keep the run directory for the processes of this run while the block lasts; where it is new, make it.
+
+    found: what `standing` gave. Raises InputError where another process is at work on the directory, or was since.
+    """
+    with ExitStack() as claim:
+
+        def begin() -> None:
+            claim.enter_context(runs.claimed(place.path))
+            if standing(place, config, resume, overwrite) != found:
+                raise InputError(f"another process was at work on {place.path} meanwhile; give the command again")
+            if found == "new":
+                runs.create(place.path, config.to_yaml())
+
+        distributed.together(fabric, begin)
+        yield
 
 
 def score(job: loop.Job, network: nn.Module, state: loop.State) -> tuple[dict[str, Any], measure.Outputs]:

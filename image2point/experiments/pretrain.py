@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from image2point.training import distributed, loop
 from image2point.training.interrupt import StopSignal
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    pass
 
 
 def run(config: Pretrain, folder: Path = Path("runs"), resume: bool = False, overwrite: bool = False) -> Run:
@@ -31,21 +30,13 @@ def run(config: Pretrain, folder: Path = Path("runs"), resume: bool = False, ove
     """
     place = Run(folder / config.name)
     fabric = distributed.start(config.training)
-    with ExitStack() as claim:
-        distributed.together(fabric, lambda: claim.enter_context(runs.claimed(place.path)))
-        return _run(config, place, fabric, resume, overwrite)
-
-
-def _run(config: Pretrain, place: Run, fabric: Fabric, resume: bool, overwrite: bool) -> Run:
     begun = distributed.together(fabric, lambda: lifecycle.standing(place, config, resume, overwrite))
     if begun == "finished":
         return place
     splits = load_images(config.images)
     weights = "random" if begun == "checkpoint" else None
     network = make_image_network(config, len(splits.train.classes), weights)
-    if begun == "new":
-        distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))
-    with StopSignal() as stop:
+    with lifecycle.claimed(fabric, place, config, begun, resume, overwrite), StopSignal() as stop:
         job = loop.Job(fabric, network, splits, make_image_recipe(config, network), config, place, stop)
         held_out = len(splits.validation) if splits.validation else 0
         job.journal.say(f"{'resuming' if begun == 'checkpoint' else 'run'} {place.path}: {config.label}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from image2point import files, runs
+from image2point import files
 from image2point.config import Config
 from image2point.experiments import block_choice, lifecycle
 from image2point.experiments.ingredients import (
@@ -30,8 +29,6 @@ from image2point.training.batches import Recipe, prepare
 from image2point.training.interrupt import StopSignal
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-
     from image2point.finetune import Counts
     from image2point.lifting import LiftedNetwork
 
@@ -46,12 +43,6 @@ def run(config: Config, folder: Path = Path("runs"), resume: bool = False, overw
     """
     place = Run(folder / config.name)
     fabric = distributed.start(config.training)
-    with ExitStack() as claim:
-        distributed.together(fabric, lambda: claim.enter_context(runs.claimed(place.path)))
-        return _run(config, place, fabric, resume, overwrite)
-
-
-def _run(config: Config, place: Run, fabric: Fabric, resume: bool, overwrite: bool) -> Run:
     found = distributed.together(fabric, lambda: lifecycle.standing(place, config, resume, overwrite))
     if found == "finished":
         return place
@@ -68,9 +59,7 @@ def _run(config: Config, place: Run, fabric: Fabric, resume: bool, overwrite: bo
         block_choice.check(config, fabric, network)
     else:
         network, counts = block_choice.apply(network, block_choice.resolved(config, place))
-    if found == "new":
-        distributed.together(fabric, lambda: runs.create(place.path, config.to_yaml()))
-    with StopSignal() as stop:
+    with lifecycle.claimed(fabric, place, config, found, resume, overwrite), StopSignal() as stop:
         if open_choice:
             block_choice.choose(config, place, fabric, network, splits, recipe, stop)
             network, counts = block_choice.apply(network, block_choice.resolved(config, place))
