@@ -124,7 +124,8 @@ class VoxelConv(nn.Module):
         """The kernel, of size 1 along the axes where every tap has the same weight."""
         if self.engine == "reference":
             return self._repeat(weight)
-        if torch.is_grad_enabled() and self.weight.requires_grad:
+        # What is traced must not depend on values.
+        if (torch.is_grad_enabled() and self.weight.requires_grad) or torch.compiler.is_compiling():
             return self._compact(weight)
         return whole(self.window, self.structure().tied).cut(self._repeat(weight))
 

@@ -44,7 +44,7 @@ def test_views_renumber_and_join() -> None:
     whole = StoredClouds("all", ("x", "y", "z"), points, np.array([0, 1, 2, 0, 1, 2]))
     part = OfClasses(whole, ("z", "x"))
     assert (len(part), part.classes, part.labels.tolist()) == (4, ("z", "x"), [1, 0, 1, 0])
-    assert [float(part[i][0, 0]) for i in range(4)] == [0, 2, 3, 5]
+    assert [float(part[i].points[0, 0]) for i in range(4)] == [0, 2, 3, 5]
     both = Joined(part, part)
     assert len(both) == 8 and both.labels.tolist() == [1, 0, 1, 0] * 2
-    assert [float(both[i][0, 0]) for i in range(8)] == [0, 2, 3, 5] * 2
+    assert [float(both[i].points[0, 0]) for i in range(8)] == [0, 2, 3, 5] * 2

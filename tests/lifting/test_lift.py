@@ -245,7 +245,7 @@ class Indexed(nn.Module):
         (nn.AdaptiveAvgPool2d(7), "size 7"),
         (nn.Flatten(), "before global pooling"),
         (nn.Upsample(scale_factor=2), "finer than the voxels"),
-        (nn.Upsample(scale_factor=2, mode="bilinear"), "bilinear"),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), "finer than the voxels"),
         (nn.InstanceNorm2d(8), "InstanceNorm2d"),
         (nn.ZeroPad2d(3), "beyond a kernel"),
         (Indexed(), "indexing"),
