@@ -29,6 +29,13 @@ LARGE_FAMILIES = {
 }  # fmt: skip
 
 
+def test_a_network_without_values_has_shapes() -> None:
+    """On the meta device, where a kernel's structure cannot be read off its values."""
+    with torch.device("meta"), torch.no_grad():
+        net = i2p.lift(small_resnet(), num_classes=None, substrate="dense")
+        assert net(torch.empty(2, 3, 16, 16, 8)).shape == (2, 7)
+
+
 def check_family(name: str, stem: str) -> None:
     net = i2p.lift(name, weights="random", num_classes=4).eval()
     x = clouds().to(torch.float32)

@@ -38,7 +38,9 @@ def whole(window: Window, tied: frozenset[int] = frozenset()) -> Structure:
 
 
 def read_structure(kernel: Tensor, window: Window) -> Structure:
-    """The structure of a kernel, read off its values."""
+    """The structure of a kernel, read off its values; a kernel on the meta device has none, and counts whole."""
+    if kernel.is_meta:
+        return whole(window)
     tied = tied_axes(kernel)
     kernel = kernel.detach()
     size, padding, first = list(window.kernel), list(window.padding), [0, 0, 0]
