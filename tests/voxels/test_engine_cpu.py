@@ -11,7 +11,7 @@ from voxel_samples import full_grid, random_voxels, relative, tie
 
 from image2point.config.sections import Network
 from image2point.voxels import Sites, VoxelConv, VoxelError, VoxelTensor, Window, lookup, neighbour_table
-from image2point.voxels.conv import cpu, engines, reference
+from image2point.voxels.conv import cpu, engines, native, reference
 from image2point.voxels.conv.autograd import convolve
 from image2point.voxels.conv.pack import pack
 from image2point.voxels.plan import NeighbourTable
@@ -29,9 +29,14 @@ WINDOWS = {
 GROUPS = {"one": (6, 4, 1), "two": (6, 4, 2), "depthwise": (6, 6, 6), "multiplier": (4, 8, 4)}
 
 
-@pytest.fixture(autouse=True)
-def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 64 rows, the smallest, so that small clouds have several."""
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def several_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of the engine, in blocks of 64 rows, so that small clouds have several."""
+    if request.param == "compiled" and native.library() is None:
+        pytest.skip("there is no C++ compiler")
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "HEIGHT", 64)
     monkeypatch.setitem(cpu._BLOCK_BYTES, "cpu", 1)
 
 

@@ -102,9 +102,9 @@ def _build(table: NeighbourTable, shape: tuple[int, ...], backward: bool, height
     bags = filled.flatten(1).cumsum(1, dtype=torch.int32).view_as(filled) - 1  # number of each bag in its block
     by_row = filled.transpose(1, 2).contiguous()
     order = bags.transpose(1, 2).contiguous().masked_select(by_row)
-    starts = _starts(by_row.sum(2).flatten()[:size])
-    columns = _starts(filled.sum(2).flatten())
-    offsets, count = _starts(lengths.masked_select(filled)), filled.shape[1]
+    starts = starts_of(by_row.sum(2).flatten()[:size])
+    columns = starts_of(filled.sum(2).flatten())
+    offsets, count = starts_of(lengths.masked_select(filled)), filled.shape[1]
     edges = columns.tolist()
     return Blocks(
         size,
@@ -126,5 +126,6 @@ def by_column(table: NeighbourTable, shape: tuple[int, ...], backward: bool) -> 
     return entries.permute(*free, *tied, 3).reshape(prod(shape), prod(table.kernel) // prod(shape), entries.shape[3])
 
 
-def _starts(lengths: Tensor) -> Tensor:
+def starts_of(lengths: Tensor) -> Tensor:
+    """Where each of consecutive parts begins, and the last one ends: int32 [n] → int32 [n + 1]."""
     return F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))

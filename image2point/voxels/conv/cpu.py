@@ -1,4 +1,5 @@
-"""The `cpu` engine: gather and sum, multiply, sum, in blocks that stay in the cache. Plain torch, so it runs anywhere.
+"""The `cpu` engine: gather and sum, multiply, sum, in blocks that stay in the cache. Plain torch, so it runs anywhere;
+what native.py can do is done there, about twice as fast.
 
 A kernel that is constant along an axis multiplies every neighbour along that axis by the same weight, so the
 neighbours are summed first and multiplied once: y(p) = Σ_ij W2[i, j] · (Σ_k x(p + (i, j, k))). A 3×3×3 kernel inflated
@@ -18,6 +19,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from image2point.voxels.conv import native
 from image2point.voxels.conv.blocks import Blocks, blocks
 from image2point.voxels.conv.pack import pack
 from image2point.voxels.plan import NeighbourTable
@@ -49,6 +51,8 @@ def multiply(
     Returns:
         [M, C_out], a row per target (per source if `backward`).
     """
+    if native.takes(features, weight, groups):
+        return native.multiply(features, weight, table, groups, backward)
     features = features.detach()  # what takes no gradient is spared the bookkeeping for one
     matrices = pack(weight, groups).unbind()
     if backward and table.submanifold:  # the same table, with the opposite taps

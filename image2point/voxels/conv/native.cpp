@@ -1,0 +1,183 @@
+// Sparse convolution with inflated kernels on a CPU; see native.py, which builds and calls this.
+//
+// A table is cut into blocks of output rows. Within a block the bags of a column stand together: a bag is what one row
+// reads through one column, and its members are summed before they are multiplied. One thread owns all rows of a task,
+// so nothing is added atomically and the result does not depend on the number of threads.
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64, tile = 12;  // 12 × 2 of 32 registers hold sums
+#elif defined(__AVX__)
+constexpr int vector_bytes = 32, tile = 6;  // 6 × 2 of 16 registers
+#elif defined(__aarch64__)
+constexpr int vector_bytes = 16, tile = 12;
+#else
+constexpr int vector_bytes = 16, tile = 6;
+#endif
+
+constexpr int chunk = 120;  // bags whose sums wait in the second-level cache; a multiple of every tile
+
+template <typename T>
+struct Vector {
+  typedef T type __attribute__((vector_size(vector_bytes), aligned(alignof(T)), may_alias));
+  static constexpr int width = 2 * vector_bytes / static_cast<int>(sizeof(T));  // columns of a panel
+};
+
+// Adds a[M][inputs] · panel[inputs][width] to M output rows, of which the first `valid` columns exist.
+template <typename T, int M>
+inline void multiply_tile(const T* const* a, const T* panel, int64_t inputs, T* const* rows, int valid) {
+  using V = typename Vector<T>::type;
+  constexpr int half = Vector<T>::width / 2;
+  V sums[M][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) sums[i][0] = sums[i][1] = V{};
+  const T* in[M];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) in[i] = a[i];
+  for (int64_t k = 0; k < inputs; ++k) {
+    const V left = *reinterpret_cast<const V*>(panel), right = *reinterpret_cast<const V*>(panel + half);
+    panel += 2 * half;
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+      const T x = in[i][k];
+      sums[i][0] += x * left;
+      sums[i][1] += x * right;
+    }
+  }
+  for (int i = 0; i < M; ++i) {
+    if (valid == 2 * half) {
+      *reinterpret_cast<V*>(rows[i]) += sums[i][0];
+      *reinterpret_cast<V*>(rows[i] + half) += sums[i][1];
+    } else {
+      for (int n = 0; n < valid; ++n) rows[i][n] += n < half ? sums[i][0][n] : sums[i][1][n - half];
+    }
+  }
+}
+
+template <typename T, int M = tile>
+inline void multiply_up_to(int count, const T* const* a, const T* panel, int64_t inputs, T* const* rows, int valid) {
+  if (count == M) {
+    multiply_tile<T, M>(a, panel, inputs, rows, valid);
+  } else if constexpr (M > 1) {
+    multiply_up_to<T, M - 1>(count, a, panel, inputs, rows, valid);
+  }
+}
+
+// The sum of a bag: the row itself where it is one, else in `space`.
+template <typename T>
+inline const T* sum(const T* features, int64_t channels, const int32_t* first, const int32_t* last, T* space) {
+  const T* row = features + static_cast<int64_t>(*first) * channels;
+  if (last - first == 1) return row;
+  const T* next = features + static_cast<int64_t>(first[1]) * channels;
+  for (int64_t c = 0; c < channels; ++c) space[c] = row[c] + next[c];
+  for (first += 2; first < last; ++first) {
+    next = features + static_cast<int64_t>(*first) * channels;
+    for (int64_t c = 0; c < channels; ++c) space[c] += next[c];
+  }
+  return space;
+}
+
+struct Table {
+  const int32_t *members, *offsets, *rows;  // of each bag: members[offsets[i]:offsets[i + 1]], row within its block
+  const int32_t* edges;                     // first bag of each column of each block
+  int64_t size, height, columns;            // output rows, rows per block, columns
+
+  int64_t blocks() const { return (size + height - 1) / height; }
+};
+
+// `panels`: [columns][ceil(outputs / width)][inputs][width]; reversed: the last column's matrix belongs to the first.
+template <typename T>
+void convolve(const Table& table, const T* features, const T* panels, T* output, int64_t inputs, int64_t outputs,
+              bool reversed, int threads) {
+  constexpr int width = Vector<T>::width;
+  const int64_t count = (outputs + width - 1) / width, blocks = table.blocks();
+  // With few rows, the panels are shared out as well; what is gathered is gathered again for each share.
+  const int64_t shares = std::min(count, (8 * threads + blocks - 1) / blocks);
+#pragma omp parallel num_threads(threads)
+  {
+    std::unique_ptr<T[]> space(new T[chunk * inputs]);
+    const T* in[chunk];
+    T* out[chunk];
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < blocks * shares; ++task) {
+      const int64_t block = task / shares, share = task % shares;
+      const int64_t first_panel = share * count / shares, last_panel = (share + 1) * count / shares;
+      const int64_t left = first_panel * width, right = std::min(last_panel * width, outputs);
+      T* base = output + block * table.height * outputs;
+      const int64_t rows = std::min(table.height, table.size - block * table.height);
+      for (int64_t r = 0; r < rows; ++r) std::memset(base + r * outputs + left, 0, (right - left) * sizeof(T));
+      for (int64_t column = 0; column < table.columns; ++column) {
+        const int32_t* edge = table.edges + block * table.columns + column;
+        const T* matrix = panels + (reversed ? table.columns - 1 - column : column) * count * inputs * width;
+        for (int64_t start = edge[0]; start < edge[1]; start += chunk) {
+          const int bags = static_cast<int>(std::min<int64_t>(chunk, edge[1] - start));
+          for (int i = 0; i < bags; ++i) {
+            const int32_t* offset = table.offsets + start + i;
+            in[i] = sum(features, inputs, table.members + offset[0], table.members + offset[1], &space[i * inputs]);
+            out[i] = base + table.rows[start + i] * outputs + left;
+          }
+          for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+            const int valid = static_cast<int>(std::min<int64_t>(width, outputs - panel * width));
+            for (int i = 0; i < bags; i += tile)
+              multiply_up_to<T>(std::min(tile, bags - i), in + i, matrix + panel * inputs * width, inputs, out + i, valid);
+            for (int i = 0; i < bags; ++i) out[i] += width;
+          }
+        }
+      }
+    }
+  }
+}
+
+// `scales`: [columns][channels].
+template <typename T>
+void convolve_depthwise(const Table& table, const T* features, const T* scales, T* output, int64_t channels,
+                        bool reversed, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    std::unique_ptr<T[]> space(new T[channels]);
+#pragma omp for schedule(dynamic)
+    for (int64_t block = 0; block < table.blocks(); ++block) {
+      T* base = output + block * table.height * channels;
+      std::memset(base, 0, std::min(table.height, table.size - block * table.height) * channels * sizeof(T));
+      for (int64_t column = 0; column < table.columns; ++column) {
+        const int32_t* edge = table.edges + block * table.columns + column;
+        const T* scale = scales + (reversed ? table.columns - 1 - column : column) * channels;
+        for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
+          const int32_t* offset = table.offsets + bag;
+          const T* in = sum(features, channels, table.members + offset[0], table.members + offset[1], space.get());
+          T* out = base + table.rows[bag] * channels;
+          for (int64_t c = 0; c < channels; ++c) out[c] += scale[c] * in[c];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+#define ENTRIES(T, NAME)                                                                                             \
+  extern "C" int width_##NAME() { return Vector<T>::width; }                                                         \
+  extern "C" void convolve_##NAME(const int32_t* members, const int32_t* offsets, const int32_t* rows,               \
+                                  const int32_t* edges, int64_t size, int64_t height, int64_t columns,               \
+                                  const T* features, const T* panels, T* output, int64_t inputs, int64_t outputs,    \
+                                  int reversed, int threads) {                                                       \
+    convolve<T>({members, offsets, rows, edges, size, height, columns}, features, panels, output, inputs, outputs,   \
+                reversed != 0, threads);                                                                             \
+  }                                                                                                                  \
+  extern "C" void depthwise_##NAME(const int32_t* members, const int32_t* offsets, const int32_t* rows,              \
+                                   const int32_t* edges, int64_t size, int64_t height, int64_t columns,              \
+                                   const T* features, const T* scales, T* output, int64_t channels, int reversed,    \
+                                   int threads) {                                                                    \
+    convolve_depthwise<T>({members, offsets, rows, edges, size, height, columns}, features, scales, output, channels, \
+                          reversed != 0, threads);                                                                   \
+  }
+
+ENTRIES(float, float32)
+ENTRIES(double, float64)
