@@ -18,6 +18,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 VERBS = (
     "pretrain",
     "measure",
+    "rank",
+    "rank",
     "study",
     "transfer",
     "demo",
