@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 
 from image2point.collapse import StatisticsError, linear_probe, logme, transfer_scores
-from image2point.collapse.logme import largest_evidence
+from image2point.collapse.logme import NOISE, largest_evidence
 from image2point.collapse.scores import SCORES, cross_validated
 
 
@@ -29,9 +29,15 @@ def log_evidence(F: np.ndarray, y: np.ndarray, alpha: float, beta: float) -> flo
 
 def best_evidence(F: np.ndarray, y: np.ndarray) -> float:
     """Its largest value, by a general optimiser from the best place of a grid."""
-    grid = [np.array([a, b]) for a in np.linspace(-8, 12, 21) for b in np.linspace(-1, 14, 16)]
-    start = max(grid, key=lambda place: log_evidence(F, y, *np.exp(place)))
-    found = minimize(lambda p: -log_evidence(F, y, *np.exp(p.clip(-25, 25))), start, method="Nelder-Mead", tol=1e-9)
+    least = NOISE * (y**2).mean()  # of 1/β
+
+    def at(place: np.ndarray) -> float:
+        return log_evidence(
+            F, y, float(np.exp(place[0].clip(-30, 30))), 1 / float(least + np.exp(-place[1].clip(-25, 25)))
+        )
+
+    grid = [np.array([a, b]) for a in np.linspace(-8, 12, 41) for b in np.linspace(-1, 20, 22)]
+    found = minimize(lambda place: -at(place), max(grid, key=at), method="Nelder-Mead", tol=1e-9)
     return -float(found.fun)
 
 
@@ -48,6 +54,18 @@ def test_logme_is_the_largest_evidence_of_a_linear_model(each: int, dim: int, sp
     for y, value in zip(targets.numpy().T, found.tolist(), strict=True):
         assert value == pytest.approx(best_evidence(features.numpy(), y), abs=1e-4)
     assert logme(features, labels) == pytest.approx(float(found.mean()) / len(labels))
+
+
+def test_samples_without_features_do_not_make_logme_endless() -> None:
+    """Half of the features all zero: the targets of a class that has none of these are explained exactly."""
+    features, labels = draw(classes=4, each=8, dim=40)
+    features[(labels == 0) | (labels == 1)] = 0
+    targets = torch.nn.functional.one_hot(labels).double()
+    found = largest_evidence(features, targets)
+    for y, value in zip(targets.numpy().T, found.tolist(), strict=True):
+        assert value == pytest.approx(best_evidence(features.numpy(), y), abs=1e-3)
+    unbounded = log_evidence(features.numpy(), targets[:, 2].numpy(), 1.0, 1e12)
+    assert unbounded > float(found[2]) + 100
 
 
 def test_logme_knows_no_scale_and_prefers_features_that_tell() -> None:
