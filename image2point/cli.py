@@ -16,7 +16,7 @@ from image2point.benchmarks.command import app as bench
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError
-from image2point.experiments.command import measure, pretrain, study
+from image2point.experiments.command import measure, pretrain, rank, study
 from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
@@ -207,8 +207,8 @@ def predict(
 
     table = Table(Column("file", overflow="fold"), "class", "probability", box=None, pad_edge=False)
     for prediction in predictions:
-        for rank, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
-            table.add_row("" if rank else prediction.file, name, f"{100 * share:.1f} %")
+        for place, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
+            table.add_row("" if place else prediction.file, name, f"{100 * share:.1f} %")
     Console(highlight=False).print(table)
 
 
@@ -367,7 +367,7 @@ def config(
         print(configuration.load(file, overrides or ()).to_yaml(), end="")
 
 
-for command in (pretrain, measure, study, sweep, table):
+for command in (pretrain, measure, rank, study, sweep, table):
     app.command()(command)
 
 

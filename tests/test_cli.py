@@ -18,6 +18,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 VERBS = (
     "pretrain",
     "measure",
+    "rank",
+    "rank",
     "study",
     "transfer",
     "demo",
@@ -85,6 +87,15 @@ def test_report_prints_markdown_and_writes_no_page(run: Path) -> None:
     assert head.startswith("| Arm |") and set(rule) <= set("|-:") and arm.startswith("| tiny | head |")
     assert not (run / "report.html").exists()
     assert call("report", run, "--markdown", "--out", "x.html").exit_code == 2
+
+
+def test_a_table_is_drawn_too(run: Path, tmp_path: Path) -> None:
+    figure = tmp_path / "figure.svg"
+    result = call("table", run, "--rows", "data.voxel_size", "--plot", figure)
+    assert result.exit_code == 0 and f"figure: {figure}" in result.output, result.output
+    assert "data.voxel_size" in figure.read_text()
+    result = call("table", run, "--rows", "data.voxel_size", "--plot", tmp_path / "figure.jpg")
+    assert result.exit_code == 2 and ".svg, .pdf, .png" in result.output
 
 
 def test_evaluate_notices_other_data(run: Path) -> None:

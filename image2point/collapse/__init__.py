@@ -14,6 +14,7 @@
     metric_intervals(parts)                   # parts dealt by `deal`: each metric with its jackknife interval
     measure_layers(source, labels, classes)   # all of it for several layers at once; fit_decay says how it falls
     wasserstein(images, clouds)               # how far two sets of features are apart
+    transfer_scores(features, labels)         # what foretells fine-tuning: collapse, LogME, nearest mean, linear probe
 
     solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
 
@@ -49,8 +50,10 @@ from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_s
 from image2point.collapse.inputs import StatisticsError
 from image2point.collapse.intervals import Interval, deal, jackknife, mean_interval, metric_intervals
 from image2point.collapse.layers import LayerMeasures, measure_layers
+from image2point.collapse.logme import logme
 from image2point.collapse.matrices import cdnv_matrix, distance_matrix
 from image2point.collapse.metrics import metrics
+from image2point.collapse.scores import transfer_scores
 from image2point.collapse.statistics import Statistics
 from image2point.collapse.theory import Solution, UnconstrainedFeatures, solve
 from image2point.collapse.transport import Transport, wasserstein
@@ -91,6 +94,7 @@ __all__ = [
     "jackknife",
     "largest_variance",
     "linear_probe",
+    "logme",
     "margin_error",
     "mean_interval",
     "measure_layers",
@@ -99,6 +103,7 @@ __all__ = [
     "moment_bound",
     "pairwise_bound",
     "solve",
+    "transfer_scores",
     "wasserstein",
 ]
 

@@ -125,8 +125,34 @@ class UnconstrainedStudy(_Study):
     """Seeds of the starting points."""
 
 
-Study = FewShotStudy | FollowStudy | PretrainingStudy | UnconstrainedStudy
+class RankStudy(_Study):
+    """Do scores without fine-tuning foretell which checkpoint fine-tunes best?"""
+
+    kind: Literal["rank"] = "rank"
+    transfer: str
+    """Config of the fine-tuning, relative to this file; candidates are scored as it begins."""
+    settings: tuple[str, ...] = ()
+    """Settings (key=value) over that config, for all candidates."""
+    candidates: dict[str, tuple[str, ...]] = Field(default={})
+    """Name → the settings that make the candidate, which go over all others: network.arch=..., network.weights=..."""
+    controls: tuple[Literal["random", "shuffled", "scratch"], ...] = ()
+    """Every candidate enters once more with each of these `network.control`."""
+    pretrain: str | None = None
+    """Pre-training config, relative to this file, of a network that enters partly trained; null for none."""
+    pretrain_settings: tuple[str, ...] = ()
+    """Settings over that config. With training.schedule=constant, fewer epochs are the beginning of more."""
+    pretrain_epochs: tuple[CountOrZero, ...] = ()
+    """Epochs after which that network enters, each a candidate."""
+    norms: Literal["train", "stored"] = "train"
+    """Statistics of the batch norms that follow the batch in training: taken from the training clouds, or as stored."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Of the cross-validation within the training clouds."""
+    seeds: Seeds = (1, 2, 3)
+    """Seeds of fresh layers, order and shots alike."""
+
+
+Study = FewShotStudy | FollowStudy | PretrainingStudy | RankStudy | UnconstrainedStudy
 STUDIES: dict[str, type[_Study]] = {
     kind.model_fields["kind"].default: kind
-    for kind in (FewShotStudy, FollowStudy, PretrainingStudy, UnconstrainedStudy)
+    for kind in (FewShotStudy, FollowStudy, PretrainingStudy, RankStudy, UnconstrainedStudy)
 }

@@ -110,3 +110,50 @@ def study(
     from image2point.experiments import study as job
 
     job.run(config, tuple(overrides or ()), folder)
+
+
+def rank(
+    config: Annotated[Path, typer.Argument(help="Config of the transfer that is planned (configs/modelnet40/...).")],
+    overrides: Overrides = None,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="ARCH=WEIGHTS[,KEY=VALUE]...",
+            help="A candidate: timm architecture, its weights, and settings of the section `network`; give several.",
+        ),
+    ] = None,
+    controls: Annotated[
+        str, typer.Option(help="Also score every candidate without what it has learnt: random,shuffled,scratch.")
+    ] = "",
+    by: Annotated[str, typer.Option(help="The score that decides the order of the table.")] = "logme",
+    norms: Annotated[
+        str, typer.Option(help="Statistics of norms that will follow the batch: of the training clouds, or stored.")
+    ] = "train",
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation within the training clouds.")] = 5,
+    out: Annotated[Optional[Path], typer.Option("--json", help="Write everything there as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Which checkpoint should be inflated? Score candidates on the training clouds, without fine-tuning.
+
+    Collapse of the lifted features, LogME, nearest mean and linear probe; bigger is better for all of them.
+
+    Examples:
+
+        image2point rank configs/modelnet40/efficientnet_lite0_io_norm_10shot.yaml --controls random,shuffled
+        --model tf_efficientnet_lite0=wheel:efficientnet_lite0 --model tf_efficientnet_lite1=wheel:efficientnet_lite1
+
+        image2point rank configs/modelnet40/resnet50_io_norm_10shot.yaml
+        --model resnet50=timm:resnet50.a1_in1k --model resnet50=file:caffe.safetensors,stride_in=conv1
+    """
+    from image2point import files
+    from image2point.collapse.scores import SCORES
+    from image2point.experiments import rank as job
+
+    if by not in SCORES:
+        raise InputError(f"--by: expected one of {', '.join(SCORES)}, found {by!r}")
+    candidates = job.from_models(model or [], [name for name in controls.split(",") if name])
+    found = job.run(config, candidates, overrides or (), norms, folds)
+    job.table(found, by).show()
+    if out:
+        content = job.to_dict(config, overrides or (), norms, folds, found)
+        files.write_text(out, json.dumps(content, indent=1))
+        print(f"everything is in {out}")

@@ -24,6 +24,7 @@ from image2point.config import Pretrain, load_as
 from image2point.config import load as load_config
 from image2point.config.studies import PretrainingStudy
 from image2point.experiments import pretrain, transfer
+from image2point.experiments.agreement import spearman
 from image2point.experiments.complexity import feature_complexity
 from image2point.experiments.few_shot import novel_features, over_seeds, select
 from image2point.experiments.measure import Subject, open_subject
@@ -137,17 +138,11 @@ def table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
 
 def rank_correlation(rows: Sequence[Row], first: str, second: str) -> float:
     """Spearman's, over the rows where both are defined; NaN where one of them does not vary."""
-    pairs = [(row[first], row[second]) for row in rows if math.isfinite(row[first]) and math.isfinite(row[second])]
-    if len(pairs) < 3:
+    a, b = (np.array([row[key] for row in rows], dtype=float) for key in (first, second))
+    there = np.isfinite(a) & np.isfinite(b)
+    if there.sum() < 3:
         return math.nan
-    a, b = (_ranks(np.array(side)) for side in zip(*pairs, strict=True))
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else math.nan
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, ties sharing their mean."""
-    below = (values[:, None] > values).sum(1)
-    return below + ((values[:, None] == values).sum(1) - 1) / 2
+    return float(spearman(a[there], b[there], np.ones((1, int(there.sum()))))[0])
 
 
 def figure(study: PretrainingStudy, rows: Sequence[Row]) -> Any:

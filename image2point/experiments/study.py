@@ -28,6 +28,7 @@ MODULES = {
     "few-shot": "image2point.experiments.few_shot",
     "follow": "image2point.experiments.follow",
     "pretraining": "image2point.experiments.pretraining",
+    "rank": "image2point.experiments.rank_study",
     "unconstrained": "image2point.experiments.unconstrained",
 }
 

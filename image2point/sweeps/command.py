@@ -113,6 +113,10 @@ def table(
     ),
     spread: Annotated[str, typer.Option(help="sd, or interval for half the 95 % interval of the mean.")] = "sd",
     best: Annotated[str, typer.Option(help="max, min or none: which cell is the best.")] = "max",
+    plot: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Draw it too, to a file .svg, .pdf or .png: rows along the axis, a curve for each column."),
+    ] = None,
 ) -> None:
     """Put any value of many runs into a table by their settings, mean and spread over seeds.
 
@@ -123,7 +127,10 @@ def table(
         image2point table runs/inflation --rows network.rule --cols network.variance
 
         image2point table runs/inflation --rows network.rule --value collapse.test.nc1 --best min --format markdown
+
+        image2point table runs/shots --rows data.shots --cols arm --spread interval --plot shots.svg
     """
+    from image2point.report import plots
     from image2point.report.read import read_runs
     from image2point.sweeps import table as tables
 
@@ -131,8 +138,14 @@ def table(
     for option, (given, valid) in choices.items():
         if given not in valid:
             raise InputError(f"{option}: expected one of {', '.join(valid)}, found {given!r}")
+    if plot:
+        plots.check_suffix(plot)
     records = tables.select(read_runs(tables.run_folders(runs)), where or [])
     found = tables.pivot(records, _names(rows), _names(cols), value, best)
+    if plot:
+        from image2point.sweeps.plot import figure
+
+        plots.save(figure(found, spread), plot)
     written = tables.write(found, form, spread)
     if isinstance(written, str):
         print(written, end="")
@@ -142,6 +155,8 @@ def table(
     console = Console(highlight=False)
     console.print(written)
     console.print(tables.note(found, spread), soft_wrap=True)
+    if plot:
+        print(f"figure: {plot}")
 
 
 def _names(text: str) -> list[str]:

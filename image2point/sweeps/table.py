@@ -220,10 +220,11 @@ def note(table: Pivot, spread: str) -> str:
     runs = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     kind = "s.d." if spread == "sd" else "half the 95 % interval"
     marks = "; bold: best, †: not told from it by a paired t-test at 5 %" if table.best else ""
-    return f"{table.value}{' (%)' if _percent(table.value) else ''}, mean ± {kind} over {runs} runs per cell{marks}"
+    return f"{table.value}{' (%)' if in_percent(table.value) else ''}, mean ± {kind} over {runs} runs per cell{marks}"
 
 
-def _percent(value: str) -> bool:
+def in_percent(value: str) -> bool:
+    """Whether a value is written in per cent: accuracies are."""
     return "accuracy" in value
 
 
@@ -231,7 +232,7 @@ def _cell(table: Pivot, key: tuple[Key, Key], kind: str, spread: str) -> str:
     cell = table.cells.get(key)
     if cell is None:
         return "–"
-    scale = 100 if _percent(table.value) else 1
+    scale = 100 if in_percent(table.value) else 1
     mean, width = scale * cell.mean, cell.spread(spread)
     number = (lambda x: f"{x:.1f}") if scale == 100 else (lambda x: f"{x:.3g}")
     text = number(mean) + ("" if width is None else f" ± {number(scale * width)}")

@@ -128,7 +128,7 @@ def test_every_study_in_the_project_can_be_read() -> None:
 
 
 def test_unknown_kinds_and_fields_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="kind should be one of few-shot, follow, pretraining, unconstrained"):
+    with pytest.raises(InputError, match="kind should be one of few-shot, follow, pretraining, rank, unconstrained"):
         study.load(write(tmp_path, "x.yaml", {"kind": "few"}))
     with pytest.raises(InputError, match=r"unknown key rations .*did you mean ratios\?"):
         study.load(write(tmp_path, "y.yaml", {"kind": "unconstrained", "rations": [1]}))

@@ -1,0 +1,182 @@
+"""Which checkpoint should be inflated? Candidates scored on the training clouds, without any fine-tuning.
+
+Each candidate is lifted as a transfer config says. Its features before the classifier are those of a network on its
+first step of training: batch norms that follow the batch under the config's policy hold statistics of sparse voxels
+(`norms="train"`, one pass over the training clouds), not those that ImageNet left, which fit no voxels and which
+training would throw away anyhow. Test clouds play no part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from image2point import config as configuration
+from image2point.collapse import StatisticsError, transfer_scores
+from image2point.collapse.layers import gathered
+from image2point.collapse.scores import SCORES, SHARES
+from image2point.config import Config
+from image2point.errors import InputError
+from image2point.experiments.measure import Subject, open_subject
+from image2point.finetune import following
+from image2point.lifting import LiftedNetwork
+from image2point.report.numbers import ABSENT
+from image2point.report.plain import Table
+from image2point.training.norms import restate
+
+NORMS = ("train", "stored")
+CONTROLS = ("random", "shuffled", "scratch")
+FEATURES = "features"
+
+Candidates = Mapping[str, Sequence[str]]
+"""Name of a candidate → its settings (key=value) over the transfer config."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A scored candidate: `scores` by name (bigger is better), over `samples` clouds with features of width `dim`.
+
+    `seconds` are those of the whole candidate: reading, lifting, features and scores.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    scores: dict[str, float]
+    samples: int
+    dim: int
+    seconds: float
+
+
+def from_models(models: Sequence[str], controls: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Candidates from texts `ARCH=WEIGHTS,KEY=VALUE,...`, each KEY a setting of the section `network`.
+
+    Without `=WEIGHTS` the weights are those of the config. The name of a candidate is its text.
+
+    Raises:
+        InputError: where a text is none of these, or one is given twice.
+    """
+    found: dict[str, list[str]] = {}
+    for text in models:
+        first, *rest = text.split(",")
+        arch, _, weights = first.partition("=")
+        if not arch or not all("=" in each for each in rest):
+            raise InputError(
+                f"--model {text!r} should be ARCH=WEIGHTS,KEY=VALUE,..., for example "
+                "resnet50=file:resnet50.safetensors,stride_in=conv1"
+            )
+        if text in found:
+            raise InputError(f"--model {text} is given twice")
+        given = [f"weights={weights}"] if weights else []
+        found[text] = [f"network.{each}" for each in (f"arch={arch}", *given, *rest)]
+    return with_controls(found, controls)
+
+
+def with_controls(candidates: Candidates, controls: Sequence[str]) -> dict[str, list[str]]:
+    """Each candidate, followed by its controls (`network.control`): what it is worth without what it has learnt."""
+    unknown = [name for name in controls if name not in CONTROLS]
+    if unknown:
+        raise InputError(f"controls: expected some of {', '.join(CONTROLS)}, found {unknown[0]!r}")
+    found: dict[str, list[str]] = {}
+    for name, settings in candidates.items():
+        found[name] = list(settings)
+        found |= {f"{name}, {control}": [*settings, f"network.control={control}"] for control in controls}
+    return found
+
+
+def run(
+    path: Path, candidates: Candidates, overrides: Sequence[str] = (), norms: str = "train", folds: int = 5
+) -> list[Ranked]:
+    """Score every candidate over the transfer config at `path`; see `score`.
+
+    What is wrong with any candidate's settings is said before the first is scored.
+    """
+    if not candidates:
+        raise InputError("there is nothing to rank: name candidates with --model ARCH=WEIGHTS")
+    for settings in candidates.values():
+        configuration.load(path, [*overrides, *settings])
+    return [score(path, name, [*overrides, *settings], norms, folds) for name, settings in candidates.items()]
+
+
+def score(path: Path, name: str, settings: Sequence[str], norms: str = "train", folds: int = 5) -> Ranked:
+    """Score the network that the config at `path` begins with under `settings`.
+
+    Args:
+        norms: "train" as above; "stored" leaves the statistics that came with the weights, as `image2point measure`
+            does before training, where nothing says how the network will be trained.
+        folds: of the cross-validation, see `collapse.transfer_scores`.
+    """
+    if norms not in NORMS:
+        raise InputError(f"norms: expected one of {', '.join(NORMS)}, found {norms!r}")
+    began = time.monotonic()
+    subject = open_subject(path, settings)
+    if norms == "train":
+        settle(subject)
+    samples = subject.samples("train")
+    features = gathered(subject.source(samples, [FEATURES]))[FEATURES]
+    try:
+        scores = transfer_scores(features, torch.as_tensor(samples.labels), folds)
+    except StatisticsError as error:
+        raise InputError(f"{name} cannot be scored on {len(samples)} training clouds: {error}") from None
+    return Ranked(name, tuple(settings), scores, len(samples), features.shape[1], time.monotonic() - began)
+
+
+def settle(subject: Subject) -> None:
+    """Give the norms that follow the batch when the network trains the statistics of its training clouds."""
+    config, network = subject.config, subject.network
+    if not isinstance(config, Config) or not isinstance(network, LiftedNetwork):
+        raise InputError(f"{subject.where} should be the config of a transfer, found one of a pre-training")
+    norms = following(network, config.finetune.policy)
+    training = config.training
+    restate(
+        network, subject.samples("train"), subject.recipe, norms, training.batch_size, config.seed, training.workers,
+        subject.fabric,
+    )  # fmt: skip
+
+
+def table(found: Sequence[Ranked], by: str = "logme") -> Table:
+    """A line for each candidate, the best by one of the scores first; each score with its place in brackets."""
+    lines = []
+    for one in sorted(found, key=lambda each: -each.scores[by]):
+        cells = []
+        for name in SCORES:
+            place = 1 + sum(other.scores[name] > one.scores[name] for other in found)
+            cells.append(f"{shown(name, one.scores[name])} ({place})")
+        lines.append((one.name, *cells, f"{one.seconds:.1f}"))
+    notes = (
+        f"Bigger is better: measures of collapse count negatively. In the order of {TITLES[by]}; places in brackets.",
+        f"{found[0].samples} training clouds; accuracies by cross-validation within them.",
+    )
+    return Table(("candidate", *map(headline, SCORES), "seconds"), tuple(lines), notes)
+
+
+def shown(name: str, value: float) -> str:
+    """A score as text, accuracies in per cent."""
+    if value != value:
+        return ABSENT
+    return f"{100 * value:.1f}" if name in SHARES else f"{value:.4g}"
+
+
+def headline(name: str) -> str:
+    """What a score is called in tables and figures."""
+    return TITLES[name] + (" (%)" if name in SHARES else "")
+
+
+TITLES = {
+    "nc1_trace_ratio": "−tr Σ_W / tr Σ_B",
+    "cdnv": "−CDNV",
+    "cdnv_directional": "−directional CDNV",
+    "logme": "LogME",
+    "ncc": "nearest mean",
+    "probe": "linear probe",
+}
+
+
+def to_dict(path: Path, overrides: Sequence[str], norms: str, folds: int, found: Sequence[Ranked]) -> dict[str, Any]:
+    """Everything that was found, for JSON."""
+    candidates = [asdict(one) for one in found]
+    return {"config": str(path), "overrides": list(overrides), "norms": norms, "folds": folds, "candidates": candidates}
