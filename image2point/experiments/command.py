@@ -95,9 +95,11 @@ def measure(
     for split in on.split(",") if complexity else ():
         clock = time.monotonic()
         smooth = feature_complexity(subject, subject.samples(split), complexity)
-        print(f"geometric complexity of the features, {split}: {smooth.value:.4g} ± {smooth.sampling_error:.2g}, of which "
-              f"± {smooth.error:.2g} from the probes ({len(smooth.values)} samples, inputs of unit deviation; "
-              f"{time.monotonic() - clock:.1f} s)")  # fmt: skip
+        print(
+            f"geometric complexity of the features, {split}: {smooth.value:.4g} ± {smooth.sampling_error:.2g}, of "
+            f"which ± {smooth.error:.2g} is from the probes ({len(smooth.values)} samples, inputs of unit deviation; "
+            f"{time.monotonic() - clock:.1f} s)"
+        )
         values = {"value": smooth.value, "error": smooth.sampling_error, "probe_error": smooth.error}
         result["on"].setdefault(split, {})["geometric_complexity"] = values
     if out:

@@ -29,7 +29,8 @@ class Panel:
     percent: bool = False
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib.pyplot without a screen; InputError where matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -42,7 +43,7 @@ def _pyplot() -> Any:
 
 def curves(panels: Sequence[Panel], places: Sequence[str], xlabel: str, columns: int = 2) -> Figure:
     """Panels of curves with error bars over named places; the colour of a label is the same in every panel."""
-    plt = _pyplot()
+    plt = pyplot()
     rows = -(-len(panels) // columns)
     columns = min(columns, len(panels))
     width = max(3.4, 0.17 * len(places))
@@ -83,7 +84,7 @@ def _curve(axis: Axes, values: Sequence[Interval | None], label: str, style: dic
 
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as SVG or PDF, by the suffix of `path`; the same figure gives the same bytes."""
-    plt = _pyplot()
+    plt = pyplot()
     path.parent.mkdir(parents=True, exist_ok=True)
     undated = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
     with files.writing(path) as temporary, plt.rc_context({"svg.hashsalt": "image2point", "svg.fonttype": "none"}):

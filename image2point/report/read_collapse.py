@@ -101,5 +101,5 @@ def read_geometry(path: Path, classes: int) -> Geometry | None:
                 f"{name} (summary.json lists {classes} classes), found {', '.join(map(str, shapes))}"
             )
         if count and not (seen.labels.min() >= 0 and seen.labels.max() < classes):
-            raise InputError(f"{path}: {name}_labels must lie in 0…{classes - 1} (summary.json lists {classes} classes)")
+            raise InputError(f"{path}: {name}_labels must lie in 0…{classes - 1} (summary.json has {classes} classes)")
     return found
