@@ -177,7 +177,7 @@ def plane_views(views: Sequence[maps.PlaneView]) -> Figure | None:
             if math.isfinite(mean[0]):
                 axis.plot(*zip(mean, place, strict=True), color="#777777", linewidth=0.4, zorder=2)
                 halo = {"boxstyle": "circle,pad=0.05", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
-                axis.text(*place, mark, fontsize=5.5, ha="center", va="center", zorder=4, bbox=halo)
+                axis.text(place[0], place[1], mark, fontsize=5.5, ha="center", va="center", zorder=4, bbox=halo)
         axis.set_xlim(view.corner[0], view.corner[0] + view.side)
         axis.set_ylim(view.corner[1], view.corner[1] + view.side)
         axis.set_aspect("equal")
