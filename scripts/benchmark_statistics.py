@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -152,8 +153,11 @@ def report_forward(arch: str, clouds: Path | None, repeats: int, batch: int = 32
 def report_share(name: str, forward: Callable[[], Tensor], classes: int, repeats: int) -> None:
     with torch.inference_mode():
         features = forward()
-    features = features.clone()
-    labels = torch.arange(len(features)) * 7 % classes
+    # Other features each time, and classes that were seen before: a batch that is repeated moves no mean.
+    shape, generator = (len(features), features.shape[1]), torch.Generator().manual_seed(0)
+    drawn = [features + features.std() * torch.randn(shape, generator=generator) for _ in range(4)]
+    labels = torch.randint(0, classes, (len(features),), generator=generator)
+    batch = cycle(drawn)
     kept = {covariance: Statistics(classes, features.shape[1], covariance) for covariance in ("none", "pooled")}
     centres = CentreDecisions(torch.randn(classes, features.shape[1]))
 
@@ -163,8 +167,8 @@ def report_share(name: str, forward: Callable[[], Tensor], classes: int, repeats
 
     contenders: dict[str, Callable[[], object]] = {"forward": run}
     for covariance, S in kept.items():
-        contenders[f'update, covariance="{covariance}"'] = lambda S=S: S.update(features, labels)  # type: ignore[misc]
-    contenders["decisions"] = lambda: centres.update(features, labels)
+        contenders[f'update, covariance="{covariance}"'] = lambda S=S: S.update(next(batch), labels)  # type: ignore[misc]
+    contenders["decisions"] = lambda: centres.update(next(batch), labels)
     times = taking_turns(contenders, repeats)
     print(f"  {name}: forward {times['forward'] * 1e3:,.1f} ms")
     for work in list(contenders)[1:]:
