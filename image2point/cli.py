@@ -222,17 +222,25 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table as Markdown and write no page.")
     ] = False,
+    vector: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--figures", help="Write the figures there as well, as SVG and PDF; needs matplotlib."),
+    ] = None,
 ) -> None:
     """Rebuild the page of a run, or compare several on one page and in a table. Seeds of one arm are put together.
 
-    Example:
+    Examples:
 
         image2point report runs/demo/imagenet runs/demo/random runs/demo/scratch --out demo.html
+
+        image2point report runs/resnet50_io_norm --figures figures
     """
     from image2point import report as page
 
     if markdown and out:
         raise InputError("--out names a page and --markdown writes none: give one of them")
+    if markdown and vector:
+        raise InputError("--figures goes with a page and --markdown writes none: give one of them")
     if markdown:
         print(page.markdown(runs), end="")
         return
@@ -240,6 +248,8 @@ def report(
     page.build(runs, target)
     page.print_table(runs)
     print(f"report: {target}")
+    if vector:
+        print("figures: " + ", ".join(map(str, page.write_figures(runs, vector))))
 
 
 @app.command()

@@ -61,6 +61,11 @@ class Run:
         return self.path / "examples.npz"
 
     @property
+    def geometry(self) -> Path:
+        """Cosines of class means and of classifier rows, and features projected on a plane, with the chosen weights."""
+        return self.path / "geometry.npz"
+
+    @property
     def choice(self) -> Path:
         """Which block `layer:auto` or `scl:auto` chose, and what of each candidate it knew."""
         return self.path / "choice.json"

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import tiny
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from image2point import collapse
 from image2point.cli import app
+from image2point.collapse.layers import gathered
 from image2point.errors import InputError
 from image2point.experiments import measure, transfer
 from image2point.experiments.complexity import feature_complexity
@@ -59,6 +61,27 @@ def test_layers_are_followed_along_training(run: Path) -> None:
     assert float(last["cdnv"]) == pytest.approx(chosen["collapse"]["train"]["cdnv"], rel=1e-5)
 
 
+def test_a_run_keeps_where_its_classes_lie(run: Path) -> None:
+    """geometry.npz against the features, measured again."""
+    subject = measure.open_subject(run)
+    stored = dict(np.load(run / "geometry.npz"))
+    features, labels = {}, {}
+    for split in ("train", "test"):
+        samples = subject.samples(split)
+        features[split], labels[split] = gathered(subject.source(samples, ["features"]))["features"], samples.labels
+        assert stored[f"{split}_labels"].tolist() == labels[split].tolist()
+    means = torch.stack([features["train"][torch.from_numpy(labels["train"] == c)].mean(0) for c in range(3)])
+    centred = torch.nn.functional.normalize(means - means.mean(0)).numpy()
+    np.testing.assert_allclose(stored["train_cosines"], centred @ centred.T, atol=1e-4)
+    weight = subject.network.classifier[0]
+    rows = torch.nn.functional.normalize(weight - weight.mean(0)).numpy()
+    np.testing.assert_allclose(stored["classifier_cosines"], centred @ rows.T, atol=1e-4)
+    # Three means span the plane: distances between them are kept, and a test cloud is as far from them along it.
+    np.testing.assert_allclose(torch.pdist(torch.from_numpy(stored["train_means"])), torch.pdist(means), rtol=1e-4)
+    plane = collapse.Plane.of_means(means)
+    np.testing.assert_allclose(stored["test_points"], plane.project(features["test"]), rtol=1e-3, atol=1e-4)
+
+
 def test_before_training_it_is_the_lifted_network(run: Path, tmp_path: Path) -> None:
     def cdnv(subject: measure.Subject) -> float:
         (found,) = measure.measure(subject, ["features"], ["train"], ["cdnv"])
@@ -102,11 +125,22 @@ def test_geometric_complexity_of_clouds_is_the_exact_one(run: Path) -> None:
         assert float(value) == pytest.approx(exact, abs=4 * float(variance) ** 0.5)
 
 
+def test_complexity_is_measured_without_the_layers(run: Path, tmp_path: Path) -> None:
+    result = call(run, "--layers", "none", "--on", "test", "--complexity", 2, "--json", tmp_path / "c.json")
+    assert result.exit_code == 0 and "geometric complexity of the features, test" in result.output, result.output
+    found = json.loads((tmp_path / "c.json").read_text())["on"]["test"]
+    assert list(found) == ["geometric_complexity"]
+    expected = feature_complexity(measure.open_subject(run), measure.open_subject(run).samples("test"), 2)
+    assert found["geometric_complexity"]["value"] == pytest.approx(expected.value, rel=1e-5)
+    assert 0 < found["geometric_complexity"]["probe_error"] == pytest.approx(expected.error, rel=1e-4)
+
+
 def test_what_cannot_be_measured_is_named(run: Path) -> None:
     for arguments, reason in (
         ((run, "--on", "novel"), "there are no novel classes"),
         ((run, "--on", "tests"), "expected a split out of train, validation, test, novel, found 'tests'"),
         ((run, "--layers", "layer9"), "no layer matches 'layer9'"),
+        ((run, "--layers", "none"), "--layers none leaves nothing to measure"),
         ((run, "--metrics", "nc9"), "unknown measure nc9"),
         (("no_such_network",), "has no architecture 'no_such_network'"),
         (("runs/none",), "runs/none does not exist"),

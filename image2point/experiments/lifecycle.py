@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -89,6 +91,9 @@ def score(job: loop.Job, network: nn.Module, state: loop.State) -> tuple[dict[st
         trained = measure.scores(found["train"]).accuracy
     measured = {str(split): found[split] for split in config.collapse.final}
     collapse = measure.collapse(job.fabric, network, measured) if measured else {}
+    geometry = measure.geometry(job.fabric, network, measured) if measured else {}
+    if geometry and job.fabric.is_global_zero:
+        _save_arrays(geometry, job.run.geometry)
     row = next(row for row in state.rows if row["epoch"] == chosen)
     row |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy, **loop.collapse_columns(collapse)}
     loop.write_rows(job, state)
@@ -123,6 +128,13 @@ def outputs(job: loop.Job, samples: Labelled) -> measure.Outputs:
     return measure.outputs(
         job.fabric, job.network, samples, job.recipe, settings.batch_size, settings.workers, each_batch
     )
+
+
+def _save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write an npz file, atomically; the same arrays give the same bytes."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # numpy's stubs take a name for `allow_pickle`
+    files.write_bytes(path, content.getvalue())
 
 
 def save_weights(network: torch.nn.Module, path: Path) -> None:

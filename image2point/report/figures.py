@@ -144,7 +144,7 @@ def per_class(arms: Sequence[Arm]) -> Panel:
                 "meta": {"arm": index},
             }
         )
-    layout = _layout()
+    layout = plain_layout()
     layout["xaxis"] |= {
         "title": {"text": "test accuracy (%)", "standoff": 6, "font": {"size": 11.5}},
         "range": [max(-1.0, 10 * math.floor(lowest / 10) - 1), 101],
@@ -242,13 +242,13 @@ def _curves(
         if (curve := arm.curve(column)) is not None
     ]
     scale = 100.0 if percent_axis else 1.0
-    layout = _layout()
+    layout = plain_layout()
     if all(curve.epochs[-1] <= 10 for *_, curve in drawn):
         layout["xaxis"] |= {"tick0": 0, "dtick": 1}  # few epochs: plotly would put ticks between them
     lowest, highest = _extent([curve for *_, curve in drawn])
     logarithmic = logarithmic and lowest > 0 and highest / lowest > 8
     if logarithmic:
-        layout["yaxis"] |= {"type": "log", "tickmode": "array", **_log_ticks(lowest, highest)}
+        layout["yaxis"] |= {"type": "log", "tickmode": "array", **log_ticks(lowest, highest)}
     elif percent_axis:
         layout["yaxis"] |= {"rangemode": "tozero"}
     traces: list[dict[str, Any]] = []
@@ -307,12 +307,22 @@ def _extent(curves: Sequence[Curve]) -> tuple[float, float]:
     return float(means.min()), float(means.max())
 
 
-def _log_ticks(lowest: float, highest: float) -> dict[str, list[Any]]:
-    """1, 2, 5 in each decade, or powers of ten alone where those would crowd; plotly's own labels drop the power."""
+def log_ticks(lowest: float, highest: float) -> dict[str, list[Any]]:
+    """1, 2, 5 in each decade, or powers of ten alone where those would crowd; plotly's own labels drop the power.
+
+    They go beyond the ends, to where an axis may reach.
+    """
     steps = (1, 2, 5) if highest / lowest < 300 else (1,)
     powers = range(math.floor(math.log10(lowest)) - 1, math.ceil(math.log10(highest)) + 1)
     values = [step * 10.0**power for power in powers for step in steps]
     return {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
+
+
+def bar_ticks(lowest: float, highest: float) -> dict[str, list[Any]]:
+    """Those of `log_ticks` on a colour bar that ends at these values, or its ends where hardly one lies between."""
+    inside = [value for value in log_ticks(lowest, highest)["tickvals"] if lowest <= value <= highest]
+    values = inside if len(inside) > 1 else [lowest, highest]
+    return {"tickvals": values, "ticktext": [f"{value:.3g}" for value in values]}
 
 
 def _symbol(arm: int) -> str:
@@ -324,7 +334,8 @@ def _translucent(hexadecimal: str) -> str:
     return f"rgba({red}, {green}, {blue}, 0.14)"
 
 
-def _layout() -> Figure:
+def plain_layout() -> Figure:
+    """White, thin axes, epochs below: what every figure of the page begins with."""
     axis = {
         "showline": True,
         "linecolor": INK,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from image2point.errors import InputError
 from image2point.files import write_text
-from image2point.report import figures, page_tables
+from image2point.report import figures, map_figures, maps, page_tables
 from image2point.report.arms import Arm, group
-from image2point.report.numbers import ABSENT, duration
+from image2point.report.provenance import details
 from image2point.report.quantities import SPLITS
-from image2point.report.read import Record, read_runs
+from image2point.report.read import read_runs
 from image2point.report.statement import statement, title
 from image2point.report.style import SCRIPT, STYLE
 
@@ -58,6 +58,8 @@ def render(arms: Sequence[Arm]) -> str:
             page.results(),
             page.learning(),
             page.collapse(),
+            page.depth(),
+            page.geometry(),
             page.per_class(),
             page.clouds(),
             page.moved(),
@@ -127,6 +129,41 @@ class _Page:
             parts.append("<p>These runs did not measure collapse.</p>")
         return "".join(parts)
 
+    def depth(self) -> str:
+        heats = maps.depth(self.arms)
+        if not heats:
+            return ""
+        note = (
+            "Collapse by layer, the first on top, and by epoch, as far as layers were measured; epoch 0 is the lifted "
+            "network before training. Feature maps count as their mean over voxels."
+        )
+        panels = [map_figures.heat_panel(heat) for heat in heats]
+        return self._caption("Figure", note + self._first_runs(), "gap") + self._two("depth", panels)
+
+    def geometry(self) -> str:
+        views = maps.planes(self.arms)
+        if not views:
+            return ""
+        note = (
+            "Cosines between centred class means with the chosen weights, of those with the classifier's centred rows, "
+            "and of the simplex frame in which collapse ends. Classes are ordered by similarity: the leaves of an "
+            "average-linkage tree over the cosines of the training means."
+        )
+        grams = [map_figures.heat_panel(heat) for heat in maps.cosines(self.arms)]
+        parts = ["<h2>Where classes lie</h2>", self._caption("Figure", note + self._first_runs())]
+        parts.append(self._two("cosines", grams))
+        note = (
+            "Features in the plane of the first two principal axes of the training class means (PCA on the means), the "
+            f"same for train and test; at most {maps.MOST_POINTS:,} clouds of each. Outlined: "
+            "class means. The square holds them all, and 98 % of the coordinates along each axis."
+        )
+        parts += [
+            self._caption("Figure", note + self._first_runs(), "gap"),
+            self._two("plane", [map_figures.plane_panel(view) for view in views]),
+            *dict.fromkeys(map(map_figures.plane_key, views)),
+        ]
+        return "".join(parts)
+
     def per_class(self) -> str:
         panel = figures.per_class(self.arms)
         note = "Test accuracy by class, with the chosen weights, hardest class at the bottom. " + panel.meaning
@@ -169,7 +206,7 @@ class _Page:
         note = "The runs one by one; below, what each recorded of its weights, data and environment, and its config."
         return (
             f"<h2>Provenance</h2>{self._caption('Table', note)}{page_tables.runs_table(self.arms)}"
-            f'<div class="records">{"".join(map(_provenance, runs))}</div>'
+            f'<div class="records">{"".join(map(details, runs))}</div>'
         )
 
     def _caption(self, kind: str, text: str, extra: str = "") -> str:
@@ -181,6 +218,12 @@ class _Page:
 
     def _bands(self) -> str:
         return " Lines are means over the runs of an arm, bands ± 1 s.d." if self.repeated else ""
+
+    def _first_runs(self) -> str:
+        return " Of each arm, its first run." if self.repeated else ""
+
+    def _two(self, name: str, panels: Sequence[figures.Panel]) -> str:
+        return f'<div class="panels two">{self._panels(name, panels)}</div>'
 
     def _legend(self, splits: Sequence[str]) -> str:
         arms = "".join(
@@ -224,46 +267,6 @@ def _verdict(label: str, verdict: Sequence[tuple[str, int]]) -> str:
         else:
             words.append(f'<span class="wrong">✗ {escape(name)}' + (f" ×{count}" if count > 1 else "") + "</span>")
     return f'<span class="said">{" ".join(words)}</span>'
-
-
-def _provenance(run: Record) -> str:
-    summary = run.summary
-    facts: dict[str, Any] = {
-        "run": summary.name,
-        "arm": summary.arm,
-        "seed": str(summary.seed),
-        "network": summary.network.model_dump(),
-        "weights": summary.weights,
-        "data": summary.data.model_dump(exclude={"classes"}),
-        "chosen epoch": summary.chosen_epoch,
-        "chosen by": summary.chosen_by,
-        "time": {key: duration(value) for key, value in summary.seconds.model_dump().items()},
-        "environment": summary.environment,
-    }
-    entries = "".join(
-        f"<dt>{escape(key)}</dt><dd>{f'<code>{escape(value)}</code>' if key.endswith('sha256') else escape(value)}</dd>"
-        for key, value in _flat(facts)
-    )
-    return (
-        f"<details><summary>{escape(summary.name)}</summary><dl>{entries}</dl><pre>{escape(run.config)}</pre></details>"
-    )
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as (dotted name, text) pairs; an inner mapping of plain values is one pair."""
-    if isinstance(value, Mapping):
-        if "." in name and not any(isinstance(item, Mapping) for item in value.values()):
-            return [(name, ", ".join(f"{key} {_plain(item)}" for key, item in value.items()))]
-        return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}" if name else str(key))]
-    return [(name, _plain(value))]
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or ABSENT
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return ABSENT if value is None else str(value)
 
 
 def _embed(value: Any) -> str:

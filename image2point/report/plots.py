@@ -50,7 +50,8 @@ class Scatter:
     x_percent: bool = False
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib.pyplot without a screen; InputError where matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -64,7 +65,7 @@ def _pyplot() -> Any:
 def curves(panels: Sequence[Panel], places: Sequence[str] | Sequence[float], xlabel: str, columns: int = 2) -> Figure:
     """Panels of curves with error bars over named places, or over numbers in rising order; the colour of a label is
     the same in every panel. Numbers that span more than `WIDE` are on a logarithmic axis."""
-    plt = _pyplot()
+    plt = pyplot()
     numeric = bool(places) and not isinstance(places[0], str)
     x = [float(place) for place in places] if numeric else [float(i) for i in range(len(places))]
     rows = -(-len(panels) // columns)
@@ -93,7 +94,7 @@ def curves(panels: Sequence[Panel], places: Sequence[str] | Sequence[float], xla
 
 def scatter(panels: Sequence[Scatter], ylabel: str, columns: int = 3, y_percent: bool = False) -> Figure:
     """Panels of points with error bars, on one vertical axis; the colour of a label is the same in every panel."""
-    plt = _pyplot()
+    plt = pyplot()
     rows, columns = -(-len(panels) // columns), min(columns, len(panels))
     figure, axes = plt.subplots(rows, columns, figsize=(3.0 * columns, 2.7 * rows), squeeze=False, sharey=True)
     labels = list(dict.fromkeys(label for panel in panels for label in panel.points))
@@ -177,7 +178,7 @@ def check_suffix(path: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as SVG, PDF or PNG, by the suffix of `path`; the same figure gives the same bytes."""
     check_suffix(path)
-    plt = _pyplot()
+    plt = pyplot()
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.writing(path) as temporary, plt.rc_context({"svg.hashsalt": "image2point", "svg.fonttype": "none"}):
         figure.savefig(temporary, format=path.suffix[1:], **FORMATS[path.suffix])

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from image2point import runs
 from image2point.errors import InputError
+from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
 
 ROLES = ("input", "norm", "body", "output")
 ORIGINS = ("inflated", "copied", "fresh")
@@ -108,6 +109,7 @@ class Record:
     `config`: the resolved config, as text. `settings`: the same, flat, by dotted name.
     `metrics`: column of metrics.csv → float64 [epochs], NaN where the run measured nothing.
     `origins`: (role, origin) → number of parameters that lifting made so; counts numbers, not tensors.
+    `layers`: the rows of layers.csv, none where no layers were followed. `geometry`: None where none was stored.
     """
 
     path: Path
@@ -117,6 +119,8 @@ class Record:
     metrics: Mapping[str, np.ndarray]
     origins: Mapping[tuple[str, str], int]
     examples: Examples
+    layers: tuple[LayerRow, ...] = ()
+    geometry: Geometry | None = None
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[Record]:
@@ -151,6 +155,8 @@ def read_run(folder: str | Path) -> Record:
         metrics=_metrics(run.metrics),
         origins=_origins(run.lifting, lifting, summary.parameters),
         examples=_examples(run.examples, len(summary.data.classes)),
+        layers=read_layers(run.layers),
+        geometry=read_geometry(run.geometry, len(summary.data.classes)),
     )
 
 

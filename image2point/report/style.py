@@ -56,6 +56,10 @@ figcaption { font: 13px/1.35 var(--sans); }
 figcaption b { font-weight: 600; }
 .panels .meaning { display: block; color: var(--soft); font-size: 11.5px; min-height: 2.7em; }
 .panels.two .meaning { min-height: 0; margin-bottom: 4px; }
+.key { columns: 150px; column-gap: 16px; margin: 14px 0 0; font: 12px/1.5 var(--sans); }
+.key span { display: block; break-inside: avoid; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.key i { display: inline-block; width: 9px; height: 9px; border-radius: 5px; margin-right: 6px;
+         print-color-adjust: exact; }
 .clouds figure { border: 1px solid var(--rule); border-radius: 3px; padding-bottom: 10px; }
 .clouds figcaption { padding: 8px 12px 0; border-top: 1px solid var(--rule); }
 .still { display: none; }

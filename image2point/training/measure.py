@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from image2point.collapse import CentreDecisions, Statistics, metrics
+from image2point.collapse import CentreDecisions, Plane, Statistics, centred_cosines, metrics
 from image2point.datasets.class_split import Labelled
 from image2point.training import distributed
 from image2point.training.batches import Preparation, batches, in_order
@@ -117,9 +117,31 @@ def collapse(fabric: Fabric, network: nn.Module, found: dict[str, Outputs]) -> d
     return result
 
 
-def _statistics(fabric: Fabric, found: Outputs, classes: int) -> Statistics:
+def geometry(fabric: Fabric, network: nn.Module, found: dict[str, Outputs]) -> dict[str, np.ndarray]:
+    """How the class means of each split in `found` lie, and its features as seen in the plane of the training means.
+
+    By name, float32: `SPLIT_cosines` [C, C] between centred means and `SPLIT_means` [C, 2], NaN for a class without
+    samples; `SPLIT_points` [n, 2] in the order of the split, with `SPLIT_labels` int64 [n]; `classifier_cosines` [C, C]
+    of the training means (rows) with the classifier's rows (columns); `shares` [2] of the variance between the training
+    means along each axis. Nothing where fewer than two classes have training samples.
+    """
+    weight, _ = network.classifier  # type: ignore[misc]
+    weight = weight.detach().cpu()
+    means = {split: _statistics(fabric, each, len(weight), "none").means for split, each in found.items()}
+    if torch.isfinite(means["train"]).all(1).sum() < 2:
+        return {}
+    plane = Plane.of_means(means["train"])
+    result = {"shares": plane.shares, "classifier_cosines": centred_cosines(means["train"], weight)}
+    for split, each in found.items():
+        points = torch.cat(distributed.gather(fabric, plane.project(each.features)))
+        result |= {f"{split}_cosines": centred_cosines(means[split]), f"{split}_means": plane.project(means[split])}
+        result |= {f"{split}_points": points, f"{split}_labels": each.labels}
+    return {name: (v.float() if v.is_floating_point() else v).numpy() for name, v in result.items()}
+
+
+def _statistics(fabric: Fabric, found: Outputs, classes: int, covariance: str = "pooled") -> Statistics:
     """Statistics of the features of all processes."""
-    own = Statistics(classes, found.features.shape[1]).update(found.features, found.own_labels)
+    own = Statistics(classes, found.features.shape[1], covariance).update(found.features, found.own_labels)
     parts = [Statistics.from_state(state) for state in distributed.gather(fabric, own.state())]
     merged = parts[0]
     for part in parts[1:]:

@@ -121,6 +121,46 @@ def write_run(
     return folder
 
 
+def write_collapse(folder: Path, classes: tuple[str, ...] = CLASSES, absent: str = "") -> Path:
+    """Add layers.csv and geometry.npz to a run: classes in two families, one class without training clouds."""
+    lines = ["epoch,split,layer,dim,nc1_trace_ratio,ncc_accuracy"]
+    for epoch, split, ratios in (
+        (0, "train", (24.0, 12.0, 6.0)),
+        (4, "train", (7.0, 5.0, 2.0)),  # not in order, as where the best epoch is measured at the end
+        (2, "train", (9.0, 6.0, 3.0)),
+        (0, "test", (24.0, 13.0, 8.0)),
+        (4, "test", (8.0, 7.0, 6.0)),
+    ):
+        for layer, ratio in zip(("stem", "block", "features"), ratios, strict=True):
+            lines.append(f"{epoch},{split},{layer},16,{ratio},{1 / ratio}")
+    (folder / "layers.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    random, count = np.random.default_rng(5), len(classes)
+    means = random.standard_normal((count, 16)) + 3 * np.eye(16)[np.arange(count) % 2]
+    arrays: dict[str, np.ndarray] = {"shares": np.array([0.4, 0.2])}
+    for split, per_class in (("train", 10), ("test", 4)):
+        seen = means + 0.1 * random.standard_normal(means.shape)
+        if split == "train" and absent:
+            seen[classes.index(absent)] = np.nan
+        labels = np.arange(count * per_class) % count
+        if split == "train" and absent:
+            labels = labels[labels != classes.index(absent)]
+        arrays[f"{split}_cosines"] = _cosines(seen, seen)
+        arrays[f"{split}_means"], arrays[f"{split}_labels"] = seen[:, :2], labels
+        arrays[f"{split}_points"] = means[labels, :2] + 0.3 * random.standard_normal((len(labels), 2))
+        if split == "train":
+            arrays["classifier_cosines"] = _cosines(seen, means)
+    floats = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
+    np.savez(folder / "geometry.npz", **floats)
+    return folder
+
+
+def _cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    left, right = (a - np.nanmean(a, axis=0) for a in (rows, columns))
+    lengths = np.linalg.norm(left, axis=1)[:, None] * np.linalg.norm(right, axis=1)
+    return left @ right.T / lengths
+
+
 def edit(path: Path, **changes: Any) -> None:
     """Change fields of a JSON file; dots in a name (as `__`) go down a level, None removes nothing."""
     content = json.loads(path.read_text(encoding="utf-8"))

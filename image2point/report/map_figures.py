@@ -1,0 +1,144 @@
+"""Heat maps and planes as plain plotly descriptions, for the page."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from image2point.report.figures import FONT, Panel, bar_ticks, plain_layout
+from image2point.report.maps import Heat, PlaneView, class_colours
+
+DIVERGING = [[0.0, "#2166ac"], [0.5, "#f7f7f7"], [1.0, "#b2182b"]]
+LABEL = 9  # pixels: forty names in a column are still read
+
+
+def heat_panel(heat: Heat) -> Panel:
+    """The map with the names of its rows and columns; the number itself is under the mouse."""
+    shown, low, high = heat.values, heat.low, heat.high
+    bar: dict[str, Any] = {}
+    if heat.scale == "logarithmic":
+        shown, low, high = np.log10(heat.values), math.log10(heat.low), math.log10(heat.high)
+        ticks = bar_ticks(heat.low, heat.high)
+        bar = ticks | {"tickmode": "array", "tickvals": [math.log10(v) for v in ticks["tickvals"]]}
+    elif heat.scale == "percent":
+        shown, low, high = 100 * heat.values, 0.0, 100.0
+    named = len(heat.rows) <= 60
+    trace: dict[str, Any] = {
+        "type": "heatmap",
+        "z": [[None if math.isnan(v) else round(v, 4) for v in row] for row in shown.astype(float).tolist()],
+        "text": [[_value(heat, v) for v in row] for row in heat.values.astype(float).tolist()],
+        "customdata": [[f"{escape(row)}, {escape(column)}" for column in heat.columns] for row in heat.rows],
+        "hovertemplate": "%{customdata}: %{text}<extra></extra>",
+        "colorscale": DIVERGING if heat.scale == "cosine" else "Viridis",
+        "zmin": low,
+        "zmax": high if high > low else low + 1,
+        "colorbar": {"thickness": 9, "outlinewidth": 0, "tickfont": {"size": LABEL + 1}, "xpad": 6, **bar},
+        "xgap": 0.5,
+        "ygap": 0.5,
+        "meta": {"arm": heat.arm},
+    }
+    layout = plain_layout()
+    for axis, names in (("xaxis", heat.columns), ("yaxis", heat.rows)):
+        layout[axis] |= {
+            "tickmode": "array",
+            "tickvals": list(range(len(names))),
+            "ticktext": [escape(name) for name in names],
+            "tickfont": {"size": LABEL if len(names) > 12 else LABEL + 2},
+            "showticklabels": named,
+            "showgrid": False,
+            "showline": False,
+            "ticks": "",
+            "title": {"text": ""},
+            "automargin": True,
+        }
+    layout["yaxis"] |= {"autorange": "reversed"}
+    layout["margin"] = {"l": 10, "r": 4, "t": 6, "b": 10}
+    if heat.scale == "cosine":
+        layout["xaxis"] |= {"tickangle": 90}
+        layout["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
+        layout["xaxis"] |= {"constrain": "domain"}
+        height = 470 if len(heat.rows) > 12 else 360
+    else:
+        layout["xaxis"] |= {"title": {"text": "epoch", "standoff": 6, "font": {"size": 11.5}}, "tickangle": 0}
+        height = 80 + 14 * max(len(heat.rows), 6)
+    return Panel(heat.title, "", {"data": [trace], "layout": layout}, height)
+
+
+def _value(heat: Heat, value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
+    return f"{100 * value:.1f} %" if heat.scale == "percent" else f"{value:.3g}"
+
+
+def plane_panel(view: PlaneView) -> Panel:
+    """Points in the colour of their class, and on them the class means with their marks."""
+    colours, names = class_colours(len(view.names)), [escape(name) for name in view.names]
+    places, there = view.places, np.flatnonzero(np.isfinite(view.means).all(1)).tolist()
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": np.round(view.points[:, 0].astype(float), 4).tolist(),
+            "y": np.round(view.points[:, 1].astype(float), 4).tolist(),
+            "text": [names[label] for label in view.labels.tolist()],
+            "marker": {"color": [colours[label] for label in view.labels.tolist()], "size": 3.5, "opacity": 0.45},
+            "hovertemplate": "%{text}<extra></extra>",
+            "meta": {"arm": view.arm},
+        },
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [x for c in there for x in (float(view.means[c, 0]), float(places[c, 0]), None)],
+            "y": [y for c in there for y in (float(view.means[c, 1]), float(places[c, 1]), None)],
+            "line": {"color": "#777", "width": 0.7},
+            "hoverinfo": "skip",
+            "meta": {"arm": view.arm},
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [float(view.means[c, 0]) for c in there],
+            "y": [float(view.means[c, 1]) for c in there],
+            "text": [names[c] for c in there],
+            "marker": {"color": [colours[c] for c in there], "size": 7, "line": {"color": "#111", "width": 1}},
+            "hovertemplate": "mean of %{text}<extra></extra>",
+            "meta": {"arm": view.arm},
+        },
+        {
+            "type": "scatter",
+            "mode": "text",
+            "x": [float(places[c, 0]) for c in there],
+            "y": [float(places[c, 1]) for c in there],
+            "text": [escape(view.marks[c]) for c in there],
+            "textfont": {"family": FONT, "size": 10.5, "color": "#111"},
+            "hoverinfo": "skip",
+            "cliponaxis": False,
+            "meta": {"arm": view.arm},
+        },
+    ]
+    layout = plain_layout()
+    for axis, share, start in zip(("xaxis", "yaxis"), view.shares, view.corner, strict=True):
+        title = f"{'first' if axis == 'xaxis' else 'second'} axis, {100 * share:.0f} % of the means' variance"
+        layout[axis] |= {
+            "range": [start, start + view.side],
+            "showgrid": False,
+            "title": {"text": title, "standoff": 6, "font": {"size": 11.5}},
+        }
+    layout["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
+    layout["xaxis"] |= {"constrain": "domain"}
+    return Panel(view.title, "", {"data": traces, "layout": layout}, 470)
+
+
+def plane_key(view: PlaneView) -> str:
+    """The numbers of the classes as HTML, in their colours; '' where the plane has their names."""
+    if view.marks == view.names:
+        return ""
+    colours = class_colours(len(view.names))
+    items = (
+        f'<span><i style="background: {colour}"></i>{mark} {escape(name)}</span>'
+        for colour, mark, name in zip(colours, view.marks, view.names, strict=True)
+    )
+    return f'<div class="key">{"".join(items)}</div>'
