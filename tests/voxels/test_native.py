@@ -23,9 +23,14 @@ def test_any_number_of_channels(inputs: int, outputs: int) -> None:
     x = random_voxels(channels=inputs)
     table = neighbour_table(x.sites, WINDOW)
     weight = torch.randn(outputs, inputs, 3, 3, 1, dtype=torch.float64)
-    assert native.takes(x.features, weight, 1)
+    assert native.takes(x.features, weight, outputs, 1)
     found = native.multiply(x.features, weight, table, 1, False)
-    assert relative(found, reference.convolve(x.features, weight.expand(-1, -1, 3, 3, 3), table, 1)) < 1e-12
+    weight.requires_grad_()
+    expected = reference.convolve(x.features, weight.expand(-1, -1, 3, 3, 3), table, 1)
+    assert relative(found, expected) < 1e-12
+    gradient = torch.randn_like(expected)
+    ours = native.weight_gradient(x.features, gradient, table, (3, 3, 1), 1, False)
+    assert relative(ours, torch.autograd.grad(expected, weight, gradient)[0]) < 1e-12
 
 
 @needs_compiler
@@ -43,11 +48,14 @@ def test_many_bags_in_a_column_and_few_rows_for_many_threads() -> None:
             before = torch.get_num_threads()
             torch.set_num_threads(threads)
             try:
-                results.append(native.multiply(features, weight, table, 1, False))
+                y = native.multiply(features, weight, table, 1, False)
+                kernel = native.weight_gradient(features, y, table, (3, 3, 1), 1, False)
+                results.append((y, kernel))
             finally:
                 torch.set_num_threads(before)
-        assert relative(results[0], expected) < 1e-12
-        assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+        assert relative(results[0][0], expected) < 1e-12
+        for other in results[1:]:
+            assert all(map(torch.equal, results[0], other))
 
 
 @needs_compiler
@@ -63,8 +71,8 @@ def test_features_that_are_not_contiguous() -> None:
 
 def test_what_is_left_to_torch() -> None:
     x = random_voxels(channels=6).features
-    assert not native.takes(x.half(), torch.randn(6, 6, 3, 3, 1).half(), 1)
-    assert not native.takes(x, torch.randn(6, 3, 3, 3, 1).double(), 2)
+    assert not native.takes(x.half(), torch.randn(6, 6, 3, 3, 1).half(), 6, 1)
+    assert not native.takes(x, torch.randn(6, 3, 3, 3, 1).double(), 6, 2)
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])

@@ -51,7 +51,7 @@ def multiply(
     Returns:
         [M, C_out], a row per target (per source if `backward`).
     """
-    if native.takes(features, weight, groups):
+    if native.takes(features, weight, weight.shape[0], groups):
         return native.multiply(features, weight, table, groups, backward)
     features = features.detach()  # what takes no gradient is spared the bookkeeping for one
     matrices = pack(weight, groups).unbind()
@@ -84,6 +84,8 @@ def weight_gradient(
     Returns:
         [C_out, C_in / groups, *shape].
     """
+    if native.takes(features, gradient, gradient.shape[1], groups):
+        return native.weight_gradient(features, gradient, table, shape, groups, backward)
     features, gradient = features.detach(), gradient.detach()
     inputs, outputs = features.shape[1] // groups, gradient.shape[1] // groups
     wide = torch.promote_types(features.dtype, torch.float32)

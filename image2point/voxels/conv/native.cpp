@@ -95,12 +95,13 @@ struct Table {
 // `panels`: [columns][ceil(outputs / width)][inputs][width]; reversed: the last column's matrix belongs to the first.
 template <typename T>
 void convolve(const Table& table, const T* features, const T* panels, T* output, int64_t inputs, int64_t outputs,
-              bool reversed, int threads) {
+              bool reversed, int64_t threads) {
   constexpr int width = Vector<T>::width;
   const int64_t count = (outputs + width - 1) / width, blocks = table.blocks();
+  if (blocks == 0) return;
   // With few rows, the panels are shared out as well; what is gathered is gathered again for each share.
   const int64_t shares = std::min(count, (8 * threads + blocks - 1) / blocks);
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(static_cast<int>(threads))
   {
     std::unique_ptr<T[]> space(new T[chunk * inputs]);
     const T* in[chunk];
@@ -138,8 +139,8 @@ void convolve(const Table& table, const T* features, const T* panels, T* output,
 // `scales`: [columns][channels].
 template <typename T>
 void convolve_depthwise(const Table& table, const T* features, const T* scales, T* output, int64_t channels,
-                        bool reversed, int threads) {
-#pragma omp parallel num_threads(threads)
+                        bool reversed, int64_t threads) {
+#pragma omp parallel num_threads(static_cast<int>(threads))
   {
     std::unique_ptr<T[]> space(new T[channels]);
 #pragma omp for schedule(dynamic)
@@ -160,23 +161,133 @@ void convolve_depthwise(const Table& table, const T* features, const T* scales, 
   }
 }
 
+// Adds Σ x[k][0:M] ⊗ gradient[k][0:valid] over `count` bags to M rows of a kernel, `outputs` apart.
+template <typename T, int M>
+inline void outer_tile(const T* const* x, const T* const* gradient, int count, int64_t input, int64_t output, T* kernel,
+                       int64_t outputs, int valid) {
+  using V = typename Vector<T>::type;
+  constexpr int half = Vector<T>::width / 2;
+  if (valid < 2 * half) {
+    for (int k = 0; k < count; ++k)
+      for (int i = 0; i < M; ++i)
+        for (int n = 0; n < valid; ++n) kernel[i * outputs + n] += x[k][input + i] * gradient[k][output + n];
+    return;
+  }
+  V sums[M][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) sums[i][0] = sums[i][1] = V{};
+  for (int k = 0; k < count; ++k) {
+    const T *in = x[k] + input, *out = gradient[k] + output;
+    const V left = *reinterpret_cast<const V*>(out), right = *reinterpret_cast<const V*>(out + half);
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+      sums[i][0] += in[i] * left;
+      sums[i][1] += in[i] * right;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+    *reinterpret_cast<V*>(kernel + i * outputs) += sums[i][0];
+    *reinterpret_cast<V*>(kernel + i * outputs + half) += sums[i][1];
+  }
+}
+
+template <typename T, int M = tile>
+inline void outer_up_to(int rows, const T* const* x, const T* const* gradient, int count, int64_t input, int64_t output,
+                        T* kernel, int64_t outputs, int valid) {
+  if (rows == M) {
+    outer_tile<T, M>(x, gradient, count, input, output, kernel, outputs, valid);
+  } else if constexpr (M > 1) {
+    outer_up_to<T, M - 1>(rows, x, gradient, count, input, output, kernel, outputs, valid);
+  }
+}
+
+// The gradient of a kernel, [columns][inputs][outputs], which comes filled with zeros.
+template <typename T>
+void weight_gradient(const Table& table, const T* features, const T* gradient, T* kernel, int64_t inputs,
+                     int64_t outputs, int64_t threads) {
+  constexpr int width = Vector<T>::width;
+  const int64_t count = (outputs + width - 1) / width;
+  // A task owns a column and a share of the panels, so that nothing is added up over threads.
+  const int64_t shares = std::min(count, (8 * threads + table.columns - 1) / table.columns);
+#pragma omp parallel num_threads(static_cast<int>(threads))
+  {
+    std::unique_ptr<T[]> space(new T[chunk * inputs]);
+    const T *in[chunk], *out[chunk];
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < table.columns * shares; ++task) {
+      const int64_t column = task / shares, share = task % shares;
+      T* matrix = kernel + column * inputs * outputs;
+      for (int64_t block = 0; block < table.blocks(); ++block) {
+        const int32_t* edge = table.edges + block * table.columns + column;
+        const T* base = gradient + block * table.height * outputs;
+        for (int64_t start = edge[0]; start < edge[1]; start += chunk) {
+          const int bags = static_cast<int>(std::min<int64_t>(chunk, edge[1] - start));
+          for (int i = 0; i < bags; ++i) {
+            const int32_t* offset = table.offsets + start + i;
+            in[i] = sum(features, inputs, table.members + offset[0], table.members + offset[1], &space[i * inputs]);
+            out[i] = base + table.rows[start + i] * outputs;
+          }
+          for (int64_t panel = share * count / shares; panel < (share + 1) * count / shares; ++panel) {
+            const int64_t output = panel * width;
+            const int valid = static_cast<int>(std::min<int64_t>(width, outputs - output));
+            for (int64_t input = 0; input < inputs; input += tile)
+              outer_up_to<T>(static_cast<int>(std::min<int64_t>(tile, inputs - input)), in, out, bags, input, output,
+                             matrix + input * outputs + output, outputs, valid);
+          }
+        }
+      }
+    }
+  }
+}
+
+// The same of a depthwise kernel, [columns][channels].
+template <typename T>
+void weight_gradient_depthwise(const Table& table, const T* features, const T* gradient, T* kernel, int64_t channels,
+                               int64_t threads) {
+#pragma omp parallel num_threads(static_cast<int>(threads))
+  {
+    std::unique_ptr<T[]> space(new T[channels]);
+#pragma omp for schedule(dynamic)
+    for (int64_t column = 0; column < table.columns; ++column) {
+      T* row = kernel + column * channels;
+      for (int64_t block = 0; block < table.blocks(); ++block) {
+        const int32_t* edge = table.edges + block * table.columns + column;
+        for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
+          const int32_t* offset = table.offsets + bag;
+          const T* in = sum(features, channels, table.members + offset[0], table.members + offset[1], space.get());
+          const T* out = gradient + (block * table.height + table.rows[bag]) * channels;
+          for (int64_t c = 0; c < channels; ++c) row[c] += in[c] * out[c];
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
-#define ENTRIES(T, NAME)                                                                                             \
-  extern "C" int width_##NAME() { return Vector<T>::width; }                                                         \
-  extern "C" void convolve_##NAME(const int32_t* members, const int32_t* offsets, const int32_t* rows,               \
-                                  const int32_t* edges, int64_t size, int64_t height, int64_t columns,               \
-                                  const T* features, const T* panels, T* output, int64_t inputs, int64_t outputs,    \
-                                  int reversed, int threads) {                                                       \
-    convolve<T>({members, offsets, rows, edges, size, height, columns}, features, panels, output, inputs, outputs,   \
-                reversed != 0, threads);                                                                             \
-  }                                                                                                                  \
-  extern "C" void depthwise_##NAME(const int32_t* members, const int32_t* offsets, const int32_t* rows,              \
-                                   const int32_t* edges, int64_t size, int64_t height, int64_t columns,              \
-                                   const T* features, const T* scales, T* output, int64_t channels, int reversed,    \
-                                   int threads) {                                                                    \
-    convolve_depthwise<T>({members, offsets, rows, edges, size, height, columns}, features, scales, output, channels, \
-                          reversed != 0, threads);                                                                   \
+#define TABLE                                                                                                     \
+  const int32_t *members, const int32_t *offsets, const int32_t *rows, const int32_t *edges, int64_t size,        \
+      int64_t height, int64_t columns
+#define GIVEN \
+  { members, offsets, rows, edges, size, height, columns }
+#define ENTRIES(T, NAME)                                                                                          \
+  extern "C" int width_##NAME(int64_t) { return Vector<T>::width; }                                                    \
+  extern "C" void convolve_##NAME(TABLE, const T* features, const T* panels, T* output, int64_t inputs,           \
+                                  int64_t outputs, int64_t reversed, int64_t threads) {                                   \
+    convolve<T>(GIVEN, features, panels, output, inputs, outputs, reversed != 0, threads);                        \
+  }                                                                                                               \
+  extern "C" void depthwise_##NAME(TABLE, const T* features, const T* scales, T* output, int64_t channels,        \
+                                   int64_t reversed, int64_t threads) {                                                   \
+    convolve_depthwise<T>(GIVEN, features, scales, output, channels, reversed != 0, threads);                     \
+  }                                                                                                               \
+  extern "C" void gradient_##NAME(TABLE, const T* features, const T* gradient, T* kernel, int64_t inputs,         \
+                                  int64_t outputs, int64_t threads) {                                             \
+    weight_gradient<T>(GIVEN, features, gradient, kernel, inputs, outputs, threads);                              \
+  }                                                                                                               \
+  extern "C" void depthwise_gradient_##NAME(TABLE, const T* features, const T* gradient, T* kernel,               \
+                                            int64_t channels, int64_t threads) {                                  \
+    weight_gradient_depthwise<T>(GIVEN, features, gradient, kernel, channels, threads);                           \
   }
 
 ENTRIES(float, float32)

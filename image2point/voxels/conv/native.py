@@ -38,45 +38,54 @@ HEIGHT = 256
 """Rows of a block: enough that a column's bags repay the loading of its matrix, few enough to share among threads."""
 
 
-def takes(features: Tensor, weight: Tensor, groups: int) -> bool:
-    """Whether this convolution runs here: on a CPU, in float32 or float64, one group or one per channel."""
-    depthwise = weight.shape[0] == features.shape[1] == groups
+def takes(features: Tensor, other: Tensor, outputs: int, groups: int) -> bool:
+    """Whether a convolution of features [N, C_in] to `outputs` channels runs here: on a CPU, in float32 or float64, one
+    group or one per channel. `other` is the kernel, or the gradient of the result."""
     return (
         features.device.type == "cpu"
-        and features.dtype == weight.dtype
+        and features.dtype == other.dtype
         and features.dtype in NAMES
-        and (groups == 1 or depthwise)
+        and (groups == 1 or outputs == features.shape[1] == groups)
         and library() is not None
     )
 
 
 def multiply(features: Tensor, weight: Tensor, table: NeighbourTable, groups: int, backward: bool) -> Tensor:
     """As `cpu.multiply`, for what `takes` takes: [N, C_in] → [M, C_out]."""
-    compiled = library()
-    assert compiled is not None
     reversed_ = backward and table.submanifold  # the same table, with the opposite taps
     shape = (weight.shape[2], weight.shape[3], weight.shape[4])
     found = bags(table, shape, backward and not reversed_)
-    features, output = features.detach().contiguous(), features.new_empty(found.size, weight.shape[0])
-    if output.numel() == 0:
-        return output
-    name = NAMES[features.dtype]
-    last = int(reversed_), torch.get_num_threads()
+    features, name = features.detach().contiguous(), NAMES[features.dtype]
+    output = features.new_empty(found.size, weight.shape[0])
     if groups == 1:
-        kernel = packed_once(weight, "panels", lambda: panels(weight, getattr(compiled, f"width_{name}")()))
+        width = _call(f"width_{name}")
+        kernel = packed_once(weight, ("panels", width), lambda: panels(weight, width))
         sizes = features.shape[1], weight.shape[0]
-        _call(compiled, f"convolve_{name}", *found.arguments(), features, kernel, output, *sizes, *last)
+        _call(f"convolve_{name}", *found.arguments(), features, kernel, output, *sizes, int(reversed_))
     else:
         kernel = packed_once(weight, "scales", lambda: scales(weight))
-        _call(compiled, f"depthwise_{name}", *found.arguments(), features, kernel, output, features.shape[1], *last)
+        _call(f"depthwise_{name}", *found.arguments(), features, kernel, output, features.shape[1], int(reversed_))
     return output
 
 
-def _call(compiled: ctypes.CDLL, name: str, *arguments: Tensor | int) -> None:
-    getattr(compiled, name)(
-        *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments[:-2]),
-        *(ctypes.c_int(a) for a in arguments[-2:] if isinstance(a, int)),
-    )
+def weight_gradient(
+    features: Tensor, gradient: Tensor, table: NeighbourTable, shape: tuple[int, int, int], groups: int, backward: bool
+) -> Tensor:
+    """As `cpu.weight_gradient`, for what `takes` takes: [N, C_in] and [M, C_out] → [C_out, C_in / groups, *shape]."""
+    found = bags(table, shape, backward)
+    features, gradient = features.detach().contiguous(), gradient.detach().contiguous()
+    inputs, outputs, name = features.shape[1], gradient.shape[1], NAMES[features.dtype]
+    kernel = features.new_zeros(found.columns, inputs // groups, outputs)
+    if groups == 1:
+        _call(f"gradient_{name}", *found.arguments(), features, gradient, kernel, inputs, outputs)
+    else:
+        _call(f"depthwise_gradient_{name}", *found.arguments(), features, gradient, kernel, outputs)
+    return kernel.permute(2, 1, 0).unflatten(2, shape).contiguous()
+
+
+def _call(name: str, *arguments: Tensor | int) -> int:
+    given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments]
+    return int(getattr(library(), name)(*given, ctypes.c_int64(torch.get_num_threads())))
 
 
 def panels(weight: Tensor, width: int) -> Tensor:
