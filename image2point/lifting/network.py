@@ -35,11 +35,13 @@ class LiftedNetwork(nn.Module):
         self.graph, self.lifting, self.roles = graph, lifting, roles
         self._classifier = classifier
         self._held: frozenset[str] = frozenset()
-        self._program: Program = compiled(graph)
+        self._program: Program
+        self._scoring: Program
+        self.renew_program()
 
     def forward(self, x: Voxels) -> Tensor:
         """Class scores [B, classes] of a batch of clouds."""
-        return self._run(x)["logits"]
+        return self.execute(self._scoring, x)["logits"]
 
     def forward_features(self, x: Voxels) -> dict[str, Voxels]:
         """Feature maps of every stage, finest first, by stage name."""
@@ -53,7 +55,7 @@ class LiftedNetwork(nn.Module):
         Raises:
             InputError: where the network gives no vector per cloud.
         """
-        result = self._run(x)
+        result = self.execute(self._scoring, x)
         if "features" not in result:
             raise InputError(f"{self.lifting.network} has no global pooling, so it gives no feature vector per cloud")
         return result["features"], result["logits"]
@@ -98,11 +100,13 @@ class LiftedNetwork(nn.Module):
         self.train(self.training)
 
     def _run(self, x: Voxels) -> dict[str, Any]:
+        """Everything: stages, features and scores, of one pass."""
         return self.execute(self._program, x)
 
     def renew_program(self) -> None:
-        """Make the program again, after a change of `graph`."""
+        """Make the programs again, after a change of `graph`."""
         self._program = compiled(self.graph)
+        self._scoring = compiled(without_stages(self.graph))
 
     def execute(self, program: Program, x: Voxels) -> dict[str, Any]:
         """Run a program over this network's modules: its own, or one made of its graph (`lifting.observe`)."""
@@ -132,11 +136,11 @@ class LiftedNetwork(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_program"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_program", "_scoring")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._program = compiled(self.graph)  # compiled code cannot be copied
+        self.renew_program()  # compiled code cannot be copied
 
 
 class _Children:
@@ -152,3 +156,15 @@ def compiled(graph: fx.Graph) -> Program:
     namespace = dict(code.globals)
     exec(code.src, namespace)
     return namespace["forward"]
+
+
+def without_stages(graph: fx.Graph) -> fx.Graph:
+    """The same nodes, but the stages are not returned: so each is freed as soon as no layer needs it any more."""
+    copy, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    copy.graph_copy(graph, copies)
+    (output,) = graph.find_nodes(op="output")
+    (result,) = output.args
+    assert isinstance(result, dict)
+    scores = {name: copies[node] for name, node in result.items() if name != "stages"}
+    copy.output(scores)
+    return copy

@@ -12,6 +12,7 @@ from image2point.voxels.conv.structure import Structure, read_structure, whole
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.pool import coarse_mask
+from image2point.voxels.relu import ceiling, relu
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 AXES = ("x", "y", "z")
@@ -160,7 +161,10 @@ class TiedConv(VoxelConv):
 
 
 class Pointwise(nn.Module):
-    """An elementwise module (an activation) applied to the features of voxels; empty cells stay zero."""
+    """An elementwise module (an activation) applied to the features of voxels; empty cells stay zero.
+
+    Of a ReLU on sparse voxels one bit per element is kept for the gradient (`voxels.relu`).
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -168,5 +172,12 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Voxels) -> Voxels:
         if isinstance(x, VoxelTensor):
-            return x.replace(self.module(x.features))
+            return x.replace(self._on_rows(x.features))
         return x.replace(self.module(x.grid)) if isinstance(x, DenseVoxels) else self.module(x)
+
+    def _on_rows(self, rows: Tensor) -> Tensor:
+        """[N, C] → [N, C]"""
+        top = ceiling(self.module)
+        if top is None or not (torch.is_grad_enabled() and rows.requires_grad) or torch.compiler.is_compiling():
+            return self.module(rows)
+        return relu(rows, self.module, top)
