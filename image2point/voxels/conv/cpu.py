@@ -1,5 +1,6 @@
-"""The `cpu` engine: gather and sum, multiply, sum, in blocks that stay in the cache. Plain torch, so it runs anywhere;
-what native.py can do is done there, about twice as fast.
+"""The `cpu` engine: gather and sum, multiply, sum, in blocks that stay in the cache. Plain torch, so it runs anywhere.
+
+What native.py takes is done there, in one pass.
 
 A kernel that is constant along an axis multiplies every neighbour along that axis by the same weight, so the
 neighbours are summed first and multiplied once: y(p) = Σ_ij W2[i, j] · (Σ_k x(p + (i, j, k))). A 3×3×3 kernel inflated

@@ -167,7 +167,7 @@ def library() -> ctypes.CDLL | None:
         # Torch has loaded its OpenMP library under the name that this one asks for: both share one pool of threads.
         return ctypes.CDLL(str(_compiled(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("sparse convolutions on CPU run in plain torch, about half as fast as compiled: %s", error)
+        logger.info("sparse convolutions on CPU run in plain torch, which is slower than compiled: %s", error)
         return None
 
 
