@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Seconds of training after which runs first reached an accuracy, fastest first, and their mean.
+"""Seconds of training after which runs first reached an accuracy, fastest first, and their mean; those that did not
+reach it follow, the best first.
 
     scripts/seconds_to_accuracy.py test_accuracy 0.9 runs/NAME...
 
@@ -13,15 +14,20 @@ import csv
 from pathlib import Path
 
 
-def first_reached(run: Path, column: str, accuracy: float) -> tuple[float, str]:
-    """Seconds (infinite where it was never reached), and a line that says so."""
-    with open(run / "metrics.csv", encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row[column]]
+def first_reached(run: Path, column: str, accuracy: float) -> tuple[float, float, str]:
+    """Seconds (infinite where it was never reached), minus the best accuracy, and a line that says so."""
+    try:
+        with open(run / "metrics.csv", encoding="utf-8", newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row[column]]
+    except FileNotFoundError:
+        return float("inf"), 0.0, f"{run.name}\tno metrics.csv"
+    best = max((float(row[column]) for row in rows), default=0.0)
     for row in rows:
         if float(row[column]) >= accuracy:
-            return float(row["seconds"]), f"{run.name}\t{row['seconds']} s\tepoch {row['epoch']}\t{row[column]}"
-    best = max((float(row[column]) for row in rows), default=0.0)
-    return float("inf"), f"{run.name}\tnot reached\tbest {best:.4f}"
+            line = f"{run.name}\t{row['seconds']} s\tepoch {row['epoch']}\t{row[column]}\tbest {best:.4f}"
+            return float(row["seconds"]), -best, line
+    seconds = rows[-1]["seconds"] if rows else "0"
+    return float("inf"), -best, f"{run.name}\tnot reached in {seconds} s\tbest {best:.4f}"
 
 
 def main() -> None:
@@ -31,9 +37,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     given = parser.parse_args()
     found = sorted(first_reached(run, given.column, given.accuracy) for run in given.runs)
-    for _, line in found:
+    for *_, line in found:
         print(line)
-    print(f"mean of {len(found)}: {sum(seconds for seconds, _ in found) / len(found):.1f} s")
+    print(f"mean of {len(found)}: {sum(seconds for seconds, *_ in found) / len(found):.1f} s")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from image2point.datasets import modelnet
 from image2point.voxels import Sites, VoxelTensor, voxelize
@@ -20,18 +21,26 @@ def modelnet_voxels(root: Path, clouds: int, voxel_size: float) -> VoxelTensor:
 
 
 def surface(voxels: int, seed: int = 0) -> Sites:
-    """About `voxels` sites of one large wavy sheet with a few spheres: as crowded as scanned surfaces are."""
+    """About `voxels` sites of spheres of many sizes: a surface that faces every way, as those of shapes do."""
     generator = torch.Generator().manual_seed(seed)
-    edge = max(int((voxels / 1.6) ** 0.5), 4)
-    x, y = torch.meshgrid(torch.arange(edge), torch.arange(edge), indexing="ij")
-    wave = torch.sin(x * (12 / edge)) + torch.cos(y * (9 / edge))
-    z = (wave * (edge / 20)).long()
-    sheet = torch.stack([torch.zeros_like(x), x, y, z], -1).view(-1, 4)
-    direction = torch.nn.functional.normalize(torch.randn(max(voxels - len(sheet), 1), 3, generator=generator), dim=1)
-    radius = max((len(direction) / 12.6) ** 0.5, 1.0)
-    ball = (direction * radius + edge / 2).floor().long()
-    ball = torch.cat([torch.zeros(len(ball), 1, dtype=torch.long), ball], 1)
-    return unique_sites(torch.cat([sheet, ball]).to(torch.int32), 1)[0]
+    spheres, offset, found = [], 0, 0
+    while found < voxels:
+        radius = min(12.0 + 20.0 * len(spheres), ((voxels - found) / 16) ** 0.5 + 1)
+        shell = _shell(radius, torch.rand(3, generator=generator))
+        spheres.append(shell + torch.tensor([0, offset, 0, 0]))
+        offset, found = offset + int(2 * radius) + 4, found + len(shell)
+    return unique_sites(torch.cat(spheres).to(torch.int32), 1)[0]
+
+
+def _shell(radius: float, centre: Tensor) -> Tensor:
+    """Cells that a sphere passes through, found by drawing points on it: int64 [n, 4], batch 0."""
+    steps = int(4 * radius) + 4
+    turn, height = torch.meshgrid(torch.arange(2.0 * steps), torch.arange(steps) + 0.5, indexing="ij")
+    z = 1 - 2 * height / steps
+    angle, ring = turn * (torch.pi / steps), (1 - z.square()).sqrt()
+    points = torch.stack([ring * angle.cos(), ring * angle.sin(), z], -1).view(-1, 3)
+    cells = torch.unique((points * radius + radius + centre).floor().long(), dim=0)
+    return torch.nn.functional.pad(cells, (1, 0))
 
 
 def scales(sites: Sites, count: int) -> list[Sites]:

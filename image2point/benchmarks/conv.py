@@ -10,7 +10,7 @@ from torch import Tensor
 
 from image2point.benchmarks import plain  # the engine of that name
 from image2point.benchmarks.peers import Convolution, Missing, prepared
-from image2point.benchmarks.timing import compare
+from image2point.benchmarks.timing import compare, seconds_on_device
 from image2point.voxels import Sites, VoxelError, VoxelTensor, Window, neighbour_table
 from image2point.voxels.conv import engines, reference
 from image2point.voxels.conv.autograd import convolve
@@ -27,7 +27,8 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """One row per contender: seconds forward and with the data gradient, and ours as a share of the GEMM ceiling.
 
-    The table is built before, as are the peers' own maps; `bench plan` tells what that costs.
+    Of a GPU, its own time (`timing.seconds_on_device`). The table is built before, as are the peers' own maps;
+    `bench plan` tells what that costs.
     """
     device = sites.device
     generator = torch.Generator().manual_seed(0)
@@ -56,9 +57,10 @@ def measure(
         except (Missing, VoxelError) as reason:
             yield {**_case(sites, channels, dtype), "engine": name, "remark": str(reason)}
     error = float((contenders["image2point"](x) - expected).abs().max() / expected.abs().max())
-    forward = compare({name: _forward(function, x) for name, function in contenders.items()}, device, repeats)
-    differentiable = {name: function for name, function in contenders.items() if remarks[name] is None}
-    both = compare({name: _both(function, x, expected) for name, function in differentiable.items()}, device, repeats)
+    calls = {name: _forward(function, x) for name, function in contenders.items()}
+    forward = compare(calls, device, repeats, seconds_on_device)
+    calls = {name: _both(contenders[name], x, expected) for name in contenders if remarks[name] is None}
+    both = compare(calls, device, repeats, seconds_on_device)
     for name in contenders:
         work = 2 * channels**2 * (products if name == "image2point" else pairs)
         yield {

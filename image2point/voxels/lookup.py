@@ -35,20 +35,29 @@ def look_up(sites: Sites, targets: Sites, window: Window) -> Tensor:
 
 
 def _direct(sites: Sites, targets: Sites, window: Window, origin: list[int], extent: list[int]) -> Tensor:
-    def cell(batch: Tensor, position: Tensor) -> Tensor:
-        x, y, z = (position[:, axis] - origin[axis] for axis in range(3))
-        return ((batch * extent[0] + x) * extent[1] + y) * extent[2] + z
+    # How far apart in the table cells are that differ by one along batch, x, y and z, and what is at its first cell.
+    steps = (extent[0] * extent[1] * extent[2], extent[1] * extent[2], extent[2], 1)
+    start, step = torch.tensor([[0, *origin], steps], dtype=torch.int32).to(sites.device).unbind()
 
-    size = sites.batch_size * extent[0] * extent[1] * extent[2]
-    rows = torch.full((size,), -1, dtype=torch.int32, device=sites.device)
-    rows[cell(sites.batch, sites.coordinates[:, 1:])] = torch.arange(len(sites), dtype=torch.int32, device=sites.device)
-    first = cell(targets.coordinates[:, 0], targets.coordinates[:, 1:] * window.stride - _tensor(window.padding, sites))
-    steps = [torch.arange(k, device=sites.device) * window.dilation for k in window.kernel]
-    offsets = ((steps[0][:, None, None] * extent[1] + steps[1][:, None]) * extent[2] + steps[2]).flatten()
+    def cell(coordinates: Tensor) -> Tensor:
+        return ((coordinates - start) * step).sum(1, dtype=torch.int32)
+
+    rows = torch.full((sites.batch_size * steps[0],), -1, dtype=torch.int32, device=sites.device)
+    rows[cell(sites.coordinates)] = torch.arange(len(sites), dtype=torch.int32, device=sites.device)
+    taps = torch.cartesian_prod(*[torch.arange(k, dtype=torch.int32) * window.dilation for k in window.kernel])
+    offsets = ((taps - torch.tensor(window.padding)) * torch.tensor(steps[1:])).sum(1, dtype=torch.int32)
+    first = cell(targets.coordinates if window.stride == 1 else targets.coordinates * _times(window.stride, sites))
+    if sites.device.type != "cpu":  # all taps at once: another device waits for what is started, not for its memory
+        return rows[first + offsets.to(sites.device).unsqueeze(1)]
     reads = torch.empty(window.taps, len(targets), dtype=torch.int32, device=sites.device)
-    for tap, offset in enumerate(offsets.to(torch.int32).unbind()):
+    for tap, offset in enumerate(offsets.unbind()):
         torch.index_select(rows, 0, first + offset, out=reads[tap])
     return reads
+
+
+def _times(stride: int, sites: Sites) -> Tensor:
+    """What turns coordinates (batch, x, y, z) of a coarse scale into those of the fine one."""
+    return torch.tensor([1, stride, stride, stride], dtype=torch.int32).to(sites.device)
 
 
 def _search(sites: Sites, targets: Sites, window: Window, origin: list[int], extent: list[int]) -> Tensor:
@@ -86,7 +95,3 @@ def _find(ordered: Tensor, wanted: Tensor) -> Tensor:
     """Place of each wanted value in an increasing tensor, −1 where it is not: int64, as long as `wanted`."""
     place = torch.searchsorted(ordered, wanted).clamp_(max=len(ordered) - 1)
     return torch.where(ordered[place] == wanted, place, -1)
-
-
-def _tensor(values: tuple[int, ...], sites: Sites) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32, device=sites.device)

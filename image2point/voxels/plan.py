@@ -74,10 +74,11 @@ class NeighbourTable:
     def _read_by(self) -> Tensor:
         if self.submanifold:
             return self.reads.flip(0)
-        tap, target = (self.reads >= 0).nonzero(as_tuple=True)
-        reverse = torch.full((len(self.reads), self.sources), -1, dtype=torch.int32, device=self.reads.device)
-        reverse[tap, self.reads[tap, target].long()] = target.to(torch.int32)
-        return reverse
+        # What reads nothing is written to a row past the last, so that no device has to be asked how much there is.
+        reverse = torch.full((len(self.reads), self.sources + 1), -1, dtype=torch.int32, device=self.reads.device)
+        target = torch.arange(self.targets, dtype=torch.int32, device=self.reads.device)
+        source = torch.where(self.reads >= 0, self.reads, self.sources).long()
+        return reverse.scatter_(1, source, target.expand_as(source))[:, : self.sources]
 
     @property
     def pairs(self) -> Pairs:

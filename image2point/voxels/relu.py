@@ -1,8 +1,9 @@
-"""ReLU and ReLU6 on rows, of which one bit per element is kept for the gradient.
+"""ReLU and ReLU6 on rows, of which one bit per element is kept for the gradient; on a GPU, one byte.
 
 Torch keeps the whole output, since the layer after it usually keeps that too, for the gradient of its weight. Where
 kernels are frozen nobody else does, and the outputs of the activations are nearly half of what a network holds. Where
-a kernel is trained, the bits come on top of the output that it keeps: 1/32 more.
+a kernel is trained, the bits come on top of the output that it keeps: 1/32 more. Packing takes several passes, which a
+CPU's cache makes cheap. A GPU would wait for each to be started.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_BLOCK = {"cpu": 1 << 18}
-_GPU_BLOCK = 1 << 26
-"""Elements that are packed or unpacked at once, a multiple of 8: what the cache holds, or enough to fill a GPU."""
+_BLOCK = 1 << 18
+"""Elements that are packed or unpacked at once, a multiple of 8: what the cache holds."""
 _GATHER = 0x0102040810204080
 """Times a word of eight bytes 0 or 1: byte i becomes bit i of the highest byte. No two terms meet, and none carries."""
 _REPEAT = 0x0101010101010101
@@ -42,7 +42,7 @@ class _Relu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, activation: Callable[[Tensor], Tensor], top: float) -> Tensor:
         output = activation(rows)
-        ctx.save_for_backward(rising(output, top))
+        ctx.save_for_backward(rising(output, top) if rows.device.type == "cpu" else outside(output, top))
         return output
 
     @staticmethod
@@ -51,16 +51,22 @@ class _Relu(torch.autograd.Function):
 
 
 class _Where(torch.autograd.Function):
-    """The gradient where its bit is set, 0 elsewhere; linear, and its own transpose."""
+    """The gradient where it passes, 0 elsewhere; linear, and its own transpose."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, bits: Tensor) -> Tensor:
-        ctx.save_for_backward(bits)
-        return where(gradient, bits)
+    def forward(ctx: Any, gradient: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(kept)
+        return gradient.masked_fill(kept, 0) if kept.dtype == torch.bool else where(gradient, kept)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return _Where.apply(gradients[0], *ctx.saved_tensors), None
+
+
+def outside(output: Tensor, top: float) -> Tensor:
+    """Where a ReLU's output [N, C] lies on one of its bounds, a byte per element: bool [N, C]."""
+    found = output == 0
+    return found.logical_or_(output == top) if top < inf else found
 
 
 def rising(output: Tensor, top: float) -> Tensor:
@@ -91,7 +97,6 @@ def where(gradient: Tensor, bits: Tensor) -> Tensor:
 
 def _blocks(flat: Tensor) -> Iterator[tuple[slice, slice]]:
     """Slices of the elements, and of their bytes of bits."""
-    size = _BLOCK.get(flat.device.type, _GPU_BLOCK)
-    for start in range(0, len(flat), size):
-        stop = min(start + size, len(flat))
+    for start in range(0, len(flat), _BLOCK):
+        stop = min(start + _BLOCK, len(flat))
         yield slice(start, stop), slice(start // 8, -(-stop // 8))

@@ -32,7 +32,7 @@ def kept_bytes(layer: nn.Module, x: VoxelTensor) -> int:
 def test_values_and_gradients_are_torchs(
     activation: nn.Module, dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module._BLOCK, "cpu", block)
+    monkeypatch.setattr(module, "_BLOCK", block)
     features = (5 * torch.randn(37, 5, generator=torch.Generator().manual_seed(0))).to(dtype)
     features[0] = torch.tensor([0.0, -0.0, 6.0, torch.nan, torch.inf])
     rows = features.requires_grad_()

@@ -52,7 +52,7 @@ def build(kernel: Any, pointers: dict[str, str | None], constants: dict[str, Any
 
 
 def main() -> None:
-    from image2point.voxels.conv import triton_depthwise, triton_epilogue, triton_forward, triton_weight
+    from image2point.voxels.conv import triton_depthwise, triton_epilogue, triton_forward, triton_table, triton_weight
 
     def tail(kind: str) -> dict[str, str | None]:
         return {"scale_ptr": "*fp32", "shift_ptr": "*fp32", "residual_ptr": kind, "argument_ptr": kind}
@@ -91,6 +91,9 @@ def main() -> None:
     build(triton_depthwise._weight_gradient, pointers, channels)
     pointers = {"partial_ptr": "*fp32", "y_ptr": "*bf16", **tail("*bf16")}
     build(triton_epilogue._sum_parts, pointers, {"PARTS": 4, "ACTIVATION": "relu", "ROWS": 32, "CHANNELS": 128})
+    table = dict.fromkeys((*table, "columns_ptr", "reads_ptr", "taps_ptr", "bits_ptr", "order_ptr"), "*i32")
+    build(triton_table._rank, {**table, "key_ptr": "*i16"}, {"ROWS": 256})
+    build(triton_table._cut, {**table, "order_ptr": "*i64"}, {"ROWS": 64})
     pointers = dict.fromkeys(("gradient_ptr", "z_ptr", "sum_ptr", "product_ptr"), "*bf16") | {"scale_ptr": "*fp32"}
     build(triton_epilogue._reverse, pointers, {"ACTIVATION": "silu", "BLOCK": 1024})
 

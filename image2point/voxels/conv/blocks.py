@@ -120,10 +120,19 @@ def _build(table: NeighbourTable, shape: tuple[int, ...], backward: bool, height
 
 def by_column(table: NeighbourTable, shape: tuple[int, ...], backward: bool) -> Tensor:
     """What each row reads through each column and each of its taps, int32 [G, K, rows], −1 where there is nothing."""
-    entries = table.entries(backward).unflatten(0, table.kernel)
-    tied = [axis for axis in range(3) if shape[axis] != table.kernel[axis]]
+    return _group_taps(table.entries(backward), table.kernel, shape)
+
+
+def column_taps(kernel: tuple[int, int, int], shape: tuple[int, ...]) -> Tensor:
+    """The taps of each column, int64 [G, K]."""
+    return _group_taps(torch.arange(prod(kernel)).unsqueeze(1), kernel, shape).squeeze(2)
+
+
+def _group_taps(entries: Tensor, kernel: tuple[int, int, int], shape: tuple[int, ...]) -> Tensor:
+    """[taps, n] → [G, K, n]"""
+    tied = [axis for axis in range(3) if shape[axis] != kernel[axis]]
     free = [axis for axis in range(3) if axis not in tied]
-    return entries.permute(*free, *tied, 3).reshape(prod(shape), prod(table.kernel) // prod(shape), entries.shape[3])
+    return entries.unflatten(0, kernel).permute(*free, *tied, 3).reshape(prod(shape), prod(kernel) // prod(shape), -1)
 
 
 def starts_of(lengths: Tensor) -> Tensor:

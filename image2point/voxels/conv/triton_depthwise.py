@@ -11,7 +11,7 @@ from torch import Tensor
 from image2point.voxels.conv.triton_epilogue import Epilogue, finish
 from image2point.voxels.conv.triton_forward import PLAIN, gather
 from image2point.voxels.conv.triton_table import ColumnRows, SortedTable
-from image2point.voxels.conv.triton_tune import Config, choose, processors
+from image2point.voxels.conv.triton_tune import Config, ceil_div, choose, power_of_two, processors
 
 
 @triton.jit
@@ -69,14 +69,14 @@ def multiply(
         [M, C_out].
     """
     columns, outputs = weight.shape
-    rows, _, depth = table.columns.shape
+    rows, depth = table.size, table.depth
     y = features.new_empty(rows, outputs)
     if y.numel() == 0:
         return y
 
     def run(config: Config) -> None:
         tiles = table.tiles(config.rows)
-        _multiply[(len(tiles.rows) * triton.cdiv(outputs, config.outputs),)](
+        _multiply[(len(tiles.rows) * ceil_div(outputs, config.outputs),)](
             features,
             weight,
             tiles.rows,
@@ -160,7 +160,7 @@ def weight_gradient(features: Tensor, gradient: Tensor, rows: ColumnRows, config
 
     def run(config: Config) -> Tensor:
         partial = features.new_empty(config.parts, columns, outputs, dtype=torch.float32)
-        _weight_gradient[(columns, triton.cdiv(outputs, config.outputs), config.parts)](
+        _weight_gradient[(columns, ceil_div(outputs, config.outputs), config.parts)](
             features,
             gradient,
             rows.rows,
@@ -183,8 +183,8 @@ def weight_gradient(features: Tensor, gradient: Tensor, rows: ColumnRows, config
     if config is None:
         key = ("depthwise weight", features.dtype, pairs.bit_length(), outputs, columns, depth)
         most = max(1, pairs // (columns * 256))
-        blocks = columns * triton.cdiv(outputs, 64)
-        parts = max(1, min(triton.cdiv(4 * processors(features.device), blocks), most, 64))
+        blocks = columns * ceil_div(outputs, 64)
+        parts = max(1, min(ceil_div(4 * processors(features.device), blocks), most, 64))
         config = choose(features.device, key, lambda: _candidates(_TILES, outputs, parts), run)
     return run(config)
 
@@ -193,5 +193,5 @@ _TILES = ((32, 64), (64, 32), (16, 128), (64, 64))  # rows and channels, the bes
 
 
 def _candidates(tiles: tuple[tuple[int, int], ...], outputs: int, parts: int = 1) -> list[Config]:
-    widest = max(16, triton.next_power_of_2(outputs))
+    widest = max(16, power_of_two(outputs))
     return list(dict.fromkeys(Config(rows, min(width, widest), 1, 4, 2, parts) for rows, width in tiles))

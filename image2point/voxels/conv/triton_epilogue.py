@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from image2point.voxels.conv.triton_tune import ceil_div, power_of_two
+
 # Those whose derivative can be read off their output, and those that need their argument.
 FROM_OUTPUT = ("identity", "relu", "relu6")
 FROM_ARGUMENT = ("silu", "hardswish")
@@ -112,8 +114,8 @@ def _sum_parts(
 def sum_parts(partial: Tensor, y: Tensor, epilogue: Epilogue) -> None:
     """Add partial results float32 [parts, M, C] in their order, take the steps, and store in y [M, C]."""
     parts, rows, channels = partial.shape
-    block_rows, block_channels = 32, min(128, triton.next_power_of_2(channels))
-    _sum_parts[(triton.cdiv(rows, block_rows), triton.cdiv(channels, block_channels))](
+    block_rows, block_channels = 32, min(128, power_of_two(channels))
+    _sum_parts[(ceil_div(rows, block_rows), ceil_div(channels, block_channels))](
         partial,
         y,
         epilogue.scale,
@@ -159,7 +161,7 @@ def reverse(
     residual = torch.empty_like(gradient) if with_residual else None
     size, block = gradient.numel(), 1024
     if size:
-        _reverse[(triton.cdiv(size, block),)](
+        _reverse[(ceil_div(size, block),)](
             gradient, z, scale, residual, product, size, gradient.shape[1], ACTIVATION=activation, BLOCK=block
         )
     return product, residual

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from image2point.voxels.conv.triton_epilogue import Epilogue, finish, sum_parts
 from image2point.voxels.conv.triton_table import SortedTable
-from image2point.voxels.conv.triton_tune import Config, choose, processors
+from image2point.voxels.conv.triton_tune import Config, ceil_div, choose, power_of_two, processors
 
 PLAIN = Epilogue()
 _UNROLLED = tl.constexpr(9)  # rows per column up to which their sum is written out
@@ -144,7 +144,7 @@ def multiply(
         [M, groups · C_out].
     """
     columns, groups, inputs, outputs = weight.shape
-    rows, _, depth = table.columns.shape
+    rows, depth = table.size, table.depth
     y = features.new_empty(rows, groups * outputs)
     if y.numel() == 0:
         return y
@@ -153,7 +153,7 @@ def multiply(
     def run(config: Config) -> None:
         tiles = table.tiles(config.rows)
         partial = features.new_empty(config.parts, *y.shape, dtype=torch.float32) if config.parts > 1 else y
-        _multiply[(len(tiles.rows) * triton.cdiv(outputs, config.outputs), groups, config.parts)](
+        _multiply[(len(tiles.rows) * ceil_div(outputs, config.outputs), groups, config.parts)](
             features,
             weight,
             tiles.rows,
@@ -202,17 +202,19 @@ def dot_precision(dtype: torch.dtype) -> str:
 
 
 # Rows, outputs, inputs, warps and stages of 16-bit tiles, the best guess first; those of float32 have half the inputs.
-# A step depends on two loads in a row, the index and what it names, so three stages keep one step in flight and five
-# keep two. All fit the shared memory and the registers of a Hopper GPU; a smaller GPU leaves out what it cannot hold.
+# A tile visits few columns, each with a chain of loads (the index, then what it names). On an H200, small tiles, of
+# which several share a multiprocessor and hide each other's waiting, beat large ones with deep pipelines.
 _TILES = (
-    (128, 128, 64, 8, 5),
-    (64, 128, 64, 4, 5),
-    (64, 64, 64, 4, 5),
-    (128, 128, 32, 8, 5),
-    (64, 256, 64, 8, 3),
-    (128, 256, 32, 8, 5),
-    (64, 128, 32, 4, 7),
-    (32, 64, 64, 4, 5),
+    (64, 128, 64, 4, 2),
+    (64, 128, 128, 4, 2),
+    (64, 64, 64, 4, 2),
+    (64, 64, 64, 4, 4),
+    (128, 128, 64, 8, 2),
+    (128, 64, 64, 8, 2),
+    (128, 128, 64, 8, 4),
+    (64, 256, 64, 8, 2),
+    (32, 64, 64, 4, 2),
+    (32, 128, 128, 4, 2),
 )
 
 
@@ -223,8 +225,8 @@ def candidates(features: Tensor, rows: int, inputs: int, outputs: int, groups: i
         tile_rows = min(tile_rows, _power(rows))
         tile_out = min(tile_out, _power(outputs))
         tile_in = min(tile_in * 2 // features.element_size(), _power(inputs))
-        tiles = triton.cdiv(rows, tile_rows) * triton.cdiv(outputs, tile_out) * groups
-        steps = columns * triton.cdiv(inputs, tile_in)
+        tiles = ceil_div(rows, tile_rows) * ceil_div(outputs, tile_out) * groups
+        steps = columns * ceil_div(inputs, tile_in)
         parts = max(1, min(2 * processors(features.device) // tiles, steps // 4, 8))
         cuts.append(Config(tile_rows, tile_out, tile_in, warps, stages, parts))
     full = [cut for cut in cuts if _programs(cut, rows, outputs, groups) >= processors(features.device)]
@@ -232,9 +234,9 @@ def candidates(features: Tensor, rows: int, inputs: int, outputs: int, groups: i
 
 
 def _programs(cut: Config, rows: int, outputs: int, groups: int) -> int:
-    return triton.cdiv(rows, cut.rows) * triton.cdiv(outputs, cut.outputs) * groups * cut.parts
+    return ceil_div(rows, cut.rows) * ceil_div(outputs, cut.outputs) * groups * cut.parts
 
 
 def _power(size: int) -> int:
     """The smallest power of two that holds `size`, at least 16: no side of a matrix product may be smaller."""
-    return max(16, triton.next_power_of_2(size))
+    return max(16, power_of_two(size))

@@ -1,33 +1,77 @@
-"""Neighbour tables in the form that the Triton kernels read: by column, rows of like neighbourhoods side by side.
+"""Neighbour tables in the form that the Triton kernels read: tile by tile, rows of like neighbourhoods side by side.
 
 A tile of rows has to visit every column that any of its rows has. Rows are therefore sorted so that neighbours in
-the order have nearly the same columns: by their rank in a Gray code whose most significant bits are the rarest
-columns. On surfaces this leaves a tile little more to multiply than its rows need on average.
+the order have nearly the same columns: by their rank in a Gray code whose most significant bits are the columns far
+from the middle of the window, which few rows have. On surfaces this leaves a tile little more to multiply than its
+rows need on average. A table costs two kernels and one sort, since it is made anew for every batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
-import torch.nn.functional as F
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from image2point.voxels.conv.blocks import by_column
+from image2point.voxels.conv.blocks import by_column, column_taps
+from image2point.voxels.conv.triton_tune import ceil_div
 from image2point.voxels.plan import NeighbourTable
 
 _KEY_COLUMNS = 62  # as many columns as a sort key has room for
-_KEY_BLOCK = 1 << 20  # rows per block while keys are made: bounds the int64 temporaries
+
+
+@triton.jit(do_not_specialize=["M"])
+def _rank(reads_ptr, taps_ptr, bits_ptr, key_ptr, M, G, DEPTH, ROWS: tl.constexpr):
+    """Rank of each row's columns in the Gray code. bits: the bit of each column, −1 for one that does not count."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    valid = row < M
+    key = tl.zeros((ROWS,), dtype=tl.int64)
+    for g in range(G):
+        bit = tl.load(bits_ptr + g).to(tl.int64)
+        present = tl.zeros((ROWS,), dtype=tl.int64)
+        for d in range(DEPTH):
+            tap = tl.load(taps_ptr + g * DEPTH + d).to(tl.int64)
+            present |= (tl.load(reads_ptr + tap * M + row, mask=valid, other=-1) >= 0).to(tl.int64)
+        key |= tl.where(bit >= 0, present << tl.maximum(bit, 0), 0)
+    for step in tl.static_range(6):  # the rank of a word of a Gray code is the running xor of its bits
+        key ^= key >> (1 << step)
+    tl.store(key_ptr + row, key.to(key_ptr.dtype.element_ty), mask=valid)
+
+
+@triton.jit(do_not_specialize=["M"])
+def _cut(reads_ptr, taps_ptr, order_ptr, rows_ptr, count_ptr, columns_ptr, index_ptr, M, G, DEPTH, ROWS: tl.constexpr):
+    """One tile: its rows, and what they read through the columns that any of them has."""
+    tile = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, ROWS)
+    place = tile * ROWS + lane
+    valid = place < M
+    row = tl.load(order_ptr + place, mask=valid, other=-1).to(tl.int64)
+    tl.store(rows_ptr + place, row.to(tl.int32))
+    count = 0
+    for g in range(G):
+        found = tl.zeros((ROWS,), dtype=tl.int32)
+        for d in range(DEPTH):
+            tap = tl.load(taps_ptr + g * DEPTH + d).to(tl.int64)
+            member = tl.load(reads_ptr + tap * M + row, mask=valid, other=-1)
+            # A column that no row has is overwritten by the next, or lies past the count.
+            tl.store(index_ptr + ((tile * G + count) * DEPTH + d) * ROWS + lane, member)
+            found |= (member >= 0).to(tl.int32)
+        tl.store(columns_ptr + tile * G + count, g)
+        count += tl.max(found, 0)
+    tl.store(count_ptr + tile, count)
 
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Tiles of R rows and the columns that any of their rows has, the fullest tile first.
+    """Tiles of R rows and the columns that any of their rows has, by and large the fullest tile first.
 
     Attributes:
         rows: int32 [T, R], −1 past the last row.
         count: int32 [T], columns to visit.
-        columns: int32 [T, G], those columns in increasing order, then the others.
+        columns: int32 [T, G], those columns in increasing order; what follows them means nothing.
         index: int32 [T, G, D, R], the row read through the d-th tap of a tile's p-th column, −1 where there is none.
     """
 
@@ -42,32 +86,48 @@ class SortedTable:
     """What every row reads through every column, and the order in which like rows stand together.
 
     Attributes:
-        columns: int32 [M, G, D], row read by each row through column g and its d-th tap, −1 where there is none.
-        order: int32 [M], a permutation of the rows.
+        reads: int32 [taps, M], row read by each row through each tap, −1 where there is none.
+        taps: int32 [G, D], the taps of each column.
+        order: int [M], a permutation of the rows.
         mirrored: whether column g is to be multiplied by the weight of column G − 1 − g.
     """
 
-    columns: Tensor
+    reads: Tensor
+    taps: Tensor
     order: Tensor
     mirrored: bool = False
     _tiles: dict[int, Tiles] = field(default_factory=dict, repr=False)
 
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self.reads.shape[1]
+
+    @property
+    def depth(self) -> int:
+        """Taps of a column."""
+        return self.taps.shape[1]
+
     def tiles(self, size: int) -> Tiles:
-        """The tiles of `size` rows, made when first asked for."""
+        """The tiles of `size` rows, a power of two, made when first asked for."""
         if size not in self._tiles:
             self._tiles[size] = self._cut(size)
         return self._tiles[size]
 
     def _cut(self, size: int) -> Tiles:
-        rows = F.pad(self.order, (0, -len(self.order) % size), value=-1).view(-1, size)
-        index = torch.where(rows[..., None, None] >= 0, self.columns[rows], -1)
-        present = (index >= 0).any(3).any(1)
-        count = present.sum(1)
-        tile = torch.sort(count, descending=True, stable=True).indices
-        absent = (~present[tile]).to(torch.int8)  # torch sorts no bool on a GPU
-        columns = torch.sort(absent, dim=1, stable=True).indices
-        index = index.permute(0, 2, 3, 1)[tile[:, None], columns]
-        return Tiles(rows[tile], count[tile].to(torch.int32), columns.to(torch.int32), index.contiguous())
+        (columns, depth), count = self.taps.shape, -(-self.size // size)
+        tiles = Tiles(
+            *(
+                torch.empty(shape, dtype=torch.int32, device=self.reads.device)
+                for shape in ((count, size), (count,), (count, columns), (count, columns, depth, size))
+            )
+        )
+        if count:
+            _cut[(count,)](
+                self.reads, self.taps, self.order, tiles.rows, tiles.count, tiles.columns, tiles.index,
+                self.size, columns, depth, ROWS=size,
+            )  # fmt: skip
+        return tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +151,9 @@ def sorted_table(table: NeighbourTable, shape: tuple[int, ...], backward: bool) 
         return replace(sorted_table(table, shape, False), mirrored=True)
 
     def build() -> SortedTable:
-        columns = by_column(table, shape, backward).permute(2, 0, 1).contiguous()
-        order = _like_rows_together((columns >= 0).any(2))
-        return SortedTable(columns, order.to(torch.int32))
+        reads = table.entries(backward).contiguous()
+        taps, bits = _columns(table.kernel, shape, reads.device)
+        return SortedTable(reads, taps, _like_rows_together(reads, taps, bits))
 
     return table.form(("triton sorted", shape, backward), build)
 
@@ -111,11 +171,25 @@ def column_rows(table: NeighbourTable, shape: tuple[int, ...], backward: bool) -
     return table.form(("triton rows", shape, backward), build)
 
 
-def _like_rows_together(present: Tensor) -> Tensor:
-    """Order of the rows of bool [rows, G] in which consecutive rows are alike, int64 [rows]."""
-    rarest_first = torch.sort(present.sum(0), stable=True).indices[-_KEY_COLUMNS:]
-    weight = 1 << torch.arange(len(rarest_first) - 1, -1, -1, device=present.device)
-    key = torch.cat([(block[:, rarest_first] * weight).sum(1) for block in present.split(_KEY_BLOCK)])
-    for shift in (1, 2, 4, 8, 16, 32):  # the rank of a Gray code word is the running xor of its bits
-        key = key ^ (key >> shift)
-    return torch.sort(key, stable=True).indices
+@cache
+def _columns(kernel: tuple[int, int, int], shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The taps of each column, int32 [G, D]; and the bit of each column in the sort key, int32 [G]."""
+    taps = column_taps(kernel, shape).contiguous()
+    place = torch.stack(torch.unravel_index(taps[:, 0], kernel))
+    middle = torch.tensor([[(k - 1) / 2 if k == s else 0.0] for k, s in zip(kernel, shape, strict=True)])
+    distance = (place - middle).square().sum(0)
+    nearest_first = torch.sort(distance, stable=True).indices
+    bits = torch.empty_like(nearest_first)
+    bits[nearest_first] = torch.arange(len(bits)) - max(0, len(bits) - _KEY_COLUMNS)
+    return taps.to(device, torch.int32), bits.clamp_(min=-1).to(device, torch.int32)
+
+
+def _like_rows_together(reads: Tensor, taps: Tensor, bits: Tensor) -> Tensor:
+    """Order of the rows in which consecutive rows are alike, those with rare columns first, int64 [M]."""
+    columns, depth = taps.shape
+    # The narrower the key, the quicker the sort.
+    dtype = torch.int16 if columns < 16 else torch.int32 if columns < 32 else torch.int64
+    key = torch.empty(reads.shape[1], dtype=dtype, device=reads.device)
+    if len(key):
+        _rank[(ceil_div(len(key), 256),)](reads, taps, bits, key, len(key), columns, depth, ROWS=256)
+    return torch.sort(key, stable=True, descending=True).indices

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from image2point.voxels.conv.triton_forward import INTERPRETED, dot_precision, gather, multiply_add
 from image2point.voxels.conv.triton_table import ColumnRows
-from image2point.voxels.conv.triton_tune import Config, choose, processors
+from image2point.voxels.conv.triton_tune import Config, ceil_div, choose, power_of_two, processors
 
 
 @triton.jit(do_not_specialize=["P"])
@@ -96,7 +96,7 @@ def weight_gradient(
 
     def run(config: Config) -> Tensor:
         partial = features.new_empty(config.parts, columns, groups, inputs, outputs, dtype=torch.float32)
-        blocks = triton.cdiv(inputs, config.inputs) * triton.cdiv(outputs, config.outputs)
+        blocks = ceil_div(inputs, config.inputs) * ceil_div(outputs, config.outputs)
         _weight_gradient[(columns * blocks, groups, config.parts)](
             features,
             gradient,
@@ -138,10 +138,10 @@ def candidates(features: Tensor, pairs: int, inputs: int, outputs: int, groups: 
     cuts = []
     for rows, tile_out, tile_in, warps, stages in _TILES:
         rows = rows * 2 // features.element_size()
-        tile_out = min(tile_out, max(16, triton.next_power_of_2(outputs)))
-        tile_in = min(tile_in, max(16, triton.next_power_of_2(inputs)))
-        tiles = columns * groups * triton.cdiv(outputs, tile_out) * triton.cdiv(inputs, tile_in)
+        tile_out = min(tile_out, max(16, power_of_two(outputs)))
+        tile_in = min(tile_in, max(16, power_of_two(inputs)))
+        tiles = columns * groups * ceil_div(outputs, tile_out) * ceil_div(inputs, tile_in)
         most = max(1, pairs // (columns * rows * 4))  # at least four blocks of rows each, on average
-        parts = max(1, min(triton.cdiv(4 * processors(features.device), tiles), most, 64))
+        parts = max(1, min(ceil_div(4 * processors(features.device), tiles), most, 64))
         cuts.append(Config(rows, tile_out, tile_in, warps, stages, parts))
     return list(dict.fromkeys(cuts))
