@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import image2point
 from image2point.benchmarks import plain
-from image2point.benchmarks.memory import peak
+from image2point.benchmarks.memory import peak, return_freed_blocks
 from image2point.benchmarks.timing import compare
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import Sites, VoxelConv, VoxelTensor
@@ -89,6 +89,7 @@ def peak_of_step(arch: str, engine: str, voxels: VoxelTensor, labels: Tensor) ->
 def _peak(
     arch: str, engine: str, features: Any, coordinates: Any, clouds: int, labels: Any, device: str, threads: int
 ) -> int | None:
+    return_freed_blocks()
     torch.set_num_threads(threads)
     network = build(arch, engine).to(device)
     sites = Sites(torch.from_numpy(coordinates).to(device), clouds)

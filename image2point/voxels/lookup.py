@@ -1,7 +1,8 @@
 """Which input voxel an output voxel reads through each tap of a window.
 
-Where the box around a batch is small, a table with a cell for every place in it answers at once. Where it is not, the
-voxels are found by binary search among those of the right column (batch, x, y), however far apart they lie.
+On a CPU with a compiler, one walk along the sorted voxels answers (lookup.cpp). Elsewhere, a table with a cell for
+every place does where the box around the batch is small, and binary search where it is not: among the voxels of the
+right column (batch, x, y), however far apart they lie.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from image2point.voxels.compiled import call, library
 from image2point.voxels.sites import Sites, check_box
 from image2point.voxels.window import Window
 
@@ -24,6 +26,12 @@ def look_up(sites: Sites, targets: Sites, window: Window) -> Tensor:
     Raises:
         VoxelError: where the box that the window reaches has more cells than a 64-bit key can number.
     """
+    if sites.device.type == "cpu" and library() is not None:
+        reads = torch.empty(window.taps, len(targets), dtype=torch.int32)
+        fine, coarse = sites.coordinates.contiguous(), targets.coordinates.contiguous()
+        numbers = *window.kernel, window.stride, *window.padding, window.dilation
+        call("look_up", fine, len(fine), coarse, len(coarse), *numbers, reads)
+        return reads
     # Every place that any target may read lies in this box, so that none needs to be tested.
     lower, upper = sites.bounds
     near = [max(p + window.stride - 1, 0) for p in window.padding]

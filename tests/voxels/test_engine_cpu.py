@@ -128,11 +128,30 @@ def test_the_same_bits_at_each_number_of_threads(
 
 
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
-def test_both_ways_to_look_up_agree(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shift", [0, -7])
+def test_all_ways_to_look_up_agree(window: Window, shift: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sites = random_voxels().sites
-    direct = lookup.look_up(sites, sites.coarsen(window.stride), window)
+    sites = Sites.of(sites.coordinates + torch.tensor([0, shift, shift, shift], dtype=torch.int32))
+    targets = sites.coarsen(window.stride)
+    walked = lookup.look_up(sites, targets, window)
+    monkeypatch.setattr(lookup, "library", lambda: None)
+    direct = lookup.look_up(sites, targets, window)
     monkeypatch.setattr(lookup, "_DIRECT_CELLS", 0)
-    assert torch.equal(lookup.look_up(sites, sites.coarsen(window.stride), window), direct)
+    assert torch.equal(lookup.look_up(sites, targets, window), direct) and torch.equal(walked, direct)
+    row = {tuple(site): number for number, site in enumerate(sites.coordinates.tolist())}
+    start = torch.tensor(window.padding)
+    for number, (batch, *place) in enumerate(targets.coordinates.tolist()):
+        taps = torch.cartesian_prod(*[torch.arange(k) for k in window.kernel]) * window.dilation
+        wanted = torch.tensor(place) * window.stride - start + taps
+        assert walked[:, number].tolist() == [row.get((batch, *tap), -1) for tap in wanted.tolist()]
+
+
+def test_a_walk_begins_anew_in_every_part() -> None:
+    clouds = torch.cartesian_prod(torch.arange(3), torch.arange(40), torch.arange(40), torch.arange(3)).to(torch.int32)
+    sites = Sites.of(clouds)  # more than two parts of lookup.cpp
+    reads = lookup.look_up(sites, sites, Window((3, 3, 3), 1, (1, 1, 1)))
+    assert torch.equal(reads[13], torch.arange(len(sites), dtype=torch.int32))
+    assert int((reads >= 0).sum()) == 3 * (3 * 40 - 2) ** 2 * (3 * 3 - 2)
 
 
 def test_coordinates_from_minus_to_plus_two_to_the_twenty() -> None:

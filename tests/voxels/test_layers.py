@@ -18,6 +18,8 @@ from image2point.voxels import (
     VoxelError,
     Window,
     functional,
+    neighbour_table,
+    pool,
 )
 
 POOLS = [
@@ -163,3 +165,12 @@ def test_two_processes_normalise_as_one() -> None:
     for share in shares:
         assert relative(share[2], layer.running_mean) < 1e-10
         assert relative(share[3], layer.running_var) < 1e-10
+
+
+@pytest.mark.parametrize("window", [Window((3, 3, 3), 2, (1, 1, 1)), Window((1, 1, 1), 2), Window((2, 2, 2), 2)])
+def test_both_ways_to_find_a_maximum_agree(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random_voxels(3)
+    features = x.features.round()  # so that many are equal
+    table = neighbour_table(x.sites, window)
+    monkeypatch.setattr(pool, "_AT_ONCE", 1000)  # several blocks of rows
+    assert torch.equal(pool._winner_at_once(features, table), pool._winner_by_pairs(features, table))

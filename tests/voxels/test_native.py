@@ -9,10 +9,10 @@ import pytest
 import torch
 from voxel_samples import random_voxels, relative
 
-from image2point.voxels import Window, neighbour_table
+from image2point.voxels import Window, compiled, lookup, neighbour_table
 from image2point.voxels.conv import cpu, native, reference
 
-needs_compiler = pytest.mark.skipif(native.library() is None, reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(compiled.library() is None, reason="there is no C++ compiler")
 WINDOW = Window((3, 3, 3), 1, (1, 1, 1))
 
 
@@ -82,10 +82,11 @@ def test_without_a_working_compiler_torch_does_it(
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level(logging.INFO, "image2point"):
-        assert native.library.__wrapped__() is None
+        assert compiled.library.__wrapped__() is None
     assert "plain torch" in caplog.text and compiler in caplog.text
     assert not list(tmp_path.rglob("*.so")) and not list(tmp_path.rglob("*.part"))
-    monkeypatch.setattr(native, "library", lambda: None)
+    for module in (native, lookup):
+        monkeypatch.setattr(module, "library", lambda: None)
     x = random_voxels(channels=6)
     weight = torch.randn(4, 6, 3, 3, 1, dtype=torch.float64)
     table = neighbour_table(x.sites, WINDOW)
@@ -96,9 +97,9 @@ def test_without_a_working_compiler_torch_does_it(
 @needs_compiler
 def test_compiled_once_and_switched_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert native.library.__wrapped__() is not None
-    (compiled,) = tmp_path.rglob("*.so")
-    made = compiled.stat().st_mtime_ns
-    assert native.library.__wrapped__() is not None and compiled.stat().st_mtime_ns == made
+    assert compiled.library.__wrapped__() is not None
+    (file,) = tmp_path.rglob("*.so")
+    made = file.stat().st_mtime_ns
+    assert compiled.library.__wrapped__() is not None and file.stat().st_mtime_ns == made
     monkeypatch.setenv("IMAGE2POINT_NATIVE", "0")
-    assert native.library.__wrapped__() is None
+    assert compiled.library.__wrapped__() is None

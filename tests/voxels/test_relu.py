@@ -76,3 +76,12 @@ def test_a_frozen_block_keeps_the_inputs_of_its_norms() -> None:
     elements = x.features.numel()
     running = 2 * 2 * 16  # running statistics, which torch keeps beside
     assert kept_bytes(block, x) <= 2 * (4 * elements + -(-elements // 8)) + constants + running
+
+
+@pytest.mark.parametrize("activation", RELUS, ids=str)
+def test_what_a_gpu_keeps_gives_the_same_gradient(activation: nn.Module) -> None:
+    rows = (5 * torch.randn(20, 3)).requires_grad_()
+    output, gradient = activation(rows), torch.randn(20, 3)
+    kept = module.outside(output.detach(), module.ceiling(activation) or 0)
+    assert kept.dtype == torch.bool
+    assert torch.equal(module._Where.apply(gradient, kept), torch.autograd.grad(output, rows, gradient)[0])

@@ -264,7 +264,67 @@ void weight_gradient_depthwise(const Table& table, const T* features, const T* g
   }
 }
 
+// Calls each(row, read, depth) for the rows of a block, where read(d) is what the row reads through tap d of a column.
+template <typename Each>
+inline void for_rows(const int32_t* reads, const int32_t* taps, int64_t size, int64_t depth, int64_t start, int64_t rows,
+                     Each each) {
+  for (int64_t r = 0; r < rows; ++r)
+    each(r, [=](int64_t d) { return reads[taps[d] * size + start + r]; }, depth);
+}
+
 }  // namespace
+
+// How many bags there are: edges [blocks · columns + 1], the first of each column of each block; firsts [blocks + 1],
+// the first member of each block. reads: [taps][size]; taps: [columns][depth].
+extern "C" void count_bags(const int32_t* reads, const int32_t* taps, int64_t size, int64_t columns, int64_t depth,
+                           int64_t height, int32_t* edges, int64_t* firsts, int64_t threads) {
+  const int64_t blocks = (size + height - 1) / height;
+  edges[0] = 0;
+  firsts[0] = 0;
+#pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads))
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t start = block * height, rows = std::min(height, size - start);
+    int64_t members = 0;
+    for (int64_t column = 0; column < columns; ++column) {
+      int32_t bags = 0;
+      for_rows(reads, taps + column * depth, size, depth, start, rows, [&](int64_t, auto read, int64_t taken) {
+        int found = 0;
+        for (int64_t d = 0; d < taken; ++d) found += read(d) >= 0;
+        members += found;
+        bags += found > 0;
+      });
+      edges[block * columns + column + 1] = bags;
+    }
+    firsts[block + 1] = members;
+  }
+  for (int64_t i = 0; i < blocks * columns; ++i) edges[i + 1] += edges[i];
+  for (int64_t i = 0; i < blocks; ++i) firsts[i + 1] += firsts[i];
+}
+
+// Then the bags themselves, as `Table` has them.
+extern "C" void fill_bags(const int32_t* reads, const int32_t* taps, int64_t size, int64_t columns, int64_t depth,
+                          int64_t height, const int32_t* edges, const int64_t* firsts, int32_t* members,
+                          int32_t* offsets, int32_t* rows, int64_t threads) {
+  const int64_t blocks = (size + height - 1) / height;
+  offsets[edges[blocks * columns]] = static_cast<int32_t>(firsts[blocks]);
+#pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads))
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t start = block * height;
+    int64_t member = firsts[block], bag = edges[block * columns];
+    for (int64_t column = 0; column < columns; ++column)
+      for_rows(reads, taps + column * depth, size, depth, start, std::min(height, size - start),
+               [&](int64_t row, auto read, int64_t taken) {
+                 const int64_t first = member;
+                 for (int64_t d = 0; d < taken; ++d) {
+                   const int32_t found = read(d);
+                   if (found >= 0) members[member++] = found;
+                 }
+                 if (member == first) return;
+                 offsets[bag] = static_cast<int32_t>(first);
+                 rows[bag++] = static_cast<int32_t>(row);
+               });
+  }
+}
 
 #define TABLE                                                                                                     \
   const int32_t *members, const int32_t *offsets, const int32_t *rows, const int32_t *edges, int64_t size,        \

@@ -1,38 +1,23 @@
 """The compiled part of the `cpu` engine: gather, sum and multiply in one pass over native.cpp.
 
 Torch's own operators need three passes with two intermediate arrays in memory; here a bag's sum is multiplied while it
-is in the cache, and added to its output row. The source is compiled once per machine by its C++ compiler (a few
-seconds), into the user's cache folder (`XDG_CACHE_HOME`). Where there is no compiler, or `IMAGE2POINT_NATIVE=0`, the
-`cpu` engine does the same with torch alone.
+is in the cache, and added to its output row. `voxels.compiled` tells when it is there. Where it is not, the `cpu`
+engine does the same with torch alone.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
 from dataclasses import dataclass
-from functools import cache
-from math import prod
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image2point.files import writing
-from image2point.voxels.conv.blocks import by_column, starts_of
+from image2point.voxels.compiled import call, library
+from image2point.voxels.conv.blocks import column_taps
 from image2point.voxels.conv.pack import packed_once
 from image2point.voxels.plan import NeighbourTable
 
-logger = logging.getLogger("image2point")
-
-SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 HEIGHT = 256
 """Rows of a block: enough that a column's bags repay the loading of its matrix, few enough to share among threads."""
@@ -58,13 +43,13 @@ def multiply(features: Tensor, weight: Tensor, table: NeighbourTable, groups: in
     features, name = features.detach().contiguous(), NAMES[features.dtype]
     output = features.new_empty(found.size, weight.shape[0])
     if groups == 1:
-        width = _call(f"width_{name}")
+        width = call(f"width_{name}")
         kernel = packed_once(weight, ("panels", width), lambda: panels(weight, width))
         sizes = features.shape[1], weight.shape[0]
-        _call(f"convolve_{name}", *found.arguments(), features, kernel, output, *sizes, int(reversed_))
+        call(f"convolve_{name}", *found.arguments(), features, kernel, output, *sizes, int(reversed_))
     else:
         kernel = packed_once(weight, "scales", lambda: scales(weight))
-        _call(f"depthwise_{name}", *found.arguments(), features, kernel, output, features.shape[1], int(reversed_))
+        call(f"depthwise_{name}", *found.arguments(), features, kernel, output, features.shape[1], int(reversed_))
     return output
 
 
@@ -77,15 +62,10 @@ def weight_gradient(
     inputs, outputs, name = features.shape[1], gradient.shape[1], NAMES[features.dtype]
     kernel = features.new_zeros(found.columns, inputs // groups, outputs)
     if groups == 1:
-        _call(f"gradient_{name}", *found.arguments(), features, gradient, kernel, inputs, outputs)
+        call(f"gradient_{name}", *found.arguments(), features, gradient, kernel, inputs, outputs)
     else:
-        _call(f"depthwise_gradient_{name}", *found.arguments(), features, gradient, kernel, outputs)
+        call(f"depthwise_gradient_{name}", *found.arguments(), features, gradient, kernel, outputs)
     return kernel.permute(2, 1, 0).unflatten(2, shape).contiguous()
-
-
-def _call(name: str, *arguments: Tensor | int) -> int:
-    given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments]
-    return int(getattr(library(), name)(*given, ctypes.c_int64(torch.get_num_threads())))
 
 
 def panels(weight: Tensor, width: int) -> Tensor:
@@ -98,9 +78,6 @@ def panels(weight: Tensor, width: int) -> Tensor:
 def scales(weight: Tensor) -> Tensor:
     """[C, 1, kx, ky, kz] → [kx · ky · kz, C]"""
     return weight.detach().flatten(1).T.clone(memory_format=torch.contiguous_format)
-
-
-# -------------------------------------------------------------------------------------------------------- the table
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,65 +109,16 @@ def bags(table: NeighbourTable, shape: tuple[int, int, int], backward: bool) -> 
 
 
 def _build(table: NeighbourTable, shape: tuple[int, int, int], backward: bool) -> Bags:
-    # Everything follows from the order of the dimensions (block, column, row, tap within column): nothing is sorted.
-    entries = by_column(table, shape, backward)
-    size = entries.shape[2]
+    entries, taps = table.entries(backward).contiguous(), column_taps(table.kernel, shape)
+    size, (columns, depth) = entries.shape[1], taps.shape
     height = max(min(HEIGHT, size), 1)
-    entries = F.pad(entries, (0, -size % height), value=-1).unflatten(2, (-1, height)).permute(2, 0, 3, 1).contiguous()
-    present = entries >= 0
-    lengths = present.sum(3, dtype=torch.int32)  # [blocks, G, height]: members of each bag
-    filled = lengths > 0
-    within = torch.arange(height, dtype=torch.int32).expand_as(filled)
-    return Bags(
-        entries.masked_select(present),
-        starts_of(lengths.masked_select(filled)),
-        within.masked_select(filled),
-        starts_of(filled.sum(2).flatten()),
-        size,
-        height,
-        prod(shape),
-    )
-
-
-# ------------------------------------------------------------------------------------------------------ the library
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled source, compiled now where it is not yet; None without a compiler, which is logged once."""
-    if os.environ.get("IMAGE2POINT_NATIVE", "1") == "0":
-        return None
-    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    try:
-        if compiler is None:
-            raise OSError("there is no C++ compiler (c++, g++, clang++)")
-        # Torch has loaded its OpenMP library under the name that this one asks for: both share one pool of threads.
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.info("sparse convolutions on CPU run in plain torch, which is slower than compiled: %s", error)
-        return None
-
-
-def _compiled(compiler: str) -> Path:
-    state = "\n".join((SOURCE.read_text(encoding="utf-8"), *FLAGS, compiler, _processor()))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image2point"
-    target = folder / f"native-{hashlib.sha256(state.encode()).hexdigest()[:16]}.so"
-    if not target.exists():
-        logger.info("compiling %s with %s", SOURCE.name, compiler)
-        with writing(target) as temporary:  # several processes may do so at once
-            done = subprocess.run(
-                [compiler, *FLAGS, "-o", str(temporary), str(SOURCE)], capture_output=True, text=True, timeout=120
-            )
-            if done.returncode:
-                said = (done.stderr or done.stdout).strip().splitlines()
-                raise OSError(f"{compiler} ended with {done.returncode}: {said[0] if said else 'no message'}")
-    return target
-
-
-def _processor() -> str:
-    """What tells machines apart that share a home folder but not their instructions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    blocks = -(-size // height)
+    edges = torch.empty(blocks * columns + 1, dtype=torch.int32)
+    firsts = torch.empty(blocks + 1, dtype=torch.int64)  # first member of each block
+    given = entries, taps.to(torch.int32).contiguous(), size, columns, depth, height
+    call("count_bags", *given, edges, firsts)
+    counts = int(firsts[-1]), int(edges[-1])
+    members, rows = (torch.empty(count, dtype=torch.int32) for count in counts)
+    offsets = torch.empty(counts[1] + 1, dtype=torch.int32)
+    call("fill_bags", *given, edges, firsts, members, offsets, rows)
+    return Bags(members, offsets, rows, edges, size, height, columns)
