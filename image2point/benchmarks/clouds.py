@@ -23,7 +23,8 @@ def modelnet_voxels(root: Path, clouds: int, voxel_size: float) -> VoxelTensor:
 def surface(voxels: int, seed: int = 0) -> Sites:
     """About `voxels` sites of spheres of many sizes: a surface that faces every way, as those of shapes do."""
     generator = torch.Generator().manual_seed(seed)
-    spheres, offset, found = [], 0, 0
+    spheres: list[Tensor] = []
+    offset = found = 0
     while found < voxels:
         radius = min(12.0 + 20.0 * len(spheres), ((voxels - found) / 16) ** 0.5 + 1)
         shell = _shell(radius, torch.rand(3, generator=generator))
