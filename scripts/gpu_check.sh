@@ -70,8 +70,10 @@ resnet() { # what ResNet-50 needs in arm $1: the same architecture in every arm,
 }
 
 check_tests() {
-    attempt "tests that need a GPU" "$python" -m pytest -q -m gpu
-    attempt "Triton's tests, on the device" "$python" -m pytest -q tests/voxels/test_triton.py
+    local parallel=() # most of the time goes into compiling kernels
+    if "$python" -c "import xdist" 2>/dev/null; then parallel=(-n 8); fi
+    attempt "Triton's tests, on the device" "$python" -m pytest -q "${parallel[@]}" tests/voxels/test_triton.py
+    attempt "tests that need a GPU" "$python" -m pytest -q "${parallel[@]}" -m gpu
 }
 
 check_conv() {
