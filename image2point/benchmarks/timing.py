@@ -54,14 +54,16 @@ def compare(
 ) -> dict[str, float]:
     """Median seconds of each contender.
 
-    They take turns, so that whatever else the machine does meets them all. One call of each comes before the clock
-    starts: caches are warm, plans are built, kernels are tuned.
+    They take turns, so that whatever else the machine does meets them all. One call of each comes before all turns:
+    plans are built, kernels are tuned. And one before each that is timed: what the contender before it left in the
+    caches does not count.
     """
     for work in contenders.values():
         work()
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, work in contenders.items():
+            work()
             times[name].append(clock(work, device))
     return {name: statistics.median(values) for name, values in times.items()}
 
