@@ -49,11 +49,12 @@ def read_pcd(path: Path) -> Cloud:
     if missing:
         raise InputError(f"{path}: expected the fields x, y and z; {missing[0]} is missing")
     normals = [columns[name] for name in ("normal_x", "normal_y", "normal_z") if name in columns]
-    return Cloud(
-        np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1),
-        np.stack([each.astype(np.float64) for each in normals], axis=1) if len(normals) == 3 else None,
-        next((_colours(columns[name]) for name in ("rgb", "rgba") if name in columns), None),
-    )
+    with np.errstate(invalid="ignore"):  # what is not finite is refused later, with its place
+        return Cloud(
+            np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1),
+            np.stack([each.astype(np.float64) for each in normals], axis=1) if len(normals) == 3 else None,
+            next((_colours(columns[name]) for name in ("rgb", "rgba") if name in columns), None),
+        )
 
 
 def _header(path: Path, text: str) -> tuple[dict[str, str], np.dtype, int]:

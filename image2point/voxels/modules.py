@@ -163,7 +163,7 @@ class TiedConv(VoxelConv):
 class Pointwise(nn.Module):
     """An elementwise module (an activation) applied to the features of voxels; empty cells stay zero.
 
-    Of a ReLU on sparse voxels one bit per element is kept for the gradient (`voxels.relu`).
+    Of a ReLU on sparse voxels a bit (on a GPU, a byte) per element is kept for the gradient (`voxels.relu`).
     """
 
     def __init__(self, module: nn.Module) -> None:

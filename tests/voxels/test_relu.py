@@ -26,13 +26,16 @@ def kept_bytes(layer: nn.Module, x: VoxelTensor) -> int:
     return sum(sizes)
 
 
-@pytest.mark.parametrize("block", [1 << 18, 16])
+@pytest.mark.parametrize("block", [1 << 18, 16, None])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", RELUS, ids=str)
 def test_values_and_gradients_are_torchs(
-    activation: nn.Module, dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch
+    activation: nn.Module, dtype: torch.dtype, block: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BLOCK", block)
+    """In torch with blocks of two sizes, and compiled where this machine has a compiler."""
+    if block is not None:
+        monkeypatch.setattr(module, "_BLOCK", block)
+        monkeypatch.setattr(module, "library", lambda: None)
     features = (5 * torch.randn(37, 5, generator=torch.Generator().manual_seed(0))).to(dtype)
     features[0] = torch.tensor([0.0, -0.0, 6.0, torch.nan, torch.inf])
     rows = features.requires_grad_()
@@ -85,3 +88,13 @@ def test_what_a_gpu_keeps_gives_the_same_gradient(activation: nn.Module) -> None
     kept = module.outside(output.detach(), module.ceiling(activation) or 0)
     assert kept.dtype == torch.bool
     assert torch.equal(module._Where.apply(gradient, kept), torch.autograd.grad(output, rows, gradient)[0])
+
+
+def test_compiled_over_several_parts() -> None:
+    rows = torch.randn(9, 1001).mul(4).requires_grad_()  # parts of relu.cpp have 4096 elements
+    gradient = torch.randn(9, 1001)
+    for activation in RELUS:
+        found, expected = module.relu(rows, activation, module.ceiling(activation) or 0), activation(rows)
+        assert torch.equal(found, expected)
+        ours, torchs = (torch.autograd.grad(y, rows, gradient)[0] for y in (found, expected))
+        assert torch.equal(ours, torchs)

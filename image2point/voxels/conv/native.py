@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image2point.voxels.compiled import call, library
+from image2point.voxels.compiled import NAMES, call, library
 from image2point.voxels.conv.blocks import column_taps
 from image2point.voxels.conv.pack import packed_once
 from image2point.voxels.plan import NeighbourTable
 
-NAMES = {torch.float32: "float32", torch.float64: "float64"}
 HEIGHT = 256
 """Rows of a block: enough that a column's bags repay the loading of its matrix, few enough to share among threads."""
 
