@@ -24,7 +24,8 @@ def look_up(sites: Sites, targets: Sites, window: Window) -> Tensor:
     Taps are numbered (kx · Ky + ky) · Kz + kz.
 
     Raises:
-        VoxelError: where the box that the window reaches has more cells than a 64-bit key can number.
+        VoxelError: where the box that the window reaches has more cells than a 64-bit key can number, which only the
+            walk does without.
     """
     if sites.device.type == "cpu" and library() is not None:
         reads = torch.empty(window.taps, len(targets), dtype=torch.int32)
