@@ -79,6 +79,7 @@ def test_what_is_left_to_torch() -> None:
 def test_without_a_working_compiler_torch_does_it(
     compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.delenv("IMAGE2POINT_NATIVE", raising=False)
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level(logging.INFO, "image2point"):
