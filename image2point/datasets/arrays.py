@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -30,7 +31,9 @@ NAMES = {"normals": ("normals", "normal"), "colours": ("colours", "colors"), "pa
 def read_npy(path: Path) -> Cloud:
     """Points from an array [P, 3 or more] of real numbers."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps at most what the file has
+        with warnings.catch_warnings(), np.errstate(all="ignore"):  # of a damaged header, the error says enough
+            warnings.simplefilter("ignore")
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps at most what the file has
     except DAMAGE as error:
         raise InputError(f"{path}: not a readable .npy array of numbers: {_short(error)}") from None
     return Cloud(np.array(_points(array, path, "an array")))
@@ -53,11 +56,11 @@ def read_npz(path: Path) -> Cloud:
         if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise InputError(f"{path}: damaged, or not a .npz archive: {_short(error)}") from None
-    return Cloud(**{**found, "points": _points(found["points"], path, f"`{main}`")})
+    return Cloud(**{**found, "points": _points(found["points"], path, _name(main))})
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    where = f"{path}: `{entry.filename}`"
+    where = f"{path}: {_name(entry.filename)}"
     if entry.file_size > min(LARGEST_MEMBER, LARGEST_RATIO * entry.compress_size + 1024):
         raise InputError(f"{where} promises {entry.file_size:,} bytes from {entry.compress_size:,} compressed ones")
     with archive.open(entry) as file:
@@ -68,7 +71,9 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
         if reader is None:
             raise InputError(f"{where} has version {version} of the .npy format, expected 1.0 or 2.0")
-        shape, fortran, kind = reader(stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shape, fortran, kind = reader(stream)
         left = len(content) - stream.tell()
         if kind.hasobject or np.prod([float(side) for side in shape]) * kind.itemsize != left:
             raise InputError(f"{where} promises {kind} {shape}, and holds {left:,} bytes")
@@ -83,6 +88,11 @@ def _points(array: np.ndarray, path: Path, what: str) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3:
         raise InputError(f"{path}: expected {what} (P, 3 or more), found {getattr(array, 'shape', 'an archive')}")
     return array[:, :3]
+
+
+def _name(name: str) -> str:
+    """The name of a member as an error gives it: on one line, whatever the archive calls it."""
+    return "`" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)[:100] + "`"
 
 
 def _short(error: Exception) -> str:

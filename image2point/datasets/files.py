@@ -206,13 +206,14 @@ def _sample(mesh: Mesh, count: int, seed: int, path: Path) -> Cloud:
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Keep a library from logging: what it complains of becomes the error."""
+    """Keep a library and its modules from logging: what it complains of becomes the error."""
     logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before)
 
 
 def import_open3d() -> ModuleType:

@@ -7,6 +7,7 @@ import importlib
 import re
 import sys
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -301,3 +302,18 @@ def _break_open3d(monkeypatch: pytest.MonkeyPatch, until: Callable[[], bool]) ->
 def test_importing_the_module_is_light() -> None:
     source = Path(importlib.import_module("image2point.datasets.files").__file__ or "").read_text()
     assert "\nimport open3d" not in source and "\nimport trimesh" not in source
+
+
+def test_the_name_of_a_member_stays_on_one_line(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("two\nlines\x1b.npy", b"no array")
+    with pytest.raises(InputError, match=r"`two\\nlines\\x1b.npy`") as caught:
+        read_cloud(tmp_path / "a.npz")
+    assert str(caught.value).isprintable()
+
+
+def test_what_trimesh_complains_of_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    facet = "facet normal a 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+    (tmp_path / "a.stl").write_text(f"solid a\n{facet}endsolid a\n")
+    read_cloud(tmp_path / "a.stl")
+    assert not caplog.records
