@@ -79,6 +79,7 @@ def read_cloud(path: str | Path, points: int | None = 1024, seed: int = 0, norma
     return check_cloud(replace(cloud, points=unit_sphere(cloud.points)) if normalise else cloud, str(path))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite afterwards is refused, with its place
 def unit_sphere(points: np.ndarray) -> np.ndarray:
     """Move the mean of `points` [P, 3] to the origin and scale the farthest point to distance 1; same type, new array.
 
