@@ -9,3 +9,9 @@ class InputError(ValueError):
     The message says what was expected, what was found, where, and what to do. The command line prints it
     in one line and ends with exit code 2.
     """
+
+
+def one_line(text: object, most: int = 150) -> str:
+    """Text from a file or another package as a message gives it: on one line, without control characters, not long."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)[:most]

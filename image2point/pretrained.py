@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from image2point._timm import load_timm
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 
 logger = logging.getLogger("image2point")
 
@@ -163,7 +163,7 @@ def read_file(path: Path) -> Weights:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # readers of damaged files raise nearly anything
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(
             f"weights file {path} cannot be read ({type(error).__name__}: {reason}). Expected a safetensors file, or a "
             "state dict saved by torch.save, which is read with weights_only=True"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from image2point._timm import load_timm
 from image2point.datasets.files import import_open3d
+from image2point.errors import one_line
 from image2point.voxels import Sites, VoxelTensor, Window, neighbour_table
 
 Convolution: TypeAlias = Callable[[Tensor], Tensor]
@@ -178,7 +179,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def _line(failure: Exception) -> str:
-    return " ".join(str(failure).split())[:120]
+    return one_line(failure, 120)
 
 
 def _window(size: tuple[int, int, int]) -> Window:

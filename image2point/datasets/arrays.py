@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from image2point.datasets.cloud import Cloud
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 
 LARGEST_MEMBER = 2 * 2**30
 LARGEST_RATIO = 1100
@@ -56,11 +56,11 @@ def read_npz(path: Path) -> Cloud:
         if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise InputError(f"{path}: damaged, or not a .npz archive: {_short(error)}") from None
-    return Cloud(**{**found, "points": _points(found["points"], path, _name(main))})
+    return Cloud(**{**found, "points": _points(found["points"], path, f"`{one_line(main)}`")})
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    where = f"{path}: {_name(entry.filename)}"
+    where = f"{path}: `{one_line(entry.filename)}`"
     if entry.file_size > min(LARGEST_MEMBER, LARGEST_RATIO * entry.compress_size + 1024):
         raise InputError(f"{where} promises {entry.file_size:,} bytes from {entry.compress_size:,} compressed ones")
     with archive.open(entry) as file:
@@ -90,10 +90,5 @@ def _points(array: np.ndarray, path: Path, what: str) -> np.ndarray:
     return array[:, :3]
 
 
-def _name(name: str) -> str:
-    """The name of a member as an error gives it: on one line, whatever the archive calls it."""
-    return "`" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)[:100] + "`"
-
-
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:150] or type(error).__name__
+    return one_line(error) or type(error).__name__

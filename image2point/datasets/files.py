@@ -28,7 +28,7 @@ from image2point.datasets.pcd import read_pcd
 from image2point.datasets.ply import read_ply
 from image2point.datasets.text import LARGEST, read_lines
 from image2point.datasets.validate import check_cloud, check_points
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 
 SAMPLES = 2048
 """Points of a mesh where no number is asked for."""
@@ -159,7 +159,7 @@ def _trimesh_mesh(path: Path, **options: Any) -> Mesh:
             mesh: Any = trimesh.load(path, force="mesh", process=False, **options)
             vertices, triangles = np.asarray(mesh.vertices), np.asarray(mesh.faces).astype(np.int64)
     except Exception as error:  # trimesh raises whatever its parsing stumbled over
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error)
         raise InputError(f"{path}: damaged, or not a {path.suffix} file: {type(error).__name__}: {reason}") from None
     return Mesh(vertices, triangles.reshape(-1, 3))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from image2point.datasets.catalogue import Options
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 
 LARGEST = 8 * 2**30
 """Bytes of the largest array that is read."""
@@ -70,7 +70,7 @@ def read(path: Path, arrays: dict[str, Array], optional: dict[str, Array] | None
         AttributeError,
         OverflowError,
     ) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"{path} is not a readable h5 file (truncated or damaged?): {reason}; get it again") from None
 
 

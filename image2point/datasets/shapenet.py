@@ -17,7 +17,7 @@ from image2point.datasets.folder import read_file, subfolders
 from image2point.datasets.h5 import Array, flat_labels, keep_rows, read
 from image2point.datasets.listed import LONGEST_LIST, FileClouds, disjoint, folder, json_list, lines, numbered, present
 from image2point.datasets.splits import Origins, Splits, StoredClouds
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 
 SYNSETS = {
     "02691156": "airplane", "02747177": "trash bin", "02773838": "bag", "02801938": "basket", "02808440": "bathtub",
@@ -80,7 +80,8 @@ def _meshes(root: Path, options: Options) -> Splits:
     for row, (synset, model, split) in enumerate(_csv(root / "all.csv"), start=1):
         if synset not in order or split not in NAMES.values() or not model or set(model) & set("/\\."):
             options.refuse(
-                f"{root / 'all.csv'} row {row}: no model of a known synset and split: {synset},{model},{split}"
+                f"{root / 'all.csv'} row {row}: no model of a known synset and split: "
+                f"{one_line(f'{synset},{model},{split}')}"
             )
             continue
         home = root / synset / model

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 from image2point.files import writing
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import DenseVoxels
@@ -81,7 +81,7 @@ def _trace(network: LiftedNetwork, example: Tensor | DenseVoxels) -> torch.expor
     except InputError:
         raise
     except Exception as error:  # whatever torch.export raises at what it cannot trace
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise InputError(
             f"torch.export cannot trace {network.lifting.network} ({type(error).__name__}: {reason})"
         ) from error

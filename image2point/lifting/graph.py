@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 from image2point.lifting.rules import class_rule, is_norm, rule_of
 from image2point.lifting.rules.elementwise import activation, elementwise, identity, prelu
 from image2point.lifting.rules.layout import permute
@@ -104,7 +104,7 @@ def trace(network: nn.Module, name: str) -> Trace:
     try:
         graph = tracer.trace(network, concrete_args=defaults or None)
     except Exception as error:  # whatever the network's own code raises when it meets a proxy
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise LiftError(
             f"cannot lift {name}: torch.fx cannot trace it ({type(error).__name__}: {reason}). "
             "A network can be lifted when its forward is a fixed sequence of operations."

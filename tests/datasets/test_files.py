@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image2point.datasets import files
+from image2point.datasets import files, registry
 from image2point.datasets.files import import_open3d, read_cloud, unit_sphere
 from image2point.errors import InputError
 
@@ -307,7 +307,7 @@ def test_importing_the_module_is_light() -> None:
 def test_the_name_of_a_member_stays_on_one_line(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("two\nlines\x1b.npy", b"no array")
-    with pytest.raises(InputError, match=r"`two\\nlines\\x1b.npy`") as caught:
+    with pytest.raises(InputError, match=r"`two lines\\x1b.npy`") as caught:
         read_cloud(tmp_path / "a.npz")
     assert str(caught.value).isprintable()
 
@@ -317,3 +317,12 @@ def test_what_trimesh_complains_of_is_not_logged(tmp_path: Path, caplog: pytest.
     (tmp_path / "a.stl").write_text(f"solid a\n{facet}endsolid a\n")
     read_cloud(tmp_path / "a.stl")
     assert not caplog.records
+
+
+def test_rows_of_a_damaged_list_stay_on_one_line(tmp_path: Path) -> None:
+    row = '1,02691156,02691156,"a\n\x07b",val\n'
+    (tmp_path / "all.csv").write_text(f"id,synsetId,subSynsetId,modelId,split\n{row}")
+    (tmp_path / "02691156").mkdir()
+    with pytest.raises(InputError, match="row 1") as caught:
+        registry.load("shapenet", tmp_path)
+    assert str(caught.value).isprintable()
