@@ -320,7 +320,7 @@ def test_what_trimesh_complains_of_is_not_logged(tmp_path: Path, caplog: pytest.
 
 
 def test_rows_of_a_damaged_list_stay_on_one_line(tmp_path: Path) -> None:
-    row = '1,02691156,02691156,"a\n\x07b",val\n'
+    row = '1,02691156,02691156,"a\n\x07/b",val\n'
     (tmp_path / "all.csv").write_text(f"id,synsetId,subSynsetId,modelId,split\n{row}")
     (tmp_path / "02691156").mkdir()
     with pytest.raises(InputError, match="row 1") as caught:
