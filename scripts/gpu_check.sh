@@ -105,7 +105,7 @@ race() { # PREFIX NAME CONFIG KEY=VALUE...: one run, tile sizes by the first gue
 }
 
 check_speed() {
-    local full recipe words best candidates=() finals=()
+    local full recipe words best run candidates=() finals=()
     mapfile -t full < <(resnet all)
     for recipe in "${recipes[@]}"; do # side by side: only their order counts
         read -ra words <<<"$recipe"
@@ -114,6 +114,9 @@ check_speed() {
         candidates+=("$runs/speed_${words[0]}")
     done
     wait
+    for run in "${candidates[@]}"; do # what failed beside the others is counted here
+        [ -e "$run/summary.json" ] || failures=$((failures + 1))
+    done
     best=$("$python" scripts/seconds_to_accuracy.py validation_accuracy 0.9 "${candidates[@]}") || return
     echo "$best"
     best=${best%%$'\t'*}
