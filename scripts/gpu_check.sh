@@ -88,7 +88,11 @@ check_conv() {
 check_step() {
     local full
     mapfile -t full < <(resnet io_norm)
-    bench network network --data "$root" --arch resnet50,tf_efficientnet_lite0
+    local resnet50=(network --data "$root" --arch resnet50)
+    bench network "${resnet50[@]}" --compare plain,spconv
+    bench network_lite0 network --data "$root" --arch tf_efficientnet_lite0
+    bench network_io "${resnet50[@]}" --policy io --compare apart,spconv # frozen norms: fused with their convolutions
+    bench network_scores "${resnet50[@]}" --policy none --compare apart,spconv
     bench train train configs/modelnet40/resnet50_io_norm.yaml "data.root=$root" "${full[@]}" \
         training.precision=bf16-mixed "training.workers=$workers" "${settings[@]}"
 }

@@ -73,7 +73,8 @@ def conv(
 
 @app.command()
 def network(
-    compare: Annotated[str, typer.Option(help="Contenders, by comma: plain.")] = "plain",
+    compare: Annotated[str, typer.Option(help="Contenders, by comma: plain, apart (modules one by one).")] = "plain",
+    policy: Annotated[str, typer.Option(help="What trains, as of `transfer`; none: class scores alone.")] = "io+norm",
     arch: Annotated[str, typer.Option(help="Names of timm, by comma.")] = "resnet50,tf_efficientnet_lite0",
     data: Root = MODELNET,
     clouds: Clouds = 32,
@@ -84,7 +85,7 @@ def network(
     repeats: Repeats = 5,
     json: Json = None,
 ) -> None:
-    """A whole fine-tuning step with frozen kernels (IO+norm), and its peak memory."""
+    """A whole fine-tuning step with frozen kernels, or a forward pass, and its peak memory."""
     import torch
 
     from image2point.benchmarks import network as bench
@@ -96,7 +97,7 @@ def network(
 
     def rows():  # type: ignore[no-untyped-def]
         for name in arch.split(","):
-            yield from bench.measure(name, voxels, contenders, repeats)
+            yield from bench.measure(name, voxels, contenders, policy, repeats)
 
     table.show(timing.machine(where, (torch.float32,)), rows(), json)
 

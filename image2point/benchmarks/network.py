@@ -1,4 +1,4 @@
-"""A whole fine-tuning step (IO+norm, frozen kernels): ours, and the plain engine with its kernel gradients."""
+"""A whole fine-tuning step with frozen kernels, or a forward pass: ours, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -19,25 +19,36 @@ from image2point.voxels.conv import engines
 
 engines.MODULES.setdefault("plain", plain.__name__)
 CLASSES = 40
+APART = "apart"
+"""The contender that runs the modules one by one where ours takes frozen ones together."""
 
 
-def build(arch: str, engine: str, seed: int = 0) -> LiftedNetwork:
-    """A lifted network with random weights and the policy io+norm.
+def build(arch: str, engine: str, policy: str, seed: int = 0) -> LiftedNetwork:
+    """A lifted network with random weights under a policy; in eval mode if nothing trains.
 
     With the engine `plain` every kernel takes a gradient, as in libraries that compute it whether it is used or not;
     the optimizer has the same parameters in both.
     """
     network = image2point.lift(arch, weights="random", num_classes=CLASSES, seed=seed)
-    image2point.freeze(network, "io+norm")
+    counts = image2point.freeze(network, policy)
     for module in network.modules():
         if isinstance(module, VoxelConv):
-            module.engine = engine
-    return network.train()
+            module.engine = "auto" if engine == APART else engine
+            if engine == APART:  # modules that someone watches run one by one
+                module.register_forward_hook(lambda module, given, result: None)
+    return network.train(counts.trainable > 0)
 
 
 def step_of(network: LiftedNetwork, voxels: Callable[[], VoxelTensor], labels: Tensor) -> Callable[[], None]:
-    """A training step on the voxels that `voxels()` gives."""
+    """A training step on the voxels that `voxels()` gives, or their class scores if nothing trains."""
     trained = [p for p in network.parameters() if p.requires_grad]
+    if not trained:
+
+        def scores() -> None:
+            with torch.no_grad():
+                network(voxels())
+
+        return scores
     optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9)
     if any(module.engine == "plain" for module in network.modules() if isinstance(module, VoxelConv)):
         for module in network.modules():
@@ -52,23 +63,26 @@ def step_of(network: LiftedNetwork, voxels: Callable[[], VoxelTensor], labels: T
     return step
 
 
-def measure(arch: str, voxels: VoxelTensor, contenders: Sequence[str], repeats: int) -> Iterator[dict[str, Any]]:
+def measure(
+    arch: str, voxels: VoxelTensor, contenders: Sequence[str], policy: str, repeats: int
+) -> Iterator[dict[str, Any]]:
     """One row per engine: seconds of a step with its plan at hand and with the plan built anew, and peak memory."""
     device = voxels.device
     labels = torch.arange(voxels.batch_size, device=device) % CLASSES
     fresh = lambda: VoxelTensor(voxels.features, Sites(voxels.coordinates, voxels.batch_size))  # noqa: E731
     warm, cold = {}, {}
     for engine in contenders:
-        network = build(arch, engine).to(device)
+        network = build(arch, engine, policy).to(device)
         warm[engine] = step_of(network, lambda: voxels, labels)
         cold[engine] = step_of(network, fresh, labels)
     seconds, with_plan = compare(warm, device, repeats), compare(cold, device, repeats)
     del warm, cold
-    memory = {engine: peak_of_step(arch, engine, voxels, labels) for engine in contenders}
+    memory = {engine: peak_of_step(arch, engine, policy, voxels, labels) for engine in contenders}
     ours = contenders[0]
     for engine in contenders:
         yield {
-            "network": arch, "clouds": voxels.batch_size, "voxels": len(voxels.sites), "engine": engine,
+            "network": arch, "policy": policy, "clouds": voxels.batch_size, "voxels": len(voxels.sites),
+            "engine": engine,
             "step_ms": 1e3 * seconds[engine], "step_with_plan_ms": 1e3 * with_plan[engine],
             "clouds_per_s": voxels.batch_size / with_plan[engine],
             "step_times_ours": seconds[engine] / seconds[ours],
@@ -77,21 +91,29 @@ def measure(arch: str, voxels: VoxelTensor, contenders: Sequence[str], repeats: 
         }  # fmt: skip
 
 
-def peak_of_step(arch: str, engine: str, voxels: VoxelTensor, labels: Tensor) -> int | None:
+def peak_of_step(arch: str, engine: str, policy: str, voxels: VoxelTensor, labels: Tensor) -> int | None:
     """Peak memory of a network's first step, plan included, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        arguments = (arch, engine, voxels.features.cpu().numpy(), voxels.coordinates.cpu().numpy(),
+        arguments = (arch, engine, policy, voxels.features.cpu().numpy(), voxels.coordinates.cpu().numpy(),
                      voxels.batch_size, labels.cpu().numpy(), str(voxels.device), torch.get_num_threads())  # fmt: skip
         return pool.apply(_peak, arguments)
 
 
 def _peak(
-    arch: str, engine: str, features: Any, coordinates: Any, clouds: int, labels: Any, device: str, threads: int
+    arch: str,
+    engine: str,
+    policy: str,
+    features: Any,
+    coordinates: Any,
+    clouds: int,
+    labels: Any,
+    device: str,
+    threads: int,
 ) -> int | None:
     return_freed_blocks()
     torch.set_num_threads(threads)
-    network = build(arch, engine).to(device)
+    network = build(arch, engine, policy).to(device)
     sites = Sites(torch.from_numpy(coordinates).to(device), clouds)
     voxels = VoxelTensor(torch.from_numpy(features).to(device), sites)
     return peak(step_of(network, lambda: voxels, torch.from_numpy(labels).to(device)), torch.device(device))

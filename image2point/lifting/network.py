@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
+from image2point.lifting.fuse import fuse
 from image2point.lifting.heads import effective
 from image2point.lifting.records import Lifting
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
@@ -105,8 +106,12 @@ class LiftedNetwork(nn.Module):
 
     def renew_program(self) -> None:
         """Make the programs again, after a change of `graph`."""
-        self._program = compiled(self.graph)
-        self._scoring = compiled(without_stages(self.graph))
+        self._program = self.program(copy_of(self.graph))
+        self._scoring = self.program(without_stages(self.graph))
+
+    def program(self, graph: fx.Graph) -> Program:
+        """The program of a graph over this network's modules, which is changed: chains become one node (`fuse`)."""
+        return _compiled(fuse(graph, self))
 
     def execute(self, program: Program, x: Voxels) -> dict[str, Any]:
         """Run a program over this network's modules: its own, or one made of its graph (`lifting.observe`)."""
@@ -150,12 +155,19 @@ class _Children:
         self.__dict__ = modules
 
 
-def compiled(graph: fx.Graph) -> Program:
+def _compiled(graph: fx.Graph) -> Program:
     """The program that a graph describes: (children as attributes, voxels) → what the graph returns."""
     code = graph.python_code(root_module="self")
     namespace = dict(code.globals)
     exec(code.src, namespace)
     return namespace["forward"]
+
+
+def copy_of(graph: fx.Graph) -> fx.Graph:
+    """The same nodes and the same output."""
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    return copy
 
 
 def without_stages(graph: fx.Graph) -> fx.Graph:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from image2point.errors import InputError
-from image2point.lifting.network import LiftedNetwork, compiled
+from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.rewrite import LAYERS
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.functional import global_mean
@@ -52,7 +52,7 @@ def observer(net: LiftedNetwork, names: Sequence[str], per_voxel: bool = False) 
             seen[name] = graph.call_function(reduce, (node,))
     graph.output(seen)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    program = compiled(graph)
+    program = net.program(graph)
     return lambda x: net.execute(program, x)
 
 

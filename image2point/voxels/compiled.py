@@ -47,6 +47,7 @@ def library() -> ctypes.CDLL | None:
 
 def call(name: str, *arguments: Tensor | int) -> int:
     """Call a function of the library: contiguous tensors as pointers, numbers as int64, the number of threads last."""
+    assert all(a.is_contiguous() for a in arguments if isinstance(a, Tensor)), f"{name}: a tensor is not contiguous"
     given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments]
     return int(getattr(library(), name)(*given, ctypes.c_int64(torch.get_num_threads())))
 

@@ -8,14 +8,23 @@ from torch import Tensor, nn
 from image2point.voxels.conv import dense
 from image2point.voxels.conv.autograd import convolve
 from image2point.voxels.conv.engines import ENGINES
+from image2point.voxels.conv.epilogue import Epilogue
+from image2point.voxels.conv.fused import convolve_and_finish
 from image2point.voxels.conv.structure import Structure, read_structure, whole
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.plan import Window, neighbour_table
+from image2point.voxels.plan import NeighbourTable, Window, neighbour_table
 from image2point.voxels.pool import coarse_mask
 from image2point.voxels.relu import ceiling, relu
+from image2point.voxels.remember import Remembered
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 AXES = ("x", "y", "z")
+
+
+def autocast_type(x: Voxels) -> torch.dtype | None:
+    """The type in which autocast wants a convolution of x; None where it is off."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if device != "meta" and torch.is_autocast_enabled(device) else None
 
 
 class VoxelConv(nn.Module):
@@ -61,8 +70,7 @@ class VoxelConv(nn.Module):
         self.groups, self.axis, self.depth_padding, self.engine = groups, axis, depth_padding, engine
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        self._structure: tuple[object, Structure] | None = None
-        self._converted: tuple[object, Tensor] | None = None
+        self._structure, self._converted = Remembered[Structure](), Remembered[Tensor]()
         if not self.weight.is_meta:  # there, nothing is drawn, and it would take long
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
@@ -70,14 +78,7 @@ class VoxelConv(nn.Module):
 
     def structure(self) -> Structure:
         """What of the kernel has to be computed: read off its values, again after every change."""
-        state = self._state()
-        if self._structure is None or self._structure[0] != state:
-            self._structure = (state, read_structure(self.kernel(), self.window))
-        return self._structure[1]
-
-    def _state(self) -> object:
-        """Differs after every change of the weight. Inference tensors do not count theirs."""
-        return object() if self.weight.is_inference() else (self.weight.data_ptr(), self.weight._version)
+        return self._structure.of((self.weight,), None, lambda: read_structure(self.kernel(), self.window))
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
@@ -91,11 +92,10 @@ class VoxelConv(nn.Module):
         return self._compact(weight).expand(-1, -1, *self.window.kernel)
 
     def forward(self, x: Voxels) -> Voxels:
+        dtype = autocast_type(x)
         bias: Tensor | None = self.bias
         weight: Tensor = self.weight
-        device = x.device.type
-        if device != "meta" and torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        if dtype is not None:
             x, weight, bias = x.to(dtype), self._weight_as(dtype), None if bias is None else bias.to(dtype)
         if isinstance(x, VoxelTensor):
             if self.depth_padding != "zeros":
@@ -116,10 +116,7 @@ class VoxelConv(nn.Module):
         """The weight in another type; converted once as long as it does not change and takes no gradient."""
         if self.weight.requires_grad or self.weight.dtype == dtype:
             return self.weight.to(dtype)
-        state = (self._state(), dtype)
-        if self._converted is None or self._converted[0] != state:
-            self._converted = (state, self.weight.to(dtype))
-        return self._converted[1]
+        return self._converted.of((self.weight,), dtype, lambda: self.weight.to(dtype))
 
     def _untied(self, weight: Tensor) -> Tensor:
         """The kernel, of size 1 along the axes where every tap has the same weight."""
@@ -131,14 +128,32 @@ class VoxelConv(nn.Module):
         return whole(self.window, self.structure().tied).cut(self._repeat(weight))
 
     def _sparse(self, x: VoxelTensor, weight: Tensor) -> Tensor:
+        kernel, table = self._kernel_and_table(x, weight)
+        if table is None:
+            return x.features @ kernel.flatten(1).T
+        return convolve(x.features, kernel, table, self.groups, self.engine)
+
+    def _kernel_and_table(self, x: VoxelTensor, weight: Tensor) -> tuple[Tensor, NeighbourTable | None]:
+        """What of the kernel is computed, and over which neighbours; None where each voxel reads itself alone."""
         kernel, window = self._compact(weight), self.window
         # A gradient needs every tap, and the reference is to be simple.
         if not (torch.is_grad_enabled() and self.weight.requires_grad) and self.engine != "reference":
             structure = self.structure()
             kernel, window = structure.cut(self._repeat(weight)), structure.window
-        if window.is_pointwise() and self.groups == 1:
-            return x.features @ kernel.flatten(1).T
-        return convolve(x.features, kernel, neighbour_table(x.sites, window), self.groups, self.engine)
+        return kernel, None if window.is_pointwise() and self.groups == 1 else neighbour_table(x.sites, window)
+
+    def finished(self, x: VoxelTensor, steps: Epilogue) -> VoxelTensor:
+        """The convolution without its bias, and the steps that follow it, in one; its weight counts as a constant.
+
+        Raises VoxelError as `conv.fused.convolve_and_finish` does.
+        """
+        dtype = autocast_type(x)
+        weight: Tensor = self.weight
+        if dtype is not None:
+            x, weight = x.to(dtype), self._weight_as(dtype)
+        kernel, table = self._kernel_and_table(x, weight)
+        rows = convolve_and_finish(x.features, kernel, table, steps, self.groups, self.engine)
+        return VoxelTensor(rows, x.sites.coarsen(self.window.stride))
 
     def extra_repr(self) -> str:
         outputs, inputs = self.weight.shape[:2]

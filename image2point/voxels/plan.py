@@ -58,9 +58,10 @@ class NeighbourTable:
         return self.reads.shape[1]
 
     def form(self, key: Hashable, build: Callable[[], Any]) -> Any:
-        """What `build` returns, built when `key` is first asked for and kept with this table."""
+        """What `build` returns, built when `key` is first asked for and kept with this table; as `Sites.plan`."""
         if key not in self._forms:
-            self._forms[key] = build()
+            with torch.inference_mode(False):
+                self._forms[key] = build()
         return self._forms[key]
 
     def index(self, backward: bool = False) -> Tensor:

@@ -3,8 +3,8 @@
 Torch keeps the whole output, since the layer after it usually keeps that too, for the gradient of its weight. Where
 kernels are frozen nobody else does, and the outputs of the activations are nearly half of what a network holds. Where
 a kernel is trained, the bits come on top of the output that it keeps: 1/32 more. On a CPU with a compiler, relu.cpp
-does all in one pass each way. In torch, packing takes several passes, which a CPU's cache makes bearable. A GPU would
-wait for each to be started.
+does all in one pass each way, and what stands between a convolution and a ReLU along with it. In torch, packing takes
+several passes, which a CPU's cache makes bearable. A GPU would wait for each to be started.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def relu(rows: Tensor, activation: Callable[[Tensor], Tensor], top: float) -> Te
 class _Relu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, activation: Callable[[Tensor], Tensor], top: float) -> Tensor:
-        if _is_compiled(rows):
+        if is_compiled(rows):
             output, kept = _in_one_pass(rows, top)
         else:
             output = activation(rows)
-            kept = rising(output, top) if rows.device.type == "cpu" else outside(output, top)
+            kept = passing(output, top)
         ctx.save_for_backward(kept)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _Where.apply(gradients[0], *ctx.saved_tensors), None, None
+        return masked(gradients[0], *ctx.saved_tensors), None, None
 
 
 class _Where(torch.autograd.Function):
@@ -70,7 +70,17 @@ class _Where(torch.autograd.Function):
         return _Where.apply(gradients[0], *ctx.saved_tensors), None
 
 
-def _is_compiled(rows: Tensor) -> bool:
+def masked(gradient: Tensor, kept: Tensor) -> Tensor:
+    """The gradient [N, C] of a ReLU's argument, by what `passing` found; differentiable."""
+    return _Where.apply(gradient, kept)
+
+
+def passing(output: Tensor, top: float) -> Tensor:
+    """Where the gradient passes a ReLU that gave `output` [N, C]: bits on a CPU, a byte per element elsewhere."""
+    return rising(output, top) if output.device.type == "cpu" else outside(output, top)
+
+
+def is_compiled(rows: Tensor) -> bool:
     return rows.device.type == "cpu" and rows.dtype in NAMES and library() is not None
 
 
@@ -82,6 +92,24 @@ def _in_one_pass(rows: Tensor, top: float) -> tuple[Tensor, Tensor]:
     return output, bits
 
 
+def finish_in_one_pass(
+    rows: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, top: float | None, keep: bool
+) -> Tensor | None:
+    """rows · scale + shift + residual and a ReLU that stops at `top` (None: no ReLU), in the memory of the rows.
+
+    Args:
+        rows, residual: [N, C]; scale, shift: [C]; all contiguous and of one type.
+
+    Returns:
+        What `passing` finds of the result, if it is to be kept and there is a ReLU.
+    """
+    bits = torch.empty(-(-rows.numel() // 8), dtype=torch.uint8) if keep and top is not None else None
+    kind = 0 if top is None else 2 if top < inf else 1
+    given = 0 if residual is None else residual, kind, 0 if bits is None else bits
+    call(f"finish_{NAMES[rows.dtype]}", rows, *rows.shape, scale, shift, *given)
+    return bits
+
+
 def outside(output: Tensor, top: float) -> Tensor:
     """Where a ReLU's output [N, C] lies on one of its bounds, a byte per element: bool [N, C]."""
     found = output == 0
@@ -90,7 +118,7 @@ def outside(output: Tensor, top: float) -> Tensor:
 
 def rising(output: Tensor, top: float) -> Tensor:
     """Where a ReLU's output [N, C] lies between its bounds, element 8 k + i in bit i of byte k: uint8 [⌈N C / 8⌉]."""
-    flat = output.detach().flatten()
+    flat = output.detach().contiguous().flatten()
     bits = torch.empty(-(-len(flat) // 8), dtype=torch.uint8, device=flat.device)
     for elements, places in _blocks(flat):
         inside = flat[elements].to(torch.bool)  # several times as fast as a comparison
@@ -104,9 +132,9 @@ def rising(output: Tensor, top: float) -> Tensor:
 
 def where(gradient: Tensor, bits: Tensor) -> Tensor:
     """The gradient [N, C] where `rising` set the bit, 0 elsewhere."""
-    flat = gradient.detach().flatten()
+    flat = gradient.detach().contiguous().flatten()  # that of a sum is one number, read with stride 0
     result = torch.empty_like(flat)
-    if _is_compiled(flat):
+    if is_compiled(flat):
         call(f"where_{NAMES[flat.dtype]}", flat, len(flat), bits, result)
         return result.view(gradient.shape)
     for elements, places in _blocks(flat):

@@ -66,9 +66,13 @@ class Sites:
         return len(self.coordinates)
 
     def plan(self, key: Hashable, build: Callable[[], Any]) -> Any:
-        """What `build` returns, built when `key` is first asked for and kept with these sites."""
+        """What `build` returns, built when `key` is first asked for and kept with these sites.
+
+        It is built outside of inference mode, since gradients may be taken on the same sites later.
+        """
         if key not in self._plans:
-            self._plans[key] = build()
+            with torch.inference_mode(False):
+                self._plans[key] = build()
         return self._plans[key]
 
     @property

@@ -48,6 +48,15 @@ def test_values_and_gradients_are_torchs(
     assert torch.equal(ours[real], torchs[real]) and ours.dtype == dtype
 
 
+@pytest.mark.parametrize("activation", RELUS, ids=str)
+def test_a_gradient_of_one_number_for_all(activation: nn.Module) -> None:
+    """Which is not laid out in memory, but read with stride 0."""
+    rows = torch.randn(50, 8, requires_grad=True)
+    found, expected = module.relu(rows, activation, module.ceiling(activation) or 0), activation(rows)
+    ours, torchs = (torch.autograd.grad(y.sum(), rows)[0] for y in (found, expected))
+    assert torch.equal(ours, torchs)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_gradient_can_be_differentiated_again(transposed: bool) -> None:
     rows = torch.randn(6, 7, dtype=torch.float64)

@@ -19,8 +19,9 @@ from image2point.voxels.plan import NeighbourTable
 pytest.importorskip("triton", reason="triton is not installed (it comes with the extra `test` on Linux)")
 
 from image2point.voxels.conv import triton_engine, triton_forward, triton_tune, triton_weight
+from image2point.voxels.conv.epilogue import Epilogue
+from image2point.voxels.conv.fused import convolve_and_finish
 from image2point.voxels.conv.pack import pack
-from image2point.voxels.conv.triton_fused import convolve_norm_activate
 from image2point.voxels.conv.triton_table import column_rows, sorted_table
 from image2point.voxels.conv.triton_tune import Config
 
@@ -170,42 +171,29 @@ def test_repeats_are_identical() -> None:
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu", "relu6", "silu", "hardswish"])
-def test_fused_tail_of_a_block(activation: str) -> None:
+def test_what_follows_a_convolution(activation: str) -> None:
     kind = KINDS[9] if activation == "relu6" else (3, 2, 1, 1, 1, "z", 4, 8)
-    table, features, weight, gradient = case(kind, points=20)
+    table, features, weight, _ = case(kind, points=20)
     generator = torch.Generator().manual_seed(2)
     scale, shift, residual = (
         (3 * torch.randn(*shape, generator=generator)).to(DEVICE) for shape in ((8,), (8,), (table.targets, 8))
     )
-    residual.requires_grad_()
-    y = convolve_norm_activate(features, weight, table, scale, shift, activation, residual, kind[4])
-    found = [y, *torch.autograd.grad(y, (features, weight, residual), gradient)]
-    x, w, r = (t.detach().double().requires_grad_() for t in (features, weight, residual))
-    linear = reference.convolve(x, w.expand(-1, -1, *table.kernel), table, kind[4]) * scale + shift + r
-    truth = linear if activation == "identity" else getattr(F, activation)(linear)
-    truth = [truth, *torch.autograd.grad(truth, (x, w, r), gradient.double())]
-    for value, expectation in zip(found, truth, strict=True):
-        assert relative(value.double(), expectation) < 1e-5
+    steps = Epilogue(scale, shift, residual, activation)
+    with torch.no_grad():
+        y = convolve_and_finish(features, weight, table, steps, kind[4], "triton")
+    linear = reference.convolve(features, weight.expand(-1, -1, *table.kernel), table, kind[4]) * scale + shift
+    truth = linear + residual
+    assert relative(y, truth if activation == "identity" else getattr(F, activation)(truth)) < 1e-5
 
 
 def test_fused_tail_in_parts_without_a_residual() -> None:
     table, features, weight, _ = case((3, 1, 1, 1, 1, "z", 16, 16), points=20)
     scale, shift = torch.randn(16, device=DEVICE), torch.randn(16, device=DEVICE)
     rows = sorted_table(table, (3, 3, 1), False)
-    steps = triton_forward.Epilogue(scale, shift, None, "relu")
+    steps = Epilogue(scale, shift, None, "relu")
     y = triton_forward.multiply(features.detach(), pack(weight, 1), rows, steps, Config(16, 16, 16, parts=4))
     linear = reference.convolve(features, weight.expand(-1, -1, 3, 3, 3), table)
     assert relative(y, F.relu(linear * scale + shift)) < 1e-5
-
-
-def test_a_frozen_kernel_keeps_no_input() -> None:
-    table, features, weight, _ = case((3, 1, 1, 1, 1, "z", 4, 8), points=20)
-    scale = shift = torch.ones(8, device=DEVICE)
-    for trainable in (False, True):
-        kept: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
-            convolve_norm_activate(features, weight.detach().requires_grad_(trainable), table, scale, shift, "relu")
-        assert any(t.shape == features.shape for t in kept) == trainable
 
 
 def test_what_cannot_run_is_refused_with_the_reason() -> None:
@@ -214,14 +202,6 @@ def test_what_cannot_run_is_refused_with_the_reason() -> None:
         convolve(features, weight, table, engine="triton")
     with pytest.raises(VoxelError, match="one type"):
         convolve(features.half(), weight.float(), table, engine="triton")
-    table, features, weight, _ = case((3, 1, 1, 1, 1, "z", 4, 8))
-    one = torch.ones(8, device=DEVICE)
-    with pytest.raises(VoxelError, match="activation"):
-        convolve_norm_activate(features, weight, table, one, one, "tanh")
-    with pytest.raises(VoxelError, match="constants"):
-        convolve_norm_activate(features, weight, table, one.requires_grad_(), one)
-    with pytest.raises(VoxelError, match="residual"):
-        convolve_norm_activate(features, weight, table, one.detach(), one.detach(), residual=features.detach())
 
 
 def test_precision_of_float32_products_follows_torch() -> None:

@@ -34,6 +34,11 @@ def convolve(features: Tensor, weight: Tensor, table: NeighbourTable, groups: in
     return _Convolve.apply(features, weight, table, groups, engine, False)
 
 
+def data_gradient(gradient: Tensor, weight: Tensor, table: NeighbourTable, groups: int, engine: str) -> Tensor:
+    """Gradient [N, C_in] of the features, from that of the result [M, C_out]; differentiable in both operands."""
+    return _Convolve.apply(gradient, transpose(weight, groups), table, groups, engine, True)
+
+
 def sum_neighbours(features: Tensor, table: NeighbourTable) -> Tensor:
     """Sum of what each target reads through all taps: [N, C] → [M, C]."""
     return _SumNeighbours.apply(features, table, False)

@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from image2point.voxels.conv.triton_epilogue import Epilogue, finish
+from image2point.voxels.conv.epilogue import Epilogue
+from image2point.voxels.conv.triton_epilogue import finish
 from image2point.voxels.conv.triton_forward import PLAIN, gather
 from image2point.voxels.conv.triton_table import ColumnRows, SortedTable
 from image2point.voxels.conv.triton_tune import Config, ceil_div, choose, power_of_two, processors
@@ -26,7 +27,6 @@ def _multiply(
     scale_ptr,
     shift_ptr,
     residual_ptr,
-    argument_ptr,
     G,
     C_OUT,
     w_first,
@@ -53,7 +53,7 @@ def _multiply(
     row = tl.load(rows_ptr + tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     offsets = row[:, None] * C_OUT + out[None, :]
     valid = (row >= 0)[:, None] & out_valid[None, :]
-    finish(sum, y_ptr, offsets, out, valid, scale_ptr, shift_ptr, residual_ptr, argument_ptr, C_OUT, ACTIVATION)
+    finish(sum, y_ptr, offsets, out, valid, scale_ptr, shift_ptr, residual_ptr, C_OUT, ACTIVATION)
 
 
 def multiply(
@@ -87,7 +87,6 @@ def multiply(
             epilogue.scale,
             epilogue.shift,
             epilogue.residual,
-            epilogue.argument,
             columns,
             outputs,
             (columns - 1) * outputs if table.mirrored else 0,

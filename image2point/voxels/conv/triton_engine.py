@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from image2point.voxels.conv.epilogue import Epilogue
 from image2point.voxels.conv.pack import pack
 from image2point.voxels.plan import NeighbourTable
 
 _INSTALLED = find_spec("triton") is not None
 if _INSTALLED or TYPE_CHECKING:
     from image2point.voxels.conv import triton_depthwise, triton_forward, triton_weight
-    from image2point.voxels.conv.triton_epilogue import Epilogue
     from image2point.voxels.conv.triton_table import column_rows, sorted_table
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from image2point.voxels.conv.triton_epilogue import Epilogue, finish, sum_parts
+from image2point.voxels.conv.epilogue import Epilogue
+from image2point.voxels.conv.triton_epilogue import finish, sum_parts
 from image2point.voxels.conv.triton_table import SortedTable
 from image2point.voxels.conv.triton_tune import Config, ceil_div, choose, power_of_two, processors
 
@@ -67,7 +68,6 @@ def _multiply(
     scale_ptr,
     shift_ptr,
     residual_ptr,
-    argument_ptr,
     M,
     G,
     GROUPS,
@@ -120,7 +120,7 @@ def _multiply(
     if PARTS > 1:
         tl.store(y_ptr + part * (M.to(tl.int64) * C) + offsets, sum, mask=valid)
     else:
-        finish(sum, y_ptr, offsets, channel, valid, scale_ptr, shift_ptr, residual_ptr, argument_ptr, C, ACTIVATION)
+        finish(sum, y_ptr, offsets, channel, valid, scale_ptr, shift_ptr, residual_ptr, C, ACTIVATION)
 
 
 INTERPRETED = not isinstance(_multiply, triton.JITFunction)
@@ -164,7 +164,6 @@ def multiply(
             epilogue.scale,
             epilogue.shift,
             epilogue.residual,
-            epilogue.argument,
             rows,
             columns,
             groups,

@@ -1,0 +1,48 @@
+"""Chains of convolution, norm, sum and activation in a lifted graph, each as one node."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from image2point.voxels import BatchNorm, Pointwise, TiedConv, VoxelConv
+from image2point.voxels.block import convolve_norm_activate
+from image2point.voxels.functional import add
+
+
+def fuse(graph: fx.Graph, network: nn.Module) -> fx.Graph:
+    """Replace every chain of a graph, which is changed and returned.
+
+    A chain is a convolution, a norm that alone reads it, and as far as they alone read what goes before: a sum with
+    other voxels, an activation. Whether it runs as one operation depends on the modules' state when it is called.
+    """
+
+    def module(node: fx.Node) -> nn.Module | None:
+        return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    for norm in list(graph.nodes):
+        conv = norm.args[0] if isinstance(module(norm), BatchNorm) and len(norm.args) == 1 else None
+        if not isinstance(conv, fx.Node) or type(module(conv)) not in (VoxelConv, TiedConv) or len(conv.users) > 1:
+            continue
+        chain, activation, residual = [conv, norm], None, None
+        reader = _only_reader(norm)
+        if reader is not None and reader.op == "call_function" and reader.target is add and not reader.kwargs:
+            others = [argument for argument in reader.args if argument is not norm]
+            if len(others) == 1 and isinstance(others[0], fx.Node):
+                residual = others[0]
+                chain.append(reader)
+                reader = _only_reader(reader)
+        if reader is not None and isinstance(module(reader), Pointwise):
+            activation = reader
+            chain.append(reader)
+        last = chain[-1]
+        with graph.inserting_before(last):
+            modules = [n and graph.create_node("get_attr", str(n.target)) for n in (conv, norm, activation)]
+            fused = graph.call_function(convolve_norm_activate, (*modules, conv.args[0], residual))
+        last.replace_all_uses_with(fused)
+        for node in reversed(chain):
+            graph.erase_node(node)
+    return graph
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None

@@ -1,0 +1,44 @@
+"""Benchmarks measure what they say; how fast anything is, is no test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from image2point.benchmarks import conv, network
+from image2point.benchmarks.clouds import surface
+from image2point.voxels import VoxelTensor, voxelize
+
+
+@pytest.fixture(scope="module")
+def voxels() -> VoxelTensor:
+    generator = torch.Generator().manual_seed(0)
+    return voxelize([torch.rand(100, 3, generator=generator) for _ in range(2)], 0.1)
+
+
+def test_one_convolution() -> None:
+    rows = list(conv.measure(surface(500), 8, torch.float32, "auto", ["plain", "dense"], 1e9, 1))
+    assert [row["engine"] for row in rows] == ["image2point", "plain", "dense"]
+    assert all(row["forward_ms"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("policy", "contenders", "trains"),
+    [("io+norm", ["auto", "plain"], True), ("none", ["auto", "apart"], False)],
+)
+def test_a_step_or_a_pass(
+    policy: str, contenders: list[str], trains: bool, voxels: VoxelTensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward = []
+    monkeypatch.setattr(network, "peak_of_step", lambda *given: 1 << 20)
+    real = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: backward.append(loss) or real(loss))
+    rows = list(network.measure("resnet10t", voxels, contenders, policy, 1))
+    assert [row["engine"] for row in rows] == contenders
+    assert bool(backward) == trains
+    assert all(row["step_ms"] > 0 and row["peak_mib"] == 1 for row in rows)
+
+
+def test_the_peak_of_a_step_is_taken_in_a_process_of_its_own(voxels: VoxelTensor) -> None:
+    peak = network.peak_of_step("resnet10t", "auto", "io", voxels, torch.arange(2))
+    assert peak is None or peak > 1 << 20
