@@ -19,8 +19,9 @@ from image2point.lifting.axes import check_axis
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_stem, move_stride, trace
 from image2point.lifting.heads import HEADS
 from image2point.lifting.network import LiftedNetwork
+from image2point.lifting.origins import record
 from image2point.lifting.records import Options
-from image2point.lifting.rewrite import Rewriter, record
+from image2point.lifting.rewrite import Rewriter
 from image2point.lifting.stems import FRESH_STEMS, STEMS, patch_size
 from image2point.lifting.variance import VARIANCES, calibrate, check_batch
 from image2point.voxels import DenseVoxels, VoxelConv, VoxelTensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,11 @@ from image2point.lifting import controls, kernels, rules
 from image2point.lifting.axes import axis_of, check_patterns
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
 from image2point.lifting.heads import fresh_head, unit_length
-from image2point.lifting.records import Lifting, Options, ParameterRecord, SourceRecord
+from image2point.lifting.records import Options
 from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
 from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
 from image2point.lifting.rules.table import READ_PADDING
 from image2point.lifting.stems import FRESH_STEMS, fresh_convolution, replaced_nodes
-from image2point.pretrained import WeightsReport
 from image2point.voxels import GlobalPool
 
 logger = logging.getLogger("image2point")
@@ -356,52 +355,3 @@ def _width(traced: Trace, node: fx.Node) -> int:
     with torch.no_grad():
         result = traced.network.eval()(image)
     return int(result.shape[1])
-
-
-# ---------------------------------------------------------------------------------------------------------- records
-
-
-def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[int, ...]]) -> Lifting:
-    """Say where every tensor of the 3D network comes from, and where every tensor of the 2D weights went.
-
-    Args:
-        loaded: name and shape of the tensors in the 2D weights.
-    """
-    source = {name: tuple(t.shape) for name, t in rewriter.traced.network.state_dict().items()}
-    original = {**source, **loaded}
-
-    def describe(name: str, tensor: Tensor) -> ParameterRecord:
-        owner, shape, kind = _owner(rewriter.roles, name), tuple(tensor.shape), name.rpartition(".")[2]
-        role = rewriter.roles[owner]
-        if owner in rewriter.fresh or name in weights.missing:
-            return ParameterRecord(name, shape, role, "fresh", None, None)
-        is_kernel = kind == "weight" and len(shape) == 5
-        return ParameterRecord(name, shape, role, "inflated" if is_kernel else "copied", name, original[name])
-
-    parameters = tuple(describe(n, p) for n, p in rewriter.root.named_parameters())
-    kept = rewriter.root.state_dict()  # what is not kept holds constants, such as a blur's
-    buffers = tuple(describe(n, b) for n, b in rewriter.root.named_buffers() if n in kept)
-    used = {r.source for r in (*parameters, *buffers)} | {
-        name for name in rewriter.merged if name.rpartition(".")[0] not in rewriter.fresh
-    }
-    replaced = _replaced(rewriter)
-    sources = tuple(
-        SourceRecord(name, shape, "used" if name in used else "replaced" if replaced(name) else "skipped")
-        for name, shape in loaded.items()
-    )
-    return Lifting(rewriter.traced.name, rewriter.options, weights, parameters, buffers, sources)
-
-
-def _replaced(rewriter: Rewriter) -> Callable[[str], bool]:
-    """Whether a 2D tensor belongs to a layer whose place fresh values took."""
-    stem = rewriter.stem.nodes if rewriter.options.stem in FRESH_STEMS else ()
-    owners = rewriter.fresh | {str(node.target) for node in stem}
-    return lambda name: _owner(owners, name) in owners
-
-
-def _owner(names: Container[str], tensor: str) -> str:
-    """The lifted module that a tensor belongs to, or the tensor itself where no module holds it."""
-    name = tensor
-    while name and name not in names:
-        name = name.rpartition(".")[0]
-    return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lifting_samples import relative
 from torch import Tensor, nn
 
 import image2point
@@ -112,3 +113,38 @@ def test_the_graph_of_a_network_stays_what_was_lifted() -> None:
     assert {str(node.target) for node in net.graph.nodes if node.op == "call_module"} <= {
         n for n, _ in net.named_modules()
     }
+
+
+class Residual(nn.Module):
+    """A block with a sum, narrow enough for an interpreter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 8, 3, 1, 1), nn.BatchNorm2d(8)
+        self.conv, self.norm, self.act = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.first(self.stem(x)))
+        return self.head(self.pool(self.act(self.norm(self.conv(x)) + x)).flatten(1))
+
+
+def test_in_the_kernel_of_triton(calls: list[VoxelConv]) -> None:
+    """Scores, and gradients of what is frozen, as the engine cpu gives them."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = []
+    for engine in ("triton", "cpu"):
+        torch.manual_seed(0)
+        net = image2point.lift(Residual(), engine=engine, num_classes=4).to(device)
+        with torch.no_grad():
+            net(clouds().to(device))
+        image2point.freeze(net, "head")
+        net.train()
+        x = clouds().to(device)
+        x = x.replace(x.features.requires_grad_())
+        scores = net(x)
+        found.append([scores, *torch.autograd.grad(scores.square().sum(), (x.features, net.head.weight))])
+    assert len(calls) == 4
+    for one, other in zip(*found, strict=True):
+        assert relative(one, other) < 1e-5

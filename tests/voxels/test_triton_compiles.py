@@ -55,7 +55,7 @@ def main() -> None:
     from image2point.voxels.conv import triton_depthwise, triton_epilogue, triton_forward, triton_table, triton_weight
 
     def tail(kind: str) -> dict[str, str | None]:
-        return {"scale_ptr": "*fp32", "shift_ptr": "*fp32", "residual_ptr": kind, "argument_ptr": kind}
+        return dict.fromkeys(("scale_ptr", "shift_ptr", "residual_ptr"), kind)
 
     bare: dict[str, str | None] = dict.fromkeys(tail("*fp32"))
     table = dict.fromkeys(("rows_ptr", "count_ptr", "column_ptr", "index_ptr", "members_ptr", "starts_ptr"), "*i32")
@@ -94,8 +94,6 @@ def main() -> None:
     table = dict.fromkeys((*table, "columns_ptr", "reads_ptr", "taps_ptr", "bits_ptr", "order_ptr"), "*i32")
     build(triton_table._rank, {**table, "key_ptr": "*i16"}, {"ROWS": 256})
     build(triton_table._cut, {**table, "order_ptr": "*i64"}, {"ROWS": 64})
-    pointers = dict.fromkeys(("gradient_ptr", "z_ptr", "sum_ptr", "product_ptr"), "*bf16") | {"scale_ptr": "*fp32"}
-    build(triton_epilogue._reverse, pointers, {"ACTIVATION": "silu", "BLOCK": 1024})
 
 
 if __name__ == "__main__":
