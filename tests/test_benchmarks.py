@@ -33,7 +33,8 @@ def test_a_step_or_a_pass(
     monkeypatch.setattr(network, "peak_of_step", lambda *given: 1 << 20)
     real = torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: backward.append(loss) or real(loss))
-    rows = list(network.measure("resnet10t", voxels, contenders, policy, 1))
+    cannot, *rows = network.measure("resnet10t", voxels, [*contenders, "spconv"], policy, 1)
+    assert cannot["engine"] == "spconv" and "cannot run" in cannot["remark"]
     assert [row["engine"] for row in rows] == contenders
     assert bool(backward) == trains
     assert all(row["step_ms"] > 0 and row["peak_mib"] == 1 for row in rows)

@@ -14,7 +14,7 @@ from image2point.benchmarks import plain
 from image2point.benchmarks.memory import peak, return_freed_blocks
 from image2point.benchmarks.timing import compare
 from image2point.lifting.network import LiftedNetwork
-from image2point.voxels import Sites, VoxelConv, VoxelTensor
+from image2point.voxels import Sites, VoxelConv, VoxelError, VoxelTensor
 from image2point.voxels.conv import engines
 
 engines.MODULES.setdefault("plain", plain.__name__)
@@ -66,23 +66,33 @@ def step_of(network: LiftedNetwork, voxels: Callable[[], VoxelTensor], labels: T
 def measure(
     arch: str, voxels: VoxelTensor, contenders: Sequence[str], policy: str, repeats: int
 ) -> Iterator[dict[str, Any]]:
-    """One row per engine: seconds of a step with its plan at hand and with the plan built anew, and peak memory."""
+    """One row per engine: seconds of a step with its plan at hand and with the plan built anew, and peak memory.
+
+    One that is compared and cannot run has a remark instead.
+    """
     device = voxels.device
     labels = torch.arange(voxels.batch_size, device=device) % CLASSES
     fresh = lambda: VoxelTensor(voxels.features, Sites(voxels.coordinates, voxels.batch_size))  # noqa: E731
+    case = {"network": arch, "policy": policy, "clouds": voxels.batch_size, "voxels": len(voxels.sites)}
     warm, cold = {}, {}
     for engine in contenders:
         network = build(arch, engine, policy).to(device)
-        warm[engine] = step_of(network, lambda: voxels, labels)
-        cold[engine] = step_of(network, fresh, labels)
+        step = step_of(network, lambda: voxels, labels)
+        try:
+            step()
+        except VoxelError as reason:
+            if engine == contenders[0]:
+                raise
+            yield {**case, "engine": engine, "remark": str(reason)}
+            continue
+        warm[engine], cold[engine] = step, step_of(network, fresh, labels)
     seconds, with_plan = compare(warm, device, repeats), compare(cold, device, repeats)
     del warm, cold
-    memory = {engine: peak_of_step(arch, engine, policy, voxels, labels) for engine in contenders}
+    memory = {engine: peak_of_step(arch, engine, policy, voxels, labels) for engine in seconds}
     ours = contenders[0]
-    for engine in contenders:
+    for engine in seconds:
         yield {
-            "network": arch, "policy": policy, "clouds": voxels.batch_size, "voxels": len(voxels.sites),
-            "engine": engine,
+            **case, "engine": engine,
             "step_ms": 1e3 * seconds[engine], "step_with_plan_ms": 1e3 * with_plan[engine],
             "clouds_per_s": voxels.batch_size / with_plan[engine],
             "step_times_ours": seconds[engine] / seconds[ours],

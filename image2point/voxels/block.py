@@ -33,12 +33,12 @@ def _steps(
     conv: VoxelConv, norm: BatchNorm, activation: Pointwise | None, x: VoxelTensor, residual: Voxels | None
 ) -> Epilogue | None:
     """What follows the convolution, if all of it can be done in one."""
+    if norm.training or norm.running_mean is None or conv.engine == "reference" or conv.depth_padding != "zeros":
+        return None
     parts: list[nn.Module] = [conv, norm]
     if activation is not None:
         parts += [activation, activation.module]
-    if torch.compiler.is_compiling() or conv.engine == "reference" or any(map(_is_watched, parts)):
-        return None
-    if norm.training or norm.running_mean is None or conv.depth_padding != "zeros":
+    if torch.compiler.is_compiling() or any(map(_is_watched, parts)):
         return None
     takes_gradients = torch.is_grad_enabled()
     if takes_gradients and any(p.requires_grad for part in (conv, norm) for p in part.parameters()):

@@ -15,7 +15,7 @@ class Remembered(Generic[T]):
     """The last thing that was made of some tensors."""
 
     def __init__(self) -> None:
-        self._kept: tuple[Hashable, T] | None = None
+        self._kept: tuple[list[Hashable], T] | None = None
 
     def of(self, tensors: tuple[Tensor | None, ...], key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes, now or before: made again after every change of the tensors, and for every other key.
@@ -25,10 +25,12 @@ class Remembered(Generic[T]):
         """
         if torch.compiler.is_compiling():
             return make()
-        given = [t for t in tensors if t is not None]
-        if any(t.is_inference() for t in given):
-            return make()
-        state = (key, *((t.data_ptr(), t._version) for t in given))
+        state: list[Hashable] = [key]
+        for tensor in tensors:
+            if tensor is not None:
+                if tensor.is_inference():
+                    return make()
+                state += tensor.data_ptr(), tensor._version
         if self._kept is None or self._kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
                 self._kept = (state, make())

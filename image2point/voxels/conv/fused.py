@@ -102,7 +102,8 @@ class _Fused(torch.autograd.Function):
             gradient = relu.masked(gradient, mask)
         data = None
         if ctx.needs_input_grad[0]:
-            product = gradient * scale
+            ours_alone = mask is not None and not ctx.needs_input_grad[1] and not torch.is_grad_enabled()
+            product = gradient.mul_(scale) if ours_alone else gradient * scale
             if table is None:
                 data = product @ weight.flatten(1)
             else:
