@@ -73,7 +73,7 @@ def conv(
 
 @app.command()
 def network(
-    compare: Annotated[str, typer.Option(help="Contenders, by comma: engines, plain, apart (modules one by one).")] = "plain",
+    compare: Annotated[str, typer.Option(help="Contenders, by comma: engines, plain, apart (unfused).")] = "plain",
     policy: Annotated[str, typer.Option(help="What trains, as of `transfer`; none: class scores alone.")] = "io+norm",
     arch: Annotated[str, typer.Option(help="Names of timm, by comma.")] = "resnet50,tf_efficientnet_lite0",
     data: Root = MODELNET,
