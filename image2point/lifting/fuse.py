@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import fx, nn
 
 from image2point.voxels import BatchNorm, Pointwise, TiedConv, VoxelConv
@@ -13,16 +15,20 @@ def fuse(graph: fx.Graph, network: nn.Module) -> fx.Graph:
     """Replace every chain of a graph, which is changed and returned.
 
     A chain is a convolution, a norm that alone reads it, and as far as they alone read what goes before: a sum with
-    other voxels, an activation. Whether it runs as one operation depends on the modules' state when it is called.
+    other voxels, an activation. Its node stands where the last of them stood, when everything that they read is there.
+    Whether it runs as one operation depends on the modules' state when it is called.
     """
 
-    def module(node: fx.Node) -> nn.Module | None:
-        return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    def module(node: fx.Node | None) -> nn.Module | None:
+        return network.get_submodule(str(node.target)) if node is not None and node.op == "call_module" else None
 
+    uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for norm in list(graph.nodes):
-        conv = norm.args[0] if isinstance(module(norm), BatchNorm) and len(norm.args) == 1 else None
+        conv = norm.args[0] if isinstance(module(norm), BatchNorm) else None
         if not isinstance(conv, fx.Node) or type(module(conv)) not in (VoxelConv, TiedConv) or len(conv.users) > 1:
             continue
+        if uses[norm.target] > 1:
+            continue  # in training, its running statistics depend on the order
         chain, activation, residual = [conv, norm], None, None
         reader = _only_reader(norm)
         if reader is not None and reader.op == "call_function" and reader.target is add and not reader.kwargs:
@@ -36,8 +42,9 @@ def fuse(graph: fx.Graph, network: nn.Module) -> fx.Graph:
             chain.append(reader)
         last = chain[-1]
         with graph.inserting_before(last):
-            modules = [n and graph.create_node("get_attr", str(n.target)) for n in (conv, norm, activation)]
-            fused = graph.call_function(convolve_norm_activate, (*modules, conv.args[0], residual))
+            modules = [graph.create_node("get_attr", str(node.target)) for node in (conv, norm)]
+            act = None if activation is None else graph.create_node("get_attr", str(activation.target))
+            fused = graph.call_function(convolve_norm_activate, (*modules, act, conv.args[0], residual))
         last.replace_all_uses_with(fused)
         for node in reversed(chain):
             graph.erase_node(node)

@@ -110,7 +110,7 @@ class LiftedNetwork(nn.Module):
         self._scoring = self.program(without_stages(self.graph))
 
     def program(self, graph: fx.Graph) -> Program:
-        """The program of a graph over this network's modules, which is changed: chains become one node (`fuse`)."""
+        """The program of a graph over this network's modules. The graph is used up: chains become one node (`fuse`)."""
         return _compiled(fuse(graph, self))
 
     def execute(self, program: Program, x: Voxels) -> dict[str, Any]:

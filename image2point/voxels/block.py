@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from image2point.voxels.conv.epilogue import CEILINGS, Epilogue, name_of
 from image2point.voxels.functional import add
-from image2point.voxels.modules import Pointwise, VoxelConv, autocast_type
+from image2point.voxels.modules import Pointwise, TiedConv, VoxelConv, autocast_type
 from image2point.voxels.norm import BatchNorm
 from image2point.voxels.tensor import Voxels, VoxelTensor
 
@@ -17,9 +18,10 @@ def convolve_norm_activate(
 ) -> Voxels:
     """activation(norm(conv(x)) + residual).
 
-    On sparse voxels, with a frozen convolution and a frozen norm in eval mode, these are one operation
-    (`conv.fused`): the same up to rounding, in fewer passes over memory and fewer launches on a GPU. Otherwise the
-    modules run one by one.
+    On sparse voxels, with a convolution and a norm that are constants here (frozen, or no gradient is taken; the norm
+    by its running statistics), these are one operation (`conv.fused`): the same up to rounding, in fewer passes over
+    memory. Where a gradient goes through, the activation must be a ReLU, a ReLU6 or none. Otherwise the modules run one
+    by one.
     """
     if isinstance(x, VoxelTensor) and (steps := _steps(conv, norm, activation, x, residual)) is not None:
         return conv.finished(x, steps)
@@ -32,38 +34,50 @@ def convolve_norm_activate(
 def _steps(
     conv: VoxelConv, norm: BatchNorm, activation: Pointwise | None, x: VoxelTensor, residual: Voxels | None
 ) -> Epilogue | None:
-    """What follows the convolution, if all of it can be done in one."""
+    """What follows the convolution, if all of it can be done in one.
+
+    That takes the modules as this package made them, for somebody may have put another in their place since.
+    """
+    if type(conv) not in (VoxelConv, TiedConv) or type(norm) is not BatchNorm:
+        return None
+    if activation is not None and type(activation) is not Pointwise:
+        return None
     if norm.training or norm.running_mean is None or conv.engine == "reference" or conv.depth_padding != "zeros":
         return None
-    parts: list[nn.Module] = [conv, norm]
-    if activation is not None:
-        parts += [activation, activation.module]
-    if torch.compiler.is_compiling() or any(map(_is_watched, parts)):
+    if torch.compiler.is_compiling() or _has_any_global_hook() or any(map(_is_watched, (conv, norm, activation))):
         return None
-    takes_gradients = torch.is_grad_enabled()
-    if takes_gradients and any(p.requires_grad for part in (conv, norm) for p in part.parameters()):
+    function = None if activation is None else activation.module
+    name, takes_gradients = name_of(function), torch.is_grad_enabled()
+    if name is None or _is_watched(function) or (takes_gradients and name not in ("identity", *CEILINGS)):
         return None
-    name = name_of(None if activation is None else activation.module)
-    if name is None or (takes_gradients and name not in ("identity", *CEILINGS)):
+    bias = conv.bias
+    if takes_gradients and (conv.weight.requires_grad or (bias is not None and bias.requires_grad)):
         return None
-    dtype = autocast_type(x) or x.features.dtype
-    if dtype != conv.weight.dtype and autocast_type(x) is None:
-        return None  # the convolution says what is wrong
+    autocast = autocast_type(x)
+    dtype = autocast or x.features.dtype
+    if dtype != conv.weight.dtype and autocast is None:
+        return None  # an error, which the convolution words
     added = None
     if residual is not None:
         if not isinstance(residual, VoxelTensor) or not x.sites.coarsen(conv.window.stride).same(residual.sites):
-            return None  # `add` says what is wrong
+            return None  # an error, which `add` words
         added = residual.features
-        if added.dtype != dtype:
+        if added.dtype != dtype or added.shape[1] != len(conv.weight):
             return None
     scale, shift = norm.scale_and_shift(dtype)
-    if conv.bias is not None:
-        shift = shift + scale * conv.bias.detach().to(dtype)
+    if takes_gradients and (scale.requires_grad or shift.requires_grad):
+        return None
+    if bias is not None:
+        shift = shift + scale * bias.to(dtype)
     return Epilogue(scale, shift, added, name)
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether someone wants to see what goes through a module."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+def _is_watched(module: nn.Module | None) -> bool:
+    """Whether someone sees or changes what goes through a module."""
+    return module is not None and bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
     )

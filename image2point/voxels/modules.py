@@ -78,7 +78,7 @@ class VoxelConv(nn.Module):
 
     def structure(self) -> Structure:
         """What of the kernel has to be computed: read off its values, again after every change."""
-        return self._structure.of((self.weight,), None, lambda: read_structure(self.kernel(), self.window))
+        return self._structure.of(self.weight, None, lambda: read_structure(self.kernel(), self.window))
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
@@ -116,7 +116,7 @@ class VoxelConv(nn.Module):
         """The weight in another type; converted once as long as it does not change and takes no gradient."""
         if self.weight.requires_grad or self.weight.dtype == dtype:
             return self.weight.to(dtype)
-        return self._converted.of((self.weight,), dtype, lambda: self.weight.to(dtype))
+        return self._converted.of(self.weight, dtype, lambda: self.weight.to(dtype))
 
     def _untied(self, weight: Tensor) -> Tensor:
         """The kernel, of size 1 along the axes where every tap has the same weight."""

@@ -11,7 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.functional import on_rows, pointwise
-from image2point.voxels.remember import Remembered
 from image2point.voxels.tensor import Voxels
 
 
@@ -22,10 +21,6 @@ class BatchNorm(_BatchNorm):
     counts, sums and centred squares, so that n processes equal one at the same global batch. In evaluation it
     is a scale and a shift, which keeps no input where its parameters are frozen.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._frozen = Remembered[tuple[Tensor, Tensor]]()
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of rows is right: there is no layout to check."""
@@ -56,14 +51,7 @@ class BatchNorm(_BatchNorm):
         )
 
     def scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The norm in eval mode: x · scale + shift, [C] each; computed once as long as nothing of it moves."""
-        # Torch moves the running statistics without counting it as a change of theirs; the number of batches tells.
-        parts = self.running_mean, self.running_var, self.weight, self.bias, self.num_batches_tracked
-        if torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parts):
-            return self._scale_and_shift(dtype)
-        return self._frozen.of(parts, dtype, lambda: self._scale_and_shift(dtype))
-
-    def _scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The norm by its running statistics: x · scale + shift, [C] each."""
         assert self.running_var is not None and self.running_mean is not None
         scale = torch.rsqrt(self.running_var + self.eps)
         if self.weight is not None:

@@ -76,7 +76,8 @@ def masked(gradient: Tensor, kept: Tensor) -> Tensor:
 
 
 def passing(output: Tensor, top: float) -> Tensor:
-    """Where the gradient passes a ReLU that gave `output` [N, C]: bits on a CPU, a byte per element elsewhere."""
+    """Which gradients pass a ReLU that gave `output` [N, C]: on a CPU a bit that says so (`rising`), elsewhere a byte
+    that says that one does not (`outside`)."""
     return rising(output, top) if output.device.type == "cpu" else outside(output, top)
 
 

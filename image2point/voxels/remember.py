@@ -1,37 +1,55 @@
-"""What is computed from tensors that seldom change, kept until one of them does."""
+"""What is computed from a weight that seldom changes, kept until it does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from itertools import count
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """The last thing that was made of some tensors."""
+    """The last thing that was made of a weight.
+
+    A change is what torch counts (everything in place but writes to `weight.data`), or other memory, or for a weight
+    that trains a step of any optimizer: fused ones write past the count.
+    """
 
     def __init__(self) -> None:
-        self._kept: tuple[list[Hashable], T] | None = None
+        self._kept: tuple[Hashable, T, Tensor] | None = None
 
-    def of(self, tensors: tuple[Tensor | None, ...], key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` makes, now or before: made again after every change of the tensors, and for every other key.
+    def of(self, weight: Tensor, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes of the weight, now or before: made again after every change of it, and for another key.
 
         Inference tensors do not count their changes, so of them it is made every time. It is made outside of inference
         mode, without gradients, since it may be used again where gradients are taken.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or weight.is_inference():
             return make()
-        state: list[Hashable] = [key]
-        for tensor in tensors:
-            if tensor is not None:
-                if tensor.is_inference():
-                    return make()
-                state += tensor.data_ptr(), tensor._version
-        if self._kept is None or self._kept[0] != state:
+        state = key, weight.data_ptr(), weight._version, _steps if weight.requires_grad else None
+        kept = self._kept
+        if kept is None or kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = (state, make())
-        return self._kept[1]
+                kept = state, make(), weight.detach()  # held, so that no other weight comes to lie there
+            self._kept = kept
+        return kept[1]
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Copies and pickles begin anew."""
+        return type(self), ()
+
+
+_numbers, _steps = count(1), 0
+
+
+def _note_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    global _steps
+    _steps = next(_numbers)
+
+
+register_optimizer_step_post_hook(_note_step)

@@ -115,6 +115,31 @@ def test_the_graph_of_a_network_stays_what_was_lifted() -> None:
     }
 
 
+class SharedNorm(nn.Module):
+    """One norm on the way of two convolutions: what it saw last counts most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.other = (nn.Conv2d(n, 8, 3, 1, 1) for n in (3, 8, 8))
+        self.norm, self.pool, self.head = nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.pool(self.norm(self.one(x)) + self.norm(self.other(x))).flatten(1))
+
+
+def test_the_order_of_a_norm_that_is_called_twice_stays() -> None:
+    torch.manual_seed(0)
+    net = image2point.lift(SharedNorm(), stem="inflate", num_classes=4)
+    other = image2point.lift(SharedNorm(), stem="inflate", num_classes=4)
+    other.load_state_dict(net.state_dict())
+    net(clouds())
+    x = other.stem(clouds())
+    for conv in (other.one, other.other):
+        other.norm(conv(x))
+    assert torch.allclose(net.norm.running_mean, other.norm.running_mean, atol=1e-6)
+
+
 class Residual(nn.Module):
     """A block with a sum, narrow enough for an interpreter."""
 

@@ -11,6 +11,7 @@ from voxel_samples import random_voxels, relative
 
 from image2point.voxels import BatchNorm, Pointwise, Sites, TiedConv, VoxelConv, VoxelError, VoxelTensor, relu
 from image2point.voxels.block import convolve_norm_activate
+from image2point.voxels.conv import fused
 from image2point.voxels.conv.epilogue import Epilogue, finish
 from image2point.voxels.conv.fused import convolve_and_finish
 
@@ -133,6 +134,18 @@ def test_bits_are_all_that_is_kept_of_the_voxels() -> None:
     assert sum(sizes) <= weight.nbytes + 8 * rows.shape[1] + rows.numel() // 8 + 1
 
 
+def test_no_bits_are_made_where_no_gradient_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(fused, "finish", lambda y, steps, keep: asked.append(keep) or finish(y, steps, keep))
+    block = Block("pointwise", nn.ReLU())
+    block.conv.requires_grad_(True)
+    with torch.no_grad():
+        block.together(False)
+    block.conv.requires_grad_(False)
+    block.together(False)
+    assert asked == [False, True]
+
+
 @pytest.mark.parametrize(("channels", "rows"), [(1, 1), (3, 5), (5, 2000), (300, 100), (5000, 9), (4, 0)])
 def test_bits_of_rows_of_any_length(channels: int, rows: int) -> None:
     """Those that fill no bytes, and more than a thread takes at once."""
@@ -185,6 +198,64 @@ def test_a_change_of_the_norm_is_noticed(change: Callable[[BatchNorm], object]) 
     parts = norm.running_mean, norm.running_var, norm.weight, norm.bias
     expected = nn.functional.batch_norm(linear, *parts, eps=norm.eps).relu()
     assert relative(block.together(False), expected) < 1e-12
+
+
+def test_modules_in_the_place_of_others_are_called() -> None:
+    """As adapters, quantisers and offloaders put them there."""
+
+    class Doubled(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: VoxelTensor) -> VoxelTensor:
+            y = self.inner(x)
+            return y.replace(2 * y.features)
+
+    block = Block("inflated", nn.ReLU())
+    plain = block.conv, block.norm, block.activation
+    for place in range(3):
+        parts: list = list(plain)
+        parts[place] = Doubled(parts[place])
+        y = parts[1](parts[0](block.x))
+        assert torch.equal(convolve_norm_activate(*parts, block.x).features, parts[2](y).features)
+    identity = convolve_norm_activate(block.conv, nn.Identity(), nn.Identity(), block.x)
+    assert torch.equal(identity.features, block.conv(block.x).features)
+    block.norm.forward = lambda x: x
+    assert torch.equal(block.together(False), block.conv(block.x).features.relu())
+
+
+def test_hooks_on_all_modules_see_each(calls: list) -> None:
+    block, seen = Block("inflated", nn.ReLU()), []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, given, y: seen.append(module))
+    try:
+        block.together(False)
+    finally:
+        hook.remove()
+    assert {block.conv, block.norm, block.activation} <= set(seen) and not calls
+
+
+def test_statistics_may_take_gradients(calls: list) -> None:
+    """As when a norm is adapted to test data."""
+    block = Block("inflated", nn.ReLU())
+    block.norm.running_mean.requires_grad_()
+    (gradient,) = torch.autograd.grad(block.together(False).sum(), block.norm.running_mean)
+    assert gradient.any() and not calls
+
+
+def test_a_sum_may_repeat_channels(calls: list) -> None:
+    block = Block("inflated", nn.ReLU())
+    narrow = block.residual.replace(block.residual.features.detach()[:, :1])
+    y = convolve_norm_activate(block.conv, block.norm, block.activation, block.x, narrow).features
+    assert relative(y, (block.norm(block.conv(block.x)).features + narrow.features).relu()) < 1e-12
+    assert not calls
+
+
+def test_scale_and_shift_may_lie_anyhow() -> None:
+    block = Block("pointwise", None)
+    scale, shift = torch.randn(2, 10, 2, dtype=torch.float64)[..., 0]
+    y = convolve_and_finish(block.x.features, block.conv.weight, None, Epilogue(scale, shift))
+    assert relative(y, block.conv(block.x).features * scale + shift) < 1e-12
 
 
 def test_other_voxels_cannot_be_added() -> None:

@@ -60,7 +60,7 @@ def convolve_and_finish(
         raise VoxelError(
             f"residual: expected {features.dtype} {list(rows)}, found {residual.dtype} {list(residual.shape)}"
         )
-    return _Fused.apply(features, residual, weight, table, scale, shift, steps.activation, groups, engine)
+    return _Fused.apply(features, residual, weight, table, scale, shift, steps.activation, groups, engine, wants)
 
 
 class _Fused(torch.autograd.Function):
@@ -76,10 +76,10 @@ class _Fused(torch.autograd.Function):
         activation: str,
         groups: int,
         engine: str,
+        keep: bool,
     ) -> Tensor:
-        keep = any(ctx.needs_input_grad)
         residual = None if residual is None else residual.detach().contiguous()
-        scale, shift = scale.to(features.dtype), shift.to(features.dtype)
+        scale, shift = (t.to(features.dtype).contiguous() for t in (scale, shift))
         steps = Epilogue(scale, shift, residual, activation)
         chosen = None if table is None else choose(engine, features, weight, table, groups)
         if table is None or chosen is None:
@@ -102,10 +102,11 @@ class _Fused(torch.autograd.Function):
             gradient = relu.masked(gradient, mask)
         data = None
         if ctx.needs_input_grad[0]:
+            # The mask made a tensor that nobody else has, unless the residual gets it or it is part of a graph.
             ours_alone = mask is not None and not ctx.needs_input_grad[1] and not torch.is_grad_enabled()
             product = gradient.mul_(scale) if ours_alone else gradient * scale
             if table is None:
                 data = product @ weight.flatten(1)
             else:
                 data = data_gradient(product, weight, table, groups, engine)
-        return data, gradient if ctx.needs_input_grad[1] else None, *(None,) * 7
+        return data, gradient if ctx.needs_input_grad[1] else None, *(None,) * 8
