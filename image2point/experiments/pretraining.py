@@ -46,22 +46,29 @@ SHARES = ("source_accuracy", "transfer_accuracy")
 
 
 def run(study: PretrainingStudy, base: Path, folder: Path) -> list[Row]:
-    """Rows by setting, value and seed."""
-    rows = []
+    """Rows by setting, value and seed; `run` names the network, which is trained once wherever it belongs."""
+    rows, known = [], dict[str, Row]()
     for setting, values in study.vary.items():
         for value in values:
             for seed in study.seeds:
                 label = f"{setting.rpartition('.')[2]}_{value}_seed{seed}".replace("/", "-").replace(" ", "")
                 changes = [*study.settings, f"{setting}={_text(value)}", f"seed={seed}", f"name={label}"]
                 config = load_as(Pretrain, base / study.pretrain, changes)
-                place = pretrain.run(config, folder / "runs", resume=True)
-                row: Row = {"setting": setting, "value": _text(value), "seed": seed}
-                row |= measured(open_subject(place.path), study)
-                row["source_accuracy"] = place.read_summary()["final"]["test_accuracy"]
-                if study.transfer:
-                    row["transfer_accuracy"] = _transferred(study, base / study.transfer, place, folder, label, seed)
-                rows.append(row)
+                same = config.model_dump_json(exclude={"name"})
+                if same not in known:
+                    known[same] = {"run": label, **_row(study, base, folder, config)}
+                rows.append({"setting": setting, "value": _text(value), "seed": seed, **known[same]})
     return rows
+
+
+def _row(study: PretrainingStudy, base: Path, folder: Path, config: Pretrain) -> Row:
+    """What is measured on the network of a config, and after its transfer."""
+    place = pretrain.run(config, folder / "runs", resume=True)
+    row = measured(open_subject(place.path), study)
+    row["source_accuracy"] = place.read_summary()["final"]["test_accuracy"]
+    if study.transfer:
+        row["transfer_accuracy"] = _transferred(study, base / study.transfer, place, folder, config.name, config.seed)
+    return row
 
 
 def _text(value: Any) -> str:
@@ -127,11 +134,19 @@ def table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
             lines.append((setting, value, *(ranged(over_seeds(own, key), _is_share(key)) for key in columns)))
     few = columns[-len(study.episodes.classifiers)]
     pairs = [("complexity", "source_cdnv"), ("complexity", "novel_cdnv"), ("novel_cdnv", few), ("complexity", few)]
-    told = [f"{a} with {b} {rank_correlation(rows, a, b):+.2f}" for a, b in pairs]
+    groups: dict[str, Sequence[Row]] = {
+        "all": rows,
+        **{setting: select(rows, setting=setting) for setting in study.vary},
+    }
+    told = []
+    for name, group in groups.items():
+        networks = list({row["run"]: row for row in group}.values())
+        found = "; ".join(f"{a} with {b} {rank_correlation(networks, a, b):+.2f}" for a, b in pairs)
+        told.append(f"Rank correlation (Spearman), {name}, {len(networks)} networks: {found}.")
     headings = tuple(TITLES.get(key, key) + (" (%)" if _is_share(key) else "") for key in columns)
     notes = (
         f"Mean over {len(study.seeds)} seeds with its 95 % interval. CDNV corrected for the number of samples.",
-        f"Rank correlation (Spearman) over all {len(rows)} networks: {'; '.join(told)}.",
+        *(told[:1] if len(study.vary) == 1 else told),
     )
     return Table(("setting", "value", *headings), tuple(lines), notes)
 

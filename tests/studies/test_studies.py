@@ -108,6 +108,22 @@ def test_a_setting_of_pretraining_is_varied(configs: Path) -> None:
     assert len(json.loads((runs / "base_2_seed1" / "summary.json").read_text())["images"]["classes"]) == 2
 
 
+def test_a_network_that_belongs_to_two_settings_is_trained_once(configs: Path) -> None:
+    usual = PRETRAIN["training"]["batch_size"]
+    values = {
+        "kind": "pretraining", "pretrain": "pretrain.yaml", "seeds": [1, 2], "samples": 4, "probes": 2,
+        "vary": {"training.batch_size": [usual, 2 * usual], "training.weight_decay": [0.1, 1e-4]},
+        "settings": ["training.weight_decay=1e-4"],
+        "episodes": {"ways": [3], "shots": [1], "queries": 4, "episodes": 10, "classifiers": ["ncc"]},
+    }  # fmt: skip
+    rows = check(study.run(write(configs, "twice.yaml", values), (), configs / "out"))
+    assert len(rows) == 8
+    assert [row["run"] for row in rows if row["value"] == "0.0001"] == [f"batch_size_{usual}_seed{n}" for n in (1, 2)]
+    assert len(list((configs / "out" / "twice" / "runs").glob("*/summary.json"))) == 6
+    told = (configs / "out" / "twice" / "table.md").read_text()
+    assert "all, 6 networks" in told and "training.batch_size, 4 networks" in told
+
+
 def test_rank_correlation_is_spearmans() -> None:
     rows = [{"a": a, "b": b} for a, b in ((1.0, 10.0), (2.0, 20.0), (3.0, 15.0), (4.0, 40.0))]
     assert pretraining.rank_correlation(rows, "a", "b") == pytest.approx(0.8)
