@@ -56,9 +56,10 @@ class BatchNorm(_BatchNorm):
         scale = torch.rsqrt(self.running_var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
-        shift = -self.running_mean * scale
-        if self.bias is not None:
-            shift = shift + self.bias
+        if self.bias is None:
+            shift = -self.running_mean * scale
+        else:
+            shift = torch.addcmul(self.bias, self.running_mean, scale, value=-1)
         return scale.to(dtype), shift.to(dtype)
 
     def _by_running_statistics(self, features: Tensor) -> Tensor:
