@@ -11,6 +11,7 @@ from torch import nn
 
 from image2point.benchmarks import plain
 from image2point.config import Config
+from image2point.errors import InputError
 from image2point.experiments.ingredients import load_splits, make_network, make_recipe
 from image2point.finetune import freeze
 from image2point.training.batches import batches, shuffled
@@ -23,6 +24,8 @@ engines.MODULES.setdefault("plain", plain.__name__)
 
 def measure(config: Config, contenders: list[str], steps: int, device: torch.device) -> Iterator[dict[str, Any]]:
     """One row per engine: clouds per second over `steps` steps, and the share of the time spent waiting for batches."""
+    if config.training.batch_voxels:
+        raise InputError("bench train measures batches of training.batch_size clouds; leave training.batch_voxels null")
     splits = load_splits(config.data)
     plan = [part for epoch in range(1 + steps * config.training.batch_size // len(splits.train))
             for part in shuffled(len(splits.train), config.training.batch_size, config.seed, epoch)]  # fmt: skip

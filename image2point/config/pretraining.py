@@ -84,6 +84,12 @@ class ImageTraining(Training):
     """Weight of the geometric complexity of the features before the classifier in the loss (Munn et al. 2024)."""
 
     @model_validator(mode="after")
+    def _by_images(self) -> ImageTraining:
+        if self.batch_voxels is not None:
+            raise ValueError("training.batch_voxels counts voxels of clouds; images go by training.batch_size")
+        return self
+
+    @model_validator(mode="after")
     def _penalty_possible(self) -> ImageTraining:
         if self.complexity_penalty and (self.devices * self.nodes > 1 or self.precision == "16-mixed"):
             raise ValueError(

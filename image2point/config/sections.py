@@ -247,6 +247,9 @@ class Training(Section):
     """Passes over the training set; 0 only measures."""
     batch_size: Count = 32
     """Clouds per step, over all processes together."""
+    batch_voxels: Count | None = None
+    """Voxels per step, in place of a number of clouds: batches are cut so that they are nearly equal and have at least
+    so many on average, by the voxels of the clouds without augmentation. Scoring goes by `batch_size`."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The optimizer."""
     lr: Positive = 0.1

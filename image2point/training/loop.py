@@ -27,7 +27,7 @@ from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.errors import InputError
 from image2point.runs import Run
-from image2point.training import checkpoint, distributed, measure
+from image2point.training import checkpoint, distributed, measure, packing
 from image2point.training.batches import Batch, Preparation, batches, shuffled
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
@@ -81,11 +81,16 @@ class Job:
         self.fabric, self.network, self.splits, self.recipe = fabric, network, splits, recipe
         self.config, self.run, self.stop = config, run, stop
         self.journal = Journal(run, speaks=fabric.is_global_zero)
+        self.voxels: np.ndarray | None = None
+        """Voxels of each training cloud, where batches are made by them."""
         self.steps = -(-len(splits.train) // config.training.batch_size)
         self.started = self.saved_at = time.monotonic()
         if config.training.epochs:
             smallest = len(splits.train) // self.steps
-            if smallest < fabric.world_size:
+            if config.training.batch_voxels:
+                self.voxels = self._count_voxels()
+                self.steps = packing.steps(self.voxels, config.training.batch_voxels, fabric.world_size)
+            elif smallest < fabric.world_size:
                 raise InputError(
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
@@ -95,6 +100,23 @@ class Job:
             self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
         else:
             fabric.to_device(network)
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """The global batches of an epoch, from 1: indices of training clouds."""
+        settings, seed = self.config.training, self.config.seed
+        if self.voxels is not None and settings.batch_voxels:
+            return packing.packed(self.voxels, settings.batch_voxels, seed, epoch)
+        return shuffled(len(self.splits.train), settings.batch_size, seed, epoch)
+
+    def _count_voxels(self) -> np.ndarray:
+        train = self.splits.train
+        self.journal.say(f"counting the voxels of {len(train)} training clouds, for batches of equal size")
+        found = []
+        for counts in packing.count_voxels(train, self.recipe, self.config.training.workers):
+            if self.stop.requested:
+                raise interrupted(self, "while counting voxels, before the first epoch")
+            found.append(counts)
+        return np.concatenate(found)
 
 
 class _Forward(nn.Module):
@@ -134,7 +156,7 @@ def train_epoch(job: Job, state: State) -> None:
     """The steps of one epoch, from `state.step` on."""
     settings, world, rank = job.config.training, job.fabric.world_size, job.fabric.global_rank
     epoch = state.epoch + 1
-    plan = shuffled(len(job.splits.train), settings.batch_size, job.config.seed, epoch)[state.step :]
+    plan = job.plan(epoch)[state.step :]
     shares = [np.array_split(indices, world)[rank] for indices in plan]
     on_gpu = job.fabric.device.type == "cuda"
     dtype = next(job.network.parameters()).dtype

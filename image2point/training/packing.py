@@ -1,0 +1,53 @@
+"""Batches of nearly equal numbers of voxels, for clouds that differ much in size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from image2point.datasets.class_split import Labelled
+from image2point.errors import InputError
+from image2point.training.batches import Preparation, batches, in_order
+from image2point.voxels import DenseVoxels, VoxelTensor
+
+_AT_ONCE = 64
+
+
+def count_voxels(clouds: Labelled, recipe: Preparation, workers: int = 0) -> Iterator[np.ndarray]:
+    """Occupied voxels of each cloud, int64, as it is without augmentation; some clouds at a time, in order."""
+    for batch in batches(clouds, in_order(len(clouds), _AT_ONCE), recipe, None, workers):
+        yield _counts(batch.voxels).numpy()
+
+
+def _counts(voxels: VoxelTensor | DenseVoxels | Tensor) -> Tensor:
+    if isinstance(voxels, VoxelTensor):
+        return voxels.sites.counts
+    assert isinstance(voxels, DenseVoxels)
+    return torch.count_nonzero(voxels.mask.flatten(1), 1)
+
+
+def steps(counts: np.ndarray, budget: int, processes: int = 1) -> int:
+    """Batches of an epoch: as many as have at least `budget` voxels on average.
+
+    Raises:
+        InputError: where a batch could be left without a cloud for each process.
+    """
+    largest = int(counts.max())
+    if budget < (processes + 1) * largest:
+        raise InputError(
+            f"training.batch_voxels = {budget}: the largest cloud has {largest} voxels, and every batch needs "
+            f"{'a cloud' if processes == 1 else f'{processes} clouds'}; expected at least {(processes + 1) * largest}"
+        )
+    return max(int(counts.sum()) // budget, 1)
+
+
+def packed(counts: np.ndarray, budget: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The global batches of an epoch: the permutation that `batches.shuffled` makes, cut where the voxels of whole
+    clouds come nearest to equal shares from below. The number of batches is the same in every epoch."""
+    order = np.random.default_rng((seed, epoch)).permutation(len(counts))
+    number = steps(counts, budget)
+    ends = np.cumsum(counts[order])
+    return np.split(order, np.searchsorted(ends, np.arange(1, number) * (ends[-1] / number)))

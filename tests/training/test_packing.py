@@ -1,0 +1,95 @@
+"""Batches by voxels: every cloud once, nearly equal loads, the same number of batches in every epoch."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import rows, tiny
+
+from image2point.datasets.splits import StoredClouds
+from image2point.errors import InputError
+from image2point.experiments import transfer
+from image2point.training.batches import Recipe, to_voxels
+from image2point.training.interrupt import Interrupted
+from image2point.training.journal import Journal
+from image2point.training.packing import count_voxels, packed, steps
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_are_nearly_equal_and_drop_nothing(seed: int) -> None:
+    counts = np.random.default_rng(seed).integers(1, 100, 1000)
+    plans = [packed(counts, 1000, seed, epoch) for epoch in (1, 2)]
+    assert len(plans[0]) == len(plans[1]) == int(counts.sum()) // 1000
+    assert not np.array_equal(plans[0][0], plans[1][0])
+    for plan in plans:
+        assert sorted(np.concatenate(plan)) == list(range(1000))
+        loads = np.array([counts[batch].sum() for batch in plan])
+        assert abs(loads - counts.sum() / len(plan)).max() < 100
+    lengths = [len(batch) for batch in plans[0]]
+    assert min(lengths) < max(lengths)
+
+
+def test_each_process_gets_a_cloud_of_every_batch() -> None:
+    counts = np.array([50] * 3 + [1] * 2 + [50] * 40)
+    assert steps(counts, 150, processes=2) == 14
+    for seed in range(50):
+        assert min(len(batch) for batch in packed(counts, 150, seed, epoch=1)) >= 2
+    with pytest.raises(InputError, match=r"largest cloud has 50 voxels, .* 2 clouds; expected at least 150"):
+        steps(counts, 149, processes=2)
+    assert steps(counts, 10**9) == len(packed(counts, 10**9, 0, 1)) == 1
+
+
+@pytest.mark.parametrize("substrate", ["sparse", "dense"])
+def test_voxels_are_those_of_the_clouds(substrate: str) -> None:
+    points = np.random.default_rng(0).uniform(0, 1, (70, 20, 3)).astype(np.float32)
+    points[:, 1:] *= np.linspace(0.01, 1, 70, dtype=np.float32)[:, None, None]  # of all sizes
+    clouds, recipe = StoredClouds("cubes", ("a", "b"), points, np.arange(70) % 2), Recipe(0.2, substrate=substrate)
+    found = np.concatenate(list(count_voxels(clouds, recipe)))
+    alone = [len(to_voxels([clouds[i]], Recipe(0.2)).sites) for i in range(70)]  # type: ignore[union-attr]
+    assert found.tolist() == alone and len(set(alone)) > 5
+
+
+def test_a_run_trains_on_them_and_resumes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("training.batch_voxels=150")
+    whole = transfer.run(config, tmp_path / "whole").path
+    made = 0
+
+    def step(self: Journal, *given: Any) -> None:
+        nonlocal made
+        made += 1
+        if made == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "step", step)
+    with pytest.raises(Interrupted):
+        transfer.run(config, tmp_path)
+    monkeypatch.undo()
+    run = transfer.run(config, tmp_path, resume=True).path
+    assert (run / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert rows(run) == rows(whole)
+    assert rows(run)[-1]["step"] != rows(transfer.run(tiny(), tmp_path / "usual").path)[-1]["step"]
+
+
+def test_the_count_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def say(self: Journal, text: str) -> None:
+        if text.startswith("counting"):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "say", say)
+    with pytest.raises(Interrupted, match="while counting voxels"):
+        transfer.run(tiny("training.batch_voxels=150"), tmp_path)
+    monkeypatch.undo()
+    assert transfer.run(tiny("training.batch_voxels=150"), tmp_path, resume=True).summary.exists()
+
+
+def test_images_have_none(tmp_path: Path) -> None:
+    from image2point.config import Pretrain, load_as
+
+    path = tmp_path / "images.yaml"
+    path.write_text("training: {batch_voxels: 100}\n")
+    with pytest.raises(InputError, match="batch_voxels counts voxels"):
+        load_as(Pretrain, path, ())
