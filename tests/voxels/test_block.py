@@ -31,11 +31,9 @@ class Block:
 
     def __init__(self, kind: str, activation: nn.Module | None, dtype: torch.dtype = torch.float64) -> None:
         torch.manual_seed(0)
+        conv = CONVS[kind]()
         if kind == "tied":
-            conv = TiedConv(6, 10, (3, 3, 3), 1, (1, 1, 1))
             conv.weight = nn.Parameter(torch.randn(10, 6, 3, 3) / 4)
-        else:
-            conv = CONVS[kind]()
         if kind == "inflated":
             conv.weight.data = conv.weight.data[..., :1].repeat(1, 1, 1, 1, 3)
         if conv.bias is not None:
