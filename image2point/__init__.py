@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from image2point import collapse
     from image2point.errors import InputError
     from image2point.finetune import freeze
+    from image2point.jobs.reuse import load
     from image2point.lifting import lift
     from image2point.lifting.export import export
-    from image2point.trained import load
     from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 
 __version__ = "0.1.0"
@@ -26,7 +26,7 @@ _HOME = {
     "export": "image2point.lifting.export",
     "freeze": "image2point.finetune",
     "lift": "image2point.lifting",
-    "load": "image2point.trained",
+    "load": "image2point.jobs.reuse",
     "voxelize": "image2point.voxels",
 }
 __all__ = ["DenseVoxels", "InputError", "VoxelTensor", "collapse", "export", "freeze", "lift", "load", "voxelize"]

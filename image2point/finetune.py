@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError
 from image2point.lifting.network import LiftedNetwork
-from image2point.lifting.observe import block_layers, blocks
+from image2point.lifting.observe import block_layers
 from image2point.lifting.records import ROLES
+from image2point.networks.layer_names import blocks
 
 
 @dataclass(frozen=True)

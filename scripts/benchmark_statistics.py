@@ -138,7 +138,7 @@ def report_forward(arch: str, clouds: Path | None, repeats: int, batch: int = 32
     Measuring is what a run does with them: the update of the statistics, and the decisions by the nearest class mean.
     Of images, 1,000 classes are taken, each batch with new ones; of clouds, the 40 of ModelNet40.
     """
-    from image2point._timm import load_timm
+    from image2point.networks.timm_import import load_timm
 
     network = load_timm().create_model(arch, pretrained=False, num_classes=0).eval()
     images = torch.randn(batch, 3, 224, 224)

@@ -28,10 +28,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from image2point import InputError
-from image2point._timm import load_timm
 from image2point.files import write_text
 from image2point.lifting import LiftedNetwork, LiftError, equivalence
 from image2point.lifting.graph import trace
+from image2point.networks.timm_import import load_timm
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-10

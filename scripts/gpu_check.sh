@@ -55,11 +55,11 @@ attempt() { # NAME COMMAND...
 }
 
 bench() { # NAME COMMAND OPTION...: figures to the screen and to $runs/bench_NAME.json
-    attempt "bench $1" "$python" -m image2point.cli bench "${@:2}" --device "$device" --json "$runs/bench_$1.json"
+    attempt "bench $1" "$python" -m image2point bench "${@:2}" --device "$device" --json "$runs/bench_$1.json"
 }
 
 transfer() { # CONFIG NAME KEY=VALUE...
-    attempt "$2" "$python" -m image2point.cli transfer "configs/modelnet40/$1.yaml" "name=$2" "data.root=$root" \
+    attempt "$2" "$python" -m image2point transfer "configs/modelnet40/$1.yaml" "name=$2" "data.root=$root" \
         "training.accelerator=$device" "${@:3}" "${settings[@]}" --runs "$runs" --resume
 }
 
@@ -158,7 +158,7 @@ check_arms() {
     done
     local finished=("$runs"/*/summary.json)
     if [ -e "${finished[0]}" ]; then
-        "$python" -m image2point.cli report "${finished[@]%/summary.json}" --out "$runs/gpu_check.html"
+        "$python" -m image2point report "${finished[@]%/summary.json}" --out "$runs/gpu_check.html"
     fi
 }
 

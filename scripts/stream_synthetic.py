@@ -54,7 +54,7 @@ def main() -> int:
     with Memory() as memory:
         start = time.perf_counter()
         for step, batch in enumerate(batches(train, plan, recipe, 1, arguments.workers)):
-            seen += len(batch.labels)
+            seen += len(batch.targets)
             if step >= middle:
                 hashes.append(_hash(batch))
         seconds = time.perf_counter() - start
@@ -92,7 +92,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _hash(batch: Batch) -> str:
     voxels = batch.voxels
     assert isinstance(voxels, VoxelTensor)
-    parts = (voxels.features, voxels.coordinates, batch.labels, batch.indices)
+    parts = (voxels.features, voxels.coordinates, batch.targets, batch.indices)
     return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
 
 

@@ -27,5 +27,5 @@ if [ "${LAUNCHER:-fabric}" = torchrun ]; then
     launch=("$python" -m torch.distributed.run --standalone --nproc-per-node "$gpus")
 fi
 
-exec "${launch[@]}" -m image2point.cli transfer "configs/modelnet40/$arm.yaml" \
+exec "${launch[@]}" -m image2point transfer "configs/modelnet40/$arm.yaml" \
     "data.root=$root" training.accelerator=cuda "training.devices=$gpus" training.workers=4 "$@"

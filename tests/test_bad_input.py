@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from image2point import files
 from image2point.cli import app
-from image2point.experiments import transfer
+from image2point.jobs.transfer import run_transfer
 from image2point.training import checkpoint
 
 
@@ -125,15 +125,18 @@ def test_a_batch_smaller_than_the_processes(tmp_path: Path) -> None:
     # Launching two processes is not needed to find out: the data decide.
     from types import SimpleNamespace
 
+    import torch
+
     from image2point.errors import InputError
-    from image2point.experiments.ingredients import load_splits, make_recipe
+    from image2point.jobs.ingredients import load_splits, make_recipe
+    from image2point.tasks import TASKS
     from image2point.training.interrupt import StopSignal
     from image2point.training.loop import Job
 
     settings = tiny("training.batch_size=1")
     fabric: Any = SimpleNamespace(world_size=2, is_global_zero=False)
     with pytest.raises(InputError, match="1 clouds cannot be shared by 2 processes"):
-        Job(fabric, Any, load_splits(settings.data), make_recipe(settings), settings, Any, StopSignal())  # type: ignore[arg-type]
+        Job(fabric, TASKS["classification"], torch.nn.Module(), load_splits(settings.data), make_recipe(settings), settings, Any, StopSignal())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_runs_that_are_none(tmp_path: Path, verb: str) -> None:
 
 
 def test_unfinished_runs_and_bad_files(tmp_path: Path) -> None:
-    run = transfer.run(tiny("training.epochs=0", "finetune.policy=none"), tmp_path).path
+    run = run_transfer(tiny("training.epochs=0", "finetune.policy=none"), tmp_path).path
     np.save(tmp_path / "nan.npy", np.full((3, 3), np.nan, np.float32))
     np.save(tmp_path / "empty.npy", np.empty((0, 3), np.float32))
     for name, word in (("nan.npy", "finite"), ("empty.npy", "empty"), ("none.npy", "none.npy"), ("a.doc", "a.doc")):

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import image2point as i2p
 from image2point.errors import InputError
-from image2point.experiments import block_choice, transfer
 from image2point.finetune import blocks_of
+from image2point.jobs import block_choice
+from image2point.jobs.transfer import run_transfer
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.observe import layers, observer
 from image2point.lifting.skip import add_skip
@@ -87,7 +88,7 @@ def test_skips_that_cannot_be_are_named() -> None:
 
 def test_the_chosen_block_collapses_the_features_most(tmp_path: Path) -> None:
     settings = ("finetune.policy=scl:auto", "finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1")
-    place = transfer.run(tiny(*settings), tmp_path)
+    place = run_transfer(tiny(*settings), tmp_path)
     choice = json.loads(place.choice.read_text())
     compared = choice["penultimate_nc1"]
     assert list(compared) == ["layer1.0", "layer2.0"] and choice["block"] == min(compared, key=compared.get)
@@ -102,7 +103,7 @@ def test_the_chosen_block_collapses_the_features_most(tmp_path: Path) -> None:
 
 def test_bad_candidates_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"finetune\.candidates: layer7 are no blocks; there are layer1\.0"):
-        transfer.run(tiny("finetune.policy=layer:auto", "finetune.candidates=[layer7]"), tmp_path)
+        run_transfer(tiny("finetune.policy=layer:auto", "finetune.candidates=[layer7]"), tmp_path)
     with pytest.raises(InputError, match=r"finetune\.policy = 'layers:auto': expected one of io"):
         tiny("finetune.policy=layers:auto")
     assert block_choice.resolved(tiny("finetune.policy=layer:x"), None) == "layer:x"  # type: ignore[arg-type]

@@ -252,3 +252,15 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path, monkeypatch:
     assert command[0] == "transfer" and command[-1] == "--resume"
     assert call(*command).exit_code == 0
     assert (tmp_path / "tiny/summary.json").is_file()
+
+
+def test_a_bad_file_leaves_the_others_their_prediction(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.xyz").write_text("no numbers\n")
+    good = Path("data/fixtures/clouds/torus.npy")
+    result = call("predict", run, tmp_path / "bad.xyz", good, tmp_path / "absent.ply", "--json")
+    assert result.exit_code == 2
+    assert [each["file"] for each in json.loads(result.stdout)] == [str(good)]
+    assert [line for line in result.stderr.splitlines() if "bad.xyz" in line or "absent.ply" in line] == (
+        result.stderr.splitlines()
+    )
+    assert len(result.stderr.splitlines()) == 2

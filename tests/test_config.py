@@ -10,7 +10,7 @@ import pytest
 from image2point import config as configuration
 from image2point.config import Config, load, load_run
 from image2point.errors import InputError
-from image2point.experiments import study
+from image2point.experiments.study import read_study
 from image2point.sweeps import plan as sweeps
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
@@ -134,7 +134,7 @@ def test_the_configs_of_the_repository_are_valid(path: Path) -> None:
     if "sweep" in values:
         sweeps.read(path)
     elif "kind" in values:
-        study.load(path)
+        read_study(path)
     else:
         load_run(path)
 

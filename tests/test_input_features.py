@@ -15,8 +15,9 @@ import image2point as i2p
 from image2point.cli import app
 from image2point.datasets.files import import_open3d
 from image2point.errors import InputError
-from image2point.experiments import evaluate, transfer
-from image2point.trained import predict
+from image2point.experiments.evaluate import evaluate_run
+from image2point.jobs.reuse import predict
+from image2point.jobs.transfer import run_transfer
 
 SETTINGS = (
     "data.features=[normals, xyz, height]",
@@ -31,7 +32,7 @@ SETTINGS = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, three shapes in batches of two and one, whose head has a batch norm."""
     head = ("network.head=batchnorm", "training.batch_size=2", "data.shots=1", "finetune.policy=io")
-    return transfer.run(tiny(*SETTINGS, *head), tmp_path_factory.mktemp("features")).path
+    return run_transfer(tiny(*SETTINGS, *head), tmp_path_factory.mktemp("features")).path
 
 
 def test_a_run_stores_what_it_was_told_and_gives_it_back(run: Path) -> None:
@@ -41,7 +42,7 @@ def test_a_run_stores_what_it_was_told_and_gives_it_back(run: Path) -> None:
     assert options["head"] == "batchnorm" and options["in_channels"] == 7
     net = i2p.load(run)
     assert "fc.norm.running_var" in net.state_dict() and net.lifting.options.axis == network["axis"]
-    assert evaluate.run(run).agrees
+    assert evaluate_run(run).agrees
     page = CliRunner().invoke(app, ["report", str(run), "--out", str(run / "page.html")])
     assert page.exit_code == 0, page.output
     assert "x for layer1.*, z for *" in (run / "page.html").read_text()
@@ -66,7 +67,7 @@ def test_prediction_takes_normals_from_the_file(run: Path, tmp_path: Path) -> No
 
 def test_a_network_of_estimated_normals_takes_any_file(tmp_path: Path) -> None:
     settings = ("data.normals=estimated", "training.epochs=0", "collapse.final=[]", "collapse.every=0")
-    place = transfer.run(tiny(*SETTINGS, *settings), tmp_path).path
+    place = run_transfer(tiny(*SETTINGS, *settings), tmp_path).path
     points = np.random.default_rng(0).uniform(-1, 1, (60, 3))
     np.save(tmp_path / "bare.npy", points)
     assert sum(predict(place, [tmp_path / "bare.npy"])[0].probabilities) == pytest.approx(1)
@@ -74,7 +75,7 @@ def test_a_network_of_estimated_normals_takes_any_file(tmp_path: Path) -> None:
 
 def test_what_the_clouds_lack_is_found_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"synthetic/train cloud 0: the input feature colour needs .* with colours"):
-        transfer.run(tiny("data.features=[xyz, colour]"), tmp_path)
+        run_transfer(tiny("data.features=[xyz, colour]"), tmp_path)
     assert not (tmp_path / "tiny").exists()
 
 

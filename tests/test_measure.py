@@ -16,8 +16,9 @@ from image2point import collapse
 from image2point.cli import app
 from image2point.collapse.layers import gathered
 from image2point.errors import InputError
-from image2point.experiments import measure, transfer
+from image2point.experiments import measure
 from image2point.experiments.complexity import feature_complexity
+from image2point.jobs.transfer import run_transfer
 
 LAYERS = ["collapse.layers=[layer1.0,features]", "collapse.at=[1]", "collapse.every=0", "training.epochs=2"]
 
@@ -28,7 +29,7 @@ def call(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return transfer.run(tiny(*LAYERS), tmp_path_factory.mktemp("measure")).path
+    return run_transfer(tiny(*LAYERS), tmp_path_factory.mktemp("measure")).path
 
 
 def test_the_last_layer_has_what_the_run_stored(run: Path, tmp_path: Path) -> None:

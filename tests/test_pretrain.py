@@ -15,8 +15,14 @@ import image2point as i2p
 from image2point import config as configuration
 from image2point.config import Pretrain
 from image2point.errors import InputError
-from image2point.experiments import pretrain
-from image2point.experiments.image_ingredients import load_images, load_novel_images, make_image_network
+from image2point.jobs.image_ingredients import (
+    load_images,
+    load_novel_images,
+    make_image_network,
+    make_image_recipe,
+)
+from image2point.jobs.pretrain import run_pretraining
+from image2point.jobs.reuse import load_image_network
 from image2point.training import loop
 from image2point.training.interrupt import Interrupted
 
@@ -35,7 +41,7 @@ def tiny(*overrides: str) -> Pretrain:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain.run(tiny(), tmp_path_factory.mktemp("pretrain")).path
+    return run_pretraining(tiny(), tmp_path_factory.mktemp("pretrain")).path
 
 
 def test_a_run_learns_and_leaves_what_it_should(run: Path) -> None:
@@ -47,9 +53,9 @@ def test_a_run_learns_and_leaves_what_it_should(run: Path) -> None:
     assert float(rows[-1]["train_loss"]) < 0.85 * float(rows[1]["train_loss"])
     assert float(rows[4]["collapse_train/cdnv"]) > 0
     assert configuration.load_run(run / "config.yaml") == tiny()
-    net = pretrain.load(run)
+    net = load_image_network(run)
     splits = load_images(tiny().images)
-    recipe = pretrain.make_image_recipe(tiny(), net)
+    recipe = make_image_recipe(tiny(), net)
     images = recipe.join([recipe.prepare(splits.test[i], "x") for i in range(len(splits.test))])
     with torch.no_grad():
         hits = (net(images).argmax(1).numpy() == splits.test.labels).mean()
@@ -59,7 +65,7 @@ def test_a_run_learns_and_leaves_what_it_should(run: Path) -> None:
 def test_the_weights_lift(run: Path) -> None:
     net = i2p.lift("test_resnet", weights=f"file:{run / 'weights.safetensors'}", num_classes=5)
     kernel = dict(net.named_parameters())["layer2.0.conv1.weight"]
-    image = dict(pretrain.load(run).network.named_parameters())["layer2.0.conv1.weight"]
+    image = dict(load_image_network(run).network.named_parameters())["layer2.0.conv1.weight"]
     assert torch.equal(kernel[..., 1], image)
 
 
@@ -74,10 +80,10 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
 
     monkeypatch.setattr(loop, "pause", pause)
     with pytest.raises(Interrupted, match=r"image2point pretrain .*config\.yaml"):
-        pretrain.run(tiny(), tmp_path)
+        run_pretraining(tiny(), tmp_path)
     monkeypatch.setattr(loop, "pause", original)
-    again = pretrain.run(tiny(), tmp_path, resume=True).path
-    ours, theirs = (pretrain.load(path).state_dict() for path in (again, run))
+    again = run_pretraining(tiny(), tmp_path, resume=True).path
+    ours, theirs = (load_image_network(path).state_dict() for path in (again, run))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -86,8 +92,8 @@ def test_the_complexity_penalty_makes_features_smoother(tmp_path: Path) -> None:
 
     def complexity(weight: float) -> float:
         config = tiny(f"training.complexity_penalty={weight}", f"name=p{weight}", "collapse.every=0")
-        net = pretrain.load(pretrain.run(config, tmp_path).path)
-        recipe, images = pretrain.make_image_recipe(config, net), load_images(config.images).test
+        net = load_image_network(run_pretraining(config, tmp_path).path)
+        recipe, images = make_image_recipe(config, net), load_images(config.images).test
         batch = recipe.join([recipe.prepare(images[i], "x") for i in range(len(images))])
         return float(geometric_complexity(lambda x: net.embed(x)[0], batch, probes=8))
 

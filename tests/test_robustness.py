@@ -16,10 +16,10 @@ from image2point.datasets.cloud import Cloud
 from image2point.datasets.splits import StoredClouds
 from image2point.datasets.transforms import PAPER
 from image2point.errors import InputError
-from image2point.experiments import robustness, transfer
-from image2point.experiments.robustness import Asked
+from image2point.experiments.robustness import Asked, Changed, measure_robustness
+from image2point.jobs.transfer import run_transfer
+from image2point.tasks.classification import Classification, ClassOutputs
 from image2point.training.batches import Recipe
-from image2point.training.measure import Outputs, scores
 
 
 def call(*arguments: object) -> Result:
@@ -27,7 +27,7 @@ def call(*arguments: object) -> Result:
 
 
 def test_evaluate_reports_each_by_its_name(tmp_path: Path) -> None:
-    run = transfer.run(tiny("training.epochs=1"), tmp_path).path
+    run = run_transfer(tiny("training.epochs=1"), tmp_path).path
     result = call(run, "--corruptions", "noise,dropout", "--so3", 2, "--votes", 3, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -47,23 +47,25 @@ def test_votes_are_means_of_probabilities() -> None:
     clouds = StoredClouds("two", ("a", "b"), np.zeros((2, 4, 3), dtype=np.float32), np.array([0, 1]))
     views = [torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([[0.2, 0.8], [0.1, 0.9]])]
     labels = torch.tensor([0, 1])
-    plain, other = (Outputs(torch.zeros(2, 1), labels, view.double().log(), labels) for view in views)
-    found = robustness.run(lambda _: other, clouds, plain, Recipe(0.1, augmentation=PAPER), Asked(votes=2))
+    plain, other = (ClassOutputs(torch.zeros(2, 1), labels, view.double().log(), labels) for view in views)
+    found = measure_robustness(lambda _: other, clouds, plain, Recipe(0.1, augmentation=PAPER), Asked(votes=2))
     mean = (views[0].double() + views[1].double()) / 2
     assert found.voted is not None
-    assert found.voted.loss == pytest.approx(scores(Outputs(torch.zeros(2, 1), labels, mean.log(), labels)).loss)
-    assert found.voted.accuracy == 1 and scores(plain).accuracy == 0.5
+    assert found.voted.loss == pytest.approx(
+        Classification().scores(ClassOutputs(torch.zeros(2, 1), labels, mean.log(), labels)).loss
+    )
+    assert found.voted.accuracy == 1 and Classification().scores(plain).accuracy == 0.5
 
 
 def test_votes_need_views_that_differ() -> None:
     clouds = StoredClouds("one", ("a",), np.zeros((1, 4, 3), dtype=np.float32), np.array([0]))
-    plain = Outputs(torch.zeros(1, 1), torch.tensor([0]), torch.zeros(1, 1), torch.tensor([0]))
+    plain = ClassOutputs(torch.zeros(1, 1), torch.tensor([0]), torch.zeros(1, 1), torch.tensor([0]))
     with pytest.raises(InputError, match="views that differ"):
-        robustness.run(lambda _: plain, clouds, plain, Recipe(0.1), Asked(votes=2))
+        measure_robustness(lambda _: plain, clouds, plain, Recipe(0.1), Asked(votes=2))
 
 
 def test_bad_clouds_are_named() -> None:
     bad = np.full((1, 4, 3), np.nan, dtype=np.float32)
-    changed = robustness.Changed(StoredClouds("bad", ("a",), bad, np.array([0])), lambda cloud, _: cloud, "same")
+    changed = Changed(StoredClouds("bad", ("a",), bad, np.array([0])), lambda cloud, _: cloud, "same")
     with pytest.raises(InputError, match="bad cloud 0"):
         assert isinstance(changed[0], Cloud)

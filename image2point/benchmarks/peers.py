@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image2point._timm import load_timm
 from image2point.datasets.files import import_open3d
 from image2point.errors import one_line
+from image2point.networks.timm_import import load_timm
 from image2point.voxels import Sites, VoxelTensor, Window, neighbour_table
 
 Convolution: TypeAlias = Callable[[Tensor], Tensor]

@@ -12,8 +12,8 @@ from torch import nn
 from image2point.benchmarks import plain
 from image2point.config import Config
 from image2point.errors import InputError
-from image2point.experiments.ingredients import load_splits, make_network, make_recipe
 from image2point.finetune import freeze
+from image2point.jobs.ingredients import load_splits, make_network, make_recipe
 from image2point.training.batches import batches, shuffled
 from image2point.training.schedule import make_optimizer
 from image2point.voxels import VoxelConv
@@ -48,10 +48,10 @@ def measure(config: Config, contenders: list[str], steps: int, device: torch.dev
             batch = next(loader).to(device, torch.float32)
             if number:
                 waited += time.perf_counter() - asked
-                clouds += len(batch.labels)
+                clouds += len(batch.targets)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, half, enabled=half is not None):
-                loss = nn.functional.cross_entropy(network(batch.voxels), batch.labels)
+                loss = nn.functional.cross_entropy(network(batch.voxels), batch.targets)
             loss.backward()
             optimizer.step()
             loss.item()  # the step is over

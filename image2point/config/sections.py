@@ -336,6 +336,8 @@ class Config(Section):
     """Name of the run and of its directory; the config file's own name unless given."""
     arm: Annotated[str, BeforeValidator(_as_text)] = ""
     """Label in tables and plots; the name unless given."""
+    task: Literal["classification"] = "classification"
+    """What is asked of the network: one class per cloud."""
     seed: CountOrZero = 777
     """Seed of fresh weights, the order of the data and augmentation."""
     network: Network = Network()

@@ -36,6 +36,8 @@ class Episodes(Section):
 
 
 class _Study(Section):
+    kind: str
+    """What is asked."""
     name: Annotated[str, BeforeValidator(_as_text)] = "study"
     """Name of the study and of its folder; the file's own name unless given."""
 

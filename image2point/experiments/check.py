@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from image2point import config as configuration
-from image2point._timm import load_timm
 from image2point.datasets import modelnet
 from image2point.datasets.files import READERS, read_cloud
 from image2point.datasets.splits import CloudSet, Subset
 from image2point.datasets.synthetic import SyntheticShapes
 from image2point.errors import InputError
-from image2point.experiments.ingredients import make_network, make_recipe
 from image2point.finetune import following
+from image2point.jobs.ingredients import make_network, make_recipe
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.activations import MaskedImages
 from image2point.lifting.check import BOUND, Check, check
-from image2point.lifting.image_network import image_network
 from image2point.lifting.matched import image_in_channels, pixels_per_voxel, projection
+from image2point.lifting.source import source_network
+from image2point.networks.timm_import import load_timm
 from image2point.training.batches import Recipe, batches, in_order, prepare, to_voxels
 from image2point.voxels import VoxelTensor
 
@@ -32,7 +32,7 @@ BATCH = 8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 
 
-def run(
+def run_check(
     config: configuration.Config,
     classes: int,
     clouds: Path | None = None,
@@ -62,7 +62,7 @@ def run(
     voxels = read_voxels(clouds, replace(make_recipe(config), substrate="sparse"), count)
     net = make_network(config, classes, voxels[0] if config.network.variance == "occupancy" else None)
     norms = following(net, policy)
-    source = image_network(net.lifting)
+    source = source_network(net.lifting)
     pictures: Sequence[Tensor | MaskedImages]
     if images is not None:
         pictures = read_images(images, source, count)

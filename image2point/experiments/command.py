@@ -28,12 +28,12 @@ def pretrain(
         image2point pretrain configs/collapse/pretrain_rendered.yaml training.lr=0.1 name=faster
     """
     from image2point import config as configuration
-    from image2point.experiments import pretrain as job
+    from image2point.jobs.pretrain import run_pretraining
 
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it: give one of them")
     settings = configuration.load_as(configuration.Pretrain, config, overrides or ())
-    job.run(settings, runs, resume, overwrite)
+    run_pretraining(settings, runs, resume, overwrite)
 
 
 def measure(
@@ -122,9 +122,9 @@ def study(
 
         image2point study configs/collapse/few_shot_lite0.yaml seeds=[1] "settings=[data.root=data/modelnet40]"
     """
-    from image2point.experiments import study as job
+    from image2point.experiments.study import run_study
 
-    job.run(config, tuple(overrides or ()), folder)
+    run_study(config, tuple(overrides or ()), folder)
 
 
 def rank(
@@ -166,7 +166,7 @@ def rank(
     if by not in SCORES:
         raise InputError(f"--by: expected one of {', '.join(SCORES)}, found {by!r}")
     candidates = job.from_models(model or [], [name for name in controls.split(",") if name])
-    found = job.run(config, candidates, overrides or (), norms, folds)
+    found = job.rank_candidates(config, candidates, overrides or (), norms, folds)
     job.table(found, by).show()
     if out:
         content = job.to_dict(config, overrides or (), norms, folds, found)

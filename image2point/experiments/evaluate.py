@@ -1,17 +1,19 @@
-"""Score a finished run on its test set again, and hold the result against the stored one."""
+"""Score a finished run again: the same weights on the same test set, anywhere, any time later."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from image2point import config as configuration
-from image2point import runs, trained
+from image2point import runs
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
-from image2point.experiments import robustness
-from image2point.experiments.ingredients import load_splits, make_recipe
-from image2point.experiments.robustness import Asked, Robustness
+from image2point.experiments.robustness import Asked, Robustness, measure_robustness
+from image2point.jobs.ingredients import load_splits, make_recipe
+from image2point.jobs.reuse import load
+from image2point.tasks.classification import Classification, ClassOutputs, ClassScores
 from image2point.training import distributed, measure
 
 LOSS_TOLERANCE = 1e-5
@@ -22,7 +24,7 @@ LOSS_TOLERANCE = 1e-5
 class Evaluation:
     """What scoring gave now, and what the run has stored."""
 
-    scores: measure.Scores
+    scores: ClassScores
     classes: tuple[str, ...]
     stored_accuracy: float
     stored_loss: float
@@ -33,15 +35,33 @@ class Evaluation:
         close = abs(self.scores.loss - self.stored_loss) <= LOSS_TOLERANCE * abs(self.stored_loss)
         return self.scores.accuracy == self.stored_accuracy and close
 
+    @property
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        scores, verdict = self.scores, "the same as stored" if self.agrees else "NOT the same as stored"
+        return [
+            f"test accuracy {100 * scores.accuracy:.2f} %, mean over classes {100 * scores.mean_class_accuracy:.2f} %, "
+            f"loss {scores.loss:.6f}",
+            f"{verdict}: {100 * self.stored_accuracy:.2f} %, loss {self.stored_loss:.6f}",
+            *(self.robustness.lines(scores) if self.robustness else ()),
+        ]
 
-def run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | None = None) -> Evaluation:
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        scores = {name: getattr(self.scores, name) for name in ("accuracy", "mean_class_accuracy", "loss")}
+        stored = {"accuracy": self.stored_accuracy, "loss": self.stored_loss}
+        more = {} if self.robustness is None else {"robustness": self.robustness.to_dict()}
+        return {**scores, "stored": stored, "agrees": self.agrees, **more}
+
+
+def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | None = None) -> Evaluation:
     """Re-score the run at `path`. `overrides`: what differs here, such as data.root=... or training.threads=2.
 
     asked: scores on damaged and turned clouds and by voting, besides.
     """
-    place = runs.open_run(path)
-    summary = place.read_summary()
-    config = configuration.load(place.config, (*overrides, "training.devices=1", "training.nodes=1"))
+    run = runs.open_run(path)
+    summary = run.read_summary()
+    config = configuration.load(run.config, (*overrides, "training.devices=1", "training.nodes=1"))
     test = load_splits(config.data).test
     if list(test.classes) != summary["data"]["classes"]:
         raise InputError(
@@ -49,12 +69,16 @@ def run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | None = None)
             f"{', '.join(summary['data']['classes'])}"
         )
     fabric = distributed.start(config.training)
-    network = fabric.to_device(trained.load(path))
-    recipe, settings = make_recipe(config), config.training
+    network = load(path)
+    fabric.to_device(network)
+    task, recipe, settings = Classification(), make_recipe(config), config.training
 
-    def outputs(clouds: Labelled) -> measure.Outputs:
-        return measure.outputs(fabric, network, clouds, recipe, settings.batch_size, settings.workers)
+    def outputs(clouds: Labelled) -> ClassOutputs:
+        found: ClassOutputs = measure.outputs(
+            fabric, task, network, clouds, recipe, settings.batch_size, settings.workers
+        )
+        return found
 
-    found, final = outputs(test), summary["final"]
-    more = robustness.run(outputs, test, found, recipe, asked) if asked else None
-    return Evaluation(measure.scores(found), test.classes, final["test_accuracy"], final["test_loss"], more)
+    plain, final = outputs(test), summary["final"]
+    more = measure_robustness(outputs, test, plain, recipe, asked) if asked else None
+    return Evaluation(task.scores(plain), test.classes, final["test_accuracy"], final["test_loss"], more)

@@ -21,9 +21,9 @@ from image2point.config import Config
 from image2point.config import load as load_config
 from image2point.config.studies import Episodes, FewShotStudy
 from image2point.errors import InputError
-from image2point.experiments import transfer
 from image2point.experiments.measure import Subject, open_subject
-from image2point.experiments.study import Row
+from image2point.experiments.study_rows import Row, over_seeds, select
+from image2point.jobs.transfer import run_transfer
 from image2point.report.numbers import ABSENT
 from image2point.report.plain import Table, ranged
 from image2point.report.plots import Panel, curves
@@ -34,12 +34,12 @@ CLASS_COVARIANCES = 2**28
 """Largest number of entries of all class covariances (2 GiB): beyond, no prediction that needs them."""
 
 
-def run(study: FewShotStudy, base: Path, folder: Path) -> list[Row]:
+def few_shot_rows(study: FewShotStudy, base: Path, folder: Path) -> list[Row]:
     """Rows by seed, stage, ways, shots and classifier, with predicted error and bounds."""
     rows: list[Row] = []
     for seed in study.seeds:
         config = seeded(base / study.transfer, study.settings, seed)
-        place = transfer.run(config, folder / "runs", resume=True)
+        place = run_transfer(config, folder / "runs", resume=True)
         for stage, before in ((BEFORE, True), (AFTER, False)):
             features, labels = novel_features(open_subject(place.path, before=before))
             found = episodes(features, labels, study.episodes)
@@ -101,22 +101,7 @@ def foretold(S: Statistics, ways: int, shots: int) -> dict[str, float]:
     return told
 
 
-def over_seeds(rows: Sequence[Row], key: str) -> Interval | None:
-    """The mean over seeds with its 95 % interval; of a single seed, the interval over its episodes."""
-    values = [row[key] for row in rows if row.get(key) is not None]
-    if not values:
-        return None
-    if len(values) == 1 and key == "accuracy":
-        return Interval(values[0], float("nan"), rows[0]["low"], rows[0]["high"])
-    return collapse.mean_interval(values)
-
-
-def select(rows: Sequence[Row], **wanted: Any) -> list[Row]:
-    """The rows that have these values."""
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
-def table(study: FewShotStudy, rows: Sequence[Row]) -> Table:
+def few_shot_table(study: FewShotStudy, rows: Sequence[Row]) -> Table:
     """A line for each stage, ways and shots."""
     kinds = study.episodes.classifiers
     lines = []
@@ -150,7 +135,7 @@ def _bound(interval: Interval | None) -> str:
     return str(collapse.Bound(interval.value))
 
 
-def figure(study: FewShotStudy, rows: Sequence[Row]) -> Any:
+def few_shot_figure(study: FewShotStudy, rows: Sequence[Row]) -> Any:
     """Accuracy by ways and shots, a panel for each classifier, beside the prediction for the nearest mean."""
     places = [(ways, shots) for ways in study.episodes.ways for shots in study.episodes.shots]
     panels = []

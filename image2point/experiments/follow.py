@@ -20,14 +20,14 @@ from image2point.collapse.layers import gathered, kept, measure_layers
 from image2point.config import load as load_config
 from image2point.config.studies import FollowStudy
 from image2point.errors import InputError
-from image2point.experiments import transfer
 from image2point.experiments.measure import Subject, open_subject
-from image2point.experiments.study import Row
+from image2point.experiments.study_rows import Row
+from image2point.jobs.transfer import run_transfer
 from image2point.report.numbers import ABSENT
 from image2point.report.plain import Table
 from image2point.report.plots import Panel, curves
 from image2point.runs import open_run
-from image2point.training.layers import choose_layers
+from image2point.training.layer_features import choose_layers
 
 IMAGES, LIFTED = "images, 2D", "clouds, lifted"
 ASK = ("nc1_trace_ratio", "nc1", "cdnv", "cdnv_corrected", "discrimination", "ncc_accuracy")
@@ -41,7 +41,7 @@ TITLES = {
 }
 
 
-def run(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
+def follow_rows(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
     """Rows by stage, split and layer."""
     if not study.arms:
         raise InputError("arms: expected at least one config of a fine-tuning")
@@ -53,7 +53,7 @@ def run(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
         if (base / file).is_dir():
             place = open_run(base / file)
         else:
-            place = transfer.run(load_config(base / file, study.settings), folder / "runs", resume=True)
+            place = run_transfer(load_config(base / file, study.settings), folder / "runs", resume=True)
         if number == 0:
             lifted = open_subject(place.path, study.settings, before=True)
             rows += _stage(LIFTED, lifted, names, study.splits, reference)
@@ -98,7 +98,7 @@ def _interval(row: Row, key: str) -> Interval | None:
     return Interval(value, math.nan, row.get(f"{key}/low", math.nan), row.get(f"{key}/high", math.nan))
 
 
-def table(study: FollowStudy, rows: Sequence[Row]) -> Table:
+def follow_table(study: FollowStudy, rows: Sequence[Row]) -> Table:
     """For each stage and split: the last layer's measures, the geometric decay, and the distance to the images."""
     lines = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
@@ -131,7 +131,7 @@ def table(study: FollowStudy, rows: Sequence[Row]) -> Table:
     )  # fmt: skip
 
 
-def figure(study: FollowStudy, rows: Sequence[Row]) -> Any:
+def follow_figure(study: FollowStudy, rows: Sequence[Row]) -> Any:
     """A panel for each measure over the layers, a curve for each stage; of test, or of train where that is all."""
     split = "test" if "test" in study.splits else "train"
     own = [row for row in rows if row["split"] == split]

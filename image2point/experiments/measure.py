@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from image2point import config as configuration
-from image2point import runs, trained
+from image2point import runs
 from image2point.collapse.layers import LayerMeasures, Source, kept, measure_layers
 from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
-from image2point.experiments import pretrain
-from image2point.experiments.image_ingredients import (
+from image2point.jobs.image_ingredients import (
     load_images,
     load_novel_images,
     make_image_network,
     make_image_recipe,
 )
-from image2point.experiments.ingredients import calibration_batch, load_novel, load_splits, make_network, make_recipe
-from image2point.image_network import ImageNetwork
+from image2point.jobs.ingredients import calibration_batch, load_novel, load_splits, make_network, make_recipe
+from image2point.jobs.reuse import load, load_image_network
+from image2point.networks.image_network import ImageNetwork
 from image2point.training import distributed
 from image2point.training.batches import Preparation
-from image2point.training.layers import choose_layers, head_of, layer_source, plain
+from image2point.training.layer_features import choose_layers, head_of, layer_source, plain
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -99,12 +99,12 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
     network: LiftedNetwork | ImageNetwork
     if isinstance(config, Pretrain):
         splits = load_images(config.images)
-        network = pretrain.load(path) if after else make_image_network(config, len(splits.train.classes))
+        network = load_image_network(path) if after else make_image_network(config, len(splits.train.classes))
         recipe: Preparation = make_image_recipe(config, network)
     else:
         splits = load_splits(config.data)
         if after:
-            network = trained.load(path)
+            network = load(path)
         else:
             network = make_network(config, len(splits.train.classes), calibration_batch(config, splits.train))
         recipe = make_recipe(config)

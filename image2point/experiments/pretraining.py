@@ -23,12 +23,13 @@ from image2point.collapse.layers import measure_layers
 from image2point.config import Pretrain, load_as
 from image2point.config import load as load_config
 from image2point.config.studies import PretrainingStudy
-from image2point.experiments import pretrain, transfer
 from image2point.experiments.agreement import spearman
 from image2point.experiments.complexity import feature_complexity
-from image2point.experiments.few_shot import novel_features, over_seeds, select
+from image2point.experiments.few_shot import novel_features
 from image2point.experiments.measure import Subject, open_subject
-from image2point.experiments.study import Row
+from image2point.experiments.study_rows import Row, over_seeds, select
+from image2point.jobs.pretrain import run_pretraining
+from image2point.jobs.transfer import run_transfer
 from image2point.report.plain import Table, ranged
 from image2point.report.plots import Panel, curves
 from image2point.runs import Run
@@ -45,7 +46,7 @@ TITLES = {
 SHARES = ("source_accuracy", "transfer_accuracy")
 
 
-def run(study: PretrainingStudy, base: Path, folder: Path) -> list[Row]:
+def pretraining_rows(study: PretrainingStudy, base: Path, folder: Path) -> list[Row]:
     """Rows by setting, value and seed; `run` names the network, which is trained once wherever it belongs."""
     rows, known = [], dict[str, Row]()
     for setting, values in study.vary.items():
@@ -63,7 +64,7 @@ def run(study: PretrainingStudy, base: Path, folder: Path) -> list[Row]:
 
 def _row(study: PretrainingStudy, base: Path, folder: Path, config: Pretrain) -> Row:
     """What is measured on the network of a config, and after its transfer."""
-    place = pretrain.run(config, folder / "runs", resume=True)
+    place = run_pretraining(config, folder / "runs", resume=True)
     row = measured(open_subject(place.path), study)
     row["source_accuracy"] = place.read_summary()["final"]["test_accuracy"]
     if study.transfer:
@@ -111,7 +112,7 @@ def _transferred(study: PretrainingStudy, path: Path, place: Run, folder: Path, 
     arch = load_as(Pretrain, place.config).network.arch
     source = [f"network.arch={arch}", f"network.weights=file:{place.weights}"]
     config = load_config(path, [*study.transfer_settings, *source, f"seed={seed}", f"name={label}_clouds"])
-    return float(transfer.run(config, folder / "runs", resume=True).read_summary()["final"]["test_accuracy"])
+    return float(run_transfer(config, folder / "runs", resume=True).read_summary()["final"]["test_accuracy"])
 
 
 def _columns(study: PretrainingStudy) -> list[str]:
@@ -124,7 +125,7 @@ def _is_share(key: str) -> bool:
     return key in SHARES or "-shot" in key
 
 
-def table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
+def pretraining_table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
     """A line for each value; below, how quantities go together over all networks."""
     columns = _columns(study)
     lines = []
@@ -160,7 +161,7 @@ def rank_correlation(rows: Sequence[Row], first: str, second: str) -> float:
     return float(spearman(a[there], b[there], np.ones((1, int(there.sum()))))[0])
 
 
-def figure(study: PretrainingStudy, rows: Sequence[Row]) -> Any:
+def pretraining_figure(study: PretrainingStudy, rows: Sequence[Row]) -> Any:
     """A panel for each quantity over all values; each setting is a curve of its own."""
     places = [(setting, _text(value)) for setting, values in study.vary.items() for value in values]
     panels = []

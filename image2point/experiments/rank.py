@@ -88,7 +88,7 @@ def with_controls(candidates: Candidates, controls: Sequence[str]) -> dict[str, 
     return found
 
 
-def run(
+def rank_candidates(
     path: Path, candidates: Candidates, overrides: Sequence[str] = (), norms: str = "train", folds: int = 5
 ) -> list[Ranked]:
     """Score every candidate over the transfer config at `path`; see `score`.

@@ -18,10 +18,11 @@ from image2point.config import Pretrain, load_as
 from image2point.config import load as load_config
 from image2point.config.studies import RankStudy
 from image2point.errors import InputError
-from image2point.experiments import pretrain, rank, transfer
+from image2point.experiments import rank
 from image2point.experiments.agreement import agreement
-from image2point.experiments.few_shot import select
-from image2point.experiments.study import Row
+from image2point.experiments.study_rows import Row, select
+from image2point.jobs.pretrain import run_pretraining
+from image2point.jobs.transfer import run_transfer
 from image2point.report.numbers import duration
 from image2point.report.plain import Table, ranged
 from image2point.report.plots import Point, Scatter, scatter
@@ -29,7 +30,7 @@ from image2point.report.plots import Point, Scatter, scatter
 CHECKPOINT, PARTLY = "checkpoint", "partly trained"
 
 
-def run(study: RankStudy, base: Path, folder: Path) -> list[Row]:
+def rank_study_rows(study: RankStudy, base: Path, folder: Path) -> list[Row]:
     """Rows by seed and candidate: its scores before, and its test accuracy after fine-tuning."""
     path = base / study.transfer
     candidates = rank.with_controls(study.candidates, study.controls) | _partly_trained(study, base, folder)
@@ -43,7 +44,7 @@ def run(study: RankStudy, base: Path, folder: Path) -> list[Row]:
             label = f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}_seed{seed}"
             changes = [*study.settings, *settings, f"seed={seed}", f"data.shot_seed={seed}", f"name={label}"]
             found = rank.score(path, name, changes, study.norms, study.folds)
-            summary = transfer.run(load_config(path, changes), folder / "runs", resume=True).read_summary()
+            summary = run_transfer(load_config(path, changes), folder / "runs", resume=True).read_summary()
             rows.append(
                 {"candidate": name, "kind": _kind(study, name), "seed": seed, **found.scores,
                  "accuracy": summary["final"]["test_accuracy"], "seconds": found.seconds,
@@ -58,7 +59,7 @@ def _partly_trained(study: RankStudy, base: Path, folder: Path) -> dict[str, lis
     for epochs in study.pretrain_epochs if study.pretrain else ():
         changes = [*study.pretrain_settings, f"training.epochs={epochs}", f"name=pretrain_{epochs}"]
         config = load_as(Pretrain, base / str(study.pretrain), changes)
-        place = pretrain.run(config, folder / "runs", resume=True)
+        place = run_pretraining(config, folder / "runs", resume=True)
         name = f"{config.network.arch}, epoch {epochs} of {config.images.name}"
         found[name] = [f"network.arch={config.network.arch}", f"network.weights=file:{place.weights}"]
     return found
@@ -81,7 +82,7 @@ def _mean(rows: Sequence[Row], name: str, key: str) -> float:
     return math.fsum(values) / len(values)
 
 
-def table(study: RankStudy, rows: Sequence[Row]) -> Table:
+def rank_study_table(study: RankStudy, rows: Sequence[Row]) -> Table:
     """A line for each candidate, the most accurate first; below, how each score orders them."""
     names = sorted(_names(rows), key=lambda name: -_mean(rows, name, "accuracy"))
     lines = [
@@ -125,7 +126,7 @@ def _verdict(rows: Sequence[Row], names: Sequence[str], score: str) -> str:
     return f"{text}; it would choose {chosen}, {100 * lost:.1f} points below the best"
 
 
-def figure(study: RankStudy, rows: Sequence[Row]) -> Any:
+def rank_study_figure(study: RankStudy, rows: Sequence[Row]) -> Any:
     """Accuracy against each score, a point for each candidate."""
     names = _names(rows)
     panels = []

@@ -20,8 +20,8 @@ from image2point.datasets.splits import origin
 from image2point.datasets.transforms import Augmentation, augment, rng_for
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
+from image2point.tasks.classification import Classification, ClassOutputs, ClassScores
 from image2point.training.batches import Recipe
-from image2point.training.measure import Outputs, Scores, scores
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class Asked:
 class Robustness:
     """Scores by corruption (one for each severity, 1 to 5), by rotation, and of the vote."""
 
-    corrupted: dict[str, tuple[Scores, ...]] = field(default_factory=dict)
-    rotated: tuple[Scores, ...] = ()
-    voted: Scores | None = None
+    corrupted: dict[str, tuple[ClassScores, ...]] = field(default_factory=dict)
+    rotated: tuple[ClassScores, ...] = ()
+    voted: ClassScores | None = None
     votes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; accuracies in 0..1."""
         return asdict(self)
 
-    def lines(self, clean: Scores) -> list[str]:
+    def lines(self, clean: ClassScores) -> list[str]:
         """The numbers for a terminal, beside the accuracy on clean clouds."""
         found = []
         if self.corrupted:
@@ -96,19 +96,20 @@ class Changed:
         return origin(self.whole, index)
 
 
-def run(
-    outputs: Callable[[Labelled], Outputs], clouds: Labelled, plain: Outputs, recipe: Recipe, asked: Asked
+def measure_robustness(
+    outputs: Callable[[Labelled], ClassOutputs], clouds: Labelled, plain: ClassOutputs, recipe: Recipe, asked: Asked
 ) -> Robustness:
     """Everything that was asked for. outputs: scores a set; plain: the outputs of `clouds` as they are."""
+    score = Classification().scores
     corrupted = {
         kind: tuple(
-            scores(outputs(Changed(clouds, partial(_corrupt, kind, severity, asked.seed), f"{kind} {severity}")))
+            score(outputs(Changed(clouds, partial(_corrupt, kind, severity, asked.seed), f"{kind} {severity}")))
             for severity in SEVERITIES
         )
         for kind in asked.corruptions
     }
     rotated = tuple(
-        scores(outputs(Changed(clouds, partial(_turn, (asked.seed << 16) + number), f"rotation {number}")))
+        score(outputs(Changed(clouds, partial(_turn, (asked.seed << 16) + number), f"rotation {number}")))
         for number in range(asked.rotations)
     )
     voted = _vote(outputs, clouds, plain, recipe, asked) if asked.votes else None
@@ -116,8 +117,8 @@ def run(
 
 
 def _vote(
-    outputs: Callable[[Labelled], Outputs], clouds: Labelled, plain: Outputs, recipe: Recipe, asked: Asked
-) -> Scores:
+    outputs: Callable[[Labelled], ClassOutputs], clouds: Labelled, plain: ClassOutputs, recipe: Recipe, asked: Asked
+) -> ClassScores:
     """Mean of the class probabilities over the cloud as it is and its views under the training's augmentation."""
     if recipe.changing == Augmentation():
         raise InputError("voting needs views that differ: data.augmentation or data.points must be set")
@@ -125,7 +126,7 @@ def _vote(
     for view in range(1, asked.votes):
         changed = Changed(clouds, partial(_augment, recipe.changing, asked.seed, view), f"view {view}")
         views.append(outputs(changed).logits.log_softmax(1))
-    return scores(replace(plain, logits=torch.stack(views).logsumexp(0) - np.log(len(views))))
+    return Classification().scores(replace(plain, logits=torch.stack(views).logsumexp(0) - np.log(len(views))))
 
 
 def _corrupt(kind: str, severity: int, seed: int, cloud: Cloud, index: int) -> Cloud:

@@ -1,18 +1,15 @@
 """One question about collapse: the runs that it needs, what is measured on them, a table and a figure.
 
-A study is a file of its own (configs/collapse/). Each kind is a module with three functions:
-
-- `run(study, base, folder)` makes the runs that are not finished and gives rows, one for each thing that was measured;
-- `table(study, rows)` and `figure(study, rows)` say them to people.
-
-Everything goes to FOLDER/NAME: `study.yaml`, `rows.json`, `table.md`, `figure.svg`, `figure.pdf`, and `runs/`.
+A study is a file of its own (configs/collapse/). Everything goes to FOLDER/NAME: `study.yaml`, `rows.json`, `table.md`,
+`figure.svg`, `figure.pdf`, and `runs/`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from importlib import import_module
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,39 @@ from image2point import config as configuration
 from image2point import files
 from image2point.config.studies import STUDIES, _Study
 from image2point.errors import InputError
+from image2point.experiments.few_shot import few_shot_figure, few_shot_rows, few_shot_table
+from image2point.experiments.follow import follow_figure, follow_rows, follow_table
+from image2point.experiments.pretraining import pretraining_figure, pretraining_rows, pretraining_table
+from image2point.experiments.rank_study import rank_study_figure, rank_study_rows, rank_study_table
+from image2point.experiments.study_rows import Row
+from image2point.experiments.unconstrained import unconstrained_figure, unconstrained_rows, unconstrained_table
 from image2point.report import plots
+from image2point.report.plain import Table
 
-Row = dict[str, Any]
 
-MODULES = {
-    "few-shot": "image2point.experiments.few_shot",
-    "follow": "image2point.experiments.follow",
-    "pretraining": "image2point.experiments.pretraining",
-    "rank": "image2point.experiments.rank_study",
-    "unconstrained": "image2point.experiments.unconstrained",
+@dataclass(frozen=True)
+class Kind:
+    """A kind of study.
+
+    rows: makes the runs that are not finished and gives a row for each thing that was measured, from the study, the
+    folder of its file and the folder for its runs; table, figure: say the rows to people.
+    """
+
+    rows: Callable[[Any, Path, Path], list[Row]]
+    table: Callable[[Any, Sequence[Row]], Table]
+    figure: Callable[[Any, Sequence[Row]], Any]
+
+
+KINDS = {
+    "few-shot": Kind(few_shot_rows, few_shot_table, few_shot_figure),
+    "follow": Kind(follow_rows, follow_table, follow_figure),
+    "pretraining": Kind(pretraining_rows, pretraining_table, pretraining_figure),
+    "rank": Kind(rank_study_rows, rank_study_table, rank_study_figure),
+    "unconstrained": Kind(unconstrained_rows, unconstrained_table, unconstrained_figure),
 }
 
 
-def load(path: Path, overrides: tuple[str, ...] = ()) -> _Study:
+def read_study(path: Path, overrides: tuple[str, ...] = ()) -> _Study:
     """Read a study; InputError for an unknown kind, and as for any config."""
     values, origins = configuration.read(path)
     kind = values.get("kind")
@@ -42,24 +58,24 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> _Study:
     return configuration.resolve_as(STUDIES[kind], values, origins, overrides)
 
 
-def run(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("studies")) -> Path:
+def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("studies")) -> Path:
     """Do the study in the file at `path`; what is finished of it is kept. Returns its folder.
 
     Raises Interrupted where it was asked to stop; calling it again goes on from there.
     """
-    study = load(path, overrides)
-    module = import_module(MODULES[getattr(study, "kind")])  # noqa: B009
-    place = folder / study.name
-    rows = module.run(study, path.parent, place)
-    files.write_text(place / "study.yaml", study.to_yaml())
-    files.write_text(place / "rows.json", json.dumps([_plain(row) for row in rows], indent=1))
-    table = module.table(study, rows)
-    files.write_text(place / "table.md", table.markdown())
+    study = read_study(path, overrides)
+    kind = KINDS[study.kind]
+    out = folder / study.name
+    rows = kind.rows(study, path.parent, out)
+    files.write_text(out / "study.yaml", study.to_yaml())
+    files.write_text(out / "rows.json", json.dumps([_plain(row) for row in rows], indent=1))
+    table = kind.table(study, rows)
+    files.write_text(out / "table.md", table.markdown())
     for suffix in ("svg", "pdf"):
-        plots.save(module.figure(study, rows), place / f"figure.{suffix}")
+        plots.save(kind.figure(study, rows), out / f"figure.{suffix}")
     table.show()
-    print(f"everything is in {place}")
-    return place
+    print(f"everything is in {out}")
+    return out
 
 
 def _plain(value: Any) -> Any:

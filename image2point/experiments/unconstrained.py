@@ -14,7 +14,7 @@ from typing import Any
 from image2point import collapse
 from image2point.collapse import UnconstrainedFeatures
 from image2point.config.studies import UnconstrainedStudy
-from image2point.experiments.study import Row
+from image2point.experiments.study_rows import Row
 from image2point.report.numbers import ABSENT
 from image2point.report.plain import Table
 from image2point.report.plots import Panel, curves
@@ -22,7 +22,7 @@ from image2point.report.plots import Panel, curves
 SHOWN = ("distance", "nc2_etf", "nc2_w_etf", "nc1_trace_ratio")
 
 
-def run(study: UnconstrainedStudy, base: Path, folder: Path) -> list[Row]:
+def unconstrained_rows(study: UnconstrainedStudy, base: Path, folder: Path) -> list[Row]:
     """Rows by loss, number of classes, ratio and seed."""
     rows = []
     for loss in study.losses:
@@ -61,7 +61,7 @@ def _of(rows: Sequence[Row], case: tuple[str, int, int]) -> list[Row]:
     return [row for row in rows if (row["loss"], row["classes"], row["ratio"]) == case]
 
 
-def table(study: UnconstrainedStudy, rows: Sequence[Row]) -> Table:
+def unconstrained_table(study: UnconstrainedStudy, rows: Sequence[Row]) -> Table:
     """A line for each case: the worst over the starting points."""
     lines = []
     for case in _cases(rows):
@@ -87,7 +87,7 @@ def table(study: UnconstrainedStudy, rows: Sequence[Row]) -> Table:
     )  # fmt: skip
 
 
-def figure(study: UnconstrainedStudy, rows: Sequence[Row]) -> Any:
+def unconstrained_figure(study: UnconstrainedStudy, rows: Sequence[Row]) -> Any:
     """Distance to the frame by number of classes, a curve for each loss and ratio."""
     panels = []
     for key, title in (("distance", "Distance to the simplex frame"), ("nc2_etf", "Class means, NC2")):

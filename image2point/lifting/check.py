@@ -183,7 +183,7 @@ def check(
     """Compare a lifted network with its 2D network, both in eval mode; afterwards both are as they were.
 
     Args:
-        image_network: the 2D network (`image_network.image_network` makes it from the record of the lifting).
+        image_network: the 2D network (`lifting.source.source_network` makes it from the record of the lifting).
         images: batches of images [B, C, H, W], or of `MaskedImages`, such as `matched.projection` makes of clouds.
         clouds: batches of voxels.
         bound: ratio of the spreads from which on a layer is warned about.

@@ -188,33 +188,6 @@ def stage_modules(traced: Trace) -> list[str]:
     return [name for name, _ in traced.network.named_children()]
 
 
-def move_stride(network: nn.Module, name: str) -> int:
-    """Move the stride of bottleneck blocks from their 3×3 to their first 1×1 convolution, as in caffe's ResNets.
-
-    Changes the 2D network in place and returns the number of blocks that changed.
-
-    Raises:
-        InputError: where no block has the stride in its 3×3 convolution `conv2`.
-    """
-    moved = 0
-    for block in network.modules():
-        convs = [getattr(block, f"conv{i}", None) for i in (1, 2, 3)]
-        if not all(isinstance(conv, nn.Conv2d) for conv in convs):
-            continue
-        sizes = [conv.kernel_size for conv in convs if isinstance(conv, nn.Conv2d)]
-        first, second = convs[0], convs[1]
-        assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
-        if sizes == [(1, 1), (3, 3), (1, 1)] and second.stride != (1, 1) and first.stride == (1, 1):
-            first.stride, second.stride = second.stride, (1, 1)
-            moved += 1
-    if not moved:
-        raise InputError(
-            f'stride_in="conv1" moves the stride of bottleneck blocks (conv1 1×1, conv2 3×3, conv3 1×1), '
-            f'but {name} has no such block with a stride; use stride_in="conv2"'
-        )
-    return moved
-
-
 def overwrites(traced: Trace, node: fx.Node) -> bool:
     """Whether a node writes into its first operand."""
     if node.op == "call_module":

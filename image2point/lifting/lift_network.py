@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from image2point import pretrained
-from image2point._timm import load_timm
 from image2point.errors import InputError
 from image2point.lifting import controls, kernels
 from image2point.lifting.axes import check_axis
-from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_stem, move_stride, trace
+from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_stem, trace
 from image2point.lifting.heads import HEADS
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.origins import record
@@ -24,6 +21,8 @@ from image2point.lifting.records import Options
 from image2point.lifting.rewrite import Rewriter
 from image2point.lifting.stems import FRESH_STEMS, STEMS, patch_size
 from image2point.lifting.variance import VARIANCES, calibrate, check_batch
+from image2point.networks.timm_networks import move_stride, timm_network
+from image2point.networks.weights import load_into
 from image2point.voxels import DenseVoxels, VoxelConv, VoxelTensor
 from image2point.voxels.conv.engines import ENGINES
 
@@ -149,7 +148,7 @@ def lift(
         num_classes=num_classes,
         seed=seed,
     )
-    report, loaded = pretrained.load_into(
+    report, loaded = load_into(
         image_network,
         name,
         weights or ("timm" if isinstance(network, str) else "module"),
@@ -185,17 +184,7 @@ def _network(network: str | nn.Module, seed: int) -> tuple[str, nn.Module]:
         private = copy.deepcopy(network)
         is_meta = any(parameter.is_meta for parameter in private.parameters())  # shapes alone, no values
         return type(network).__name__, private if is_meta else private.cpu()
-    timm = load_timm()
-    if not timm.is_model(network.split(".")[0]):
-        close = difflib.get_close_matches(network, timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(f"timm {timm.__version__} has no architecture {network!r}{hint}")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        try:
-            return network, timm.create_model(network, pretrained=False)
-        except RuntimeError as error:  # an unknown tag
-            raise InputError(f"timm cannot make {network!r}: {error}") from None
+    return network, timm_network(network, seed)
 
 
 def _replaced(traced: Trace, stem: Stem, options: Options) -> frozenset[str]:

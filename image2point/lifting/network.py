@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
@@ -10,7 +10,9 @@ from torch import Tensor, fx, nn
 from image2point.errors import InputError
 from image2point.lifting.fuse import fuse
 from image2point.lifting.heads import effective
+from image2point.lifting.observe import block_layers, layers, observer
 from image2point.lifting.records import Lifting
+from image2point.networks.layer_names import Rows
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 
 Program: TypeAlias = Callable[[Any, Voxels], dict[str, Any]]
@@ -77,6 +79,18 @@ class LiftedNetwork(nn.Module):
         layer = self.get_submodule(self._classifier)
         assert isinstance(layer, nn.Linear)
         return effective(layer)
+
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the layers that can be observed, in the order of computation; see `lifting.observe.layers`."""
+        return tuple(dict.fromkeys(layers(self)))
+
+    def block_names(self) -> tuple[str, ...]:
+        """The blocks that can be observed, in order, and `features`."""
+        return block_layers(self)
+
+    def observe(self, names: Sequence[str], per_site: bool = False) -> Callable[[Voxels], dict[str, Rows]]:
+        """A function that gives the rows of the named layers on voxels; see `lifting.observe.observer`."""
+        return observer(self, names, per_site)
 
     def get_submodule(self, target: str) -> nn.Module:
         """The module of that path, by children alone: one may have the name of an attribute here."""

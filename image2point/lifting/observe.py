@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
 
 from image2point.errors import InputError
-from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.rewrite import LAYERS
+from image2point.networks.layer_names import FEATURES, Rows, blocks
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.functional import global_mean
 
-Rows = tuple[Tensor, Tensor]
-"""Features [m, d], and for each row the index of its cloud in the batch, int64 [m]."""
-
-FEATURES = "features"
-"""The layer before the classifier, under one name in every network."""
+if TYPE_CHECKING:
+    from image2point.lifting.network import LiftedNetwork
 
 
 def layers(net: LiftedNetwork) -> tuple[str, ...]:
@@ -70,37 +67,6 @@ def rows_per_voxel(x: Voxels) -> Rows:
         x = DenseVoxels(x, torch.ones_like(x[:, :1], dtype=torch.bool))
     x = x if isinstance(x, VoxelTensor) else x.sparse()
     return x.features.clone(), x.sites.batch
-
-
-def choose(patterns: Iterable[str], available: Sequence[str], blocks: Sequence[str]) -> tuple[str, ...]:
-    """The layers that match any of `patterns`, in the order of `available`; the pattern `blocks` stands for those.
-
-    Raises:
-        InputError: on a pattern that matches nothing.
-    """
-    wanted: set[str] = set()
-    for pattern in patterns:
-        found = set(blocks) if pattern == "blocks" else {n for n in available if fnmatchcase(n, pattern)}
-        if not found:
-            raise InputError(f"no layer matches {pattern!r}; there are {', '.join(available)}")
-        wanted |= found
-    return tuple(name for name in available if name in wanted)
-
-
-def blocks(kernels: Iterable[str]) -> tuple[str, ...]:
-    """The blocks that a network is built of, from the names of its kernels, in that order.
-
-    A block is a module that holds kernels directly (`layer1.0` of `layer1.0.conv1.weight`), with all that is nested
-    in it. What holds more than half of all kernels is no block: those directly in it (`conv_head.weight` at the top
-    of a network, `features.3.weight` of a plain chain) are blocks by themselves.
-    """
-    holders = [name.rpartition(".")[0] for name in kernels]
-
-    def is_block(name: str) -> bool:
-        return bool(name) and 2 * sum(layer.startswith(f"{name}.") for layer in holders) <= len(holders)
-
-    names = dict.fromkeys(p if is_block(p) else layer for layer in holders for p in [layer.rpartition(".")[0]])
-    return tuple(name for name in names if not any(name.startswith(f"{other}.") for other in names))
 
 
 def block_layers(net: LiftedNetwork) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from image2point.lifting.records import Lifting, ParameterRecord, SourceRecord
 from image2point.lifting.rewrite import Rewriter
 from image2point.lifting.stems import FRESH_STEMS
-from image2point.pretrained import WeightsReport
+from image2point.networks.weights import WeightsReport
 
 
 def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[int, ...]]) -> Lifting:

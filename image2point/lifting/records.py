@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
-from image2point.pretrained import WeightsReport
+from image2point.networks.weights import WeightsReport
 
 ROLES = ("input", "norm", "body", "output")
 ORIGINS = ("inflated", "copied", "fresh")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from image2point.errors import InputError
 from image2point.lifting.network import LiftedNetwork
-from image2point.lifting.observe import FEATURES, block_layers, places
+from image2point.lifting.observe import block_layers, places
 from image2point.lifting.rewrite import LAYERS
+from image2point.networks.layer_names import FEATURES
 from image2point.voxels import Voxels
 from image2point.voxels.functional import global_mean
 

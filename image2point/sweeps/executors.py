@@ -57,7 +57,7 @@ class Executor(Protocol):
 
 def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """`image2point transfer` in a process of its own, out of reach of the terminal's Ctrl-C."""
-    command = [sys.executable, "-m", "image2point.cli", "transfer", str(job.config), "--runs", str(job.folder)]
+    command = [sys.executable, "-m", "image2point", "transfer", str(job.config), "--runs", str(job.folder)]
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:
         return subprocess.Popen(
@@ -98,9 +98,9 @@ class Inline:
     workers: int = 1
 
     def run(self, job: Job) -> None:
-        from image2point.experiments import transfer
+        from image2point.jobs.transfer import run_transfer
 
-        transfer.run(configuration.load(job.config), job.folder, resume=True)
+        run_transfer(configuration.load(job.config), job.folder, resume=True)
 
     def stop(self) -> None:
         pass

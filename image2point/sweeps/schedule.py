@@ -21,7 +21,7 @@ from rich.table import Table
 
 from image2point import files, runs
 from image2point.errors import InputError
-from image2point.experiments import lifecycle
+from image2point.jobs import lifecycle
 from image2point.report.numbers import duration
 from image2point.runs import Run
 from image2point.sweeps.executors import Executor, Inline, Job, RunFailed

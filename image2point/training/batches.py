@@ -6,7 +6,7 @@ workers, and whether the run was interrupted on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -80,21 +80,21 @@ class Preparation(Protocol):
 
 
 class Batch:
-    """Voxels of some clouds (or images [n, 3, S, S]) with their labels [n] and their indices [n] in the dataset.
+    """Voxels of some clouds (or images [n, 3, S, S]), what a task wants of them, and their indices [n] in the dataset.
 
     A plain class on purpose: Fabric rebuilds every dataclass and tuple that passes through it, field by field.
     """
 
     def __init__(
-        self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, labels: torch.Tensor, indices: torch.Tensor
+        self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, targets: torch.Tensor, indices: torch.Tensor
     ) -> None:
-        self.voxels, self.labels, self.indices = voxels, labels, indices
+        self.voxels, self.targets, self.indices = voxels, targets, indices
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        return Batch(self.voxels.to(dtype).to(device), self.labels.to(device), self.indices)
+        return Batch(self.voxels.to(dtype).to(device), self.targets.to(device), self.indices)
 
     def pin_memory(self) -> Batch:
-        return Batch(self.voxels.pin_memory(), self.labels.pin_memory(), self.indices)
+        return Batch(self.voxels.pin_memory(), self.targets.pin_memory(), self.indices)
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -112,6 +112,14 @@ def in_order(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list
     return np.array_split(mine, -(-len(mine) // batch_size)) if len(mine) else []
 
 
+Targets = Callable[[Sequence[Any], Sequence[int]], torch.Tensor]
+
+
+def labels_alone(samples: Sequence[Any], labels: Sequence[int]) -> torch.Tensor:
+    """The labels of the samples, int64 [n]."""
+    return torch.tensor(labels)
+
+
 def batches(
     clouds: Labelled,
     plan: Sequence[np.ndarray],
@@ -119,13 +127,15 @@ def batches(
     epoch: int | None = None,
     workers: int = 0,
     pin_memory: bool = False,
+    targets: Targets = labels_alone,
 ) -> Iterator[Batch]:
     """Yield a Batch for each array of indices in `plan`.
 
     epoch: the epoch (from 1) whose augmentation is applied; None for none.
     workers: processes that prepare batches ahead; the batches are the same for any number.
+    targets: what a task wants of a batch, from its prepared samples and their labels.
     """
-    samples = _Samples(clouds, recipe, epoch)
+    samples = _Samples(clouds, recipe, epoch, targets)
     loader = DataLoader(
         samples,
         batch_sampler=_Plan(plan),
@@ -152,8 +162,8 @@ class _Plan:
 
 
 class _Samples(Dataset[tuple[int, Any, int]]):
-    def __init__(self, clouds: Labelled, recipe: Preparation, epoch: int | None) -> None:
-        self.clouds, self.labels, self.recipe, self.epoch = clouds, clouds.labels, recipe, epoch
+    def __init__(self, clouds: Labelled, recipe: Preparation, epoch: int | None, targets: Targets) -> None:
+        self.clouds, self.labels, self.recipe, self.epoch, self.targets = clouds, clouds.labels, recipe, epoch, targets
 
     def __len__(self) -> int:
         return len(self.clouds)
@@ -169,7 +179,7 @@ class _Samples(Dataset[tuple[int, Any, int]]):
     def collate(self, samples: list[tuple[int, Any, int]]) -> Batch:
         indices, prepared, labels = zip(*samples, strict=True)
         joined = self.recipe.join(prepared, [self._where(index) for index in indices])
-        return Batch(joined, torch.tensor(labels), torch.tensor(indices))
+        return Batch(joined, self.targets(prepared, labels), torch.tensor(indices))
 
     def _where(self, index: int) -> str:
         return f"{self.clouds.name} {self.recipe.noun} {index}"

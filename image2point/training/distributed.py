@@ -25,7 +25,7 @@ PRECISION = {"32": "32-true", "64": "32-true", "16-mixed": "16-mixed", "bf16-mix
 
 def start(training: Training) -> Fabric:
     """Launch the processes of a run; InputError where the machine does not have what the config asks for."""
-    from image2point._timm import load_timm
+    from image2point.networks.timm_import import load_timm
 
     load_timm()  # and with it torchvision, which lightning imports too, but without the care that it may need
     from lightning.fabric import Fabric
@@ -87,3 +87,10 @@ def total(fabric: Fabric, values: Tensor) -> Tensor:
     if fabric.world_size > 1:
         torch.distributed.all_reduce(values)
     return values
+
+
+def total_count(fabric: Fabric, count: int) -> int:
+    """The sum of a count over all processes; one process alone has nothing to wait for."""
+    if fabric.world_size == 1:
+        return count
+    return int(total(fabric, torch.tensor(count, device=fabric.device)))

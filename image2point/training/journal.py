@@ -15,11 +15,12 @@ from image2point.runs import Run
 class Journal:
     """Speaks on the first process, is silent on the others.
 
-    On a terminal there is a progress bar with the time left; elsewhere each epoch is one line.
+    On a terminal there is a progress bar with the time left; elsewhere each epoch is one line, with the score
+    `headline` of each split.
     """
 
-    def __init__(self, run: Run, speaks: bool) -> None:
-        self.run, self.speaks = run, speaks
+    def __init__(self, run: Run, headline: str, speaks: bool) -> None:
+        self.run, self.headline, self.speaks = run, headline, speaks
         self.console = Console(quiet=not speaks, soft_wrap=True, highlight=False)
         self._writer: Any = None
         self._bar: Progress | None = None
@@ -75,8 +76,9 @@ class Journal:
         if row.get("train_loss") is not None:
             parts.append(f"loss {row['train_loss']:.4f}")
         for split in ("train", "validation", "test"):
-            if row.get(f"{split}_accuracy") is not None:
-                parts.append(f"{split} {100 * row[f'{split}_accuracy']:.1f} %")
+            share = row.get(f"{split}_{self.headline}")
+            if share is not None:
+                parts.append(f"{split} {100 * share:.1f} %")
         if row.get("collapse_train/nc1") is not None:
             parts.append(f"NC1 {row['collapse_train/nc1']:.3g}")
         parts.append(f"{row['seconds']:.0f} s")

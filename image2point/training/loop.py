@@ -25,22 +25,22 @@ from image2point.collapse import complexity_penalty
 from image2point.collapse.layers import kept, measure_layers
 from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
+from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
+from image2point.networks.network import Network
 from image2point.runs import Run
+from image2point.tasks import Scores, Task
 from image2point.training import checkpoint, distributed, measure, packing
 from image2point.training.batches import Batch, Preparation, batches, shuffled
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
-from image2point.training.layers import choose_layers, layer_source, plain
+from image2point.training.layer_features import choose_layers, layer_source, plain
 from image2point.training.schedule import learning_rate, make_optimizer
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-COLUMNS = (
-    "epoch", "step", "seconds", "learning_rate", "train_loss", "train_accuracy", "validation_loss",
-    "validation_accuracy", "test_loss", "test_accuracy",
-)  # fmt: skip
+COLUMNS = ("epoch", "step", "seconds", "learning_rate")
 
 
 @dataclass
@@ -54,13 +54,13 @@ class State:
     elapsed: float = 0.0
     """Time of the run before this session, everything included."""
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """Loss, hits and clouds, summed over the steps of this epoch."""
+    """Loss, hits and what counted, summed over the steps of this epoch."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     """The rows of layers.csv."""
     best_epoch: int | None = None
-    best_score: tuple[float, float] = (-1.0, 0.0)
-    """Validation accuracy and minus validation loss."""
+    best_score: tuple[float, ...] | None = None
+    """What the choice of the best epoch went by (`Scores.order`)."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """The network of the best epoch; empty without a validation split."""
 
@@ -71,20 +71,23 @@ class Job:
     def __init__(
         self,
         fabric: Fabric,
-        network: nn.Module,
+        task: Task,
+        network: Network,
         splits: Splits,
         recipe: Preparation,
         config: Config | Pretrain,
         run: Run,
         stop: StopSignal,
     ) -> None:
-        self.fabric, self.network, self.splits, self.recipe = fabric, network, splits, recipe
+        self.fabric, self.task, self.network, self.splits, self.recipe = fabric, task, network, splits, recipe
         self.config, self.run, self.stop = config, run, stop
-        self.journal = Journal(run, speaks=fabric.is_global_zero)
+        self.journal = Journal(run, task.headline, speaks=fabric.is_global_zero)
         self.voxels: np.ndarray | None = None
         """Voxels of each training cloud, where batches are made by them."""
         self.steps = -(-len(splits.train) // config.training.batch_size)
         self.started = self.saved_at = time.monotonic()
+        penalty = config.training.complexity_penalty if isinstance(config, Pretrain) else 0.0
+        module = _Forward(network, penalty)
         if config.training.epochs:
             smallest = len(splits.train) // self.steps
             if config.training.batch_voxels:
@@ -95,11 +98,9 @@ class Job:
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
                 )
-            penalty = config.training.complexity_penalty if isinstance(config, Pretrain) else 0.0
-            module = _Forward(network, penalty)
             self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
         else:
-            fabric.to_device(network)
+            fabric.to_device(module)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The global batches of an epoch, from 1: indices of training clouds."""
@@ -120,18 +121,18 @@ class Job:
 
 
 class _Forward(nn.Module):
-    """Takes a Batch, which passes through Fabric and DDP untouched; gives logits, and what they add to the loss."""
+    """Takes a Batch, which passes through Fabric and DDP untouched; gives outputs, and what they add to the loss."""
 
-    def __init__(self, network: nn.Module, complexity_penalty: float = 0.0) -> None:
+    def __init__(self, network: Network, complexity_penalty: float = 0.0) -> None:
         super().__init__()
         self.network, self.complexity_penalty = network, complexity_penalty
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | float]:
+    def forward(self, batch: Batch) -> tuple[Any, Tensor | float]:
         if not self.complexity_penalty:
             return self.network(batch.voxels), 0.0
         assert isinstance(batch.voxels, Tensor)
         images = batch.voxels.requires_grad_()
-        features, logits = self.network.embed(images)  # type: ignore[operator]
+        features, logits = self.network.embed(images)
         return logits, self.complexity_penalty * complexity_penalty(features, images)
 
 
@@ -154,7 +155,7 @@ def fit(job: Job, state: State) -> None:
 
 def train_epoch(job: Job, state: State) -> None:
     """The steps of one epoch, from `state.step` on."""
-    settings, world, rank = job.config.training, job.fabric.world_size, job.fabric.global_rank
+    settings, task, world, rank = job.config.training, job.task, job.fabric.world_size, job.fabric.global_rank
     epoch = state.epoch + 1
     plan = job.plan(epoch)[state.step :]
     shares = [np.array_split(indices, world)[rank] for indices in plan]
@@ -162,35 +163,34 @@ def train_epoch(job: Job, state: State) -> None:
     dtype = next(job.network.parameters()).dtype
     job.network.train()
     clock = time.monotonic()
-    loader = batches(job.splits.train, shares, job.recipe, epoch, settings.workers, on_gpu)
-    for indices, batch in zip(plan, loader, strict=True):
+    loader = batches(job.splits.train, shares, job.recipe, epoch, settings.workers, on_gpu, task.targets)
+    for batch in loader:
+        counted = distributed.total_count(job.fabric, task.count(batch.targets))
         batch = batch.to(job.fabric.device, dtype)
         _seed_torch(job.config.seed, epoch, state.step, rank)
         for group in job.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.epoch, state.step, job.steps)
         job.optimizer.zero_grad(set_to_none=True)
-        logits, penalty = job.module(batch)
-        loss = nn.functional.cross_entropy(
-            logits, batch.labels, reduction="sum", label_smoothing=settings.label_smoothing
-        )
+        outputs, penalty = job.module(batch)
+        loss = task.loss(outputs, batch.targets, settings.label_smoothing)
         # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
-        job.fabric.backward(loss * (world / len(indices)) + penalty)
+        job.fabric.backward(loss * (world / counted) + penalty)
         if settings.gradient_clip is not None:
             job.fabric.clip_gradients(job.module, job.optimizer, max_norm=settings.gradient_clip)
         job.optimizer.step()
 
-        hits = (logits.argmax(1) == batch.labels).sum()
+        hits = task.hits(outputs, batch.targets)
         local = torch.stack([loss.detach().double(), hits.double(), hits.new_tensor(job.stop.requested).double()])
         batch_loss, correct, stop = distributed.total(job.fabric, local).tolist()
         state.step += 1
-        state.sums = [a + b for a, b in zip(state.sums, (batch_loss, correct, len(indices)), strict=True)]
+        state.sums = [a + b for a, b in zip(state.sums, (batch_loss, correct, counted), strict=True)]
         state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
         if not math.isfinite(batch_loss):
             raise InputError(
                 f"the loss became {batch_loss} in epoch {epoch}, step {state.step}; "
                 "lower training.lr, add training.warmup_epochs, or set training.gradient_clip"
             )
-        job.journal.step(epoch, batch_loss / len(indices))
+        job.journal.step(epoch, batch_loss / counted)
         pause(job, state, stop=bool(stop) or (world == 1 and job.stop.requested))
 
 
@@ -199,21 +199,21 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
     row: dict[str, Any] = {"epoch": epoch, "step": epoch * job.steps, "seconds": round(state.seconds, 3)}
     if epoch:
         row["learning_rate"] = learning_rate(job.config.training, epoch - 1, job.steps - 1, job.steps)
-        loss, hits, clouds = state.sums
-        row |= {"train_loss": loss / clouds, "train_accuracy": hits / clouds}
+        loss, hits, counted = state.sums
+        row |= {"train_loss": loss / counted, "train_accuracy": hits / counted}
     if job.splits.validation is not None:
-        validated = measure.scores(_outputs(job, state, job.splits.validation))
-        row |= {"validation_loss": validated.loss, "validation_accuracy": validated.accuracy}
-        if (validated.accuracy, -validated.loss) > state.best_score and (epoch or not job.config.training.epochs):
-            state.best_epoch, state.best_score = epoch, (validated.accuracy, -validated.loss)
+        validated = job.task.scores(_outputs(job, state, job.splits.validation))
+        row |= score_columns("validation", validated)
+        better = state.best_score is None or validated.order > state.best_score
+        if better and (epoch or not job.config.training.epochs):
+            state.best_epoch, state.best_score = epoch, validated.order
             state.best = {name: tensor.detach().cpu().clone() for name, tensor in job.network.state_dict().items()}
     if _collapse_due(job, epoch):
-        found = {str(name): _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
-        row |= collapse_columns(measure.collapse(job.fabric, job.network, found))
+        outputs = {str(name): _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
+        row |= collapse_columns(measure.collapse(job.fabric, job.network, outputs))
         follow_layers(job, state, epoch, job.config.collapse.splits)
-        if "test" in found:
-            tested = measure.scores(found["test"])
-            row |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
+        if "test" in outputs:
+            row |= score_columns("test", job.task.scores(outputs["test"]))
     state.rows.append(row)
     write_rows(job, state)
     job.journal.row(row, job.config.training.epochs)
@@ -269,13 +269,14 @@ def restore(job: Job) -> State:
     if job.config.training.epochs:
         checkpoint.restore_optimizer(job.optimizer.optimizer, parts["optimizer"])
         job.fabric.strategy.precision.load_state_dict(precision)
-    rest["best_score"] = tuple(rest["best_score"])
+    rest["best_score"] = rest["best_score"] and tuple(rest["best_score"])
     return State(**rest, best=parts["best"])
 
 
 def write_rows(job: Job, state: State) -> None:
     """Replace metrics.csv by the rows so far. Numbers are written in full, so nothing is lost by reading them back."""
-    write_table(job, job.run.metrics, COLUMNS, state.rows)
+    scores = [f"{split}_{name}" for split in ("train", "validation", "test") for name in job.task.columns]
+    write_table(job, job.run.metrics, (*COLUMNS, *scores), state.rows)
 
 
 def write_table(job: Job, path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
@@ -323,6 +324,11 @@ def collapse_columns(measured: dict[str, dict[str, float | None]]) -> dict[str, 
     return {f"collapse_{split}/{name}": value for split, values in measured.items() for name, value in values.items()}
 
 
+def score_columns(split: str, scores: Scores) -> dict[str, float]:
+    """{"loss": x} → {"test_loss": x}"""
+    return {f"{split}_{name}": value for name, value in scores.columns.items()}
+
+
 def _collapse_due(job: Job, epoch: int) -> bool:
     every, last = job.config.collapse.every, job.config.training.epochs
     chosen = epoch in job.config.collapse.at
@@ -333,7 +339,7 @@ def _collapse_due(job: Job, epoch: int) -> bool:
     return chosen or (bool(every) and (epoch % every == 0 or epoch == last))
 
 
-def _outputs(job: Job, state: State, clouds: Any) -> measure.Outputs:
+def _outputs(job: Job, state: State, samples: Labelled) -> Any:
     settings = job.config.training
 
     def each_batch() -> None:
@@ -342,7 +348,7 @@ def _outputs(job: Job, state: State, clouds: Any) -> measure.Outputs:
             pause(job, state, job.stop.requested)
 
     return measure.outputs(
-        job.fabric, job.network, clouds, job.recipe, settings.batch_size, settings.workers, each_batch
+        job.fabric, job.task, job.network, samples, job.recipe, settings.batch_size, settings.workers, each_batch
     )
 
 

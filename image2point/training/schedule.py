@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
 
 from image2point.config import Training
+from image2point.networks.network import Network
 
 
-def make_optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+def make_optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
     """An optimizer over what is trainable now: call it after `freeze`."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if training.optimizer == "sgd":

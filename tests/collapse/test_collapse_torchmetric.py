@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from image2point import collapse
-from image2point._timm import load_timm
 from image2point.collapse import Statistics, StatisticsError, metrics
+from image2point.networks.timm_import import load_timm
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -160,7 +160,7 @@ def test_what_is_skipped_is_listed(tmp_path: Path) -> None:
 
 def test_a_config_reads_any_of_them(tmp_path: Path) -> None:
     from image2point import config as configuration
-    from image2point.experiments.ingredients import load_splits
+    from image2point.jobs.ingredients import load_splits
 
     def load(**values: object) -> Splits:
         return load_splits(configuration.from_values({"data": values}).data)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from image2point._timm import load_timm
+from image2point.networks.timm_import import load_timm
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor, voxelize
 
 DEPTH = {"x": 2, "y": 3, "z": 4}

@@ -13,8 +13,8 @@ from torch import nn
 import image2point as i2p
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.check import KINDS, Check, check, depth_errors
-from image2point.lifting.image_network import image_network
 from image2point.lifting.matched import MULTIPLE, image_channels, pixels_per_voxel, projection
+from image2point.lifting.source import source_network
 from image2point.voxels import Sites, VoxelTensor
 
 
@@ -188,7 +188,7 @@ def test_a_channel_that_is_dead_in_2d_too_is_no_news() -> None:
 
 def test_every_tensor_is_in_one_place() -> None:
     net = i2p.lift("test_convnext", weights="random")
-    network = image_network(net.lifting)
+    network = source_network(net.lifting)
     x = clouds().to(torch.float32)
     found = check(network, net, [projection(x)], [x])
     names = [record.name for layer in found.layers for record in layer.records]
@@ -210,13 +210,13 @@ def test_the_2d_network_is_made_again(options: dict[str, object]) -> None:
     name = "resnet26" if options else "test_resnet"
     exact = {"rule": "mean", "stem": "inflate", "num_classes": None}
     net = i2p.lift(name, weights="random", **exact, **options)  # type: ignore[arg-type]
-    network = image_network(net.lifting)
+    network = source_network(net.lifting)
     assert max(depth_errors(network, net).values()) < 1e-4
 
 
 def test_the_2d_network_of_a_file(tmp_path: Path) -> None:
     """Tensors that fresh layers replaced may be missing or of another shape; what was allowed then is allowed now."""
-    from image2point._timm import load_timm
+    from image2point.networks.timm_import import load_timm
 
     state = load_timm().create_model("test_resnet", num_classes=3).state_dict()
     del state["layer4.0.bn2.bias"]
@@ -224,10 +224,10 @@ def test_the_2d_network_of_a_file(tmp_path: Path) -> None:
     net = i2p.lift(
         "test_resnet", f"file:{tmp_path / 'weights.pt'}", allow_missing=["layer4.0.bn2.bias"], allow_unexpected=["e*"]
     )
-    network = image_network(net.lifting)
+    network = source_network(net.lifting)
     assert torch.equal(network.get_parameter("layer2.0.conv1.weight"), state["layer2.0.conv1.weight"])
 
 
 def test_a_given_module_cannot_be_made_again() -> None:
     with pytest.raises(i2p.InputError, match="given module"):
-        image_network(lifted(small_resnet()).lifting)
+        source_network(lifted(small_resnet()).lifting)

@@ -8,8 +8,8 @@ from lifting_samples import clouds, rows
 from torch import nn
 
 import image2point as i2p
-from image2point._timm import load_timm
 from image2point.lifting.drop import ChannelDropout, DropPath
+from image2point.networks.timm_import import load_timm
 from image2point.voxels import VoxelTensor, voxelize
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import image2point as i2p
-from image2point._timm import load_timm
 from image2point.lifting.graph import LiftError
+from image2point.networks.timm_import import load_timm
 
 # The smallest of each file, or one that these arguments make smaller.
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -11,9 +11,9 @@ from lifting_samples import image, relative, small_resnet
 from torch import nn
 
 import image2point as i2p
-from image2point import pretrained
-from image2point._timm import load_timm
-from image2point.lifting.graph import move_stride
+from image2point.networks.timm_import import load_timm
+from image2point.networks.timm_networks import move_stride
+from image2point.networks.weights import load_into
 
 OPTIONS: dict[str, Any] = {
     "rule": "mean", "num_classes": None, "stem": "inflate", "depth_padding": "replicate", "substrate": "dense",
@@ -43,7 +43,7 @@ def test_imagenet_weights_keep_their_scores(name: str, real_data: Path) -> None:
     network = load_timm().create_model(name).eval()
     if stride_in == "conv1":
         move_stride(network, name)
-    pretrained.load_into(network, name, weights)
+    load_into(network, name, weights)
     net = i2p.lift(name, weights=weights, stride_in=stride_in, **OPTIONS).eval()
     smooth = nn.functional.interpolate(image(size=8), scale_factor=8.0, mode="bicubic").float()  # 64×64
     with torch.no_grad():

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import image2point as i2p
-from image2point._timm import load_timm
 from image2point.lifting import kernels
+from image2point.networks.timm_import import load_timm
 
 
 def by_definition(kernel: np.ndarray, rule: str, axis: str) -> np.ndarray:

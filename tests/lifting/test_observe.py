@@ -10,7 +10,8 @@ from torch import nn
 
 import image2point as i2p
 from image2point.errors import InputError
-from image2point.lifting.observe import block_layers, blocks, choose, layers, observer
+from image2point.lifting.observe import block_layers, layers, observer
+from image2point.networks.layer_names import blocks, choose_layers
 from image2point.voxels import VoxelTensor
 from image2point.voxels.functional import global_mean
 
@@ -75,7 +76,7 @@ def test_blocks_are_what_holds_kernels() -> None:
 
 def test_patterns_choose_layers_in_order() -> None:
     there = ("conv1", "layer1.0", "layer1.1", "layer2.0", "features")
-    assert choose(["features", "layer1.*"], there, ()) == ("layer1.0", "layer1.1", "features")
-    assert choose(["blocks"], there, there[1:3]) == ("layer1.0", "layer1.1")
+    assert choose_layers(["features", "layer1.*"], there, ()) == ("layer1.0", "layer1.1", "features")
+    assert choose_layers(["blocks"], there, there[1:3]) == ("layer1.0", "layer1.1")
     with pytest.raises(InputError, match="no layer matches 'layer7'"):
-        choose(["layer7"], there, ())
+        choose_layers(["layer7"], there, ())

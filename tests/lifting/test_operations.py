@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import image2point as i2p
-from image2point._timm import load_timm
 from image2point.lifting import equivalence
+from image2point.networks.timm_import import load_timm
 from image2point.voxels import VoxelTensor
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import image2point as i2p
-from image2point._timm import load_timm
+from image2point.networks.timm_import import load_timm
 
 NAMES = ("test_resnet", "test_efficientnet", "test_convnext")
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import image2point as i2p
-from image2point._timm import load_timm
 from image2point.lifting import LiftError, equivalence
+from image2point.networks.timm_import import load_timm
 
 
 class WholeMap(nn.Module):

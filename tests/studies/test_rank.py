@@ -18,9 +18,11 @@ from image2point.collapse import transfer_scores
 from image2point.collapse.layers import gathered
 from image2point.collapse.scores import SCORES
 from image2point.errors import InputError
-from image2point.experiments import rank, study, transfer
+from image2point.experiments import rank
 from image2point.experiments.measure import open_subject
+from image2point.experiments.study import run_study
 from image2point.finetune import freeze
+from image2point.training import loop
 from image2point.training.batches import batches, shuffled
 
 
@@ -152,7 +154,7 @@ def test_a_study_puts_scores_beside_accuracies(config: Path, monkeypatch: pytest
     }  # fmt: skip
     path, out = config.parent / "rank.yaml", config.parent / "out"
     path.write_text(yaml.safe_dump(values))
-    place = study.run(path, (), out)
+    place = run_study(path, (), out)
     rows = json.loads((place / "rows.json").read_text())
     names = ["resnet", "resnet, random", "test_resnet, epoch 0 of rendered", "test_resnet, epoch 1 of rendered"]
     assert [(r["seed"], r["candidate"]) for r in rows] == [(seed, name) for seed in (1, 2) for name in names]
@@ -171,7 +173,7 @@ def test_a_study_puts_scores_beside_accuracies(config: Path, monkeypatch: pytest
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a finished run is not trained again")
 
-    monkeypatch.setattr(transfer.loop, "train_epoch", never)
-    study.run(path, (), out)
+    monkeypatch.setattr(loop, "train_epoch", never)
+    run_study(path, (), out)
     with pytest.raises(InputError, match="3 candidates or more to put in order, found 2"):
-        study.run(path, ("pretrain=null",), out)
+        run_study(path, ("pretrain=null",), out)

@@ -12,7 +12,9 @@ from study_values import PRETRAIN, TRANSFER
 
 from image2point.config import studies
 from image2point.errors import InputError
-from image2point.experiments import few_shot, pretraining, study, transfer
+from image2point.experiments import few_shot, pretraining
+from image2point.experiments.study import read_study, run_study
+from image2point.training import loop
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "collapse"
 
@@ -41,7 +43,7 @@ def check(place: Path) -> list[dict[str, Any]]:
 
 def test_the_unconstrained_model_reaches_the_frame_where_it_is_balanced(tmp_path: Path) -> None:
     path = write(tmp_path, "ufm.yaml", {"kind": "unconstrained", "classes": [4], "ratios": [1, 10], "seeds": [0]})
-    rows = check(study.run(path, (), tmp_path / "out"))
+    rows = check(run_study(path, (), tmp_path / "out"))
     assert len(rows) == 4
     for row in rows:
         assert row["certificate"] == pytest.approx(1, abs=1e-4)
@@ -58,7 +60,7 @@ def test_few_shot_before_and_after(configs: Path, monkeypatch: pytest.MonkeyPatc
         "episodes": {"ways": [2], "shots": [1, 2], "queries": 3, "episodes": 20, "classifiers": ["ncc", "ridge"]},
     }  # fmt: skip
     path = write(configs, "fs.yaml", values)
-    place = study.run(path, (), configs / "out")
+    place = run_study(path, (), configs / "out")
     rows = check(place)
     assert len(rows) == 2 * 2 * 2
     for row in rows:
@@ -71,11 +73,11 @@ def test_few_shot_before_and_after(configs: Path, monkeypatch: pytest.MonkeyPatc
     def again(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a finished run is not trained again")
 
-    monkeypatch.setattr(transfer.loop, "train_epoch", again)
-    study.run(path, ("episodes.shots=[2]",), configs / "out")
+    monkeypatch.setattr(loop, "train_epoch", again)
+    run_study(path, ("episodes.shots=[2]",), configs / "out")
     write(configs, "transfer.yaml", {**TRANSFER, "data": {**TRANSFER["data"], "class_split": {}}})
     with pytest.raises(InputError, match=r"data\.class_split\.novel should say"):
-        study.run(path, ("name=none",), configs / "out")
+        run_study(path, ("name=none",), configs / "out")
 
 
 def test_classes_are_followed_across_the_transfer(configs: Path) -> None:
@@ -83,7 +85,7 @@ def test_classes_are_followed_across_the_transfer(configs: Path) -> None:
         "kind": "follow", "images": "pretrain.yaml", "arms": {"head": "transfer.yaml"},
         "settings": ["finetune.policy=head"], "layers": ["layer?.0", "features"],
     }  # fmt: skip
-    rows = check(study.run(write(configs, "follow.yaml", values), (), configs / "out"))
+    rows = check(run_study(write(configs, "follow.yaml", values), (), configs / "out"))
     assert len(rows) == 3 * 2 * 5
     stages = {stage: [r for r in rows if r["stage"] == stage] for stage in ("images, 2D", "clouds, lifted", "head")}
     assert all("wasserstein" not in row for row in stages["images, 2D"])
@@ -99,7 +101,7 @@ def test_a_setting_of_pretraining_is_varied(configs: Path) -> None:
         "episodes": {"ways": [3], "shots": [1], "queries": 4, "episodes": 10, "classifiers": ["ncc"]},
         "samples": 4, "probes": 2, "transfer": "transfer.yaml", "transfer_settings": ["finetune.policy=head"],
     }  # fmt: skip
-    rows = check(study.run(write(configs, "vary.yaml", values), (), configs / "out"))
+    rows = check(run_study(write(configs, "vary.yaml", values), (), configs / "out"))
     assert [row["value"] for row in rows] == ["2", "4"]
     for row in rows:
         assert row["complexity"] > 0 and row["novel_cdnv_raw"] > 0
@@ -116,7 +118,7 @@ def test_a_network_that_belongs_to_two_settings_is_trained_once(configs: Path) -
         "settings": ["training.weight_decay=1e-4"],
         "episodes": {"ways": [3], "shots": [1], "queries": 4, "episodes": 10, "classifiers": ["ncc"]},
     }  # fmt: skip
-    rows = check(study.run(write(configs, "twice.yaml", values), (), configs / "out"))
+    rows = check(run_study(write(configs, "twice.yaml", values), (), configs / "out"))
     assert len(rows) == 8
     assert [row["run"] for row in rows if row["value"] == "0.0001"] == [f"batch_size_{usual}_seed{n}" for n in (1, 2)]
     assert len(list((configs / "out" / "twice" / "runs").glob("*/summary.json"))) == 6
@@ -133,10 +135,10 @@ def test_rank_correlation_is_spearmans() -> None:
 
 def test_every_study_in_the_project_can_be_read() -> None:
     found = [p for p in sorted(CONFIGS.glob("*.yaml")) if "kind:" in p.read_text()]
-    kinds = {type(study.load(path)) for path in found}
+    kinds = {type(read_study(path)) for path in found}
     assert kinds == set(studies.STUDIES.values())
     for path in found:
-        chosen = study.load(path)
+        chosen = read_study(path)
         for name in ("pretrain", "transfer", "images"):
             other = getattr(chosen, name, None)
             assert other is None or (path.parent / other).is_file(), f"{path.name} names {other}"
@@ -145,6 +147,6 @@ def test_every_study_in_the_project_can_be_read() -> None:
 
 def test_unknown_kinds_and_fields_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="kind should be one of few-shot, follow, pretraining, rank, unconstrained"):
-        study.load(write(tmp_path, "x.yaml", {"kind": "few"}))
+        read_study(write(tmp_path, "x.yaml", {"kind": "few"}))
     with pytest.raises(InputError, match=r"unknown key rations .*did you mean ratios\?"):
-        study.load(write(tmp_path, "y.yaml", {"kind": "unconstrained", "rations": [1]}))
+        read_study(write(tmp_path, "y.yaml", {"kind": "unconstrained", "rations": [1]}))

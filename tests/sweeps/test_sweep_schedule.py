@@ -18,7 +18,7 @@ from tiny_runs import VALUES, rows
 
 from image2point import InputError, runs
 from image2point.config import Config
-from image2point.experiments import transfer
+from image2point.jobs.transfer import run_transfer
 from image2point.sweeps import executors, schedule
 from image2point.sweeps.executors import Job, RunFailed
 from image2point.sweeps.plan import Planned, Sweep, read
@@ -114,7 +114,7 @@ def test_local_processes_give_what_this_process_gives(tmp_path: Path) -> None:
     local = executors.make("local", tmp_path, workers=2, threads=1)
     assert {p.state for p in schedule.run(sweep, tmp_path / "local", local, QUIET)} == {"finished"}
     for run in sweep.runs:
-        transfer.run(run.config, tmp_path / "here")
+        run_transfer(run.config, tmp_path / "here")
         assert rows(tmp_path / "local" / run.name) == rows(tmp_path / "here" / run.name)
 
 
@@ -129,7 +129,7 @@ def test_a_run_that_fails_tells_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_sweep_that_is_killed_goes_on_to_the_same_result(tmp_path: Path, how: signal.Signals) -> None:
     path = write(tmp_path, [1, 2, 3], epochs=40)
-    program = [sys.executable, "-m", "image2point.cli"]
+    program = [sys.executable, "-m", "image2point"]
     command = [*program, "sweep", str(path), "--workers", "2", "--threads", "1", "--runs"]
     with subprocess.Popen([*command, str(tmp_path / "killed")], cwd=Path.cwd(), start_new_session=True) as process:
         begun = [tmp_path / "killed/grid" / f"seed={s}" / "log.txt" for s in (1, 2)]
@@ -163,7 +163,7 @@ def test_clusters_give_what_this_process_gives(tmp_path: Path, kind: str) -> Non
     assert [p.state for p in states] == ["finished", "finished", "failed"]
     assert "torch finds no GPU" in states[2].reason
     for run in sweep.runs:
-        transfer.run(run.config, tmp_path / "here")
+        run_transfer(run.config, tmp_path / "here")
         assert rows(tmp_path / kind / run.name) == rows(tmp_path / "here" / run.name)
 
 

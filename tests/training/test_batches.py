@@ -57,7 +57,7 @@ def test_workers_change_nothing(clouds: StoredClouds) -> None:
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.voxels.features, other.voxels.features)  # type: ignore[union-attr]
         assert torch.equal(one.voxels.coordinates, other.voxels.coordinates)  # type: ignore[union-attr]
-        assert torch.equal(one.labels, other.labels) and torch.equal(one.indices, other.indices)
+        assert torch.equal(one.targets, other.targets) and torch.equal(one.indices, other.indices)
 
 
 def test_global_random_state_is_neither_used_nor_moved(clouds: StoredClouds) -> None:

@@ -13,8 +13,8 @@ from tiny_runs import rows, tiny
 import image2point as i2p
 from image2point import config as configuration
 from image2point import runs
-from image2point.experiments import transfer
-from image2point.experiments.ingredients import load_splits
+from image2point.jobs.ingredients import load_splits
+from image2point.jobs.transfer import run_transfer
 from image2point.training import loop
 
 
@@ -24,10 +24,10 @@ def columns(path: Path, name: str) -> list[float]:
 
 @pytest.mark.parametrize("precision", ["64", "bf16-mixed"])
 def test_precision(tmp_path: Path, precision: str) -> None:
-    path = transfer.run(tiny(f"training.precision={precision}", "training.epochs=1"), tmp_path).path
+    path = run_transfer(tiny(f"training.precision={precision}", "training.epochs=1"), tmp_path).path
     kinds = {tensor.dtype for tensor in load_file(path / "weights.safetensors").values() if tensor.is_floating_point()}
     assert kinds == {torch.float64 if precision == "64" else torch.float32}
-    plain = transfer.run(tiny("name=plain", "training.epochs=1"), tmp_path).path
+    plain = run_transfer(tiny("name=plain", "training.epochs=1"), tmp_path).path
     assert columns(path, "train_loss") == pytest.approx(columns(plain, "train_loss"), rel=0.05)
     assert columns(path, "train_loss") != columns(plain, "train_loss")
 
@@ -35,8 +35,8 @@ def test_precision(tmp_path: Path, precision: str) -> None:
 @pytest.mark.parametrize("policy", ["io", "head", "io+norm"])
 def test_what_is_frozen_does_not_move(tmp_path: Path, policy: str) -> None:
     before = tiny("name=before", "training.epochs=0", f"finetune.policy={policy}")
-    start = load_file(transfer.run(before, tmp_path).weights)
-    after = transfer.run(tiny(f"finetune.policy={policy}", "training.epochs=1"), tmp_path)
+    start = load_file(run_transfer(before, tmp_path).weights)
+    after = run_transfer(tiny(f"finetune.policy={policy}", "training.epochs=1"), tmp_path)
     roles = {each["name"]: each["role"] for each in after.read_lifting()["parameters"]}
     moving = {"io": {"input", "output"}, "head": {"output"}, "io+norm": {"input", "output", "norm"}}[policy]
     moved = {name for name, tensor in load_file(after.weights).items() if not torch.equal(tensor, start[name])}
@@ -50,14 +50,14 @@ def test_what_is_frozen_does_not_move(tmp_path: Path, policy: str) -> None:
 def test_adamw_with_clipping_and_smoothing_learns(tmp_path: Path) -> None:
     settings = ("optimizer=adamw", "lr=0.01", "label_smoothing=0.1", "gradient_clip=5", "epochs=12", "warmup_epochs=1")
     overrides = [*(f"training.{each}" for each in settings), "finetune.policy=all", "data.augmentation=null"]
-    path = transfer.run(tiny(*overrides, "collapse.every=0"), tmp_path).path
+    path = run_transfer(tiny(*overrides, "collapse.every=0"), tmp_path).path
     losses = columns(path, "train_loss")
     assert len(losses) == 12
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_the_epoch_is_chosen_on_validation_and_test_is_scored_with_it(tmp_path: Path) -> None:
-    run = transfer.run(tiny("collapse.every=0", "finetune.policy=all", "training.epochs=4"), tmp_path)
+    run = run_transfer(tiny("collapse.every=0", "finetune.policy=all", "training.epochs=4"), tmp_path)
     summary, table = run.read_summary(), rows(run.path)
     accuracies = [(float(row["validation_accuracy"]), -float(row["validation_loss"])) for row in table[1:]]
     best = 1 + accuracies.index(max(accuracies))
@@ -67,7 +67,7 @@ def test_the_epoch_is_chosen_on_validation_and_test_is_scored_with_it(tmp_path: 
 
 
 def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:
-    run = transfer.run(tiny("data.shots=3", "training.epochs=2"), tmp_path)
+    run = run_transfer(tiny("data.shots=3", "training.epochs=2"), tmp_path)
     summary = run.read_summary()
     assert (summary["chosen_epoch"], summary["chosen_by"]) == (2, "last epoch")
     assert (summary["data"]["train_clouds"], summary["data"]["validation_clouds"], summary["data"]["shots"]) == (
@@ -78,7 +78,7 @@ def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:
 
 
 def test_no_training_only_measures(tmp_path: Path) -> None:
-    run = transfer.run(tiny("training.epochs=0", "finetune.policy=none"), tmp_path)
+    run = run_transfer(tiny("training.epochs=0", "finetune.policy=none"), tmp_path)
     assert [row["epoch"] for row in rows(run.path)] == ["0"]
     assert run.read_summary()["collapse"]["train"]["nc1"] > 0
     assert run.read_summary()["parameters"]["trainable"] == 0
@@ -97,7 +97,7 @@ def test_splits_do_not_share_clouds() -> None:
 
 def test_a_run_holds_its_config(tmp_path: Path) -> None:
     config = tiny("training.epochs=0")
-    run = transfer.run(config, tmp_path)
+    run = run_transfer(config, tmp_path)
     assert configuration.load(runs.open_run(run.path).config) == config
 
 
@@ -111,7 +111,7 @@ def test_every_step_has_its_own_seed() -> None:
 
 
 def test_kernels_scaled_by_the_training_clouds_are_stored(tmp_path: Path) -> None:
-    runs_of = {v: transfer.run(tiny("training.epochs=0", f"network.variance={v}", f"name={v}"), tmp_path)
+    runs_of = {v: run_transfer(tiny("training.epochs=0", f"network.variance={v}", f"name={v}"), tmp_path)
                for v in ("none", "occupancy")}  # fmt: skip
     plain, scaled = (load_file(run.weights) for run in runs_of.values())
     kernels = [n for n, w in plain.items() if w.ndim == 5 and w[0, 0].numel() > 1 and not n.startswith("conv1")]

@@ -12,7 +12,7 @@ from tiny_runs import rows, tiny
 
 from image2point.datasets.splits import StoredClouds
 from image2point.errors import InputError
-from image2point.experiments import transfer
+from image2point.jobs.transfer import run_transfer
 from image2point.training.batches import Recipe, to_voxels
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
@@ -55,7 +55,7 @@ def test_voxels_are_those_of_the_clouds(substrate: str) -> None:
 
 def test_a_run_trains_on_them_and_resumes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("training.batch_voxels=150")
-    whole = transfer.run(config, tmp_path / "whole").path
+    whole = run_transfer(config, tmp_path / "whole").path
     made = 0
 
     def step(self: Journal, *given: Any) -> None:
@@ -66,12 +66,12 @@ def test_a_run_trains_on_them_and_resumes_to_the_same(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Journal, "step", step)
     with pytest.raises(Interrupted):
-        transfer.run(config, tmp_path)
+        run_transfer(config, tmp_path)
     monkeypatch.undo()
-    run = transfer.run(config, tmp_path, resume=True).path
+    run = run_transfer(config, tmp_path, resume=True).path
     assert (run / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     assert rows(run) == rows(whole)
-    assert rows(run)[-1]["step"] != rows(transfer.run(tiny(), tmp_path / "usual").path)[-1]["step"]
+    assert rows(run)[-1]["step"] != rows(run_transfer(tiny(), tmp_path / "usual").path)[-1]["step"]
 
 
 def test_the_count_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +81,9 @@ def test_the_count_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Journal, "say", say)
     with pytest.raises(Interrupted, match="while counting voxels"):
-        transfer.run(tiny("training.batch_voxels=150"), tmp_path)
+        run_transfer(tiny("training.batch_voxels=150"), tmp_path)
     monkeypatch.undo()
-    assert transfer.run(tiny("training.batch_voxels=150"), tmp_path, resume=True).summary.exists()
+    assert run_transfer(tiny("training.batch_voxels=150"), tmp_path, resume=True).summary.exists()
 
 
 def test_images_have_none(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_runs import rows, tiny
 
 from image2point.errors import InputError
-from image2point.experiments import transfer
+from image2point.jobs.transfer import run_transfer
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
@@ -24,10 +24,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         "training.label_smoothing=0.1",
         "training.gradient_clip=1",
     )
-    one = transfer.run(tiny("name=one", *settings), tmp_path).path
+    one = run_transfer(tiny("name=one", *settings), tmp_path).path
     config = tmp_path / "two.yaml"
     config.write_text(tiny("name=two", "training.devices=2", *settings).to_yaml())
-    command = [sys.executable, "-m", "image2point.cli", "transfer", str(config), "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "image2point", "transfer", str(config), "--runs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("epoch 3/3") == 1  # the first process speaks for both
@@ -49,4 +49,4 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 def test_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match=r"training.accelerator = cuda.*no GPU"):
-        transfer.run(tiny("training.accelerator=cuda"), tmp_path)
+        run_transfer(tiny("training.accelerator=cuda"), tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from tiny_runs import rows, tiny
 
 from image2point.errors import InputError
-from image2point.experiments import transfer
+from image2point.jobs.transfer import run_transfer
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
 
@@ -21,7 +21,7 @@ from image2point.training.journal import Journal
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
-    return transfer.run(tiny(), tmp_path_factory.mktemp("runs")).path
+    return run_transfer(tiny(), tmp_path_factory.mktemp("runs")).path
 
 
 def assert_same(run: Path, whole: Path) -> None:
@@ -48,18 +48,18 @@ def test_ctrl_c_then_resume(tmp_path: Path, whole: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Journal, "step", step)
     monkeypatch.setattr(Journal, "say", say)
     with pytest.raises(Interrupted, match=r"continue with: image2point transfer .*tiny/config.yaml .*--resume"):
-        transfer.run(tiny(), tmp_path)
+        run_transfer(tiny(), tmp_path)
     assert len(list((tmp_path / "tiny/checkpoint").iterdir())) == 1
     assert not (tmp_path / "tiny/summary.json").exists()
     monkeypatch.undo()
-    assert_same(transfer.run(tiny(), tmp_path, resume=True).path, whole)
+    assert_same(run_transfer(tiny(), tmp_path, resume=True).path, whole)
 
 
 def test_kill_in_mid_epoch_then_resume(tmp_path: Path, whole: Path) -> None:
     config = tmp_path / "tiny.yaml"
     every_step = tiny("training.checkpoint_every_minutes=0")
     config.write_text(every_step.to_yaml())
-    command = [sys.executable, "-m", "image2point.cli", "transfer", str(config), "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "image2point", "transfer", str(config), "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "tiny/checkpoint").glob("epoch-00001-step-00000[12]")):
@@ -69,7 +69,7 @@ def test_kill_in_mid_epoch_then_resume(tmp_path: Path, whole: Path) -> None:
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "tiny/summary.json").exists()
-    assert_same(transfer.run(every_step, tmp_path, resume=True).path, whole)
+    assert_same(run_transfer(every_step, tmp_path, resume=True).path, whole)
 
 
 def test_what_does_not_touch_the_result_may_change(
@@ -77,18 +77,18 @@ def test_what_does_not_touch_the_result_may_change(
 ) -> None:
     monkeypatch.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match="epoch 1 after step 1 of 3"):
-        transfer.run(tiny(), tmp_path)
+        run_transfer(tiny(), tmp_path)
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"tiny was started with another config.*training.lr: 0.02 -> 0.03"):
-        transfer.run(tiny("training.lr=0.03"), tmp_path, resume=True)
-    assert_same(transfer.run(tiny("training.workers=1"), tmp_path, resume=True).path, whole)
+        run_transfer(tiny("training.lr=0.03"), tmp_path, resume=True)
+    assert_same(run_transfer(tiny("training.workers=1"), tmp_path, resume=True).path, whole)
 
 
 def test_a_finished_run_is_left_alone(whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    transfer.run(tiny(), whole.parent, resume=True)
+    run_transfer(tiny(), whole.parent, resume=True)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
 def test_resume_without_a_run_starts_one(tmp_path: Path, whole: Path) -> None:
-    assert_same(transfer.run(tiny(), tmp_path, resume=True).path, whole)
+    assert_same(run_transfer(tiny(), tmp_path, resume=True).path, whole)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from voxel_samples import full_grid, random_voxels, relative
 
-from image2point._timm import load_timm
+from image2point.networks.timm_import import load_timm
 from image2point.voxels import (
     AvgPool,
     BlurPool,

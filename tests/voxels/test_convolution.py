@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from voxel_samples import full_grid, random_voxels, relative, tie
 
-from image2point._timm import load_timm
 from image2point.datasets.files import import_open3d
+from image2point.networks.timm_import import load_timm
 from image2point.voxels import DenseVoxels, Sites, VoxelConv, VoxelError, VoxelTensor, Window, neighbour_table
 from image2point.voxels.conv import reference
 from image2point.voxels.conv.autograd import convolve

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from image2point._timm import load_timm
 from image2point.lifting import kernels
 from image2point.lifting.layers import ExpertMixture, SiteLinear, VectorConv
 from image2point.lifting.records import Options
 from image2point.lifting.rules.sizes import both, equal, near_padding
 from image2point.lifting.rules.values import Chain, Value, need, need_dense, on
 from image2point.lifting.variance import factor
+from image2point.networks.timm_import import load_timm
 from image2point.voxels import MapConv, Stretch, TiedConv, TiedMapConv, VoxelConv
 
 Layers: TypeAlias = tuple[type[VoxelConv], type[TiedConv]]

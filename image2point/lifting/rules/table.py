@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from image2point._timm import load_timm
 from image2point.lifting.records import Options
 from image2point.lifting.rules.attention import efficient_channel_attention, radix_softmax
 from image2point.lifting.rules.convolution import (
@@ -84,6 +83,7 @@ from image2point.lifting.rules.pooling import (
     upsample_module,
 )
 from image2point.lifting.rules.values import Lifted, Unsupported, Value
+from image2point.networks.timm_import import load_timm
 
 Rule = Callable[..., Lifted]
 

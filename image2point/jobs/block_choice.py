@@ -24,6 +24,7 @@ from image2point.errors import InputError
 from image2point.finetune import BLOCK_POLICIES, Counts, blocks_of, freeze
 from image2point.lifting.skip import add_skip
 from image2point.runs import Run
+from image2point.tasks import TASKS
 from image2point.training import loop, measure
 from image2point.training.batches import Recipe
 from image2point.training.interrupt import StopSignal
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
 
 
-def resolved(config: Config, place: Run) -> str:
+def resolved(config: Config, run: Run) -> str:
     """The policy with `auto` replaced by what the run chose."""
     policy = config.finetune.policy
-    return f"{policy.partition(':')[0]}:{place.read_choice()['block']}" if policy.endswith(":auto") else policy
+    return f"{policy.partition(':')[0]}:{run.read_choice()['block']}" if policy.endswith(":auto") else policy
 
 
 def with_policy(network: LiftedNetwork, policy: str) -> LiftedNetwork:
@@ -70,24 +71,24 @@ def check(config: Config, fabric: Fabric, network: LiftedNetwork) -> tuple[str, 
 
 
 def choose(
-    config: Config, place: Run, fabric: Fabric, network: LiftedNetwork, splits: Splits, recipe: Recipe, stop: StopSignal
+    config: Config, run: Run, fabric: Fabric, network: LiftedNetwork, splits: Splits, recipe: Recipe, stop: StopSignal
 ) -> None:
     """Compare the candidates and store the choice in the run; `network` stays as it is.
 
     Raises InputError as `check` does, and where no NC1 is defined.
     """
     kind = config.finetune.policy.partition(":")[0]
-    found: dict[str, float] = {}
+    nc1: dict[str, float] = {}
     for block in check(config, fabric, network):
-        found[block] = _penultimate_nc1(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
-        print(f"{kind}:{block}  NC1 of the features {found[block]:.4g}", flush=True)
-    defined = {block: value for block, value in found.items() if math.isfinite(value)}
+        nc1[block] = _penultimate_nc1(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
+        print(f"{kind}:{block}  NC1 of the features {nc1[block]:.4g}", flush=True)
+    defined = {block: value for block, value in nc1.items() if math.isfinite(value)}
     if not defined:
         raise InputError("no candidate has a defined NC1: every class needs two training clouds")
     chosen = min(defined, key=lambda block: defined[block])
-    compared = {block: defined.get(block) for block in found}
+    compared = {block: defined.get(block) for block in nc1}
     content = {"block": chosen, "epochs": config.finetune.probe_epochs, "penultimate_nc1": compared}
-    files.write_text(place.choice, json.dumps(content, indent=1))
+    files.write_text(run.choice, json.dumps(content, indent=1))
 
 
 def _penultimate_nc1(
@@ -106,13 +107,14 @@ def _penultimate_nc1(
     )
     short = config.model_copy(update={"training": training})
     probe, _ = apply(copy.deepcopy(network), policy)
+    task = TASKS[config.task]
     with tempfile.TemporaryDirectory() as folder:
-        job = loop.Job(fabric, probe, splits, recipe, short, Run(Path(folder)), stop)
+        job = loop.Job(fabric, task, probe, splits, recipe, short, Run(Path(folder)), stop)
         state = loop.State()
         while state.epoch < epochs:
             loop.train_epoch(job, state)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
-        seen = measure.outputs(fabric, probe, splits.train, recipe, training.batch_size, training.workers)
+        seen = measure.outputs(fabric, task, probe, splits.train, recipe, training.batch_size, training.workers)
     classes = len(splits.train.classes)
     S = Statistics(classes, seen.features.shape[1]).update(seen.features, seen.own_labels)
     return metrics(S, ask="nc1")["nc1"]

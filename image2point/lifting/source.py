@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from image2point import pretrained
-from image2point._timm import load_timm
 from image2point.errors import InputError
-from image2point.lifting.graph import move_stride
 from image2point.lifting.records import Lifting
+from image2point.networks.timm_networks import has_architecture, timm_network
+from image2point.networks.weights import load_into
 
 
-def image_network(lifting: Lifting) -> nn.Module:
+def source_network(lifting: Lifting) -> nn.Module:
     """The 2D network with the weights that were lifted, in eval mode, on the CPU.
 
     Random weights are drawn again from the seed of the lifting.
@@ -21,18 +19,11 @@ def image_network(lifting: Lifting) -> nn.Module:
         InputError: where the lifting began with a given module, which only its owner has, or where the weights cannot
             be read any more.
     """
-    name, source = lifting.network, lifting.weights.source
-    timm = load_timm()
-    if source == "module" or not timm.is_model(name.split(".")[0]):
+    name, source, options = lifting.network, lifting.weights.source, lifting.options
+    if source == "module" or not has_architecture(name):
         raise InputError(f"{name} was lifted from a given module, not from a name of timm: the record cannot make it")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(lifting.options.seed)
-        network = timm.create_model(name, pretrained=False)
-    if lifting.options.stride_in == "conv1":
-        move_stride(network, name)
+    network = timm_network(name, options.seed, stride_in=options.stride_in)
     replaced = frozenset(record.name.rpartition(".")[0] for record in lifting.sources if record.fate == "replaced")
     # What was missing or left over was named when the network was lifted.
-    pretrained.load_into(
-        network, name, source, replaced, allow_missing=lifting.weights.missing, allow_unexpected=("*",)
-    )
+    load_into(network, name, source, replaced, allow_missing=lifting.weights.missing, allow_unexpected=("*",))
     return network.eval()

@@ -13,11 +13,11 @@ from image2point.datasets.rendered import RenderedImages
 from image2point.datasets.splits import Subset, few_shot, split
 from image2point.datasets.synthetic import Difficulty
 from image2point.errors import InputError
-from image2point.experiments.ingredients import base_part, novel_part
+from image2point.jobs.ingredients import base_part, novel_part
 from image2point.training.images import ImageRecipe
 
 if TYPE_CHECKING:
-    from image2point.image_network import ImageNetwork
+    from image2point.networks.image_network import ImageNetwork
 
 RENDERED_TRAIN, RENDERED_TEST = 100, 50
 
@@ -81,10 +81,10 @@ def make_image_recipe(config: Pretrain, network: ImageNetwork) -> ImageRecipe:
 
 def make_image_network(config: Pretrain, classes: int, weights: str | None = None) -> ImageNetwork:
     """The 2D network; `weights` in place of the config's."""
-    from image2point import image_network
+    from image2point.networks.image_network import image_network
 
     chosen = config.network
-    made = image_network.make(
+    made = image_network(
         chosen.arch,
         weights or chosen.weights,
         classes,

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from image2point import pretrained
-from image2point._timm import load_timm
 from image2point.errors import InputError
-from image2point.lifting.graph import move_stride
-from image2point.lifting.observe import FEATURES, Rows, blocks
+from image2point.networks.layer_names import FEATURES, Rows, blocks
+from image2point.networks.timm_networks import timm_network
+from image2point.networks.weights import WeightsReport, load_into
 
 
 class ImageNetwork(nn.Module):
@@ -23,7 +22,7 @@ class ImageNetwork(nn.Module):
         mean, std: of the input it expects, per channel, of values 0..1.
     """
 
-    def __init__(self, network: nn.Module, name: str, weights: pretrained.WeightsReport) -> None:
+    def __init__(self, network: nn.Module, name: str, weights: WeightsReport) -> None:
         super().__init__()
         self.network, self.name, self.weights = network, name, weights
         settings = getattr(network, "pretrained_cfg", None) or {}
@@ -59,8 +58,53 @@ class ImageNetwork(nn.Module):
             hook.remove()
         return seen[0], logits
 
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of all modules, which can be observed if they are called, and `features`."""
+        return (*(name for name, _ in self.network.named_modules() if name and name != FEATURES), FEATURES)
 
-def make(
+    def block_names(self) -> tuple[str, ...]:
+        """The network's blocks (`networks.layer_names.blocks`) and `features`."""
+        return (*blocks(name for name, parameter in self.network.named_parameters() if parameter.ndim == 4), FEATURES)
+
+    def observe(self, names: Sequence[str], per_site: bool = False) -> Callable[[Tensor], dict[str, Rows]]:
+        """A function that gives the rows of the named layers on images: means over pixels, or with `per_site` all.
+
+        Raises InputError on a name that no layer has; the function does on a layer that the network does not call.
+        """
+        modules = dict(self.network.named_modules())
+        for name in names:
+            if name not in modules and name != FEATURES:
+                raise InputError(f"{self.name} has no layer {name!r}; it has {', '.join(self.layer_names())}")
+
+        def rows(images: Tensor) -> dict[str, Rows]:
+            seen: dict[str, Rows] = {}
+
+            def keep(name: str) -> Callable[..., None]:
+                def hook(module: nn.Module, inputs: Any, output: Any = None) -> None:
+                    values = inputs[0] if name == FEATURES else output
+                    seen[name] = _rows(values, per_site, f"{self.name}, layer {name}")
+
+                return hook
+
+            hooks = [
+                self.head.register_forward_pre_hook(keep(FEATURES))
+                if name == FEATURES
+                else modules[name].register_forward_hook(keep(name))
+                for name in names
+            ]
+            try:
+                self.network(images)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if missing := [name for name in names if name not in seen]:
+                raise InputError(f"{self.name} does not call {', '.join(missing)}, which only holds its parts")
+            return {name: seen[name] for name in names}
+
+        return rows
+
+
+def image_network(
     arch: str,
     weights: str,
     classes: int,
@@ -73,73 +117,21 @@ def make(
 
     Raises InputError for an unknown architecture and weights that cannot be had or do not fit.
     """
-    timm = load_timm()
-    if not timm.is_model(arch.split(".")[0]):
-        raise InputError(f"timm {timm.__version__} has no architecture {arch!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        network = timm.create_model(arch, pretrained=False, num_classes=classes)
-    if stride_in == "conv1":
-        move_stride(network, arch)
-    head = network.get_classifier()
+    network = timm_network(arch, seed, classes, stride_in)
+    head = network.get_classifier()  # type: ignore[operator]
     replaced = [path for path, module in network.named_modules() if module is head]
-    report, _ = pretrained.load_into(network, arch, weights, replaced, allow_missing, allow_unexpected)
+    report, _ = load_into(network, arch, weights, replaced, allow_missing, allow_unexpected)
     return ImageNetwork(network, arch, report)
 
 
-def layers(net: ImageNetwork) -> tuple[str, ...]:
-    """Names of all modules, which can be observed if they are called, and `features`."""
-    return (*(name for name, _ in net.network.named_modules() if name and name != FEATURES), FEATURES)
-
-
-def block_layers(net: ImageNetwork) -> tuple[str, ...]:
-    """The network's blocks (see `lifting.observe.blocks`) and `features`."""
-    kernels = [name for name, parameter in net.network.named_parameters() if parameter.ndim == 4]
-    return (*blocks(kernels), FEATURES)
-
-
-def observer(net: ImageNetwork, names: Sequence[str], per_pixel: bool = False) -> Callable[[Tensor], dict[str, Rows]]:
-    """As `lifting.observe.observer`, for images: the mean over pixels of each layer, or all pixels."""
-    modules = dict(net.network.named_modules())
-    for name in names:
-        if name not in modules and name != FEATURES:
-            raise InputError(f"{net.name} has no layer {name!r}; it has {', '.join(layers(net))}")
-
-    def observe(images: Tensor) -> dict[str, Rows]:
-        seen: dict[str, Rows] = {}
-
-        def keep(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: Any, output: Any = None) -> None:
-                seen[name] = _rows(inputs[0] if name == FEATURES else output, per_pixel, f"{net.name}, layer {name}")
-
-            return hook
-
-        hooks = [
-            net.head.register_forward_pre_hook(keep(FEATURES))
-            if name == FEATURES
-            else modules[name].register_forward_hook(keep(name))
-            for name in names
-        ]
-        try:
-            net.network(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if missing := [name for name in names if name not in seen]:
-            raise InputError(f"{net.name} does not call {', '.join(missing)}, which holds its parts without running")
-        return {name: seen[name] for name in names}
-
-    return observe
-
-
-def _rows(output: Any, per_pixel: bool, where: str) -> Rows:
+def _rows(output: Any, per_site: bool, where: str) -> Rows:
     if not isinstance(output, Tensor) or output.ndim not in (2, 4):
         found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(f"{where}: expected features [n, C] or a map [n, C, H, W], found {found}")
     each = torch.arange(len(output), device=output.device)
     if output.ndim == 2:
         return output.clone(), each
-    if not per_pixel:
+    if not per_site:
         return output.mean((2, 3)), each
     rows = output.flatten(2).transpose(1, 2).flatten(0, 1).clone()
     return rows, each.repeat_interleave(output.shape[2] * output.shape[3])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +10,9 @@ import numpy as np
 
 from image2point import files
 from image2point.config import Config
-from image2point.experiments import block_choice, lifecycle
-from image2point.experiments.ingredients import (
+from image2point.finetune import count, count_by_role
+from image2point.jobs import block_choice, lifecycle
+from image2point.jobs.ingredients import (
     calibration_batch,
     check_features,
     load_splits,
@@ -22,8 +20,10 @@ from image2point.experiments.ingredients import (
     make_network,
     make_recipe,
 )
-from image2point.finetune import count, count_by_role
+from image2point.jobs.saving import save_arrays, save_summary, save_weights
+from image2point.jobs.scoring import score
 from image2point.runs import Run
+from image2point.tasks import TASKS
 from image2point.training import distributed, loop
 from image2point.training.batches import Recipe, prepare
 from image2point.training.interrupt import StopSignal
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
 
 
-def run(config: Config, folder: Path = Path("runs"), resume: bool = False, overwrite: bool = False) -> Run:
+def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = False, overwrite: bool = False) -> Run:
     """Do the run that `config` describes, in `folder / config.name`.
 
     resume: go on from the last checkpoint (or from the start, where there is none yet); the result is the same, bit
@@ -41,34 +41,34 @@ def run(config: Config, folder: Path = Path("runs"), resume: bool = False, overw
 
     Raises InputError for what the user gave wrong, Interrupted where the run was asked to stop.
     """
-    place = Run(folder / config.name)
+    run = Run(folder / config.name)
     fabric = distributed.start(config.training)
-    found = distributed.together(fabric, lambda: lifecycle.standing(place, config, resume, overwrite))
-    if found == "finished":
-        return place
+    stands = distributed.together(fabric, lambda: lifecycle.standing(run, config, resume, overwrite))
+    if stands == "finished":
+        return run
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
     splits, recipe = load_splits(config.data), make_recipe(config)
     check_features(splits, recipe)
     classes = len(splits.train.classes)
-    if found == "checkpoint":
+    if stands == "checkpoint":
         network = make_blank_network(config, classes)
     else:
         network = make_network(config, classes, calibration_batch(config, splits.train))
-    open_choice = found == "new" and block_choice.is_open(config)
+    open_choice = stands == "new" and block_choice.is_open(config)
     if open_choice:
         block_choice.check(config, fabric, network)
     else:
-        network, counts = block_choice.apply(network, block_choice.resolved(config, place))
-    with lifecycle.claimed(fabric, place, config, found, resume, overwrite), StopSignal() as stop:
+        network, counts = block_choice.apply(network, block_choice.resolved(config, run))
+    with lifecycle.claimed(fabric, run, config, stands, resume, overwrite), StopSignal() as stop:
         if open_choice:
-            block_choice.choose(config, place, fabric, network, splits, recipe, stop)
-            network, counts = block_choice.apply(network, block_choice.resolved(config, place))
-        job = loop.Job(fabric, network, splits, recipe, config, place, stop)
-        _announce(job, config, network, counts, resumed=found == "checkpoint")
-        state = loop.restore(job) if found == "checkpoint" else loop.State()
+            block_choice.choose(config, run, fabric, network, splits, recipe, stop)
+            network, counts = block_choice.apply(network, block_choice.resolved(config, run))
+        job = loop.Job(fabric, TASKS[config.task], network, splits, recipe, config, run, stop)
+        _announce(job, config, network, counts, resumed=stands == "checkpoint")
+        state = loop.restore(job) if stands == "checkpoint" else loop.State()
         loop.fit(job, state)
         _finish(job, config, recipe, network, state)
-    return place
+    return run
 
 
 def _announce(job: loop.Job, config: Config, network: LiftedNetwork, counts: Counts, resumed: bool) -> None:
@@ -100,19 +100,20 @@ def _provenance(lifting: dict[str, Any]) -> str:
 
 def _finish(job: loop.Job, config: Config, recipe: Recipe, network: LiftedNetwork, state: loop.State) -> None:
     """Score the chosen weights on the test set, once, and write everything that a finished run has."""
-    place, splits = job.run, job.splits
-    result, tested = lifecycle.score(job, network, state)
+    run, splits = job.run, job.splits
+    result, tested = score(job, state)
     if not job.fabric.is_global_zero:
         return
-    lifecycle.save_weights(network, place.weights)
-    _save_examples(job, config, recipe, tested.logits.argmax(1).numpy())
-    lifting = place.read_lifting()
+    save_weights(network, run.weights)
+    _save_examples(job, config, recipe, tested)
+    lifting = run.read_lifting()
     summary = {
         "name": config.name,
         "status": "finished",
         "arm": config.label,
+        "task": config.task,
         "network": {"name": config.network.arch, **config.network.model_dump(mode="json", exclude={"arch"})},
-        "policy": block_choice.resolved(config, place),
+        "policy": block_choice.resolved(config, run),
         "seed": config.seed,
         "data": {
             "name": config.data.name,
@@ -127,30 +128,20 @@ def _finish(job: loop.Job, config: Config, recipe: Recipe, network: LiftedNetwor
         "weights": {**lifting["weights"], "counts": lifting["counts"]},
         **result,
     }
-    files.write_text(place.summary, json.dumps(summary, indent=1))
-    shutil.rmtree(place.checkpoint, ignore_errors=True)  # nothing is left to resume
+    save_summary(run, summary)
     if config.report.html:
         from image2point import report
 
-        report.build([place.path], place.report)
-    lifecycle.announce_end(job, result)
+        report.build([run.path], run.report)
+    job.journal.say(f"{job.task.statement(result['final'])}, everything is in {run.path}")
 
 
-def _save_examples(job: loop.Job, config: Config, recipe: Recipe, predictions: np.ndarray) -> None:
-    """A few test clouds, the same whatever the run's seed, so that arms can be compared; cut to the smallest."""
+def _save_examples(job: loop.Job, config: Config, recipe: Recipe, outputs: Any) -> None:
+    """A few test clouds, the same whatever the run's seed, so that arms can be compared."""
     test, rng = job.splits.test, np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(test))[: config.report.examples])
     clouds = [prepare(test[i], f"{test.name} cloud {i}", recipe, None, i) for i in chosen.tolist()]
-    size = min((len(cloud) for cloud in clouds), default=0)
-    points = [cloud.points[np.sort(rng.permutation(len(cloud))[:size])] for cloud in clouds]
-    content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        points=np.array(points, dtype=np.float32).reshape(len(points), size, 3),
-        labels=test.labels[chosen],
-        predictions=predictions[chosen],
-    )
-    files.write_bytes(job.run.examples, content.getvalue())
+    save_arrays(job.task.examples(clouds, chosen, outputs, rng), job.run.examples)
 
 
 def _parameters(network: LiftedNetwork) -> dict[str, Any]:

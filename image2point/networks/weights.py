@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from image2point._timm import load_timm
 from image2point.errors import InputError, one_line
+from image2point.networks.timm_import import load_timm
 
 logger = logging.getLogger("image2point")
 

@@ -8,33 +8,28 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from image2point import image_network
 from image2point.collapse.layers import LayerMeasures, Rows, Source
 from image2point.datasets.class_split import Labelled
-from image2point.image_network import ImageNetwork
-from image2point.lifting import observe
+from image2point.networks import layer_names
+from image2point.networks.network import Network
 from image2point.training.batches import Preparation, batches, in_order
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-BLOCKS = "blocks"
-"""The pattern that stands for a network's blocks and the features before its classifier."""
 
-
-def choose_layers(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+def choose_layers(network: Network, patterns: Sequence[str]) -> tuple[str, ...]:
     """Names of the layers that match (`layer1.*`, `features`, `blocks`), in the order of computation.
 
     Raises InputError for a pattern that matches none.
     """
-    home: Any = image_network if isinstance(network, ImageNetwork) else observe
-    return observe.choose(patterns, tuple(dict.fromkeys(home.layers(network))), home.block_layers(network))
+    return layer_names.choose_layers(patterns, network.layer_names(), network.block_names())
 
 
 def layer_source(
-    network: nn.Module,
+    network: Network,
     samples: Labelled,
     recipe: Preparation,
     names: Sequence[str],
@@ -48,8 +43,7 @@ def layer_source(
 
     A layer gives the mean over the pixels or occupied voxels of each sample, or with `per_site` every one of them.
     """
-    home: Any = image_network if isinstance(network, ImageNetwork) else observe
-    run: Callable[[Any], dict[str, Rows]] = home.observer(network, names, per_site)
+    observe = network.observe(names, per_site)
     first = next(network.parameters())
     plan = in_order(len(samples), batch_size)
 
@@ -59,7 +53,7 @@ def layer_source(
         try:
             for batch in batches(samples, plan, recipe, None, workers, first.device.type == "cuda"):
                 with torch.no_grad(), fabric.autocast() if fabric else nullcontext():
-                    seen = run(batch.to(first.device, first.dtype).voxels)
+                    seen = observe(batch.to(first.device, first.dtype).voxels)
                 yield {name: (rows.cpu(), batch.indices[owner.cpu().long()]) for name, (rows, owner) in seen.items()}
                 each_batch()
         finally:
@@ -68,10 +62,10 @@ def layer_source(
     return source
 
 
-def head_of(network: Any) -> dict[str, tuple[Tensor, Tensor | None]]:
+def head_of(network: Network) -> dict[str, tuple[Tensor, Tensor | None]]:
     """The classifier by the layer that it reads, as `measure_layers` takes it."""
     weight, bias = network.classifier
-    return {observe.FEATURES: (weight.detach().cpu(), None if bias is None else bias.detach().cpu())}
+    return {layer_names.FEATURES: (weight.detach().cpu(), None if bias is None else bias.detach().cpu())}
 
 
 def plain(measures: LayerMeasures) -> dict[str, Any]:

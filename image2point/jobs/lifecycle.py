@@ -1,0 +1,79 @@
+"""How a run stands before it begins, and whose its directory is while it lasts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+import image2point
+from image2point import config as configuration
+from image2point import runs
+from image2point.config import Config, Pretrain
+from image2point.errors import InputError
+from image2point.runs import Run
+from image2point.training import checkpoint, distributed
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+FREE_TO_CHANGE = ("training.workers:", "training.checkpoint_every_minutes:", "data.root:", "images.root:", "report.")
+"""Settings that do not touch the result, and so may differ when a run is resumed."""
+
+
+def standing(
+    run: Run, config: Config | Pretrain, resume: bool, overwrite: bool
+) -> Literal["new", "checkpoint", "finished"]:
+    """What there is to do. InputError where the directory exists and neither option is given, or where a run is to be
+    resumed with another config than its own."""
+    if not resume or not run.path.exists():
+        runs.check_new(run.path, overwrite)
+        return "new"
+    stored = configuration.load_run(runs.open_run(run.path).config)
+    changed = [line for line in configuration.changes(stored, config) if not line.startswith(FREE_TO_CHANGE)]
+    if changed:
+        raise InputError(
+            f"{run.path} was started with another config and cannot be resumed with this one; changed (stored -> "
+            f"given): {'; '.join(changed)}. Undo that, choose another name=..., or start again with --overwrite"
+        )
+    if run.finished:
+        return "finished"
+    return "checkpoint" if checkpoint.latest(run.checkpoint) else "new"
+
+
+@contextmanager
+def claimed(
+    fabric: Fabric, run: Run, config: Config | Pretrain, stands: str, resume: bool, overwrite: bool
+) -> Iterator[None]:
+    """Keep the run directory for the processes of this run while the block lasts; where it is new, make it.
+
+    stands: what `standing` gave. Raises InputError where another process is at work on the directory, or was since.
+    """
+    with ExitStack() as claim:
+
+        def begin() -> None:
+            claim.enter_context(runs.claimed(run.path))
+            if standing(run, config, resume, overwrite) != stands:
+                raise InputError(f"another process was at work on {run.path} meanwhile; give the command again")
+            if stands == "new":
+                runs.create(run.path, config.to_yaml())
+
+        distributed.together(fabric, begin)
+        yield
+
+
+def environment(fabric: Fabric) -> dict[str, Any]:
+    """What the run was made with and on."""
+    on_gpu = fabric.device.type == "cuda"
+    return {
+        "image2point": image2point.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(fabric.device) if on_gpu else "cpu",
+        "processes": fabric.world_size,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,123 @@
+"""Reuse of a finished run: its network, and predictions for clouds in files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from image2point import config as configuration
+from image2point import runs
+from image2point.errors import InputError
+
+if TYPE_CHECKING:
+    from image2point.lifting import LiftedNetwork
+    from image2point.networks.image_network import ImageNetwork
+    from image2point.runs import Run
+    from image2point.tasks.classification import ClassPrediction
+
+USUAL_POINTS = 1024
+
+
+def load(run: str | Path) -> LiftedNetwork:
+    """The network of a finished run with its chosen weights, in eval mode, on the CPU.
+
+    Only the run directory is read: neither the 2D weights nor the dataset are needed. Raises InputError where it is
+    no finished run or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from image2point.jobs.block_choice import resolved, with_policy
+    from image2point.jobs.ingredients import make_blank_network
+
+    opened = runs.open_run(run)
+    classes = opened.read_summary()["data"]["classes"]
+    config = configuration.load(opened.config)
+    network = with_policy(make_blank_network(config, len(classes)), resolved(config, opened))
+    try:
+        state = load_file(opened.weights)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{opened.weights} cannot be read: {error}") from None
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{opened.weights} does not fit the network of {opened.config}: {error}") from None
+    return network.eval()
+
+
+def load_image_network(run: str | Path) -> ImageNetwork:
+    """The 2D network of a finished pre-training with its chosen weights, in eval mode, on the CPU."""
+    from image2point.jobs.image_ingredients import make_image_network
+    from image2point.networks.weights import read_file
+
+    opened = runs.open_run(run)
+    classes = opened.read_summary()["images"]["classes"]
+    config = configuration.load_as(configuration.Pretrain, opened.config)
+    network = make_image_network(config, len(classes), weights="random")
+    network.network.load_state_dict(read_file(opened.weights).tensors)
+    return network.eval()
+
+
+def predict(run: str | Path, paths: Sequence[str | Path], **settings: Any) -> list[ClassPrediction]:
+    """As `predict_each`, for files that are all good: raises InputError naming the first bad one."""
+    predictions = []
+    for prediction in predict_each(run, paths, **settings):
+        if prediction.problem:
+            raise InputError(prediction.problem)
+        predictions.append(prediction)
+    return predictions
+
+
+def predict_each(
+    run: str | Path,
+    paths: Sequence[str | Path],
+    top: int = 5,
+    points: int | None = None,
+    normalise: bool = True,
+    seed: int = 0,
+) -> Iterator[ClassPrediction]:
+    """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz) with a finished run.
+
+    points: how many are taken from each cloud or sampled from each mesh, by `seed`; None takes as many as the clouds
+    had that the run was trained with. normalise: move and scale each cloud into the unit sphere, as the clouds of the
+    datasets here are. No cloud is turned: the axes of a file should be those of the dataset.
+
+    A file that is bad, or lacks what the run's input features need, gets a `problem` in place of classes. Raises
+    InputError where the run is not finished or damaged.
+    """
+    import torch
+
+    from image2point.datasets.files import read_cloud
+    from image2point.jobs.ingredients import make_recipe
+    from image2point.tasks.classification import Classification, ClassPrediction
+    from image2point.training.batches import prepare, to_voxels
+
+    opened = runs.open_run(run)
+    config = configuration.load(opened.config)
+    classes = opened.read_summary()["data"]["classes"]
+    recipe = make_recipe(config)
+    points = points or config.data.points or _points_of_examples(opened)
+    network = load(run)
+    dtype = next(network.parameters()).dtype
+    for path in map(str, paths):
+        try:
+            cloud = prepare(read_cloud(path, points=points, seed=seed, normalise=normalise), path, recipe)
+            voxels = to_voxels([cloud], recipe, [path])
+        except InputError as error:
+            yield ClassPrediction(path, problem=str(error))
+            continue
+        with torch.no_grad():
+            scores = network(voxels.to(dtype))[0]
+        yield Classification().prediction(path, scores, classes, top)
+
+
+def _points_of_examples(run: Run) -> int:
+    """How many points the stored test clouds have, which are as the network saw them."""
+    import numpy as np
+
+    try:
+        with np.load(run.examples, allow_pickle=False) as stored:
+            return int(stored["points"].shape[1]) or USUAL_POINTS
+    except (OSError, ValueError, KeyError, IndexError):
+        return USUAL_POINTS

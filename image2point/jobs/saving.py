@@ -1,0 +1,36 @@
+"""What a finished run leaves behind, written atomically: weights, arrays, the summary."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from image2point import files
+from image2point.runs import Run
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write the state dict as safetensors."""
+    from safetensors.torch import save_file
+
+    with files.writing(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+
+
+def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write an npz file; the same arrays give the same bytes."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # numpy's stubs take a name for `allow_pickle`
+    files.write_bytes(path, content.getvalue())
+
+
+def save_summary(run: Run, summary: dict[str, Any]) -> None:
+    """Write summary.json, with which the run is finished: so nothing is left to resume."""
+    files.write_text(run.summary, json.dumps(summary, indent=1))
+    shutil.rmtree(run.checkpoint, ignore_errors=True)

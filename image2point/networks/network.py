@@ -1,0 +1,54 @@
+"""What training and measuring ask of a network, whether it sees images or voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from image2point.networks.layer_names import Rows
+
+
+class Network(Protocol):
+    """An `nn.Module` whose scores are a linear layer's, on features that can be had apart.
+
+    `ImageNetwork` (images [n, 3, S, S]) and `LiftedNetwork` (voxels) are such networks. The first five members are
+    its own; the others are those of any module.
+    """
+
+    def embed(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Features before the classifier [n, p], and class scores [n, classes]."""
+        ...
+
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [classes, p] and bias [classes] (or None): in eval mode, scores = features · weightᵀ + bias."""
+        ...
+
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers that can be observed, in the order of computation; the last is `features`."""
+        ...
+
+    def block_names(self) -> tuple[str, ...]:
+        """The blocks among the layers (`networks.layer_names.blocks`), and `features`."""
+        ...
+
+    def observe(self, names: Sequence[str], per_site: bool = False) -> Callable[[Any], dict[str, Rows]]:
+        """A function that runs the network on a batch and gives the rows of the named layers.
+
+        A row is the mean over the pixels or occupied voxels of a sample, or with `per_site` each one of them.
+        Raises InputError on a name that no layer has.
+        """
+        ...
+
+    training: bool
+
+    def __call__(self, x: Any) -> Tensor: ...
+    def train(self, mode: bool = True) -> nn.Module: ...
+    def eval(self) -> nn.Module: ...
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...

@@ -1,0 +1,111 @@
+"""What a task is: all that the loop, the measures and a run's files leave to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from image2point.datasets import Cloud
+from image2point.datasets.class_split import Labelled
+from image2point.networks.network import Network
+
+Gather = Callable[[Any], list[Any]]
+"""The values of all processes, in order, on all."""
+
+
+class Outputs(Protocol):
+    """What a network said about a set of samples in eval mode, without augmentation.
+
+    `features` [m, p], `own_labels` int64 [m] and `own_logits` [m, classes] are the rows of this process, of which
+    collapse is measured; `labels` int64 [n] those of all processes.
+    """
+
+    @property
+    def features(self) -> Tensor: ...
+
+    @property
+    def own_labels(self) -> Tensor: ...
+
+    @property
+    def own_logits(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+
+class Scores(Protocol):
+    """How good a set of outputs is."""
+
+    @property
+    def columns(self) -> Mapping[str, float]:
+        """By name, as metrics.csv has them behind `test_` and the like."""
+        ...
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """What a choice between epochs goes by: the larger, the better."""
+        ...
+
+
+class Task(Protocol):
+    """A task. It has no state, and knows nothing of devices, processes or files."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The scores that every split has in metrics.csv; of training, the loss and the share of hits."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """The column by which people know a run; a share in 0..1."""
+        ...
+
+    def targets(self, samples: Sequence[Any], labels: Sequence[int]) -> Tensor:
+        """What the outputs of a batch should be, from its prepared samples and their labels."""
+        ...
+
+    def count(self, targets: Tensor) -> int:
+        """How many of them count in the loss."""
+        ...
+
+    def loss(self, outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """The loss, summed over all that count."""
+        ...
+
+    def hits(self, outputs: Any, targets: Tensor) -> Tensor:
+        """How many of them the network has right, without gradient."""
+        ...
+
+    def answer(self, network: Network, x: Any) -> Any:
+        """What is kept of a batch, on the CPU."""
+        ...
+
+    def join(self, network: Network, answers: Sequence[Any], samples: Labelled, gather: Gather, rank: int) -> Any:
+        """The `Outputs` of all samples, from this process's answers; the processes have shares one after the other."""
+        ...
+
+    def scores(self, outputs: Any) -> Any:
+        """The `Scores` of these outputs."""
+        ...
+
+    def final(
+        self, test: Any, train: Any | None, validation: tuple[float, ...] | None, classes: Sequence[str]
+    ) -> dict[str, Any]:
+        """What summary.json keeps under `final`: the scores of the chosen weights, and by what they were chosen."""
+        ...
+
+    def examples(
+        self, clouds: Sequence[Cloud], rows: np.ndarray, outputs: Any, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """What examples.npz keeps of the test clouds at `rows`, which are given as the network saw them."""
+        ...
+
+    def statement(self, final: Mapping[str, Any]) -> str:
+        """The result in a few words."""
+        ...
