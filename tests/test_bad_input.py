@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -136,7 +136,9 @@ def test_a_batch_smaller_than_the_processes(tmp_path: Path) -> None:
     settings = tiny("training.batch_size=1")
     fabric: Any = SimpleNamespace(world_size=2, is_global_zero=False)
     with pytest.raises(InputError, match="1 clouds cannot be shared by 2 processes"):
-        Job(fabric, TASKS["classification"], torch.nn.Module(), load_splits(settings.data), make_recipe(settings), settings, Any, StopSignal())  # type: ignore[arg-type]
+        network: Any = torch.nn.Module()
+        splits, recipe = load_splits(settings.data), make_recipe(settings)
+        Job(fabric, TASKS["classification"], network, splits, recipe, settings, cast(Any, None), StopSignal())
 
 
 @pytest.mark.parametrize(

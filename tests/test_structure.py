@@ -32,7 +32,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of the package that one imports, anywhere in it: in functions, for types alone, or named in a string."""
+    """What a module imports of the package, anywhere in it: in functions, for types alone, or named in a string."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "image2point":
