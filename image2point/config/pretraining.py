@@ -80,6 +80,8 @@ class ImageTraining(Training):
     """Peak learning rate."""
     weight_decay: NotNegative = 5e-4
     """Weight decay of every parameter."""
+    recalibrate: CountOrZero = 0
+    """As for clouds, with training images; a network that has seen images alone needs it only after very short runs."""
     complexity_penalty: NotNegative = 0.0
     """Weight of the geometric complexity of the features before the classifier in the loss (Munn et al. 2024)."""
 

@@ -282,6 +282,10 @@ class Training(Section):
     """Processes that prepare batches, per training process; the result is the same for any number."""
     threads: CountOrZero = 0
     """CPU threads per process; 0 leaves torch's choice. Results are bit-identical at a fixed number only."""
+    recalibrate: CountOrZero = 512
+    """Training clouds from which the running statistics of the norms that follow the batch are taken again, without
+    labels or augmentation, before anything is scored or measured; 0 leaves what training left. It costs a forward
+    pass over so many clouds each time."""
     checkpoint_every_minutes: NotNegative = 10.0
     """Time between checkpoints; 0 writes one after every step."""
 

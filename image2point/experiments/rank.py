@@ -23,11 +23,12 @@ from image2point.collapse.scores import SCORES, SHARES
 from image2point.config import Config
 from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
-from image2point.finetune import following
+from image2point.finetune import freeze
 from image2point.lifting import LiftedNetwork
 from image2point.report.numbers import ABSENT
 from image2point.report.plain import Table
-from image2point.training.norms import restate
+from image2point.training.batches import batches, shuffled
+from image2point.training.recalibration import recalibrate
 
 NORMS = ("train", "stored")
 CONTROLS = ("random", "shuffled", "scratch")
@@ -130,12 +131,13 @@ def settle(subject: Subject) -> None:
     config, network = subject.config, subject.network
     if not isinstance(config, Config) or not isinstance(network, LiftedNetwork):
         raise InputError(f"{subject.where} should be the config of a transfer, found one of a pre-training")
-    norms = following(network, config.finetune.policy)
-    training = config.training
-    restate(
-        network, subject.samples("train"), subject.recipe, norms, training.batch_size, config.seed, training.workers,
-        subject.fabric,
-    )  # fmt: skip
+    freeze(network, config.finetune.policy)
+    samples, training, first = subject.samples("train"), config.training, next(network.parameters())
+    plan = shuffled(len(samples), training.batch_size, config.seed, epoch=0)
+    clouds = batches(samples, plan, subject.recipe, None, training.workers, first.device.type == "cuda")
+    with subject.fabric.autocast():
+        recalibrate(network, (batch.to(first.device, first.dtype).voxels for batch in clouds))
+    network.eval().requires_grad_(False)
 
 
 def table(found: Sequence[Ranked], by: str = "logme") -> Table:

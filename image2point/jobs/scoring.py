@@ -9,6 +9,7 @@ from image2point.datasets.class_split import Labelled
 from image2point.jobs.lifecycle import environment
 from image2point.jobs.saving import save_arrays
 from image2point.training import loop, measure
+from image2point.training.health import lifeless
 
 
 def score(job: loop.Job, state: loop.State) -> tuple[dict[str, Any], Any]:
@@ -20,6 +21,8 @@ def score(job: loop.Job, state: loop.State) -> tuple[dict[str, Any], Any]:
     by_validation = bool(state.best)
     if by_validation:
         job.network.load_state_dict(state.best)
+    else:
+        loop.take_statistics_again(job, state)
     chosen = state.best_epoch if by_validation and state.best_epoch is not None else state.epoch
     job.journal.say(f"scoring {len(splits.test)} test samples with the weights of epoch {chosen}")
     clock = time.monotonic()
@@ -29,6 +32,9 @@ def score(job: loop.Job, state: loop.State) -> tuple[dict[str, Any], Any]:
     if "train" in config.collapse.final:
         outputs["train"] = _outputs(job, splits.train)
         trained = task.scores(outputs["train"])
+    warnings = [*loop.stale_statistics(job), *lifeless(outputs["test"].features, tested.columns["loss"], splits.test)]
+    for warning in warnings:
+        job.journal.say(f"warning: {warning}")
     measured = {str(split): outputs[split] for split in config.collapse.final}
     collapse = measure.collapse(job.fabric, job.network, measured) if measured else {}
     geometry = measure.geometry(job.fabric, job.network, measured) if measured else {}
@@ -44,6 +50,7 @@ def score(job: loop.Job, state: loop.State) -> tuple[dict[str, Any], Any]:
         "chosen_by": "validation" if by_validation else "last epoch",
         "final": task.final(tested, trained, state.best_score if by_validation else None, splits.test.classes),
         "collapse": collapse,
+        "warnings": warnings,
         "seconds": {"training": state.seconds, "test": test_seconds, "total": loop.elapsed(job, state)},
         "environment": environment(job.fabric),
     }

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +35,14 @@ from image2point.training.batches import Batch, Preparation, batches, shuffled
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
 from image2point.training.layer_features import choose_layers, layer_source, plain
+from image2point.training.recalibration import drift, recalibrate
 from image2point.training.schedule import learning_rate, make_optimizer
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+FAR = 0.5
+"""Standard deviations between running and batch statistics from which on a run warns."""
 
 COLUMNS = ("epoch", "step", "seconds", "learning_rate")
 
@@ -201,6 +205,9 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
         row["learning_rate"] = learning_rate(job.config.training, epoch - 1, job.steps - 1, job.steps)
         loss, hits, counted = state.sums
         row |= {"train_loss": loss / counted, "train_accuracy": hits / counted}
+    due = _collapse_due(job, epoch)
+    if due or job.splits.validation is not None:
+        take_statistics_again(job, state)
     if job.splits.validation is not None:
         validated = job.task.scores(_outputs(job, state, job.splits.validation))
         row |= score_columns("validation", validated)
@@ -208,7 +215,7 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
         if better and (epoch or not job.config.training.epochs):
             state.best_epoch, state.best_score = epoch, validated.order
             state.best = {name: tensor.detach().cpu().clone() for name, tensor in job.network.state_dict().items()}
-    if _collapse_due(job, epoch):
+    if due:
         outputs = {str(name): _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
         row |= collapse_columns(measure.collapse(job.fabric, job.network, outputs))
         follow_layers(job, state, epoch, job.config.collapse.splits)
@@ -224,7 +231,11 @@ def pause(job: Job, state: State, stop: bool) -> None:
     if stop or time.monotonic() - job.saved_at >= 60 * job.config.training.checkpoint_every_minutes:
         save(job, state)
     if stop:
-        raise interrupted(job, f"in epoch {state.epoch + 1} after step {state.step} of {job.steps}")
+        raise _stopped(job, state)
+
+
+def _stopped(job: Job, state: State) -> Interrupted:
+    return interrupted(job, f"in epoch {state.epoch + 1} after step {state.step} of {job.steps}")
 
 
 def interrupted(job: Job, where: str) -> Interrupted:
@@ -337,6 +348,49 @@ def _collapse_due(job: Job, epoch: int) -> bool:
     if epoch == last and job.splits.validation is None:
         return False  # these are the chosen weights, which are measured at the end
     return chosen or (bool(every) and (epoch % every == 0 or epoch == last))
+
+
+def take_statistics_again(job: Job, state: State) -> None:
+    """Recalibrate the norms that follow the batch on `training.recalibrate` training clouds, the same every time."""
+    settings, train = job.config.training, job.splits.train
+    if not settings.recalibrate:
+        return
+    world, rank = job.fabric.world_size, job.fabric.global_rank
+    plan = shuffled(len(train), settings.batch_size, job.config.seed, epoch=0)
+    enough = -(-min(settings.recalibrate, len(train)) * len(plan) // len(train))
+    shares = [np.array_split(indices, world)[rank] for indices in plan[:enough]]
+    on_gpu, dtype = job.fabric.device.type == "cuda", next(job.network.parameters()).dtype
+
+    def inputs() -> Iterator[Any]:
+        for batch in batches(train, shares, job.recipe, None, settings.workers, on_gpu):
+            if job.stop.requested and world == 1:
+                raise _stopped(job, state)
+            yield batch.to(job.fabric.device, dtype).voxels
+
+    try:
+        with job.fabric.autocast():
+            recalibrate(job.network, inputs())
+    except Interrupted:  # only now do the statistics stand as they did before
+        save(job, state)
+        raise
+
+
+def stale_statistics(job: Job) -> list[str]:
+    """A warning where no statistics were taken again and those of the norms are far from the training clouds'."""
+    settings, train = job.config.training, job.splits.train
+    if settings.recalibrate or job.fabric.world_size > 1 or isinstance(job.config, Pretrain):
+        return []
+    plan = shuffled(len(train), settings.batch_size, job.config.seed, epoch=0)[:1]
+    (batch,) = batches(train, plan, job.recipe)
+    dtype = next(job.network.parameters()).dtype
+    with job.fabric.autocast():
+        distance = drift(job.network, batch.to(job.fabric.device, dtype).voxels)
+    if distance < FAR:
+        return []
+    return [
+        f"the running statistics of the norms are {distance:.2g} standard deviations from those of the clouds, "
+        "so the scores may be far below what the network can do; set training.recalibrate=512"
+    ]
 
 
 def _outputs(job: Job, state: State, samples: Labelled) -> Any:

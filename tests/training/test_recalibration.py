@@ -1,0 +1,138 @@
+"""Running statistics taken again from clouds: what they become, what they leave alone, what runs make of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import rows, tiny
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import image2point as i2p
+from image2point.jobs.transfer import run_transfer
+from image2point.training import loop
+from image2point.training.interrupt import Interrupted
+from image2point.training.recalibration import drift
+
+
+def network(policy: str) -> Any:
+    net = i2p.lift("test_resnet", weights="random", num_classes=3, seed=1).double()
+    i2p.freeze(net, policy)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, _BatchNorm):
+                module.running_mean.fill_(3.0)  # type: ignore[union-attr]
+                module.running_var.fill_(50.0)  # type: ignore[union-attr]
+    return net
+
+
+def batches(count: int = 3) -> list[i2p.VoxelTensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [
+        i2p.voxelize([torch.rand(80, 3, generator=draw, dtype=torch.float64) for _ in range(4)], 0.2)
+        for _ in range(count)
+    ]
+
+
+def statistics(net: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.named_buffers() if "running" in name}
+
+
+def test_the_first_norm_gets_the_averages_of_its_batches() -> None:
+    net, given = network("io+norm"), batches()
+    name, norm = next((name, m) for name, m in net.named_modules() if isinstance(m, _BatchNorm))
+    inputs = []
+    handle = norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0].features))
+    net.train()
+    i2p.recalibrate(net, given)
+    handle.remove()
+    assert len(inputs) == 3
+    means = torch.stack([x.mean(0) for x in inputs]).mean(0)
+    variances = torch.stack([x.var(0) for x in inputs]).mean(0)
+    torch.testing.assert_close(norm.running_mean, means, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(norm.running_var, variances, rtol=1e-12, atol=1e-12)
+    assert net.training and norm.momentum == 0.1 and norm.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(("policy", "roles"), [("io", {"input"}), ("io+stats", {"input", "norm"}), ("none", set())])
+def test_only_norms_that_follow_the_batch_change(policy: str, roles: set[str]) -> None:
+    net = network(policy)
+    modes = [module.training for module in net.modules()]
+    before = statistics(net)
+    i2p.recalibrate(net, batches())
+    after = statistics(net)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if net.roles[name.rpartition(".")[0]] in roles}
+    assert [module.training for module in net.modules()] == modes
+
+
+def test_what_goes_wrong_leaves_the_statistics() -> None:
+    net = network("all")
+    before = statistics(net)
+    with pytest.raises(i2p.InputError, match="at least one batch"):
+        i2p.recalibrate(net, [])
+
+    def breaking() -> Any:
+        yield batches(1)[0]
+        raise RuntimeError("the loader died")
+
+    with pytest.raises(RuntimeError, match="the loader died"):
+        i2p.recalibrate(net, breaking())
+    after = statistics(net)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_drift_sees_another_domain_and_changes_nothing() -> None:
+    net, (x,) = network("all"), batches(1)
+    before = statistics(net)
+    assert drift(net, x) > 0.5
+    assert all(torch.equal(value, statistics(net)[name]) for name, value in before.items())
+    i2p.recalibrate(net, [x])
+    assert drift(net, x) < 1e-9
+    assert drift(network("none"), x) == 0
+
+
+def test_a_run_scores_what_its_clouds_say(tmp_path: Path) -> None:
+    """Training is the same with and without; the scores are those of the statistics taken again, stored as weights."""
+    with_it = run_transfer(tiny("name=with"), tmp_path).path
+    without = run_transfer(tiny("name=without", "training.recalibrate=0"), tmp_path).path
+    assert [row["train_loss"] for row in rows(with_it)] == [row["train_loss"] for row in rows(without)]
+    assert [row["validation_loss"] for row in rows(with_it)] != [row["validation_loss"] for row in rows(without)]
+    net = i2p.load(with_it)
+    i2p.freeze(net, "io+norm")
+    stored = statistics(net)
+    assert json.loads((with_it / "summary.json").read_text())["warnings"] == []
+    (warning,) = json.loads((without / "summary.json").read_text())["warnings"]
+    assert "running statistics" in warning and "training.recalibrate=512" in warning
+    assert stored
+
+
+def test_a_run_stopped_while_it_recalibrates_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_transfer(tiny(), tmp_path / "whole").path
+    original, calls = loop.recalibrate, 0
+
+    def stopping(net: Any, given: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+        def some() -> Any:
+            for number, x in enumerate(given):
+                if calls == 3 and number == 1:
+                    raise Interrupted("stopped here")
+                yield x
+
+        original(net, some())
+
+    monkeypatch.setattr(loop, "recalibrate", stopping)
+    with pytest.raises(Interrupted):
+        run_transfer(tiny(), tmp_path)
+    monkeypatch.setattr(loop, "recalibrate", original)
+    again = run_transfer(tiny(), tmp_path, resume=True).path
+    assert rows(again) == rows(whole)
+    assert (again / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
