@@ -25,6 +25,7 @@ from image2point.jobs.pretrain import run_pretraining
 from image2point.jobs.reuse import load_image_network
 from image2point.training import loop
 from image2point.training.interrupt import Interrupted
+from image2point.training.job import Job, State
 
 VALUES: dict[str, Any] = {
     "name": "tiny",
@@ -74,7 +75,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
 ) -> None:
     original, calls = loop.pause, []
 
-    def pause(job: loop.Job, state: loop.State, stop: bool) -> None:
+    def pause(job: Job, state: State, stop: bool) -> None:
         calls.append(state.epoch)
         original(job, state, stop or len(calls) == 7)
 

@@ -25,9 +25,11 @@ from image2point.finetune import BLOCK_POLICIES, Counts, blocks_of, freeze
 from image2point.lifting.skip import add_skip
 from image2point.runs import Run
 from image2point.tasks import TASKS
-from image2point.training import loop, measure
+from image2point.training import measure
 from image2point.training.batches import Recipe
 from image2point.training.interrupt import StopSignal
+from image2point.training.job import Job, State
+from image2point.training.loop import train_epoch
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -109,10 +111,10 @@ def _penultimate_nc1(
     probe, _ = apply(copy.deepcopy(network), policy)
     task = TASKS[config.task]
     with tempfile.TemporaryDirectory() as folder:
-        job = loop.Job(fabric, task, probe, splits, recipe, short, Run(Path(folder)), stop)
-        state = loop.State()
+        job = Job(fabric, task, probe, splits, recipe, short, Run(Path(folder)), stop)
+        state = State()
         while state.epoch < epochs:
-            loop.train_epoch(job, state)
+            train_epoch(job, state)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
         seen = measure.outputs(fabric, task, probe, splits.train, recipe, training.batch_size, training.workers)
     classes = len(splits.train.classes)

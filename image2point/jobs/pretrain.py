@@ -12,8 +12,11 @@ from image2point.jobs.scoring import score
 from image2point.networks.image_network import ImageNetwork
 from image2point.runs import Run
 from image2point.tasks import Classification
-from image2point.training import distributed, loop
+from image2point.training import distributed
 from image2point.training.interrupt import StopSignal
+from image2point.training.job import Job, State
+from image2point.training.loop import fit
+from image2point.training.pausing import restore
 
 
 def run_pretraining(
@@ -35,7 +38,7 @@ def run_pretraining(
     network = make_image_network(config, len(splits.train.classes), weights)
     recipe = make_image_recipe(config, network)
     with lifecycle.claimed(fabric, run, config, stands, resume, overwrite), StopSignal() as stop:
-        job = loop.Job(fabric, Classification(), network, splits, recipe, config, run, stop)
+        job = Job(fabric, Classification(), network, splits, recipe, config, run, stop)
         held_out = len(splits.validation) if splits.validation else 0
         job.journal.say(f"{'resuming' if stands == 'checkpoint' else 'run'} {run.path}: {config.label}")
         job.journal.say(
@@ -43,13 +46,13 @@ def run_pretraining(
             f"{held_out} validation, {len(splits.test)} test images of {config.images.size} pixels"
         )
         job.journal.say(f"network: {config.network.arch}, weights {config.network.weights}")
-        state = loop.restore(job) if stands == "checkpoint" else loop.State()
-        loop.fit(job, state)
+        state = restore(job) if stands == "checkpoint" else State()
+        fit(job, state)
         _finish(job, config, network, state)
     return run
 
 
-def _finish(job: loop.Job, config: Pretrain, network: ImageNetwork, state: loop.State) -> None:
+def _finish(job: Job, config: Pretrain, network: ImageNetwork, state: State) -> None:
     splits, run = job.splits, job.run
     result, _ = score(job, state)
     if not job.fabric.is_global_zero:

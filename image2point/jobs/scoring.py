@@ -8,11 +8,13 @@ from typing import Any
 from image2point.datasets.class_split import Labelled
 from image2point.jobs.lifecycle import environment
 from image2point.jobs.saving import save_arrays
-from image2point.training import loop, measure
+from image2point.training import epoch_end, measure
 from image2point.training.health import lifeless
+from image2point.training.job import Job, State
+from image2point.training.pausing import elapsed
 
 
-def score(job: loop.Job, state: loop.State) -> tuple[dict[str, Any], Any]:
+def score(job: Job, state: State) -> tuple[dict[str, Any], Any]:
     """Take the chosen weights, score them on the test set, once, and measure their collapse.
 
     Returns what `summary.json` says of any network, and the task's outputs on the test set.
@@ -22,7 +24,7 @@ def score(job: loop.Job, state: loop.State) -> tuple[dict[str, Any], Any]:
     if by_validation:
         job.network.load_state_dict(state.best)
     else:
-        loop.take_statistics_again(job, state)
+        epoch_end.take_statistics_again(job, state)
     chosen = state.best_epoch if by_validation and state.best_epoch is not None else state.epoch
     job.journal.say(f"scoring {len(splits.test)} test samples with the weights of epoch {chosen}")
     clock = time.monotonic()
@@ -32,7 +34,10 @@ def score(job: loop.Job, state: loop.State) -> tuple[dict[str, Any], Any]:
     if "train" in config.collapse.final:
         outputs["train"] = _outputs(job, splits.train)
         trained = task.scores(outputs["train"])
-    warnings = [*loop.stale_statistics(job), *lifeless(outputs["test"].features, tested.columns["loss"], splits.test)]
+    warnings = [
+        *epoch_end.stale_statistics(job),
+        *lifeless(outputs["test"].features, tested.columns["loss"], splits.test),
+    ]
     for warning in warnings:
         job.journal.say(f"warning: {warning}")
     measured = {str(split): outputs[split] for split in config.collapse.final}
@@ -41,28 +46,28 @@ def score(job: loop.Job, state: loop.State) -> tuple[dict[str, Any], Any]:
     if geometry and job.fabric.is_global_zero:
         save_arrays(geometry, job.run.geometry)
     row = next(row for row in state.rows if row["epoch"] == chosen)
-    row |= {**loop.score_columns("test", tested), **loop.collapse_columns(collapse)}
-    loop.write_rows(job, state)
+    row |= {**epoch_end.score_columns("test", tested), **epoch_end.collapse_columns(collapse)}
+    epoch_end.write_rows(job, state)
     if not any(row["epoch"] == chosen for row in state.layers):
-        loop.follow_layers(job, state, chosen, config.collapse.final)
+        epoch_end.follow_layers(job, state, chosen, config.collapse.final)
     result = {
         "chosen_epoch": chosen,
         "chosen_by": "validation" if by_validation else "last epoch",
         "final": task.final(tested, trained, state.best_score if by_validation else None, splits.test.classes),
         "collapse": collapse,
         "warnings": warnings,
-        "seconds": {"training": state.seconds, "test": test_seconds, "total": loop.elapsed(job, state)},
+        "seconds": {"training": state.seconds, "test": test_seconds, "total": elapsed(job, state)},
         "environment": environment(job.fabric),
     }
     return result, outputs["test"]
 
 
-def _outputs(job: loop.Job, samples: Labelled) -> Any:
+def _outputs(job: Job, samples: Labelled) -> Any:
     """What the network says about these samples; stops where that is asked for."""
 
     def each_batch() -> None:
         if job.stop.requested and job.fabric.world_size == 1:
-            raise loop.interrupted(job, "while scoring, after the last epoch")
+            raise job.interrupted("while scoring, after the last epoch")
 
     settings = job.config.training
     return measure.outputs(

@@ -24,9 +24,12 @@ from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
 from image2point.runs import Run
 from image2point.tasks import TASKS
-from image2point.training import distributed, loop
+from image2point.training import distributed
 from image2point.training.batches import Recipe, prepare
 from image2point.training.interrupt import StopSignal
+from image2point.training.job import Job, State
+from image2point.training.loop import fit
+from image2point.training.pausing import restore
 
 if TYPE_CHECKING:
     from image2point.finetune import Counts
@@ -63,15 +66,15 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
         if open_choice:
             block_choice.choose(config, run, fabric, network, splits, recipe, stop)
             network, counts = block_choice.apply(network, block_choice.resolved(config, run))
-        job = loop.Job(fabric, TASKS[config.task], network, splits, recipe, config, run, stop)
+        job = Job(fabric, TASKS[config.task], network, splits, recipe, config, run, stop)
         _announce(job, config, network, counts, resumed=stands == "checkpoint")
-        state = loop.restore(job) if stands == "checkpoint" else loop.State()
-        loop.fit(job, state)
+        state = restore(job) if stands == "checkpoint" else State()
+        fit(job, state)
         _finish(job, config, recipe, network, state)
     return run
 
 
-def _announce(job: loop.Job, config: Config, network: LiftedNetwork, counts: Counts, resumed: bool) -> None:
+def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, resumed: bool) -> None:
     """Say what is about to be trained on what, and store where each parameter came from."""
     splits, say = job.splits, job.journal.say
     held_out = len(splits.validation) if splits.validation else 0
@@ -98,7 +101,7 @@ def _provenance(lifting: dict[str, Any]) -> str:
     )
 
 
-def _finish(job: loop.Job, config: Config, recipe: Recipe, network: LiftedNetwork, state: loop.State) -> None:
+def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, state: State) -> None:
     """Score the chosen weights on the test set, once, and write everything that a finished run has."""
     run, splits = job.run, job.splits
     result, tested = score(job, state)
@@ -136,7 +139,7 @@ def _finish(job: loop.Job, config: Config, recipe: Recipe, network: LiftedNetwor
     job.journal.say(f"{job.task.statement(result['final'])}, everything is in {run.path}")
 
 
-def _save_examples(job: loop.Job, config: Config, recipe: Recipe, outputs: Any) -> None:
+def _save_examples(job: Job, config: Config, recipe: Recipe, outputs: Any) -> None:
     """A few test clouds, the same whatever the run's seed, so that arms can be compared."""
     test, rng = job.splits.test, np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(test))[: config.report.examples])

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import image2point as i2p
 from image2point.jobs.transfer import run_transfer
-from image2point.training import loop
+from image2point.training import epoch_end
 from image2point.training.interrupt import Interrupted
 from image2point.training.recalibration import drift
 
@@ -44,7 +44,7 @@ def statistics(net: Any) -> dict[str, Tensor]:
 
 def test_the_first_norm_gets_the_averages_of_its_batches() -> None:
     net, given = network("io+norm"), batches()
-    name, norm = next((name, m) for name, m in net.named_modules() if isinstance(m, _BatchNorm))
+    norm = next(m for m in net.modules() if isinstance(m, _BatchNorm))
     inputs = []
     handle = norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0].features))
     net.train()
@@ -115,7 +115,7 @@ def test_a_run_stopped_while_it_recalibrates_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_transfer(tiny(), tmp_path / "whole").path
-    original, calls = loop.recalibrate, 0
+    original, calls = epoch_end.recalibrate, 0
 
     def stopping(net: Any, given: Any) -> None:
         nonlocal calls
@@ -129,10 +129,10 @@ def test_a_run_stopped_while_it_recalibrates_resumes_to_the_same_bits(
 
         original(net, some())
 
-    monkeypatch.setattr(loop, "recalibrate", stopping)
+    monkeypatch.setattr(epoch_end, "recalibrate", stopping)
     with pytest.raises(Interrupted):
         run_transfer(tiny(), tmp_path)
-    monkeypatch.setattr(loop, "recalibrate", original)
+    monkeypatch.setattr(epoch_end, "recalibrate", original)
     again = run_transfer(tiny(), tmp_path, resume=True).path
     assert rows(again) == rows(whole)
     assert (again / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()

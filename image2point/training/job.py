@@ -1,0 +1,124 @@
+"""What a training is made of: `Job` stays the same while it lasts, `State` is where it stands."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from image2point.collapse import complexity_penalty
+from image2point.config import Config, Pretrain
+from image2point.datasets import Splits
+from image2point.errors import InputError
+from image2point.networks.network import Network
+from image2point.runs import Run
+from image2point.tasks import Task
+from image2point.training import packing
+from image2point.training.batches import Batch, Preparation, shuffled
+from image2point.training.interrupt import Interrupted, StopSignal
+from image2point.training.journal import Journal
+from image2point.training.schedule import make_optimizer
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+@dataclass
+class State:
+    """Where training stands: `epoch` epochs are done, and `step` steps of the next one."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    """Time spent in training steps."""
+    elapsed: float = 0.0
+    """Time of the run before this session, everything included."""
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Loss, hits and what counted, summed over the steps of this epoch."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    """The rows of layers.csv."""
+    best_epoch: int | None = None
+    best_score: tuple[float, ...] | None = None
+    """What the choice of the best epoch went by (`Scores.order`)."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The network of the best epoch; empty without a validation split."""
+
+
+class Job:
+    """What stays the same during a run. Freeze the network before making one: the optimizer is made here."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        task: Task,
+        network: Network,
+        splits: Splits,
+        recipe: Preparation,
+        config: Config | Pretrain,
+        run: Run,
+        stop: StopSignal,
+    ) -> None:
+        self.fabric, self.task, self.network, self.splits, self.recipe = fabric, task, network, splits, recipe
+        self.config, self.run, self.stop = config, run, stop
+        self.journal = Journal(run, task.headline, speaks=fabric.is_global_zero)
+        self.voxels: np.ndarray | None = None
+        """Voxels of each training cloud, where batches are made by them."""
+        self.steps = -(-len(splits.train) // config.training.batch_size)
+        self.started = self.saved_at = time.monotonic()
+        penalty = config.training.complexity_penalty if isinstance(config, Pretrain) else 0.0
+        module = _Forward(network, penalty)
+        if config.training.epochs:
+            smallest = len(splits.train) // self.steps
+            if config.training.batch_voxels:
+                self.voxels = self._count_voxels()
+                self.steps = packing.steps(self.voxels, config.training.batch_voxels, fabric.world_size)
+            elif smallest < fabric.world_size:
+                raise InputError(
+                    f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
+                    "raise training.batch_size or lower training.devices"
+                )
+            self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
+        else:
+            fabric.to_device(module)
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """The global batches of an epoch, from 1: indices of training clouds."""
+        settings, seed = self.config.training, self.config.seed
+        if self.voxels is not None and settings.batch_voxels:
+            return packing.packed(self.voxels, settings.batch_voxels, seed, epoch)
+        return shuffled(len(self.splits.train), settings.batch_size, seed, epoch)
+
+    def interrupted(self, where: str) -> Interrupted:
+        """The exception that says where the run stopped and how to go on."""
+        command = f"image2point {self.config.command} {self.run.config} --runs {self.run.path.parent} --resume"
+        return Interrupted(f"stopped {where}; continue with: {command}")
+
+    def _count_voxels(self) -> np.ndarray:
+        train = self.splits.train
+        self.journal.say(f"counting the voxels of {len(train)} training clouds, for batches of equal size")
+        found = []
+        for counts in packing.count_voxels(train, self.recipe, self.config.training.workers):
+            if self.stop.requested:
+                raise self.interrupted("while counting voxels, before the first epoch")
+            found.append(counts)
+        return np.concatenate(found)
+
+
+class _Forward(nn.Module):
+    """Takes a Batch, which passes through Fabric and DDP untouched; gives outputs, and what they add to the loss."""
+
+    def __init__(self, network: Network, complexity_penalty: float = 0.0) -> None:
+        super().__init__()
+        self.network, self.complexity_penalty = network, complexity_penalty
+
+    def forward(self, batch: Batch) -> tuple[Any, Tensor | float]:
+        if not self.complexity_penalty:
+            return self.network(batch.voxels), 0.0
+        assert isinstance(batch.voxels, Tensor)
+        images = batch.voxels.requires_grad_()
+        features, logits = self.network.embed(images)
+        return logits, self.complexity_penalty * complexity_penalty(features, images)

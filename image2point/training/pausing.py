@@ -1,0 +1,63 @@
+"""Where a training may stop: checkpoints, written and read back."""
+
+from __future__ import annotations
+
+import time
+
+from torch import Tensor
+
+from image2point.training import checkpoint
+from image2point.training.interrupt import Interrupted
+from image2point.training.job import Job, State
+
+
+def pause(job: Job, state: State, stop: bool) -> None:
+    """Write a checkpoint if one is due; where `stop`, write one and raise Interrupted."""
+    if stop or time.monotonic() - job.saved_at >= 60 * job.config.training.checkpoint_every_minutes:
+        save(job, state)
+    if stop:
+        raise stopped(job, state)
+
+
+def stopped(job: Job, state: State) -> Interrupted:
+    return job.interrupted(f"in epoch {state.epoch + 1} after step {state.step} of {job.steps}")
+
+
+def elapsed(job: Job, state: State) -> float:
+    """Seconds that the run has taken so far, over all its sessions."""
+    return state.elapsed + time.monotonic() - job.started
+
+
+def save(job: Job, state: State) -> None:
+    """Write the checkpoint. The state is the same on every process; the first one writes it."""
+    if job.fabric.is_global_zero:
+        tensors = {f"network/{name}": tensor for name, tensor in job.network.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+        rest = {name: value for name, value in vars(state).items() if name != "best"}
+        rest["elapsed"] = elapsed(job, state)
+        if job.config.training.epochs:
+            slots = checkpoint.optimizer_tensors(job.optimizer.optimizer)
+            tensors |= {f"optimizer/{name}": tensor for name, tensor in slots.items()}
+            rest["precision"] = job.fabric.strategy.precision.state_dict()
+        name = f"epoch-{state.epoch:05d}-step-{state.step:06d}"
+        checkpoint.save(job.run.checkpoint, name, tensors, rest)
+    job.saved_at = time.monotonic()
+
+
+def restore(job: Job) -> State:
+    """The state of the newest checkpoint, with network and optimizer set to it; a fresh State where there is none."""
+    path = checkpoint.latest(job.run.checkpoint)
+    if path is None:
+        return State()
+    tensors, rest = checkpoint.load(path)
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, key = name.split("/", 1)
+        parts[part][key] = tensor
+    job.network.load_state_dict(parts["network"])
+    precision = rest.pop("precision", None)
+    if job.config.training.epochs:
+        checkpoint.restore_optimizer(job.optimizer.optimizer, parts["optimizer"])
+        job.fabric.strategy.precision.load_state_dict(precision)
+    rest["best_score"] = rest["best_score"] and tuple(rest["best_score"])
+    return State(**rest, best=parts["best"])
