@@ -22,7 +22,7 @@ from image2point.experiments.ingredients import make_network, make_recipe
 from image2point.finetune import following
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.activations import MaskedImages
-from image2point.lifting.check import BOUND, Check, check
+from image2point.lifting.check import BOUND, Check, check_lifting
 from image2point.lifting.image_network import image_network
 from image2point.lifting.matched import image_in_channels, pixels_per_voxel, projection
 from image2point.training.batches import Recipe, batches, in_order, prepare, to_voxels
@@ -70,7 +70,7 @@ def run(
         axis = net.lifting.options.axis
         scale, channels = pixels_per_voxel(source, net), image_in_channels(source)
         pictures = [projection(batch, axis if axis in ("x", "y") else "z", channels, scale) for batch in voxels]
-    return net, check(source, net, pictures, voxels, bound, norms)
+    return net, check_lifting(source, net, pictures, voxels, bound, norms)
 
 
 def read_voxels(folder: Path | None, recipe: Recipe, count: int) -> list[VoxelTensor]:

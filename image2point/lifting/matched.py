@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from image2point.lifting.activations import MaskedImages, evaluating, layer_outputs
-from image2point.lifting.equivalence import Completed
+from image2point.lifting.completed import Completed
 from image2point.lifting.kernels import AXES
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import Sites, VoxelConv, VoxelTensor
