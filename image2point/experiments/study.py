@@ -56,7 +56,7 @@ def run(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("studie
     table = module.table(study, rows)
     files.write_text(place / "table.md", table.markdown())
     for suffix in ("svg", "pdf"):
-        plots.save(module.figure(study, rows), place / f"figure.{suffix}")
+        plots.save_figure(module.figure(study, rows), place / f"figure.{suffix}")
     table.show()
     print(f"everything is in {place}")
     return place

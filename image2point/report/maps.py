@@ -15,7 +15,7 @@ import numpy as np
 
 from image2point.collapse.geometry import simplex_cosines
 from image2point.report.arms import Arm
-from image2point.report.figures import PALETTE
+from image2point.report.charts import PALETTE
 from image2point.report.quantities import QUANTITIES, SPLITS, Quantity
 from image2point.report.read_collapse import Geometry
 
@@ -62,6 +62,11 @@ class PlaneView:
     side: float
 
     @property
+    def axis_titles(self) -> tuple[str, str]:
+        first, second = (f"{100 * share:.0f} % of the means' variance" for share in self.shares)
+        return f"first axis, {first}", f"second axis, {second}"
+
+    @property
     def marks(self) -> tuple[str, ...]:
         """What stands at each mean: its name, or its number in the key."""
         return self.names if len(self.names) <= MOST_NAMES else tuple(str(i + 1) for i in range(len(self.names)))
@@ -84,7 +89,7 @@ def depth(arms: Sequence[Arm]) -> list[Heat]:
         low, high = (0.0, 1.0) if kind.percent else (float(finite.min()), float(finite.max()))
         heats += [
             Heat(
-                _title(arms, arm, f"{kind.title + ' (%)' if kind.percent else kind.meaning}, {split}"), i, *found,
+                _title(arms, arm, f"{kind.heading if kind.percent else kind.meaning}, {split}"), i, *found,
                 "percent" if kind.percent else "logarithmic", low, high,
             )
             for i, arm, split, found in known

@@ -48,7 +48,7 @@ def collapse_table(arms: Sequence[Arm]) -> str:
     )
     splits = "".join(f"<th>{split}</th>" for _ in arms for split in SPLITS)
     body = "".join(
-        f'<tr><th class="text" scope="row">{escape(kind.title)}{" (%)" if kind.percent else ""}'
+        f'<tr><th class="text" scope="row">{escape(kind.heading)}'
         + f"<small>{formula(kind.meaning)}</small></th>"
         + "".join(_cell(quantity(collapse(arm, split, kind.key), kind)) for arm in arms for split in SPLITS)
         + "</tr>"

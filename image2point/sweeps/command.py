@@ -145,7 +145,7 @@ def table(
     if plot:
         from image2point.sweeps.plot import figure
 
-        plots.save(figure(found, spread), plot)
+        plots.save_figure(figure(found, spread), plot)
     written = tables.write(found, form, spread)
     if isinstance(written, str):
         print(written, end="")

@@ -68,7 +68,7 @@ def test_files_are_written_by_suffix_and_are_the_same_twice(tmp_path: Path) -> N
     for suffix, start in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
         contents = []
         for name in ("a", "b"):
-            plots.save(figure(table), tmp_path / f"{name}.{suffix}")
+            plots.save_figure(figure(table), tmp_path / f"{name}.{suffix}")
             contents.append((tmp_path / f"{name}.{suffix}").read_bytes())
         assert contents[0] == contents[1] and contents[0].startswith(start)
     with pytest.raises(InputError, match=r"end in one of \.svg, \.pdf, \.png, found x\.jpg"):
