@@ -60,12 +60,12 @@ class Chart:
         return log_ticks(self.lowest, highest)
 
 
-def learning(arms: Sequence[Arm]) -> list[Chart]:
+def learning_charts(arms: Sequence[Arm]) -> list[Chart]:
     """Accuracy and loss over epochs."""
     return _charts(arms, LEARNING, "{split}_{key}", ("train", "validation", "test"))
 
 
-def collapse(arms: Sequence[Arm]) -> list[Chart]:
+def collapse_charts(arms: Sequence[Arm]) -> list[Chart]:
     """Every quantity of collapse that any run followed over epochs."""
     return _charts(arms, PLOTTED, "collapse_{split}/{key}", SPLITS)
 

@@ -197,14 +197,20 @@ def by_similarity(matrix: np.ndarray) -> np.ndarray:
 
 
 def _located(arms: Sequence[Arm]) -> list[tuple[int, Arm, Geometry, np.ndarray, tuple[str, ...]]]:
-    """Arms that stored where their classes lie, with the order of classes; arms with the same classes share one."""
+    """Arms that stored where their classes lie, with the order of classes; arms with the same classes share one.
+
+    Where all class means coincide, as those of dead features do, or are undefined, there is nothing to show.
+    """
     orders: dict[tuple[str, ...], np.ndarray] = {}
     result = []
     for i, arm in enumerate(arms):
-        found, classes = arm.first.geometry, arm.first.summary.data.classes
-        if found is not None and "train" in found.splits:
-            order = orders.setdefault(classes, by_similarity(found.splits["train"].cosines))
-            result.append((i, arm, found, order, tuple(classes[c] for c in order)))
+        geometry, classes = arm.first.geometry, arm.first.summary.data.classes
+        if geometry is None or "train" not in geometry.splits:
+            continue
+        own = by_similarity(geometry.splits["train"].cosines)
+        if len(own) > 1:
+            order = orders.setdefault(classes, own)
+            result.append((i, arm, geometry, order, tuple(classes[c] for c in order)))
     return result
 
 

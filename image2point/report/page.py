@@ -107,7 +107,7 @@ class _Page:
             "Accuracy and loss over epochs. Training values are collected during the epoch, on clouds as augmented; "
             "the others are taken in evaluation mode after it." + self._bands()
         )
-        shown = charts.learning(self.arms)
+        shown = charts.learning_charts(self.arms)
         panels = [figures.curve_panel(chart, 320) for chart in shown]
         for chart, panel in zip(shown, panels, strict=True):
             if chart.quantity.key == "accuracy":
@@ -116,7 +116,7 @@ class _Page:
         return f"<h2>Learning</h2>{self._caption('Figure', note)}{legend}{self._two('learning', panels)}"
 
     def collapse(self) -> str:
-        shown = charts.collapse(self.arms)
+        shown = charts.collapse_charts(self.arms)
         parts = ["<h2>Collapse</h2>"]
         if shown:
             note = "Collapse of the pre-classifier features over epochs; epoch 0 is the lifted network before training."

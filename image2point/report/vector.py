@@ -34,8 +34,8 @@ def write_figures(runs: Iterable[str | Path], folder: str | Path) -> list[Path]:
     """
     arms = group(read_runs(runs))
     drawn = {
-        "learning": curve_panels(charts.learning(arms), arms),
-        "collapse": curve_panels(charts.collapse(arms), arms),
+        "learning": curve_panels(charts.learning_charts(arms), arms),
+        "collapse": curve_panels(charts.collapse_charts(arms), arms),
         "layers": heat_maps(maps.depth(arms)),
         "cosines": heat_maps(maps.cosines(arms)),
         "plane": plane_views(maps.planes(arms)),
