@@ -1,7 +1,7 @@
-"""What the figures of layers and of class geometry show, before it is drawn: heat maps and planes, made from arms.
+"""Heat maps of layers and planes of classes before they are drawn, made from arms.
 
-The page draws them with plotly (`map_figures`), files for paper with matplotlib (`vector`). Where an arm has several
-runs, they show its first one: an average of planes or of cosines would be the geometry of no network.
+The page draws them with plotly (`map_figures`), files for paper with matplotlib (`vector`). Of an arm with several
+runs they show the first: an average of planes or of cosines would be the geometry of no network.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from image2point.report.read_collapse import Geometry
 
 BY_LAYER = tuple(kind for key in ("nc1_trace_ratio", "ncc_accuracy") for kind in QUANTITIES if kind.key == key)
 MOST_POINTS = 1500
-"""Of a split in a plane: more would only cover each other. They are taken at even steps through the split."""
+"""Points of a split in a plane, taken at even steps; more would only cover each other."""
 MOST_NAMES = 12
-"""Up to this many classes have their names in the plane; more have numbers, and a key."""
+"""Up to this many classes are named in the plane; more are numbered, with a key."""
 
 
 @dataclass(frozen=True)

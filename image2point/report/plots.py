@@ -34,7 +34,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Point:
-    """A thing with two numbers, the second with its interval."""
+    """Two numbers, the second with its interval."""
 
     x: float
     y: Interval
