@@ -7,7 +7,7 @@
     python scripts/coverage.py write                  # the document, from all results; prints its summary
 
 Every result is one line of JSON in runs/coverage/*.jsonl, and what is there already is not done again. An architecture
-counts only if it runs forward and satisfies the equivalences that apply to it (image2point/lifting/equivalence.py) at
+counts only if it runs forward and satisfies the equivalences that apply to it (tests/lifting/equivalence.py) at
 random weights, with a relative error below 1e-10. One above 30 million parameters is lifted and run on the meta device,
 which has shapes but no values, and counts through a smaller one of the same file of timm that is built of the same
 blocks and uses every operation that it uses; where there is none, it is compared itself, up to 100 million.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -29,11 +30,14 @@ from torch.overrides import TorchFunctionMode
 
 from image2point import InputError
 from image2point.files import write_text
-from image2point.lifting import LiftedNetwork, LiftError, equivalence
+from image2point.lifting import LiftedNetwork, LiftError
 from image2point.lifting.graph import trace
 from image2point.networks.timm_import import load_timm
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "lifting"))
+import equivalence  # noqa: E402
+
 TOLERANCE = 1e-10
 LARGEST = 30_000_000
 LARGEST_ALONE = 100_000_000

@@ -17,7 +17,7 @@ def voxels() -> VoxelTensor:
 
 
 def test_one_convolution() -> None:
-    rows = list(conv.measure(surface(500), 8, torch.float32, "auto", ["plain", "dense"], 1e9, 1))
+    rows = list(conv.measure_convolution(surface(500), 8, torch.float32, "auto", ["plain", "dense"], 1e9, 1))
     assert [row["engine"] for row in rows] == ["image2point", "plain", "dense"]
     assert all(row["forward_ms"] > 0 for row in rows)
 
@@ -33,7 +33,7 @@ def test_a_step_or_a_pass(
     monkeypatch.setattr(network, "peak_of_step", lambda *given: 1 << 20)
     real = torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: backward.append(loss) or real(loss))
-    cannot, *rows = network.measure("resnet10t", voxels, [*contenders, "spconv"], policy, 1)
+    cannot, *rows = network.measure_network("resnet10t", voxels, [*contenders, "spconv"], policy, 1)
     assert cannot["engine"] == "spconv" and "cannot run" in cannot["remark"]
     assert [row["engine"] for row in rows] == contenders
     assert bool(backward) == trains

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeAlias
 
 import typer
 
@@ -26,6 +28,7 @@ Engine = Annotated[str, typer.Option(help="Engine that is measured: auto, cpu, .
 Repeats = Annotated[int, typer.Option(min=1, help="Measurements per figure; the median counts.")]
 Clouds = Annotated[int, typer.Option(min=1, help="Clouds per batch.")]
 VoxelSize = Annotated[float, typer.Option(help="Edge of a voxel.")]
+Rows: TypeAlias = Iterable[dict[str, Any]]
 MODELNET = Path("data/modelnet40_ply_hdf5_2048")
 
 
@@ -51,24 +54,25 @@ def conv(
 
     from image2point.benchmarks import clouds as sources
     from image2point.benchmarks import conv as bench
-    from image2point.benchmarks import peers, table, timing
+    from image2point.benchmarks import peers
 
-    where, kind = _prepare(device, threads), _dtype(dtype)
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise InputError(f"--dtype: expected float32, bfloat16 or float16, found {dtype!r}")
+    where, kind = _prepare(device, threads), getattr(torch, dtype)
     against = [name for name in compare.split(",") if name]
     for name in against:
         if name not in (*peers.PEERS, *bench.OWN):
             raise InputError(f"--compare: expected {', '.join((*bench.OWN, *peers.PEERS))}, found {name!r}")
     sites = sources.surface(voxels).to(where) if voxels else _modelnet(data, clouds, voxel_size, where).sites
-    machine = timing.machine(where, tuple({torch.float32, kind}))
-    ceiling = 1e9 * machine[f"gemm_gflops_{dtype}"]
     wanted = [tuple(int(part) for part in item.split(":")) for item in channels.split(",")]
 
-    def rows():  # type: ignore[no-untyped-def]
+    def rows(machine: dict[str, Any]) -> Rows:
+        ceiling = 1e9 * machine[f"gemm_gflops_{dtype}"]
         for stride, width in wanted:
             scale = sources.scales(sites, stride.bit_length())[-1]
-            yield from bench.measure(scale, width, kind, engine, against, ceiling, repeats)
+            yield from bench.measure_convolution(scale, width, kind, engine, against, ceiling, repeats)
 
-    table.show(machine, rows(), json)
+    _show(where, rows, json, dtype)
 
 
 @app.command()
@@ -86,20 +90,14 @@ def network(
     json: Json = None,
 ) -> None:
     """A whole fine-tuning step with frozen kernels, or a forward pass, and its peak memory."""
-    import torch
-
     from image2point.benchmarks import network as bench
-    from image2point.benchmarks import table, timing
 
     where = _prepare(device, threads)
     voxels = _modelnet(data, clouds, voxel_size, where)
     contenders = [engine, *(name for name in compare.split(",") if name)]
 
-    def rows():  # type: ignore[no-untyped-def]
-        for name in arch.split(","):
-            yield from bench.measure(name, voxels, contenders, policy, repeats)
-
-    table.show(timing.machine(where, (torch.float32,)), rows(), json)
+    each = (bench.measure_network(name, voxels, contenders, policy, repeats) for name in arch.split(","))
+    _show(where, lambda machine: chain.from_iterable(each), json)
 
 
 @app.command()
@@ -113,16 +111,13 @@ def train(
     json: Json = None,
 ) -> None:
     """Clouds per second of training as it is run, loading and plans included."""
-    import torch
-
     from image2point import config as configuration
-    from image2point.benchmarks import table, timing
     from image2point.benchmarks import train as bench
 
     where = _prepare(device, threads)
     settings = configuration.load(config, overrides or ())
     contenders = [settings.network.engine, *(name for name in compare.split(",") if name)]
-    table.show(timing.machine(where, (torch.float32,)), bench.measure(settings, contenders, steps, where), json)
+    _show(where, lambda machine: bench.measure_training(settings, contenders, steps, where), json)
 
 
 @app.command()
@@ -141,20 +136,17 @@ def plan(
     json: Json = None,
 ) -> None:
     """What neighbour tables cost, and how time and memory grow with the number of voxels."""
-    import torch
-
     from image2point.benchmarks import plan as bench
-    from image2point.benchmarks import table, timing
 
     where = _prepare(device, threads)
     sites = _modelnet(data, clouds, voxel_size, where).sites
 
-    def rows():  # type: ignore[no-untyped-def]
-        yield from bench.measure(sites, levels, channels, engine, repeats)
+    def rows(machine: dict[str, Any]) -> Rows:
+        yield from bench.measure_plans(sites, levels, channels, engine, repeats)
         if "growth" in compare.split(","):
-            yield from bench.growth(largest, min(channels, 16), engine, where)
+            yield from bench.measure_growth(largest, min(channels, 16), engine, where)
 
-    table.show(timing.machine(where, (torch.float32,)), rows(), json)
+    _show(where, rows, json)
 
 
 def _prepare(device: str, threads: int) -> torch.device:
@@ -167,13 +159,16 @@ def _prepare(device: str, threads: int) -> torch.device:
     return torch.device(device)
 
 
-def _dtype(name: str) -> torch.dtype:
+def _show(
+    device: torch.device, rows: Callable[[dict[str, Any]], Rows], json: Path | None, dtype: str = "float32"
+) -> None:
+    """Measure the machine, then print the rows as they come, and write them where that is asked for."""
     import torch
 
-    if name not in ("float32", "bfloat16", "float16"):
-        raise InputError(f"--dtype: expected float32, bfloat16 or float16, found {name!r}")
-    found: torch.dtype = getattr(torch, name)
-    return found
+    from image2point.benchmarks import table, timing
+
+    machine = timing.machine(device, tuple({torch.float32, getattr(torch, dtype)}))
+    table.show_rows(machine, rows(machine), json)
 
 
 def _modelnet(data: Path, clouds: int, voxel_size: float, device: torch.device) -> VoxelTensor:

@@ -22,7 +22,7 @@ OWN = {"plain": "plain", "cpu": "cpu", "triton": "triton", "spconv-triton": "spc
 """Contenders that are engines of this package; plain and spconv-triton multiply every tap."""
 
 
-def measure(
+def measure_convolution(
     sites: Sites, channels: int, dtype: torch.dtype, engine: str, against: Sequence[str], ceiling: float, repeats: int
 ) -> Iterator[dict[str, Any]]:
     """One row per contender: seconds forward and with the data gradient, and ours as a share of the GEMM ceiling.

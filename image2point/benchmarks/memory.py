@@ -1,4 +1,4 @@
-"""Peak memory: of a device as torch counts it, of this process as Linux does."""
+"""Peak memory: of a GPU as torch counts it, of this process as Linux does."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def return_freed_blocks() -> None:
     """Have glibc give every block of 1 MiB and more back to the system when it is freed, in this process, from now on.
 
-    By itself it learns to keep blocks of up to 32 MiB. The high-water mark is then of what it keeps, which differs by a
-    tenth from one run to the next, and not of what the work needs. Slower, so not for processes that take the time.
+    By default it learns to keep blocks of up to 32 MiB. The high-water mark then says what it keeps, which differs by a
+    tenth from run to run, and not what the work needs. This is slower: not for processes that measure time.
     """
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_MMAP_THRESHOLD, 1 << 20)

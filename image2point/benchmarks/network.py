@@ -23,7 +23,7 @@ APART = "apart"
 """The contender that runs the modules one by one where ours takes frozen ones together."""
 
 
-def build(arch: str, engine: str, policy: str, seed: int = 0) -> LiftedNetwork:
+def build_network(arch: str, engine: str, policy: str, seed: int = 0) -> LiftedNetwork:
     """A lifted network with random weights under a policy; in eval mode if nothing trains.
 
     With the engine `plain` every kernel takes a gradient, as in libraries that compute it whether it is used or not;
@@ -63,7 +63,7 @@ def step_of(network: LiftedNetwork, voxels: Callable[[], VoxelTensor], labels: T
     return step
 
 
-def measure(
+def measure_network(
     arch: str, voxels: VoxelTensor, contenders: Sequence[str], policy: str, repeats: int
 ) -> Iterator[dict[str, Any]]:
     """One row per engine: seconds of a step with its plan at hand and with the plan built anew, and peak memory.
@@ -76,7 +76,7 @@ def measure(
     case = {"network": arch, "policy": policy, "clouds": voxels.batch_size, "voxels": len(voxels.sites)}
     warm, cold = {}, {}
     for engine in contenders:
-        network = build(arch, engine, policy).to(device)
+        network = build_network(arch, engine, policy).to(device)
         step = step_of(network, lambda: voxels, labels)
         try:
             step()
@@ -123,7 +123,7 @@ def _peak(
 ) -> int | None:
     return_freed_blocks()
     torch.set_num_threads(threads)
-    network = build(arch, engine, policy).to(device)
+    network = build_network(arch, engine, policy).to(device)
     sites = Sites(torch.from_numpy(coordinates).to(device), clouds)
     voxels = VoxelTensor(torch.from_numpy(features).to(device), sites)
     return peak(step_of(network, lambda: voxels, torch.from_numpy(labels).to(device)), torch.device(device))

@@ -18,7 +18,7 @@ from image2point.voxels.plan import NeighbourTable
 SUBMANIFOLD, STRIDED = Window((3, 3, 3), 1, (1, 1, 1)), Window((3, 3, 3), 2, (1, 1, 1))
 
 
-def measure(sites: Sites, levels: int, channels: int, engine: str, repeats: int) -> Iterator[dict[str, Any]]:
+def measure_plans(sites: Sites, levels: int, channels: int, engine: str, repeats: int) -> Iterator[dict[str, Any]]:
     """One row per scale: milliseconds of each part of the plan, beside one convolution that uses it."""
     for scale in scales(sites, levels):
         times = compare(_parts(scale, channels, engine), sites.device, repeats)
@@ -53,7 +53,7 @@ def _parts(sites: Sites, channels: int, engine: str) -> dict[str, Callable[[], A
     }
 
 
-def growth(largest: int, channels: int, engine: str, device: torch.device) -> Iterator[dict[str, Any]]:
+def measure_growth(largest: int, channels: int, engine: str, device: torch.device) -> Iterator[dict[str, Any]]:
     """Cost per voxel from 10⁴ voxels to `largest`, and at the end the fitted exponents of time and memory."""
     rows: list[dict[str, float]] = []
     for exponent in range(8, 2 * int(math.log10(largest)) + 1):

@@ -10,7 +10,7 @@ from typing import Any
 from image2point import files
 
 
-def show(machine: dict[str, Any], rows: Iterable[dict[str, Any]], json_file: Path | None) -> None:
+def show_rows(machine: dict[str, Any], rows: Iterable[dict[str, Any]], json_file: Path | None) -> None:
     """Print each row when it is there, and at the end write all of them with the machine's ceilings to `json_file`."""
     print("  ".join(f"{key} {_text(value)}" for key, value in machine.items()), flush=True)
     kept, header = [], ""

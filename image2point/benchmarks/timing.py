@@ -1,4 +1,4 @@
-"""Fair timing: contenders in turn, warm, medians; and the ceilings of the machine to hold the times against."""
+"""Fair timing: warm contenders in turn, medians; and the limits of the machine to compare the times with."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def seconds(work: Work, device: torch.device) -> float:
 def seconds_on_device(work: Work, device: torch.device, calls: int = 16) -> float:
     """Time that a GPU takes for one call, when calls are started faster than it finishes them; `seconds` elsewhere.
 
-    It sleeps until all calls are queued, so what starting them costs on the host does not count. Of a contender that
-    waits for the GPU within a call, it does.
+    The GPU sleeps until all calls are queued, so that the host's time to start them does not count, except for a
+    contender that waits for the GPU within a call.
     """
     if device.type != "cuda":
         return seconds(work, device)
@@ -54,8 +54,8 @@ def compare(
 ) -> dict[str, float]:
     """Median seconds of each contender.
 
-    They take turns, so that whatever else the machine does meets them all. One call of each comes before all turns:
-    plans are built, kernels are tuned. And one before each that is timed: what the contender before it left in the
+    They take turns, so that other load on the machine affects all of them. Each is called once before the first turn,
+    to build plans and tune kernels, and once before each timed call, so that what the previous contender left in the
     caches does not count.
     """
     for work in contenders.values():

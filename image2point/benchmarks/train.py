@@ -22,7 +22,9 @@ from image2point.voxels.conv import engines
 engines.MODULES.setdefault("plain", plain.__name__)
 
 
-def measure(config: Config, contenders: list[str], steps: int, device: torch.device) -> Iterator[dict[str, Any]]:
+def measure_training(
+    config: Config, contenders: list[str], steps: int, device: torch.device
+) -> Iterator[dict[str, Any]]:
     """One row per engine: clouds per second over `steps` steps, and the share of the time spent waiting for batches."""
     if config.training.batch_voxels:
         raise InputError("bench train measures batches of training.batch_size clouds; leave training.batch_voxels null")

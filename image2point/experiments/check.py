@@ -21,7 +21,7 @@ from image2point.finetune import following
 from image2point.jobs.ingredients import make_network, make_recipe
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.activations import MaskedImages
-from image2point.lifting.check import BOUND, Check, check
+from image2point.lifting.check import BOUND, Check, check_lifting
 from image2point.lifting.matched import image_in_channels, pixels_per_voxel, projection
 from image2point.lifting.source import source_network
 from image2point.networks.timm_import import load_timm
@@ -70,7 +70,7 @@ def run_check(
         axis = net.lifting.options.axis
         scale, channels = pixels_per_voxel(source, net), image_in_channels(source)
         pictures = [projection(batch, axis if axis in ("x", "y") else "z", channels, scale) for batch in voxels]
-    return net, check(source, net, pictures, voxels, bound, norms)
+    return net, check_lifting(source, net, pictures, voxels, bound, norms)
 
 
 def read_voxels(folder: Path | None, recipe: Recipe, count: int) -> list[VoxelTensor]:

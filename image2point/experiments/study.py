@@ -72,7 +72,7 @@ def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("
     table = kind.table(study, rows)
     files.write_text(out / "table.md", table.markdown())
     for suffix in ("svg", "pdf"):
-        plots.save(kind.figure(study, rows), out / f"figure.{suffix}")
+        plots.save_figure(kind.figure(study, rows), out / f"figure.{suffix}")
     table.show()
     print(f"everything is in {out}")
     return out

@@ -1,4 +1,4 @@
-"""What the layers of a network give: mean, variance and a sample of every output, gathered batch by batch."""
+"""Statistics of the outputs of a network's layers: mean, variance and a sample, gathered batch by batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 
 SAMPLE = 15_000
-"""Elements that are kept of each layer, as many as Xu et al. (2022) draw."""
+"""Elements kept of each layer: as many as Xu et al. (2022) draw."""
 DEAD = 1e-5
-"""A channel is dead whose standard deviation over the sites is below this share of the layer's root mean square."""
+"""A channel is dead if its standard deviation over the sites is below this share of the layer's root mean square."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +111,8 @@ def activation_statistics(
             those that they have stored.
 
     Returns:
-        Name of each layer → its statistics. The name is that of the 2D layer: where one becomes several in 3D, such
-        as a norm and its activation, the output of the last is meant.
+        Name of each layer → its statistics. The name is that of the 2D layer; where it becomes several layers in 3D,
+        such as a norm and its activation, the output is that of the last.
     """
     with evaluating(network, following), gathering(network, layer_outputs(network)) as found:
         for batch in batches:
@@ -122,6 +122,9 @@ def activation_statistics(
 
 def wasserstein(a: Tensor, b: Tensor) -> float:
     """Wasserstein-1 distance between two samples of numbers, [n] and [m]: ∫ |F_a − F_b|, exactly; NaN if one is empty.
+
+    >>> wasserstein(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 3.0]))
+    2.0
 
     Xu et al. (Image2Point, 2022) take it between elements of an image network's convolution outputs and elements of
     the lifted network's, 15,000 of each.
@@ -187,7 +190,7 @@ class Gathering:
         self._coarse: dict[tuple[int, int], Tensor] = {}
 
     def watch(self, name: str, module: nn.Module) -> RemovableHandle:
-        """Gather what `module` gives under `name`, until the handle is removed."""
+        """Gather the outputs of `module` under `name`, until the handle is removed."""
         growing = self._layers[name] = _Growing(generator(0, name))
 
         def see(layer: nn.Module, inputs: Any, output: Any) -> None:
@@ -257,7 +260,7 @@ class _Growing:
         return ActivationStatistics(self.sites, self._mean, self._squares / self.sites, self._sample)
 
     def _draw_from(self, elements: Tensor) -> None:
-        """Keep everything while it fits; from then on each place holds a draw, with replacement, from all there was."""
+        """Keep every element while all fit; after that, each kept one is a draw, with replacement, from all so far."""
         before, self._elements = self._elements, self._elements + len(elements)
         if self._elements <= SAMPLE:
             self._sample = torch.cat([self._sample, elements.double()])

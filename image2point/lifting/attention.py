@@ -1,4 +1,4 @@
-"""Channel attention that has more inside than a chain of layers."""
+"""Channel attention that is more than a chain of layers."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -16,30 +15,27 @@ from image2point.lifting.activations import (
     ActivationStatistics,
     Input,
     MaskedImages,
-    channels_last,
     evaluating,
     gathering,
     layer_outputs,
     wasserstein,
 )
+from image2point.lifting.completed import Completed
 from image2point.lifting.costs import Cost, counting
-from image2point.lifting.equivalence import Completed, relative
-from image2point.lifting.kernels import AXES
-from image2point.lifting.matched import extruded, image_in_channels
+from image2point.lifting.depth_errors import depth_errors, no_depth_error
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.records import ParameterRecord
-from image2point.voxels import VoxelConv, VoxelTensor
+from image2point.voxels import VoxelTensor
 
 BOUND = 10.0
-"""Ratio of the spreads in 3D and 2D, either way, from which on a layer is warned about; from BOUND² on it explodes or
-dies."""
+"""A layer whose spread differs from that of the 2D layer by more than this factor is warned about; by more than its
+square, it explodes or dies."""
 MOSTLY = 0.5
-"""Share of dead channels from which on a layer dies, where there are more than in 2D."""
+"""A layer dies where at least this share of its channels is dead, and more of them than in 2D."""
 MORE = 0.1
-"""Dead channels are warned about where their share in 3D exceeds that in 2D by this much."""
+"""Dead channels are warned about where their share in 3D exceeds that in 2D by more than this."""
 KINDS = ("not finite", "dies", "explodes", "dead channels", "weaker", "stronger")
 """What a layer may be warned about."""
-_IMAGE, _DEPTH = (64, 64), 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +168,7 @@ class Check:
         )
 
 
-def check(
+def check_lifting(
     image_network: nn.Module,
     net: LiftedNetwork,
     images: Iterable[Input],
@@ -186,7 +182,7 @@ def check(
         image_network: the 2D network (`lifting.source.source_network` makes it from the record of the lifting).
         images: batches of images [B, C, H, W], or of `MaskedImages`, such as `matched.projection` makes of clouds.
         clouds: batches of voxels.
-        bound: ratio of the spreads from which on a layer is warned about.
+        bound: factor between the spreads above which a layer is warned about.
         following: names of batch norms of `net` that normalise by the statistics of the batch.
     """
     outputs, modules = layer_outputs(net), dict(net.named_modules())
@@ -207,7 +203,7 @@ def check(
             image = batch.image if isinstance(batch, MaskedImages) else batch
             size = tuple(image.shape[2:]) if isinstance(image, Tensor) else ()
     in_2d, cost_2d = found.result(), counted.result()
-    reason = _no_depth_error(image_network, net)
+    reason = no_depth_error(image_network, net)
     errors = {} if reason else depth_errors(image_network, net)
     tensors = (*net.lifting.parameters, *net.lifting.buffers)
     layers = []
@@ -240,7 +236,7 @@ def check(
 def judge(layer: LayerCheck, bound: float = BOUND) -> tuple[str, ...]:
     """What is wrong with a layer, if anything.
 
-    The spreads of a fresh layer are not held against the 2D layer whose place it took.
+    The spread of a fresh layer is not compared with that of the 2D layer that it replaced.
     """
     cloud, image = layer.cloud, layer.image
     if cloud is None:
@@ -260,69 +256,6 @@ def judge(layer: LayerCheck, bound: float = BOUND) -> tuple[str, ...]:
         kind = "stronger" if ratio <= bound**2 else "explodes"
         found.append(f"{kind}: spread {ratio:.2g} times that of the 2D layer")
     return tuple(found)
-
-
-def depth_errors(image_network: nn.Module, net: LiftedNetwork) -> dict[str, float]:
-    """Error of each layer on an image repeated along depth: zero, but for rounding, under `mean`.
-
-    A plain grid carries the image, whose border slices are repeated along depth whatever the network's own padding.
-    Windows of the 2D network are completed at the far border (see `equivalence.Completed`).
-
-    Returns:
-        Largest error relative to the largest magnitude of the 2D layer's output, of every layer that is not fresh.
-    """
-    options = net.lifting.options
-    depth = 2 + AXES.index(options.depth_axis)
-    outputs = layer_outputs(net)
-    fresh = {record.name.rpartition(".")[0] for record in net.lifting.parameters if record.origin == "fresh"}
-    in_2d, in_3d = dict(image_network.named_modules()), dict(net.named_modules())
-    shared = [name for name in outputs if name in in_2d and name not in fresh]
-    expected: dict[str, list[Tensor]] = {name: [] for name in shared}
-    errors: dict[str, float] = {}
-
-    def keep(name: str, layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        expected[name].append((output.movedim(-1, 1) if channels_last(layer) else output).clone())
-
-    def compare(name: str, layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        if not expected[name]:
-            return  # the 2D network does not call this layer as a module
-        want = expected[name].pop(0)
-        want = want.unsqueeze(depth).expand_as(output) if output.ndim == 5 else want.flatten(1)
-        errors[name] = max(errors.get(name, 0.0), relative(output, want))
-
-    parameter = next(net.parameters())
-    shape = (1, image_in_channels(image_network), *_IMAGE)
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
-    convolutions = [(m, m.depth_padding) for m in net.modules() if isinstance(m, VoxelConv)]
-    handles = [in_2d[name].register_forward_hook(partial(keep, name)) for name in shared]
-    handles += [in_3d[outputs[name]].register_forward_hook(partial(compare, name)) for name in shared]
-    try:
-        for convolution, _ in convolutions:
-            convolution.depth_padding = "replicate"
-        with evaluating(image_network), evaluating(net):
-            with Completed():
-                image_network(image)
-            net(extruded(image, options.depth_axis, _DEPTH))
-    finally:
-        for convolution, padding in convolutions:
-            convolution.depth_padding = padding
-        for handle in handles:
-            handle.remove()
-    return errors
-
-
-def _no_depth_error(image_network: nn.Module, net: LiftedNetwork) -> str:
-    """Why an image repeated along depth has no counterpart in this lifting; empty where it has."""
-    options = net.lifting.options
-    if options.stem != "inflate":
-        return "the stem is fresh (stem=inflate has it lifted)"
-    if options.control != "none":
-        return f"the weights are not those of the 2D network (control {options.control})"
-    if options.axis not in AXES:
-        return f"there is no single depth axis (axis {options.axis})"
-    if options.in_channels != image_in_channels(image_network):
-        return f"images have {image_in_channels(image_network)} channels, and the voxels {options.in_channels}"
-    return ""
 
 
 def _belongs(name: str, layer: str) -> bool:

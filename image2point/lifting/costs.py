@@ -26,14 +26,14 @@ COUNTED = (VoxelConv, nn.Conv1d, nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply–accumulates of a layer, or of several.
+    """Multiply–accumulates of one or several layers.
 
     Attributes:
-        macs: every entry of the kernel at every place where it finds an input. Of a sparse convolution those are the
-            occupied neighbours only; of a grid all cells, the padding too.
-        summed: what is executed where neighbours under equal weights are summed before they are multiplied, and slices
-            of zeros left out, as the sparse convolution does with an inflated kernel that takes no gradient.
-        grid: `macs` of the same layer on a grid: of sparse voxels, the box around each cloud.
+        macs: one for every entry of the kernel at every input that it meets: in a sparse convolution the occupied
+            neighbours, on a grid all cells, padding included.
+        summed: what is left where neighbours with equal weights are summed before they are multiplied, and slices of
+            zeros skipped, as the sparse convolution does with an inflated kernel that takes no gradient.
+        grid: `macs` of the same layer on a grid, which for sparse voxels is the box around each cloud.
     """
 
     macs: float = 0.0

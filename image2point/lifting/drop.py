@@ -1,4 +1,4 @@
-"""Random dropping that belongs to a whole cloud: one draw per cloud, not per voxel."""
+"""Random dropping with one draw per cloud, not per voxel."""
 
 from __future__ import annotations
 

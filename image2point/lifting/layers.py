@@ -54,7 +54,7 @@ class SitePReLU(nn.PReLU):
 
 
 class ExpertMixture(nn.Module):
-    """Of the answers of E experts to every cloud, the mixture that its routing weights ask for (Yang et al., 2019).
+    """The outputs of E experts, mixed for each cloud by its routing weights (CondConv, Yang et al., 2019).
 
     Args:
         experts, groups: the channels of x are [groups, experts, C / groups].

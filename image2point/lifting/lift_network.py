@@ -16,7 +16,7 @@ from image2point.lifting.axes import check_axis
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_stem, trace
 from image2point.lifting.heads import HEADS
 from image2point.lifting.network import LiftedNetwork
-from image2point.lifting.origins import record
+from image2point.lifting.origins import record_origins
 from image2point.lifting.records import Options
 from image2point.lifting.rewrite import Rewriter
 from image2point.lifting.stems import FRESH_STEMS, STEMS, patch_size
@@ -159,7 +159,7 @@ def lift(
     rewriter = Rewriter(traced, parts, options)
     with torch.no_grad():
         rewriter.run()
-    lifting = record(rewriter, report, loaded)
+    lifting = record_origins(rewriter, report, loaded)
     _log(lifting.counts, name, options)
     lifted = LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
     if variance == "occupancy" and control != "scratch":

@@ -1,10 +1,10 @@
-"""The images that match a cloud: what a 2D network must see for its layers to be comparable with the lifted ones.
+"""Images that match a cloud: what a 2D network must see so that its layers can be compared with the lifted ones.
 
-A cloud matches its projection along the depth axis: a pixel shows the mean feature of the voxels behind it. Both kinds
-of surface that a kernel can meet are then the same to the two networks. A sheet across the depth axis, one voxel
-thick, gives under `repeat` the responses of its picture; a wall along the depth axis gives them under `mean`. On a
-real surface, which is something between, `repeat` responds up to K times as strongly as the image network and `mean`
-down to a K-th. A slice of the cloud in place of the projection would match `center` alone, and be nearly empty.
+A cloud matches its projection along the depth axis: a pixel shows the mean feature of the voxels behind it. A sheet
+across the depth axis, one voxel thick, then gives the responses of its picture under `repeat`, and a wall along the
+depth axis gives them under `mean`. A real surface lies between the two: there `repeat` responds up to K times as
+strongly as the image network, and `mean` down to a K-th. A slice of the cloud instead of the projection would match
+`center` alone, and be nearly empty.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from image2point.lifting.activations import MaskedImages, evaluating, layer_outputs
-from image2point.lifting.equivalence import Completed
+from image2point.lifting.completed import Completed
 from image2point.lifting.kernels import AXES
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import Sites, VoxelConv, VoxelTensor
 
 MULTIPLE = 32
-"""The sides of a projection are multiples of it, so that its strided maps have the cells of the voxels' floor rule."""
+"""The sides of a projection are multiples of this, so that its strided maps have the cells that voxels have."""
 _SIDE = 128
 
 

@@ -12,8 +12,8 @@ from image2point.lifting.stems import FRESH_STEMS
 from image2point.networks.weights import WeightsReport
 
 
-def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[int, ...]]) -> Lifting:
-    """Say where every tensor of the 3D network comes from, and where every tensor of the 2D weights went.
+def record_origins(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[int, ...]]) -> Lifting:
+    """Where every tensor of the 3D network comes from, and where every tensor of the 2D weights went.
 
     Args:
         loaded: name and shape of the tensors in the 2D weights.
@@ -30,7 +30,7 @@ def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[i
         return ParameterRecord(name, shape, role, "inflated" if is_kernel else "copied", name, original[name])
 
     parameters = tuple(describe(n, p) for n, p in rewriter.root.named_parameters())
-    kept = rewriter.root.state_dict()  # what is not kept holds constants, such as a blur's
+    kept = rewriter.root.state_dict()  # buffers that are not in it hold constants, such as a blur's
     buffers = tuple(describe(n, b) for n, b in rewriter.root.named_buffers() if n in kept)
     used = {r.source for r in (*parameters, *buffers)} | {
         name for name in rewriter.merged if name.rpartition(".")[0] not in rewriter.fresh
@@ -44,7 +44,7 @@ def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[i
 
 
 def _replaced(rewriter: Rewriter) -> Callable[[str], bool]:
-    """Whether a 2D tensor belongs to a layer whose place fresh values took."""
+    """Whether a 2D tensor belongs to a layer that fresh values replaced."""
     stem = rewriter.stem.nodes if rewriter.options.stem in FRESH_STEMS else ()
     owners = rewriter.fresh | {str(node.target) for node in stem}
     return lambda name: _owner(owners, name) in owners

@@ -2,6 +2,6 @@
 
 from image2point.report.page import build
 from image2point.report.tables import Row, markdown, print_table, rows
-from image2point.report.vector import write as write_figures
+from image2point.report.vector import write_figures
 
 __all__ = ["Row", "build", "markdown", "print_table", "rows", "write_figures"]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from image2point.report.figures import FONT, Panel, bar_ticks, plain_layout
+from image2point.report.charts import DIVERGING, Ticks, bar_ticks
+from image2point.report.figures import FONT, Figure, Panel, axis_title, plain_layout, scatter, tick_array
 from image2point.report.maps import Heat, PlaneView, class_colours
 
-DIVERGING = [[0.0, "#2166ac"], [0.5, "#f7f7f7"], [1.0, "#b2182b"]]
 LABEL = 9  # pixels: forty names in a column are still read
 
 
@@ -22,7 +22,7 @@ def heat_panel(heat: Heat) -> Panel:
     if heat.scale == "logarithmic":
         shown, low, high = np.log10(heat.values), math.log10(heat.low), math.log10(heat.high)
         ticks = bar_ticks(heat.low, heat.high)
-        bar = ticks | {"tickmode": "array", "tickvals": [math.log10(v) for v in ticks["tickvals"]]}
+        bar = tick_array(Ticks([math.log10(value) for value in ticks.values], ticks.labels))
     elif heat.scale == "percent":
         shown, low, high = 100 * heat.values, 0.0, 100.0
     named = len(heat.rows) <= 60
@@ -32,7 +32,9 @@ def heat_panel(heat: Heat) -> Panel:
         "text": [[_value(heat, v) for v in row] for row in heat.values.astype(float).tolist()],
         "customdata": [[f"{escape(row)}, {escape(column)}" for column in heat.columns] for row in heat.rows],
         "hovertemplate": "%{customdata}: %{text}<extra></extra>",
-        "colorscale": DIVERGING if heat.scale == "cosine" else "Viridis",
+        "colorscale": [list(stop) for stop in zip((0.0, 0.5, 1.0), DIVERGING, strict=True)]
+        if heat.scale == "cosine"
+        else "Viridis",
         "zmin": low,
         "zmax": high if high > low else low + 1,
         "colorbar": {"thickness": 9, "outlinewidth": 0, "tickfont": {"size": LABEL + 1}, "xpad": 6, **bar},
@@ -43,9 +45,7 @@ def heat_panel(heat: Heat) -> Panel:
     layout = plain_layout()
     for axis, names in (("xaxis", heat.columns), ("yaxis", heat.rows)):
         layout[axis] |= {
-            "tickmode": "array",
-            "tickvals": list(range(len(names))),
-            "ticktext": [escape(name) for name in names],
+            **tick_array(Ticks(list(range(len(names))), [escape(name) for name in names])),
             "tickfont": {"size": LABEL if len(names) > 12 else LABEL + 2},
             "showticklabels": named,
             "showgrid": False,
@@ -58,11 +58,10 @@ def heat_panel(heat: Heat) -> Panel:
     layout["margin"] = {"l": 10, "r": 4, "t": 6, "b": 10}
     if heat.scale == "cosine":
         layout["xaxis"] |= {"tickangle": 90}
-        layout["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
-        layout["xaxis"] |= {"constrain": "domain"}
+        _square(layout)
         height = 470 if len(heat.rows) > 12 else 360
     else:
-        layout["xaxis"] |= {"title": {"text": "epoch", "standoff": 6, "font": {"size": 11.5}}, "tickangle": 0}
+        layout["xaxis"] |= {"title": axis_title("epoch"), "tickangle": 0}
         height = 80 + 14 * max(len(heat.rows), 6)
     return Panel(heat.title, "", {"data": [trace], "layout": layout}, height)
 
@@ -76,60 +75,42 @@ def _value(heat: Heat, value: float) -> str:
 def plane_panel(view: PlaneView) -> Panel:
     """Points in the colour of their class, and on them the class means with their marks."""
     colours, names = class_colours(len(view.names)), [escape(name) for name in view.names]
-    places, there = view.places, np.flatnonzero(np.isfinite(view.means).all(1)).tolist()
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": np.round(view.points[:, 0].astype(float), 4).tolist(),
-            "y": np.round(view.points[:, 1].astype(float), 4).tolist(),
-            "text": [names[label] for label in view.labels.tolist()],
-            "marker": {"color": [colours[label] for label in view.labels.tolist()], "size": 3.5, "opacity": 0.45},
-            "hovertemplate": "%{text}<extra></extra>",
-            "meta": {"arm": view.arm},
-        },
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "x": [x for c in there for x in (float(view.means[c, 0]), float(places[c, 0]), None)],
-            "y": [y for c in there for y in (float(view.means[c, 1]), float(places[c, 1]), None)],
-            "line": {"color": "#777", "width": 0.7},
-            "hoverinfo": "skip",
-            "meta": {"arm": view.arm},
-        },
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [float(view.means[c, 0]) for c in there],
-            "y": [float(view.means[c, 1]) for c in there],
-            "text": [names[c] for c in there],
-            "marker": {"color": [colours[c] for c in there], "size": 7, "line": {"color": "#111", "width": 1}},
-            "hovertemplate": "mean of %{text}<extra></extra>",
-            "meta": {"arm": view.arm},
-        },
-        {
-            "type": "scatter",
-            "mode": "text",
-            "x": [float(places[c, 0]) for c in there],
-            "y": [float(places[c, 1]) for c in there],
-            "text": [escape(view.marks[c]) for c in there],
-            "textfont": {"family": FONT, "size": 10.5, "color": "#111"},
-            "hoverinfo": "skip",
-            "cliponaxis": False,
-            "meta": {"arm": view.arm},
-        },
-    ]
+    there = np.flatnonzero(np.isfinite(view.means).all(1))
+    means, places = view.means[there].astype(float), view.places[there]
+    lines = np.stack([means, places, np.full_like(means, np.nan)], axis=1).reshape(-1, 2)  # NaN ends each of them
+    labels = view.labels.tolist()
+    traces = [
+        scatter(
+            view.arm, "markers", *np.round(view.points.T.astype(float), 4).tolist(),
+            text=[names[label] for label in labels],
+            marker={"color": [colours[label] for label in labels], "size": 3.5, "opacity": 0.45},
+            hovertemplate="%{text}<extra></extra>",
+        ),
+        scatter(view.arm, "lines", *lines.T.tolist(), line={"color": "#777", "width": 0.7}),
+        scatter(
+            view.arm, "markers", *means.T.tolist(),
+            text=[names[c] for c in there],
+            marker={"color": [colours[c] for c in there], "size": 7, "line": {"color": "#111", "width": 1}},
+            hovertemplate="mean of %{text}<extra></extra>",
+        ),
+        scatter(
+            view.arm, "text", *places.T.tolist(),
+            text=[escape(view.marks[c]) for c in there],
+            textfont={"family": FONT, "size": 10.5, "color": "#111"},
+            cliponaxis=False,
+        ),
+    ]  # fmt: skip
     layout = plain_layout()
-    for axis, share, start in zip(("xaxis", "yaxis"), view.shares, view.corner, strict=True):
-        title = f"{'first' if axis == 'xaxis' else 'second'} axis, {100 * share:.0f} % of the means' variance"
-        layout[axis] |= {
-            "range": [start, start + view.side],
-            "showgrid": False,
-            "title": {"text": title, "standoff": 6, "font": {"size": 11.5}},
-        }
-    layout["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
-    layout["xaxis"] |= {"constrain": "domain"}
+    for axis, title, start in zip(("xaxis", "yaxis"), view.axis_titles, view.corner, strict=True):
+        layout[axis] |= {"range": [start, start + view.side], "showgrid": False, "title": axis_title(title)}
+    _square(layout)
     return Panel(view.title, "", {"data": traces, "layout": layout}, 470)
+
+
+def _square(layout: Figure) -> None:
+    """Equal scales along both axes."""
+    layout["xaxis"] |= {"constrain": "domain"}
+    layout["yaxis"] |= {"constrain": "domain", "scaleanchor": "x"}
 
 
 def plane_key(view: PlaneView) -> str:

@@ -1,7 +1,7 @@
-"""What the figures of layers and of class geometry show, before it is drawn: heat maps and planes, made from arms.
+"""Heat maps of layers and planes of classes before they are drawn, made from arms.
 
-The page draws them with plotly (`map_figures`), files for paper with matplotlib (`vector`). Where an arm has several
-runs, they show its first one: an average of planes or of cosines would be the geometry of no network.
+The page draws them with plotly (`map_figures`), files for paper with matplotlib (`vector`). Of an arm with several
+runs they show the first: an average of planes or of cosines would be the geometry of no network.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 
 from image2point.collapse.geometry import simplex_cosines
 from image2point.report.arms import Arm
-from image2point.report.figures import PALETTE
+from image2point.report.charts import PALETTE
 from image2point.report.quantities import QUANTITIES, SPLITS, Quantity
 from image2point.report.read_collapse import Geometry
 
 BY_LAYER = tuple(kind for key in ("nc1_trace_ratio", "ncc_accuracy") for kind in QUANTITIES if kind.key == key)
 MOST_POINTS = 1500
-"""Of a split in a plane: more would only cover each other. They are taken at even steps through the split."""
+"""Points of a split in a plane, taken at even steps; more would only cover each other."""
 MOST_NAMES = 12
-"""Up to this many classes have their names in the plane; more have numbers, and a key."""
+"""Up to this many classes are named in the plane; more are numbered, with a key."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ class PlaneView:
     side: float
 
     @property
+    def axis_titles(self) -> tuple[str, str]:
+        first, second = (f"{100 * share:.0f} % of the means' variance" for share in self.shares)
+        return f"first axis, {first}", f"second axis, {second}"
+
+    @property
     def marks(self) -> tuple[str, ...]:
         """What stands at each mean: its name, or its number in the key."""
         return self.names if len(self.names) <= MOST_NAMES else tuple(str(i + 1) for i in range(len(self.names)))
@@ -84,7 +89,7 @@ def depth(arms: Sequence[Arm]) -> list[Heat]:
         low, high = (0.0, 1.0) if kind.percent else (float(finite.min()), float(finite.max()))
         heats += [
             Heat(
-                _title(arms, arm, f"{kind.title + ' (%)' if kind.percent else kind.meaning}, {split}"), i, *found,
+                _title(arms, arm, f"{kind.heading if kind.percent else kind.meaning}, {split}"), i, *found,
                 "percent" if kind.percent else "logarithmic", low, high,
             )
             for i, arm, split, found in known
@@ -192,14 +197,20 @@ def by_similarity(matrix: np.ndarray) -> np.ndarray:
 
 
 def _located(arms: Sequence[Arm]) -> list[tuple[int, Arm, Geometry, np.ndarray, tuple[str, ...]]]:
-    """Arms that stored where their classes lie, with the order of classes; arms with the same classes share one."""
+    """Arms that stored where their classes lie, with the order of classes; arms with the same classes share one.
+
+    Where all class means coincide, as those of dead features do, or are undefined, there is nothing to show.
+    """
     orders: dict[tuple[str, ...], np.ndarray] = {}
     result = []
     for i, arm in enumerate(arms):
-        found, classes = arm.first.geometry, arm.first.summary.data.classes
-        if found is not None and "train" in found.splits:
-            order = orders.setdefault(classes, by_similarity(found.splits["train"].cosines))
-            result.append((i, arm, found, order, tuple(classes[c] for c in order)))
+        geometry, classes = arm.first.geometry, arm.first.summary.data.classes
+        if geometry is None or "train" not in geometry.splits:
+            continue
+        own = by_similarity(geometry.splits["train"].cosines)
+        if len(own) > 1:
+            order = orders.setdefault(classes, own)
+            result.append((i, arm, geometry, order, tuple(classes[c] for c in order)))
     return result
 
 

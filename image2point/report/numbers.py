@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 from image2point.report.arms import Spread
 from image2point.report.quantities import Quantity
 
 ABSENT = "–"
+UNDEFINED = "undefined"
 
 
 def percent(value: Spread | None) -> str:
     """A share as per cent: '74.1 ± 0.2', '74.1' for a single run, '–' where there is none."""
-    if value is None:
-        return ABSENT
+    if value is None or math.isnan(value.mean):
+        return ABSENT if value is None else UNDEFINED
     return f"{100 * value.mean:.1f}" + _sd(None if value.sd is None else 100 * value.sd, digits=1)
 
 
 def number(value: Spread | None) -> str:
-    """Three significant digits of the mean, the s.d. to the same place."""
-    if value is None:
-        return ABSENT
+    """Three significant digits of the mean, the s.d. to the same decimal place.
+
+    >>> number(Spread(0.1234, 0.01, 3)), number(Spread(math.nan, None, 3)), number(None)
+    ('0.123 ± 0.010', 'undefined', '–')
+    """
+    if value is None or math.isnan(value.mean):
+        return ABSENT if value is None else UNDEFINED
     size = abs(value.mean)
     if size and not 1e-3 <= size < 1e4:
         return f"{value.mean:.2e}" + ("" if value.sd is None else f" ± {value.sd:.1e}")
@@ -35,7 +42,7 @@ def _sd(sd: float | None, digits: int) -> str:
 
 def quantity(value: Spread | None, kind: Quantity) -> str:
     """A collapse quantity in its own unit."""
-    if kind.count and value is not None:
+    if kind.count and value is not None and not math.isnan(value.mean):
         return f"{value.mean:,.6g}" + _sd(value.sd or None, digits=1)
     return percent(value) if kind.percent else number(value)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from image2point.errors import InputError
 from image2point.files import write_text
-from image2point.report import figures, map_figures, maps, page_tables
+from image2point.report import charts, figures, map_figures, maps, page_tables
 from image2point.report.arms import Arm, group
+from image2point.report.cloud_figures import clouds
 from image2point.report.provenance import details
-from image2point.report.quantities import SPLITS
 from image2point.report.read import read_runs
 from image2point.report.statement import statement, title
 from image2point.report.style import SCRIPT, STYLE
@@ -66,7 +66,7 @@ def render(arms: Sequence[Arm]) -> str:
             page.provenance(),
         ]
     )
-    colours = "".join(f"--arm-{index}: {figures.colour(index)}; " for index in range(len(arms)))
+    colours = "".join(f"--arm-{index}: {charts.colour(index)}; " for index in range(len(arms)))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -107,25 +107,27 @@ class _Page:
             "Accuracy and loss over epochs. Training values are collected during the epoch, on clouds as augmented; "
             "the others are taken in evaluation mode after it." + self._bands()
         )
-        splits = figures.measured(self.arms, "{}_accuracy", ("train", "validation", "test"))
-        return (
-            f"<h2>Learning</h2>{self._caption('Figure', note)}{self._legend(splits)}"
-            f'<div class="panels two">{self._panels("learning", figures.learning(self.arms))}</div>'
-        )
+        shown = charts.learning_charts(self.arms)
+        panels = [figures.curve_panel(chart, 320) for chart in shown]
+        for chart, panel in zip(shown, panels, strict=True):
+            if chart.quantity.key == "accuracy":
+                panel.figure["data"] += figures.chosen_marks(self.arms)
+        legend = self._legend(charts.splits_of(shown))
+        return f"<h2>Learning</h2>{self._caption('Figure', note)}{legend}{self._two('learning', panels)}"
 
     def collapse(self) -> str:
-        panels = figures.collapse(self.arms)
+        shown = charts.collapse_charts(self.arms)
         parts = ["<h2>Collapse</h2>"]
-        if panels:
+        if shown:
             note = "Collapse of the pre-classifier features over epochs; epoch 0 is the lifted network before training."
             parts += [
                 self._caption("Figure", note + self._bands()),
-                self._legend(figures.measured(self.arms, "collapse_{}/nc1", SPLITS)),
-                f'<div class="panels">{self._panels("collapse", panels)}</div>',
+                self._legend(charts.splits_of(shown)),
+                f'<div class="panels">{self._panels("collapse", map(figures.curve_panel, shown))}</div>',
             ]
         if table := page_tables.collapse_table(self.arms):
             parts += [self._caption("Table", "Collapse with the chosen weights" + self._spreads(), "gap"), table]
-        elif not panels:
+        elif not shown:
             parts.append("<p>These runs did not measure collapse.</p>")
         return "".join(parts)
 
@@ -165,7 +167,7 @@ class _Page:
         return "".join(parts)
 
     def per_class(self) -> str:
-        panel = figures.per_class(self.arms)
+        panel = figures.class_panel(self.arms)
         note = "Test accuracy by class, with the chosen weights, hardest class at the bottom. " + panel.meaning
         note += " Bars: ± 1 s.d. over runs." if self.repeated else ""
         return (
@@ -174,7 +176,7 @@ class _Page:
         )
 
     def clouds(self) -> str:
-        shown = figures.clouds(self.arms)
+        shown = clouds(self.arms)
         if not shown:
             return ""
         note = (
@@ -242,7 +244,7 @@ class _Page:
             return ""
         return f'<div class="legend">{arms}<span class="gap"></span>{lines}</div>'
 
-    def _panels(self, name: str, panels: Sequence[figures.Panel]) -> str:
+    def _panels(self, name: str, panels: Iterable[figures.Panel]) -> str:
         return "".join(
             f"<figure><figcaption><b>{escape(panel.title)}</b>"
             f'<span class="meaning">{page_tables.formula(panel.meaning)}</span></figcaption>'

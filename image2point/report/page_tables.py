@@ -10,7 +10,7 @@ from image2point.report.arms import Arm
 from image2point.report.numbers import ABSENT, duration, quantity, share
 from image2point.report.quantities import QUANTITIES, SPLITS
 from image2point.report.read import ORIGINS, ROLES, Record
-from image2point.report.tables import COLUMNS, collapse, row
+from image2point.report.tables import COLUMNS, collapse_spread, row
 
 TEXT = ' class="text"'  # the attribute of cells that hold words, set flush left
 
@@ -41,16 +41,16 @@ def collapse_table(arms: Sequence[Arm]) -> str:
     present = [
         kind
         for kind in QUANTITIES
-        if any(collapse(arm, split, kind.key) is not None for arm in arms for split in SPLITS)
+        if any(collapse_spread(arm, split, kind.key) is not None for arm in arms for split in SPLITS)
     ]
     heads = "".join(
         f'<th colspan="2" class="group"><span>{named(index, arm.label)}</span></th>' for index, arm in enumerate(arms)
     )
     splits = "".join(f"<th>{split}</th>" for _ in arms for split in SPLITS)
     body = "".join(
-        f'<tr><th class="text" scope="row">{escape(kind.title)}{" (%)" if kind.percent else ""}'
+        f'<tr><th class="text" scope="row">{escape(kind.heading)}'
         + f"<small>{formula(kind.meaning)}</small></th>"
-        + "".join(_cell(quantity(collapse(arm, split, kind.key), kind)) for arm in arms for split in SPLITS)
+        + "".join(_cell(quantity(collapse_spread(arm, split, kind.key), kind)) for arm in arms for split in SPLITS)
         + "</tr>"
         for kind in present
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from image2point.report.arms import Arm, Spread, group
 from image2point.report.numbers import ABSENT, duration, number, percent, share
+from image2point.report.plain import cell_text, markdown_table
 from image2point.report.quantities import SPLITS
 from image2point.report.read import read_runs
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in numbers. Accuracies are shares; a Spread is over the arm's runs, None where one did not measure it."""
+    """One arm in numbers. Accuracies are shares; a Spread is over the arm's runs, None where one did not measure it.
+
+    The mean of a Spread is NaN where what was measured is undefined in one of the runs.
+    """
 
     arm: str
     policy: str
@@ -44,7 +49,7 @@ def row(arm: Arm) -> Row:
     parameters = arm.first.summary.parameters
 
     def both(key: str) -> dict[str, Spread | None]:
-        return {split: collapse(arm, split, key) for split in SPLITS}
+        return {split: collapse_spread(arm, split, key) for split in SPLITS}
 
     return Row(
         arm=arm.label,
@@ -62,9 +67,14 @@ def row(arm: Arm) -> Row:
     )
 
 
-def collapse(arm: Arm, split: str, key: str) -> Spread | None:
-    """A collapse quantity of the chosen weights over an arm's runs."""
-    return arm.spread(lambda run: run.summary.collapse.get(split, {}).get(key))
+def collapse_spread(arm: Arm, split: str, key: str) -> Spread | None:
+    """A collapse quantity of the chosen weights over an arm's runs.
+
+    None where a run did not measure it; with a mean of NaN where all did, and it is undefined in one of them.
+    """
+    if not all(key in run.summary.collapse.get(split, {}) for run in arm.runs):
+        return None
+    return arm.spread(lambda run: run.summary.collapse[split][key]) or Spread(math.nan, None, len(arm.runs))
 
 
 @dataclass(frozen=True)
@@ -124,17 +134,13 @@ def print_table(runs: Iterable[str | Path], console: Console | None = None) -> N
         else:
             table.add_column(heading, justify="right", no_wrap=True)
     for item in rows(runs):
-        table.add_row(*(Text(column.cell(item).replace(" ± ", "\n± ")) for column in TERMINAL))
+        cells = (cell_text(column.cell(item)).plain for column in TERMINAL)
+        table.add_row(*(Text(cell.replace(" ± ", "\n± ")) for cell in cells))
     (console or Console()).print(table)
 
 
 def markdown(runs: Iterable[str | Path]) -> str:
     """The arms side by side as a Markdown table, mean ± sample s.d. over each arm's runs."""
-    items = rows(runs)
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |\n"
-
-    rule = "|" + "|".join("---" if column.heading in ("Arm", "Policy") else "---:" for column in COLUMNS) + "|\n"
-    body = "".join(line(column.cell(item) for column in COLUMNS) for item in items)
-    return line(column.name for column in COLUMNS) + rule + body
+    right = [index for index, column in enumerate(COLUMNS) if column.heading not in ("Arm", "Policy")]
+    cells = ([column.cell(item) for column in COLUMNS] for item in rows(runs))
+    return markdown_table([column.name for column in COLUMNS], cells, right)

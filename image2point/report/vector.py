@@ -10,27 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from image2point.errors import InputError
-from image2point.report import maps
+from image2point.report import charts, maps
 from image2point.report.arms import Arm, group
-from image2point.report.figures import bar_ticks, colour, log_ticks
-from image2point.report.plots import pyplot, save
-from image2point.report.quantities import PLOTTED, SPLITS, Quantity
+from image2point.report.charts import DIVERGING, INK, Chart, bar_ticks, colour
+from image2point.report.plots import grid, save_figure, tidy, words
 from image2point.report.read import read_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEARNING = (
-    Quantity("accuracy", "Accuracy", "", percent=True),
-    Quantity("loss", "Loss", ""),
-)
 STYLES: dict[str, Any] = {"train": "-", "validation": ":", "test": "--"}
 WIDTH = 7.0
 """Of a figure, in inches: the text width of most papers in one column."""
 
 
-def write(runs: Iterable[str | Path], folder: str | Path) -> list[Path]:
+def write_figures(runs: Iterable[str | Path], folder: str | Path) -> list[Path]:
     """Write every figure that the runs have the numbers for, each as FOLDER/NAME.svg and .pdf; return the paths.
 
     learning, collapse: curves over epochs, means over the runs of an arm and ± 1 s.d. layers: heat maps, where layers
@@ -39,8 +34,8 @@ def write(runs: Iterable[str | Path], folder: str | Path) -> list[Path]:
     """
     arms = group(read_runs(runs))
     drawn = {
-        "learning": curves(arms, LEARNING, "{split}_{key}", ("train", "validation", "test")),
-        "collapse": curves(arms, PLOTTED, "collapse_{split}/{key}", SPLITS),
+        "learning": curve_panels(charts.learning_charts(arms), arms),
+        "collapse": curve_panels(charts.collapse_charts(arms), arms),
         "layers": heat_maps(maps.depth(arms)),
         "cosines": heat_maps(maps.cosines(arms)),
         "plane": plane_views(maps.planes(arms)),
@@ -51,62 +46,52 @@ def write(runs: Iterable[str | Path], folder: str | Path) -> list[Path]:
             for suffix in (".svg", ".pdf"):
                 path = Path(folder) / f"{name}{suffix}"
                 try:
-                    save(figure, path)
+                    save_figure(figure, path)
                 except OSError as error:
                     raise InputError(f"cannot write the figure {path}: {error.strerror or error}") from None
                 written.append(path)
     return written
 
 
-def curves(arms: Sequence[Arm], kinds: Sequence[Quantity], column: str, splits: Sequence[str]) -> Figure | None:
-    """A panel for each quantity that any run has, over epochs; None where there is none."""
-    found = {
-        kind: [
-            (index, split, curve)
-            for index, arm in enumerate(arms)
-            for split in splits
-            if (curve := arm.curve(column.format(split=split, key=kind.key))) is not None
-        ]
-        for kind in kinds
-    }
-    shown = {kind: lines for kind, lines in found.items() if lines}
+def curve_panels(shown: Sequence[Chart], arms: Sequence[Arm]) -> Figure | None:
+    """A panel for each chart; None where there is none."""
     if not shown:
         return None
-    last = max(1.0, *(curve.epochs[-1] for lines in shown.values() for *_, curve in lines))
-    figure, axes = _grid(len(shown), columns=min(3, len(shown)), height=2.1)
-    for axis, (kind, lines) in zip(axes, shown.items(), strict=True):
-        scale = 100.0 if kind.percent else 1.0
-        for index, split, curve in lines:
-            sd = np.nan_to_num(curve.sd)
-            style: dict[str, Any] = {"color": colour(index), "linestyle": STYLES[split], "linewidth": 1.1}
-            style |= {"marker": "o" if len(curve.epochs) < 20 else "", "markersize": 2.5}
-            style |= {"markerfacecolor": colour(index) if split == "train" else "white", "markeredgewidth": 0.8}
-            axis.plot(curve.epochs, scale * curve.mean, **style)
-            if sd.any():
-                low, high = scale * (curve.mean - sd), scale * (curve.mean + sd)
-                axis.fill_between(curve.epochs, low, high, color=colour(index), alpha=0.14, linewidth=0)
+    last = max(1.0, *(chart.last_epoch for chart in shown))
+    figure, axes = _grid(len(shown), min(3, len(shown)), height=2.1)
+    for axis, chart in zip(axes, shown, strict=True):
+        for line in chart.lines:
+            _line(axis, line, chart.quantity.scale)
         axis.set_xlim(-0.03 * last, 1.03 * last)
-        means = np.concatenate([curve.mean for *_, curve in lines])
-        if kind.logarithmic and means.min() > 0 and means.max() > 8 * means.min():
+        if (ticks := chart.ticks) is not None:
             axis.set_yscale("log")
-            limits, ticks = axis.get_ylim(), log_ticks(float(means.min()), float(means.max()))
-            axis.set_yticks(ticks["tickvals"], ticks["ticktext"])
+            limits = axis.get_ylim()
+            axis.set_yticks(*ticks)
             axis.minorticks_off()
             axis.set_ylim(limits)
-        axis.set_title(kind.title + (" (%)" if kind.percent else ""), fontsize=8, loc="left")
-        axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=7)
+        axis.set_title(chart.quantity.heading, fontsize=8, loc="left")
+        tidy(axis)
         axis.set_xlabel("epoch", fontsize=7)
-    _legend(figure, arms, [s for s in splits if any(s == split for lines in shown.values() for _, split, _ in lines)])
+    _legend(figure, arms, charts.splits_of(shown))
     return figure
+
+
+def _line(axis: Axes, line: charts.Line, scale: float) -> None:
+    curve, sd, hue = line.curve, np.nan_to_num(line.curve.sd), colour(line.arm)
+    style: dict[str, Any] = {"color": hue, "linestyle": STYLES[line.split], "linewidth": 1.1}
+    style |= {"marker": "o" if len(curve.epochs) < 20 else "", "markersize": 2.5}
+    style |= {"markerfacecolor": hue if line.split == "train" else "white", "markeredgewidth": 0.8}
+    axis.plot(curve.epochs, scale * curve.mean, **style)
+    if sd.any():
+        low, high = scale * (curve.mean - sd), scale * (curve.mean + sd)
+        axis.fill_between(curve.epochs, low, high, color=hue, alpha=0.14, linewidth=0)
 
 
 def _legend(figure: Figure, arms: Sequence[Arm], splits: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour(i), label=arm.label) for i, arm in enumerate(arms) if len(arms) > 1]
-    handles += [Line2D([], [], color="#333333", linewidth=1.1, linestyle=STYLES[s], label=s) for s in splits]
+    handles = [Line2D([], [], color=colour(i), label=words(arm.label)) for i, arm in enumerate(arms) if len(arms) > 1]
+    handles += [Line2D([], [], color=INK, linewidth=1.1, linestyle=STYLES[s], label=s) for s in splits]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=7, frameon=False)
 
 
@@ -132,7 +117,7 @@ def _heat(figure: Figure, axis: Axes, heat: maps.Heat, size: float) -> None:
     norm = LogNorm(low, high) if heat.scale == "logarithmic" else Normalize(low, high)
     colours: Any = "viridis"
     if heat.scale == "cosine":
-        colours = LinearSegmentedColormap.from_list("cosine", ["#2166ac", "#f7f7f7", "#b2182b"])
+        colours = LinearSegmentedColormap.from_list("cosine", DIVERGING)
     # Cells as shapes, not as an embedded picture: they stay sharp, and nothing smooths them.
     edges = [np.arange(length + 1) - 0.5 for length in (len(heat.columns), len(heat.rows))]
     cells = np.ma.masked_invalid(scale * heat.values.astype(float))
@@ -144,20 +129,20 @@ def _heat(figure: Figure, axis: Axes, heat: maps.Heat, size: float) -> None:
     else:
         axis.set_xlabel("epoch", fontsize=7)
     if len(heat.rows) <= 60:
-        axis.set_yticks(range(len(heat.rows)), heat.rows, fontsize=size)
+        axis.set_yticks(range(len(heat.rows)), [*map(words, heat.rows)], fontsize=size)
         turn = 90 if heat.scale == "cosine" else 0
-        axis.set_xticks(range(len(heat.columns)), heat.columns, fontsize=size, rotation=turn)
+        axis.set_xticks(range(len(heat.columns)), [*map(words, heat.columns)], fontsize=size, rotation=turn)
     else:
         axis.set_xticks([])
         axis.set_yticks([])
     axis.tick_params(length=0, pad=1.5)
     axis.spines[:].set_visible(False)
-    axis.set_title(heat.title, fontsize=7.5, loc="left")
+    axis.set_title(words(heat.title), fontsize=7.5, loc="left")
     bar = figure.colorbar(mesh, ax=axis, fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)
     if heat.scale == "logarithmic":
-        ticks = bar_ticks(heat.low, heat.high)
-        bar.set_ticks(ticks["tickvals"], labels=ticks["ticktext"])
+        values, labels = bar_ticks(heat.low, heat.high)
+        bar.set_ticks(values, labels=labels)
     bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=6, length=2)
 
@@ -177,15 +162,15 @@ def plane_views(views: Sequence[maps.PlaneView]) -> Figure | None:
             if math.isfinite(mean[0]):
                 axis.plot(*zip(mean, place, strict=True), color="#777777", linewidth=0.4, zorder=2)
                 halo = {"boxstyle": "circle,pad=0.05", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
-                axis.text(place[0], place[1], mark, fontsize=5.5, ha="center", va="center", zorder=4, bbox=halo)
+                axis.text(place[0], place[1], words(mark), fontsize=5.5, ha="center", va="center", zorder=4, bbox=halo)
         axis.set_xlim(view.corner[0], view.corner[0] + view.side)
         axis.set_ylim(view.corner[1], view.corner[1] + view.side)
         axis.set_aspect("equal")
         axis.tick_params(labelsize=6)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_title(view.title, fontsize=7.5, loc="left")
-        axis.set_xlabel(f"first axis, {100 * view.shares[0]:.0f} % of the means' variance", fontsize=6.5)
-        axis.set_ylabel(f"second axis, {100 * view.shares[1]:.0f} %", fontsize=6.5)
+        axis.set_title(words(view.title), fontsize=7.5, loc="left")
+        axis.set_xlabel(view.axis_titles[0], fontsize=6.5)
+        axis.set_ylabel(view.axis_titles[1], fontsize=6.5)
     first = views[0]
     if first.marks != first.names:
         _key(figure, first)
@@ -196,7 +181,7 @@ def _key(figure: Figure, view: maps.PlaneView, columns: int = 6) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], linestyle="", marker="o", markersize=3.5, color=colour, label=f"{mark} {name}")
+        Line2D([], [], linestyle="", marker="o", markersize=3.5, color=colour, label=words(f"{mark} {name}"))
         for colour, mark, name in zip(maps.class_colours(len(view.names)), view.marks, view.names, strict=True)
     ]
     figure.legend(
@@ -206,10 +191,4 @@ def _key(figure: Figure, view: maps.PlaneView, columns: int = 6) -> None:
 
 def _grid(panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of the text width with so many panels, each of this height in inches."""
-    plt = pyplot()
-    rows = -(-panels // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height * rows + 0.4), squeeze=False)
-    figure.set_layout_engine("constrained")
-    for axis in axes.flat[panels:]:
-        axis.set_visible(False)
-    return figure, list(axes.flat[:panels])
+    return grid(panels, columns, WIDTH, height * -(-panels // columns) + 0.4)

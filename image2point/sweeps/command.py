@@ -51,10 +51,10 @@ def sweep(
 
     from image2point.report.numbers import duration
     from image2point.sweeps import executors, schedule
-    from image2point.sweeps.plan import read
+    from image2point.sweeps.plan import read_sweep
 
     console = Console()
-    found = read(config, overrides or ())
+    found = read_sweep(config, overrides or ())
     folder = runs / found.name
     if plan:
         progress = schedule.standings(found, folder)
@@ -65,7 +65,7 @@ def sweep(
         cost = f"about {duration(seconds)}" if seconds is not None else "unknown until one of them is finished"
         print(f"{len(progress)} runs in {folder}, {left} left to do; time: {cost if left else 'none'}")
         return
-    chosen = executors.make(
+    chosen = executors.make_executor(
         executor,
         (folder / ".sweep" / "slurm").absolute(),
         workers,
@@ -75,11 +75,11 @@ def sweep(
         address,
         _settings(slurm or []),
     )
-    progress = schedule.run(found, folder, chosen, console)
+    progress = schedule.run_sweep(found, folder, chosen, console)
     failed = [item for item in progress if item.state == "failed"]
     for item in failed:
-        log = folder / ".sweep" / "logs" / f"{item.planned.name}.txt"
-        print(f"failed: {item.planned.name}: {item.reason}" + (f" (all it said: {log})" if log.is_file() else ""))
+        said = f" (all it said: {item.job.log})" if item.job and item.job.log.is_file() else ""
+        print(f"failed: {item.planned.name}: {item.reason}{said}")
     print(f"{len(progress) - len(failed)} of {len(progress)} runs are finished, in {folder}")
     if failed:
         raise typer.Exit(1)
@@ -143,10 +143,10 @@ def table(
     records = tables.select(read_runs(tables.run_folders(runs)), where or [])
     found = tables.pivot(records, _names(rows), _names(cols), value, best)
     if plot:
-        from image2point.sweeps.plot import figure
+        from image2point.sweeps.plot import table_figure
 
-        plots.save(figure(found, spread), plot)
-    written = tables.write(found, form, spread)
+        plots.save_figure(table_figure(found, spread), plot)
+    written = tables.format_pivot(found, form, spread)
     if isinstance(written, str):
         print(written, end="")
         return

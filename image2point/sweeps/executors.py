@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from image2point import config as configuration
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 
 EXECUTORS = ("local", "inline", "ray", "slurm")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be done. Every path is absolute; `place` is the folder to which relative paths in the config refer."""
+    """A run to be done, by one call of `image2point sweep` alone. Every path is absolute.
+
+    `place` is the folder to which relative paths in the config refer; `config` and `log` are this call's own, so that
+    two sweeps at once do not read each other's.
+    """
 
     name: str
     place: Path
@@ -35,11 +39,15 @@ class Job:
 
 
 class RunFailed(Exception):
-    """A run ended without a result; the message is the last thing it said."""
+    """A run ended without a result.
 
-    def __init__(self, reason: str, again: bool = True) -> None:
-        super().__init__(reason, again)
-        self.reason, self.again = reason, again
+    `reason`: the last thing it said; `again`: whether another attempt may help; `elsewhere`: whether another process
+    has its directory.
+    """
+
+    def __init__(self, reason: str, again: bool = True, elsewhere: bool = False) -> None:
+        super().__init__(reason, again, elsewhere)
+        self.reason, self.again, self.elsewhere = reason, again, elsewhere
 
 
 class Executor(Protocol):
@@ -55,7 +63,7 @@ class Executor(Protocol):
     def stop(self) -> None: ...
 
 
-def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start_job(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """`image2point transfer` in a process of its own, out of reach of the terminal's Ctrl-C."""
     command = [sys.executable, "-m", "image2point", "transfer", str(job.config), "--runs", str(job.folder)]
     job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +79,8 @@ def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         )
 
 
-def finish(job: Job, process: subprocess.Popen[bytes]) -> None:
-    """Wait for the process of a job. RunFailed tells what it said last."""
+def finish_job(job: Job, process: subprocess.Popen[bytes]) -> None:
+    """Wait for the process of a job. Raises RunFailed with what it said last."""
     try:
         code = process.wait()
     except BaseException:  # this process is asked to stop: so is the job, which then writes a checkpoint
@@ -83,12 +91,13 @@ def finish(job: Job, process: subprocess.Popen[bytes]) -> None:
     if code:
         lines = [line for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        raise RunFailed(f"{died}: {lines[-1] if lines else 'no output'}", again=code not in (2, 130))
+        last = one_line(lines[-1], 1000) if lines else "no output"
+        raise RunFailed(f"{died}: {last}", again=code not in (2, 130), elsewhere="another process " in last)
 
 
-def execute(job: Job, environment: Mapping[str, str]) -> None:
+def execute_job(job: Job, environment: Mapping[str, str]) -> None:
     """Do a job, wherever this is called."""
-    finish(job, start(job, environment))
+    finish_job(job, start_job(job, environment))
 
 
 @dataclass
@@ -125,10 +134,10 @@ class Local:
         device = self._free.get() if self.devices else None
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        process = start(job, environment)
+        process = start_job(job, environment)
         self._running.add(process)
         try:
-            finish(job, process)
+            finish_job(job, process)
         finally:
             self._running.discard(process)
             if device is not None:
@@ -153,13 +162,13 @@ class Ray:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        ray = _load("ray", "ray")
+        ray = _import_extra("ray", "ray")
         if not ray.is_initialized():
             # A cluster of one's own has as many places as runs are wanted at a time, whatever Ray counts as cores.
             own = {"num_cpus": self.workers * self.threads, "include_dashboard": False}
             ray.init(address=self.address, log_to_driver=False, **({} if self.address else own))
         self._ray, self._tasks = ray, set[Any]()
-        self._execute = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(execute)
+        self._execute = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(execute_job)
 
     def run(self, job: Job) -> None:
         task = self._execute.remote(job, {"OMP_NUM_THREADS": str(self.threads)})
@@ -192,7 +201,7 @@ class Slurm:
     settings: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        submitit = _load("submitit", "slurm")
+        submitit = _import_extra("submitit", "slurm")
         settings = {"cpus_per_task": self.threads, **self.settings}
         cluster = settings.pop("cluster")
         try:
@@ -221,16 +230,16 @@ class Slurm:
             submitted.cancel()
 
 
-def _report(job: Job, environment: Mapping[str, str]) -> tuple[str, bool] | None:
-    """`execute`, with the failure as its result: submitit would give a whole traceback as text."""
+def _report(job: Job, environment: Mapping[str, str]) -> tuple[str, bool, bool] | None:
+    """`execute_job`, with the failure as its result: submitit would give a whole traceback as text."""
     try:
-        execute(job, environment)
+        execute_job(job, environment)
     except RunFailed as failure:
-        return failure.reason, failure.again
+        return failure.reason, failure.again, failure.elsewhere
     return None
 
 
-def make(
+def make_executor(
     kind: str,
     folder: Path,
     workers: int = 1,
@@ -240,7 +249,7 @@ def make(
     address: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Executor:
-    """The executor of a name.
+    """The executor of this name.
 
     Args:
         folder: absolute folder for what an executor itself writes.
@@ -278,7 +287,7 @@ def make(
     return makers[kind]()
 
 
-def _load(package: str, extra: str) -> Any:
+def _import_extra(package: str, extra: str) -> Any:
     from importlib import import_module
 
     try:

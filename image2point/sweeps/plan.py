@@ -45,7 +45,7 @@ class Sweep:
     runs: tuple[Planned, ...]
 
 
-def read(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
+def read_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     """The runs that a config file with a section `sweep` describes; overrides hold for each of them.
 
     Raises:

@@ -12,7 +12,7 @@ from image2point.report.plots import Panel, curves
 from image2point.sweeps.table import Cell, Key, Pivot, in_percent
 
 
-def figure(table: Pivot, spread: str = "sd") -> Any:
+def table_figure(table: Pivot, spread: str = "sd") -> Any:
     """The mean of each cell with its spread (see `Cell.spread`), over the values of the row fields.
 
     A single row field whose values are all numbers makes a numeric axis; otherwise every row is a place of its own, in
@@ -21,7 +21,7 @@ def figure(table: Pivot, spread: str = "sd") -> Any:
     Raises:
         InputError: where no cell has a number.
     """
-    if not table.cells:
+    if not any(math.isfinite(cell.mean) for cell in table.cells.values()):
         raise InputError(f"none of the runs has a number for {table.value}, so there is nothing to plot")
     numbers = _numbers(table.rows)
     rows = table.rows if numbers is None else tuple(row for _, row in sorted(zip(numbers, table.rows, strict=True)))
@@ -49,7 +49,7 @@ def _numbers(rows: Sequence[Key]) -> list[float] | None:
 
 
 def _interval(cell: Cell | None, spread: str) -> Interval | None:
-    if cell is None:
+    if cell is None or not math.isfinite(cell.mean):
         return None
     width = cell.spread(spread)
     width = math.nan if width is None else width

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import signal
+import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,11 +32,12 @@ from image2point.training.interrupt import Interrupted
 
 ATTEMPTS = 2
 ELSEWHERE = "elsewhere"  # another process is at work on it
+PATIENCE = 5.0  # seconds between two looks at a run that is elsewhere
 
 
 @dataclass
 class Progress:
-    """Where a run stands: waiting, running, elsewhere, finished, failed or stopped."""
+    """Where a run stands: waiting, running, elsewhere, finished or failed. It has a job where there is one to do."""
 
     planned: Planned
     run: Run
@@ -42,6 +45,7 @@ class Progress:
     attempts: int = 0
     reason: str = ""
     since: float = field(default_factory=time.monotonic)
+    job: Job | None = None
 
     def turn(self, state: str, reason: str = "") -> None:
         self.state, self.reason, self.since = state, reason, time.monotonic()
@@ -88,10 +92,11 @@ def estimate(progress: list[Progress], workers: int) -> float | None:
     return sum(median(taken.get(kind(item), everything)) for item in left) / max(1, min(workers, len(left)))
 
 
-def run(sweep: Sweep, folder: Path, executor: Executor, console: Console | None = None) -> list[Progress]:
+def run_sweep(sweep: Sweep, folder: Path, executor: Executor, console: Console | None = None) -> list[Progress]:
     """Do every run of a sweep that is not finished, in `folder`; one that fails is tried once more.
 
-    A run that another process is at work on is left to it, and waited for at the end.
+    A run that another process is at work on is left to it, and waited for at the end. Each call keeps the configs and
+    the output of its runs in a folder of its own below `folder/.sweep`.
 
     Raises:
         InputError: where a run directory holds a run of another config.
@@ -99,77 +104,88 @@ def run(sweep: Sweep, folder: Path, executor: Executor, console: Console | None 
     """
     folder = folder.absolute()
     progress = standings(sweep, folder)
+    own = folder / ".sweep" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{socket.gethostname()}_{os.getpid()}"
     for item in progress:
         if item.state != "finished":
-            files.write_text(_job(item, folder).config, item.planned.config.to_yaml())
+            name = item.planned.name
+            item.job = Job(name, Path.cwd(), own / "configs" / f"{name}.yaml", folder, own / "logs" / f"{name}.txt")
+            files.write_text(item.job.config, item.planned.config.to_yaml())
     view = _View(progress, console or Console(), executor.workers)
     try:
         with _signals_stop(), view.shown(live=not isinstance(executor, Inline)):
-            (_one_by_one if isinstance(executor, Inline) else _side_by_side)(progress, folder, executor, view)
+            _do_all(progress, executor, view)
     except (KeyboardInterrupt, Interrupted):
         left = sum(item.state != "finished" for item in progress)
         raise Interrupted(f"the sweep {sweep.name} stopped with {left} runs left; the same command goes on") from None
     return progress
 
 
-def _one_by_one(progress: list[Progress], folder: Path, executor: Executor, view: _View) -> None:
-    for item in progress:
-        while item.state == "waiting":
-            _attempt(item, folder, executor)
-            view.changed(item)
+class _ThisThread(concurrent.futures.Executor):
+    """Does what is submitted at once, where it is submitted."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
 
 
-def _side_by_side(progress: list[Progress], folder: Path, executor: Executor, view: _View) -> None:
-    waiting = deque(item for item in progress if item.state == "waiting")
-    futures: dict[Future[None], Progress] = {}
-    with ThreadPoolExecutor(executor.workers) as pool:
+def _do_all(progress: list[Progress], executor: Executor, view: _View) -> None:
+    waiting = [item for item in progress if item.state == "waiting"]
+    doing: dict[Future[None], Progress] = {}
+    with _ThisThread() if isinstance(executor, Inline) else ThreadPoolExecutor(executor.workers) as pool:
         try:
-            while waiting or futures:
-                while waiting and len(futures) < executor.workers:
-                    item = waiting.popleft()
-                    item.turn("running")
-                    view.changed(item)
-                    futures[pool.submit(_attempt, item, folder, executor)] = item
-                for future in wait(futures, timeout=1, return_when=FIRST_COMPLETED).done:
-                    item = futures.pop(future)
+            while waiting or doing:
+                for item in [item for item in waiting if _is_due(item)][: executor.workers - len(doing)]:
+                    waiting.remove(item)
+                    if item.state == "waiting":
+                        item.turn("running")
+                        view.changed(item)
+                    doing[pool.submit(_attempt, item, executor)] = item
+                for future in wait(doing, timeout=1, return_when=FIRST_COMPLETED).done:
+                    item = doing.pop(future)
                     future.result()
                     view.changed(item)
                     if item.state in ("waiting", ELSEWHERE):
                         waiting.append(item)
                 view.refresh()
-                if not futures and waiting and all(item.state == ELSEWHERE for item in waiting):
-                    time.sleep(5)
+                if not doing and not any(map(_is_due, waiting)):
+                    time.sleep(PATIENCE / 10)
         except BaseException:
-            for future in futures:
+            for future in doing:
                 future.cancel()
             executor.stop()
             raise
 
 
-def _attempt(item: Progress, folder: Path, executor: Executor) -> None:
+def _is_due(item: Progress) -> bool:
+    """Whether to try a run now; one that is elsewhere only now and then."""
+    return item.state == "waiting" or time.monotonic() - item.since > PATIENCE
+
+
+def _attempt(item: Progress, executor: Executor) -> None:
     """Do a run, and note how it went."""
+    assert item.job is not None
     try:
         with runs.claimed(item.run.path):
-            pass  # to be told apart from a failure; the run itself claims its directory
+            pass  # a run that starts claims its directory itself; this spares it the start
     except runs.Claimed:
         item.turn(ELSEWHERE)
         return
     item.attempts += 1
     item.turn("running")
     try:
-        executor.run(_job(item, folder))
-    except RunFailed as failure:
+        executor.run(item.job)
+    except (RunFailed, runs.Claimed) as failure:
+        if isinstance(failure, runs.Claimed) or failure.elsewhere:  # another process took it since
+            item.attempts -= 1
+            item.turn(ELSEWHERE)
+            return
         again = failure.again and item.attempts < ATTEMPTS
         item.turn("waiting" if again else "failed", failure.reason)
     except InputError as error:
         item.turn("failed", str(error))
     else:
         item.turn("finished" if item.run.finished else "failed", "" if item.run.finished else "left no summary")
-
-
-def _job(item: Progress, folder: Path) -> Job:
-    own, name = folder / ".sweep", item.planned.name
-    return Job(name, Path.cwd(), own / "configs" / f"{name}.yaml", folder, own / "logs" / f"{name}.txt")
 
 
 @contextmanager
@@ -196,6 +212,7 @@ class _View:
     def __init__(self, progress: list[Progress], console: Console, workers: int) -> None:
         self.progress, self.console, self.workers = progress, console, workers
         self.live: Live | None = None
+        self.said: dict[str, str] = {}
 
     @contextmanager
     def shown(self, live: bool) -> Iterator[None]:
@@ -206,7 +223,9 @@ class _View:
             yield
 
     def changed(self, item: Progress) -> None:
-        if self.live is None:
+        news = self.said.get(item.planned.name) != item.state
+        self.said[item.planned.name] = item.state
+        if self.live is None and news:
             done = sum(other.state == "finished" for other in self.progress)
             reason = f": {item.reason}" if item.reason else ""
             self.console.print(

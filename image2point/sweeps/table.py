@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 import yaml
 from rich.table import Table
 
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 from image2point.report.arms import IDLE
+from image2point.report.numbers import ABSENT, UNDEFINED
+from image2point.report.plain import cell_text, markdown_table
 from image2point.report.read import Record
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
@@ -27,12 +30,13 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one cell: `values` by what tells them apart (their seeds)."""
+    """The runs of one cell: `values` by what tells them apart (their seeds), NaN where a run has no number."""
 
     values: Mapping[Key, float]
 
     @property
     def mean(self) -> float:
+        """NaN where it is undefined for any run: a mean over the others would mislead."""
         return float(np.mean(list(self.values.values())))
 
     def spread(self, kind: str) -> float | None:
@@ -117,12 +121,11 @@ def pivot(runs: Sequence[Record], rows: Sequence[str], columns: Sequence[str], v
     cells = {}
     for key, members in groups.items():
         _check_alike(members, (*rows, *columns))
-        found = {tuple(_text(run, f) for f in seeds): value_of(run, value) for run in members}
-        if len(found) < len(members):
+        numbers = {tuple(_text(run, f) for f in seeds): value_of(run, value) for run in members}
+        if len(numbers) < len(members):
             where = _named((*rows, *columns), (*key[0], *key[1]))
             raise InputError(f"two runs of the cell {where} have the same seeds; leave one of them out")
-        if numbers := {seed: float(n) for seed, n in found.items() if n is not None and math.isfinite(n)}:
-            cells[key] = Cell(numbers)
+        cells[key] = Cell({seed: math.nan if n is None else float(n) for seed, n in numbers.items()})
     top = _best(cells, best)
     return Pivot(
         tuple(rows), tuple(columns), value,
@@ -156,10 +159,11 @@ def _check_alike(runs: Sequence[Record], fields: Sequence[str]) -> None:
 
 
 def _best(cells: Mapping[tuple[Key, Key], Cell], best: str) -> tuple[Key, Key] | None:
-    if best == "none" or len(cells) < 2:
+    defined = [key for key, cell in cells.items() if math.isfinite(cell.mean)]
+    if best == "none" or len(defined) < 2:
         return None
     choose = {"max": max, "min": min}[best]
-    return choose(cells, key=lambda key: cells[key].mean)
+    return choose(defined, key=lambda key: cells[key].mean)
 
 
 def _level(cells: Mapping[tuple[Key, Key], Cell], top: tuple[Key, Key] | None) -> frozenset[tuple[Key, Key]]:
@@ -172,7 +176,7 @@ def told_apart(best: Cell, other: Cell) -> bool | None:
     """Whether a paired t-test over shared seeds rejects, at 5 %, that both have one mean; None with fewer than two."""
     shared = [seed for seed in best.values if seed in other.values]
     differences = np.array([best.values[seed] - other.values[seed] for seed in shared])
-    if len(shared) < 2:
+    if len(shared) < 2 or not np.isfinite(differences).all():
         return None
     if np.ptp(differences) == 0:
         return bool(differences[0] != 0)
@@ -188,29 +192,28 @@ def _named(fields: Sequence[str], key: Key) -> str:
 # --------------------------------------------------------------------------------------------------------- formats
 
 
-def write(table: Pivot, kind: str, spread: str = "sd") -> str | Table:
+def format_pivot(table: Pivot, kind: str, spread: str = "sd") -> str | Table:
     """The table as text of a format, or as a table of rich for `terminal`. Accuracies are in per cent.
 
-    The best cell is bold; † marks those that the test does not tell from it.
+    The best cell is bold; † marks those that the test does not tell from it. Cells that no run is in have a dash.
     """
-    head = [*table.row_fields, *(" ".join(column) or table.value for column in table.columns)]
+    names = [*table.row_fields, *(" ".join(column) or table.value for column in table.columns)]
     if kind == "csv":
         return _csv(table)
-    lines = [[*row, *(_cell(table, (row, column), kind, spread) for column in table.columns)] for row in table.rows]
+    fields = len(table.row_fields)
+    lines = [(row, [_cell(table, (row, column), kind, spread) for column in table.columns]) for row in table.rows]
     if kind == "terminal":
-        result = Table(*head[: len(table.row_fields)], box=None, pad_edge=False)
-        for name in head[len(table.row_fields) :]:
-            result.add_column(name, justify="right")
-        for line in lines:
-            result.add_row(*line)
+        result = Table(box=None, pad_edge=False)
+        for index, name in enumerate(names):
+            result.add_column(cell_text(name), justify="left" if index < fields else "right")
+        for row, cells in lines:
+            result.add_row(*map(cell_text, row), *cells)
         return result
     if kind == "markdown":
-        rule = ["---"] * len(table.row_fields) + ["---:"] * len(table.columns)
-        return "".join("| " + " | ".join(_escaped(cell) for cell in line) + " |\n" for line in (head, rule, *lines))
-    columns = "l" * len(table.row_fields) + "r" * len(table.columns)
-    body = "".join(" & ".join(line) + " \\\\\n" for line in lines)
-    names = " & ".join(_latex(name) for name in head)
-    top = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{names} \\\\\n\\midrule\n"
+        return markdown_table(names, [[*row, *cells] for row, cells in lines], range(fields, len(names)))
+    columns = "l" * fields + "r" * len(table.columns)
+    body = "".join(" & ".join([*map(_latex, row), *cells]) + " \\\\\n" for row, cells in lines)
+    top = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(map(_latex, names))} \\\\\n\\midrule\n"
     return f"{top}{body}\\bottomrule\n\\end{{tabular}}\n"
 
 
@@ -231,7 +234,9 @@ def in_percent(value: str) -> bool:
 def _cell(table: Pivot, key: tuple[Key, Key], kind: str, spread: str) -> str:
     cell = table.cells.get(key)
     if cell is None:
-        return "–"
+        return ABSENT
+    if math.isnan(cell.mean):
+        return UNDEFINED
     scale = 100 if in_percent(table.value) else 1
     mean, width = scale * cell.mean, cell.spread(spread)
     number = (lambda x: f"{x:.1f}") if scale == 100 else (lambda x: f"{x:.3g}")
@@ -244,23 +249,29 @@ def _cell(table: Pivot, key: tuple[Key, Key], kind: str, spread: str) -> str:
     return text + (dagger if key in table.level else "")
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", r"\|")
-
-
 def _latex(text: str) -> str:
-    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+    """Text with LaTeX's own characters escaped."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: f"\\{character}" for character in "_%&#$" + "{}"}
+    return "".join(special.get(character, character) for character in one_line(text, 1000))
 
 
 def _csv(table: Pivot) -> str:
-    """One line per run: what programs want to read."""
+    """One line per run, for programs; an undefined number is `nan`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*table.row_fields, *table.column_fields, "seeds", table.value])
+    writer.writerow(map(_inert, [*table.row_fields, *table.column_fields, "seeds", table.value]))
     for (row, column), cell in table.cells.items():
         for seeds, value in cell.values.items():
-            writer.writerow([*row, *column, " ".join(seeds), repr(value)])
+            writer.writerow([*map(_inert, [*row, *column, " ".join(seeds)]), repr(value)])
     return stream.getvalue()
+
+
+def _inert(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: with an apostrophe before it, where it could be one."""
+    with suppress(ValueError):
+        return str(float(text)) and text  # a number, -0.5 say, is one
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 # ------------------------------------------------------------------------------------------------------------ runs

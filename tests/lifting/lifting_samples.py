@@ -61,8 +61,11 @@ def clouds(channels: int = 3, seed: int = 2) -> VoxelTensor:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Largest error relative to the largest expected magnitude."""
-    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
+    """Largest error relative to the largest expected magnitude; infinite where a shape or a value is wrong."""
+    if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
+        return float("inf")
+    largest = expected.detach().abs().max()
+    return float((found - expected).detach().abs().max() / (largest if largest > 0 else 1))
 
 
 def rows(x: Voxels) -> Tensor:

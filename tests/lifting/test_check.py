@@ -12,7 +12,8 @@ from torch import nn
 
 import image2point as i2p
 from image2point.lifting import LiftedNetwork
-from image2point.lifting.check import KINDS, Check, check, depth_errors
+from image2point.lifting.check import KINDS, Check, check_lifting
+from image2point.lifting.depth_errors import depth_errors
 from image2point.lifting.matched import MULTIPLE, image_channels, pixels_per_voxel, projection
 from image2point.lifting.source import source_network
 from image2point.voxels import Sites, VoxelTensor
@@ -31,7 +32,7 @@ def lifted(network: nn.Module, **options: object) -> LiftedNetwork:
 
 def checked(network: nn.Module, net: LiftedNetwork, bound: float = 10.0) -> Check:
     x = clouds()
-    return check(network, net, [projection(x)], [x], bound)
+    return check_lifting(network, net, [projection(x)], [x], bound)
 
 
 def kinds(found: Check) -> dict[str, set[str]]:
@@ -79,14 +80,14 @@ def test_a_sheet_gives_the_activations_of_its_picture() -> None:
     features = torch.randn(2 * 32 * 32, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     place = torch.cartesian_prod(torch.arange(2), torch.arange(32), torch.arange(32), torch.arange(1)).int()
     sheet = VoxelTensor(features, Sites.of(place))
-    found = check(network, lifted(network), [projection(sheet)], [sheet])
+    found = check_lifting(network, lifted(network), [projection(sheet)], [sheet])
     assert [layer.name for layer in found.layers] == ["0", "1", "3", "4", "8"]
     for layer in found.layers:
         assert layer.image is not None and layer.cloud is not None
         assert layer.image.sites == layer.cloud.sites
         assert torch.allclose(layer.image.mean, layer.cloud.mean, rtol=1e-9)
         assert layer.ratio == pytest.approx(1.0, rel=1e-9) and layer.distance == pytest.approx(0.0, abs=1e-9)
-    weaker = check(network, lifted(network, rule="mean"), [projection(sheet)], [sheet])
+    weaker = check_lifting(network, lifted(network, rule="mean"), [projection(sheet)], [sheet])
     first = weaker.layers[0]
     assert first.ratio == pytest.approx(1 / 3, rel=1e-9) and first.distance > 0.1
 
@@ -144,7 +145,7 @@ def test_depth_padding_is_given_back() -> None:
 def test_why_there_is_no_depth_error(options: dict[str, object], reason: str) -> None:
     network = small_resnet()
     x = clouds(int(options.get("in_channels", 3)))  # type: ignore[call-overload]
-    found = check(network, lifted(network, **options), [projection(x)], [x])
+    found = check_lifting(network, lifted(network, **options), [projection(x)], [x])
     assert found.depth_error is None and reason in found.no_depth_error
 
 
@@ -190,7 +191,7 @@ def test_every_tensor_is_in_one_place() -> None:
     net = i2p.lift("test_convnext", weights="random")
     network = source_network(net.lifting)
     x = clouds().to(torch.float32)
-    found = check(network, net, [projection(x)], [x])
+    found = check_lifting(network, net, [projection(x)], [x])
     names = [record.name for layer in found.layers for record in layer.records]
     names += [record.name for record in found.held]
     assert sorted(names) == sorted(net.state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import equivalence
 import pytest
 import torch
 from lifting_samples import clouds, relative, rows
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import image2point as i2p
-from image2point.lifting import equivalence
 from image2point.networks.timm_import import load_timm
 from image2point.voxels import VoxelTensor
 

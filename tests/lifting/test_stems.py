@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from equivalence import randomise
 from lifting_samples import clouds, relative, rows, small_resnet
 from torch import nn
 
 import image2point as i2p
 from image2point.lifting import LiftedNetwork
-from image2point.lifting.equivalence import randomise
 from image2point.networks.timm_import import load_timm
 from image2point.voxels import VoxelTensor
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import equivalence
 import pytest
 import torch
-from lifting_samples import image, randomise
+from lifting_samples import image, randomise, relative
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import image2point as i2p
-from image2point.lifting import LiftError, equivalence
+from image2point.lifting import LiftError
 from image2point.networks.timm_import import load_timm
 
 
@@ -89,7 +90,7 @@ def test_a_kernel_over_the_whole_map(size: int) -> None:
     x = image(size=size)
     with torch.no_grad():
         volume = x.unsqueeze(-1).expand(-1, -1, -1, -1, 8)
-        assert equivalence.relative(net(volume), network(x)) < 1e-10
+        assert relative(net(volume), network(x)) < 1e-10
 
 
 def test_stem_of_blocks_of_pixels() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import equivalence
 import pytest
 import torch
-from lifting_samples import randomise, small_resnet
+from lifting_samples import randomise, relative, small_resnet
 from torch import nn
 
 import image2point as i2p
-from image2point.lifting import equivalence, kernels
+from image2point.lifting import kernels
 
 RULES = (*kernels.RULES, "tied")
 
@@ -86,7 +87,7 @@ def test_alternating_axes(rule: str) -> None:
     axes = {conv.axis for conv in first.modules() if isinstance(conv, i2p.voxels.VoxelConv)}
     assert axes == {"x", "y", "z"}
     scores, turned = equivalence.turned(first, "z")[-1], equivalence.turned(second, "x")[-1]
-    assert equivalence.relative(turned, scores) < 1e-10
+    assert relative(turned, scores) < 1e-10
 
 
 def test_a_wrong_turn_is_seen() -> None:

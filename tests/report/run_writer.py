@@ -121,8 +121,27 @@ def write_run(
     return folder
 
 
-def write_collapse(folder: Path, classes: tuple[str, ...] = CLASSES, absent: str = "") -> Path:
-    """Add layers.csv and geometry.npz to a run: classes in two families, one class without training clouds."""
+def write_dead(folder: Path, **settings: Any) -> Path:
+    """Write a run whose features are all equal: nothing that needs a distance between classes is defined."""
+    write_collapse(write_run(folder, **settings), dead=True)
+    undefined = {"samples": 240, "nc1": None, "cdnv": math.nan, "ncc_accuracy": 1 / 24}
+    edit(folder / "summary.json", collapse={"train": undefined, "test": undefined}, final__train_accuracy=None)
+    header, *rows = (line.split(",") for line in (folder / "metrics.csv").read_text().splitlines())
+    rows = [
+        [cell if not name.startswith("collapse") else "" for name, cell in zip(header, row, strict=True)]
+        for row in rows
+    ]
+    (folder / "metrics.csv").write_text("\n".join(map(",".join, [header, *rows])))
+    lines = ("epoch,split,layer,nc1_trace_ratio,ncc_accuracy", "0,train,stem,,", "0,test,stem,inf,")
+    (folder / "layers.csv").write_text("\n".join(lines))
+    return folder
+
+
+def write_collapse(folder: Path, classes: tuple[str, ...] = CLASSES, absent: str = "", dead: bool = False) -> Path:
+    """Add layers.csv and geometry.npz to a run: classes in two families, one class without training clouds.
+
+    dead: all features are equal.
+    """
     lines = ["epoch,split,layer,dim,nc1_trace_ratio,ncc_accuracy"]
     for epoch, split, ratios in (
         (0, "train", (24.0, 12.0, 6.0)),
@@ -136,10 +155,10 @@ def write_collapse(folder: Path, classes: tuple[str, ...] = CLASSES, absent: str
     (folder / "layers.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     random, count = np.random.default_rng(5), len(classes)
-    means = random.standard_normal((count, 16)) + 3 * np.eye(16)[np.arange(count) % 2]
+    means = (random.standard_normal((count, 16)) + 3 * np.eye(16)[np.arange(count) % 2]) * (not dead)
     arrays: dict[str, np.ndarray] = {"shares": np.array([0.4, 0.2])}
     for split, per_class in (("train", 10), ("test", 4)):
-        seen = means + 0.1 * random.standard_normal(means.shape)
+        seen = means + 0.1 * random.standard_normal(means.shape) * (not dead)
         if split == "train" and absent:
             seen[classes.index(absent)] = np.nan
         labels = np.arange(count * per_class) % count
@@ -147,7 +166,7 @@ def write_collapse(folder: Path, classes: tuple[str, ...] = CLASSES, absent: str
             labels = labels[labels != classes.index(absent)]
         arrays[f"{split}_cosines"] = _cosines(seen, seen)
         arrays[f"{split}_means"], arrays[f"{split}_labels"] = seen[:, :2], labels
-        arrays[f"{split}_points"] = means[labels, :2] + 0.3 * random.standard_normal((len(labels), 2))
+        arrays[f"{split}_points"] = means[labels, :2] + 0.3 * random.standard_normal((len(labels), 2)) * (not dead)
         if split == "train":
             arrays["classifier_cosines"] = _cosines(seen, means)
     floats = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
@@ -158,7 +177,8 @@ def write_collapse(folder: Path, classes: tuple[str, ...] = CLASSES, absent: str
 def _cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     left, right = (a - np.nanmean(a, axis=0) for a in (rows, columns))
     lengths = np.linalg.norm(left, axis=1)[:, None] * np.linalg.norm(right, axis=1)
-    return left @ right.T / lengths
+    with np.errstate(invalid="ignore"):
+        return left @ right.T / lengths
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from run_writer import CLASSES, write_collapse, write_run
+from run_writer import CLASSES, write_collapse, write_dead, write_run
 from typer.testing import CliRunner
 
 from image2point import report
@@ -100,6 +101,29 @@ def test_vector_files_hold_text_and_are_the_same_each_time(measured: Path, tmp_p
     assert (tmp_path / "figures" / "plane.pdf").read_bytes().startswith(b"%PDF")
     again = report.write_figures([measured], tmp_path / "again")
     assert all(path.read_bytes() == (tmp_path / "figures" / path.name).read_bytes() for path in again)
+
+
+def test_a_dead_arm_leaves_the_others_their_page(measured: Path, tmp_path: Path) -> None:
+    dead = write_dead(tmp_path / "dead", arm="dead", epochs=4)
+    alone, both = (render(group(read_runs(paths))) for paths in ([dead], [dead, measured]))
+    assert "Where classes lie" not in alone and ">undefined<" in alone
+    assert both.count('id="cosines-') == 4 and both.count('id="plane-') == 2 and both.count('id="collapse-') == 9
+    assert "| undefined | undefined |" in report.markdown([dead, measured])
+    for folder, paths in (("alone", [dead]), ("both", [dead, measured])):
+        names = {path.name for path in report.write_figures(paths, tmp_path / folder)}
+        assert "learning.svg" in names and ("plane.svg" in names) == (folder == "both")
+
+
+def test_any_name_can_stand_in_a_vector_file(tmp_path: Path) -> None:
+    classes = ("$x$ $", r"\frac{", "a\x1b[2J", "<b>&")
+    runs = [
+        write_collapse(write_run(tmp_path / arm, f"{arm} $\\oops$", epochs=2, classes=classes), classes=classes)
+        for arm in ("a", "b")
+    ]
+    for path in report.write_figures(runs, tmp_path / "figures"):
+        if path.suffix == ".svg":
+            text = " ".join(ElementTree.parse(path).getroot().itertext())  # raises where a character is not allowed
+            assert path.stem in ("learning", "collapse", "layers") or all(name in text for name in classes[:2])
 
 
 def test_damaged_files_are_named(measured: Path) -> None:

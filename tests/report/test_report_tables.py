@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import statistics
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from run_writer import write_run
 
 from image2point import report
+from image2point.collapse.intervals import Interval
+from image2point.collapse.layers import LayerMeasures
 from image2point.report.arms import Spread
 from image2point.report.numbers import duration, number, percent, share
+from image2point.report.plain import Table
+from image2point.report.terminal import print_measured
 
 
 def _stored(run: Path) -> dict:
@@ -95,8 +101,19 @@ def test_the_terminal_table_fits_80_columns(runs: list[Path]) -> None:
         assert f"{100 * row.test_accuracy.mean:.1f}" in text
 
 
-def test_markup_in_a_label_is_text(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", "[bold]x[/bold]", epochs=1)
+def test_markup_and_escapes_in_a_name_are_text(tmp_path: Path) -> None:
+    name = "[bold]x\x1b[2J"
+    run = write_run(tmp_path / "run", name, epochs=1)
+    for show in (lambda console: report.print_table([run], console), Table((name,), ((name,),), (name,), name).show):
+        stream = io.StringIO()
+        show(Console(file=stream, width=120, force_terminal=True, color_system=None))
+        assert r"[bold]x\x1b[2J" in stream.getvalue() and "\x1b[2J" not in stream.getvalue()
+    assert r"[bold]x\x1b[2J" in report.markdown([run])
+
+
+def test_undefined_is_neither_zero_nor_unmeasured() -> None:
+    interval = Interval(0.5, math.nan, 0.5, 0.5)
+    measures = LayerMeasures({"nc1": math.nan, "cdnv": 0.5}, {"cdnv": interval}, torch.zeros(2, 3), torch.ones(2))
     stream = io.StringIO()
-    report.print_table([run], Console(file=stream, width=120, no_color=True))
-    assert "[bold]x[/bold]" in stream.getvalue()
+    print_measured([("test", 2, 2, {"stem": measures})], Console(file=stream, width=80))
+    assert stream.getvalue().splitlines()[4].split() == ["stem", "3", "undefined", "0.5"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from image2point.sweeps.plan import read
+from image2point.sweeps.plan import read_sweep
 
 FOLDER = Path(__file__).parents[2] / "configs" / "ablations"
 CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("_"))
@@ -14,7 +14,7 @@ CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startsw
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_an_ablation_can_be_read(path: Path) -> None:
-    sweep = read(path)
+    sweep = read_sweep(path)
     assert sweep.name == path.stem
     assert {run.config.seed for run in sweep.runs} == {1, 2, 3}
     assert all(run.config.data.shot_seed == run.config.seed for run in sweep.runs)

@@ -14,7 +14,7 @@ from image2point import InputError
 from image2point.report import plots
 from image2point.report.read import Record
 from image2point.sweeps import table as tables
-from image2point.sweeps.plot import figure
+from image2point.sweeps.plot import table_figure
 
 ACCURACY = {
     ("50", "random"): (0.60, 0.62), ("50", "ImageNet"): (0.70, 0.74), ("1", "random"): (0.10, 0.14),
@@ -32,7 +32,7 @@ def runs(cast: Callable[[str], object] = int) -> list[Record]:
 
 def drawn(found: list[Record], value: str = "final.test_accuracy", spread: str = "sd"):  # type: ignore[no-untyped-def]
     """The axis, and label → [(x, y)]."""
-    result = figure(tables.pivot(found, ["data.shots"], ["arm"], value), spread)
+    result = table_figure(tables.pivot(found, ["data.shots"], ["arm"], value), spread)
     (axis,) = result.axes
     lines = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
     return axis, {str(line.get_label()): [(float(x), float(y)) for x, y in line.get_xydata()] for line in lines}
@@ -68,7 +68,7 @@ def test_files_are_written_by_suffix_and_are_the_same_twice(tmp_path: Path) -> N
     for suffix, start in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
         contents = []
         for name in ("a", "b"):
-            plots.save(figure(table), tmp_path / f"{name}.{suffix}")
+            plots.save_figure(table_figure(table), tmp_path / f"{name}.{suffix}")
             contents.append((tmp_path / f"{name}.{suffix}").read_bytes())
         assert contents[0] == contents[1] and contents[0].startswith(start)
     with pytest.raises(InputError, match=r"end in one of \.svg, \.pdf, \.png, found x\.jpg"):
@@ -79,4 +79,4 @@ def test_nothing_to_plot_is_said() -> None:
     nothing = {"collapse": {"test": {"nc1": None}}}
     found = [replace(run, summary=run.summary.model_copy(update=nothing)) for run in runs()]
     with pytest.raises(InputError, match="none of the runs has a number for"):
-        figure(tables.pivot(found, ["data.shots"], ["arm"], "collapse.test.nc1"))
+        table_figure(tables.pivot(found, ["data.shots"], ["arm"], "collapse.test.nc1"))

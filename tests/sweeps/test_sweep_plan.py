@@ -11,7 +11,7 @@ from tiny_runs import VALUES
 
 from image2point import InputError
 from image2point import config as configuration
-from image2point.sweeps.plan import read
+from image2point.sweeps.plan import read_sweep
 
 
 def write(folder: Path, sweep: Any, **values: Any) -> Path:
@@ -22,7 +22,7 @@ def write(folder: Path, sweep: Any, **values: Any) -> Path:
 
 def test_entries_are_multiplied_and_the_fields_of_one_move_together(tmp_path: Path) -> None:
     path = write(tmp_path, [{"network.rule": ["repeat", "mean"]}, {"seed": [1, 2], "data.shot_seed": [3, 4]}])
-    sweep = read(path, ["training.epochs=1"])
+    sweep = read_sweep(path, ["training.epochs=1"])
     found = [(r.config.network.rule, r.config.seed, r.config.data.shot_seed) for r in sweep.runs]
     assert found == [("repeat", 1, 3), ("repeat", 2, 4), ("mean", 1, 3), ("mean", 2, 4)]
     assert sweep.runs[0].name == "rule=repeat,seed=1,shot_seed=3"
@@ -37,7 +37,7 @@ def test_names_are_folders_and_tell_fields_apart(tmp_path: Path) -> None:
         {"data.synthetic.seed": [7]},
         {"network.weights": ["file:../a b/c.pt"]},
     ]
-    sweep = read(write(tmp_path, entries))
+    sweep = read_sweep(write(tmp_path, entries))
     assert [r.name for r in sweep.runs] == [
         f"features={f},seed=1,data.synthetic.seed=7,weights=file-..-a-b-c.pt" for f in ("xyz", "xyz+occupancy")
     ]
@@ -47,8 +47,8 @@ def test_a_config_with_a_base_inherits_from_it(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({**VALUES, "name": "base"}))
     path = tmp_path / "child.yaml"
     path.write_text("base: base.yaml\nname: child\nsweep:\n  - seed: [1, 2]\n")
-    assert read(path).name == "child"
-    assert [r.config.seed for r in read(path).runs] == [1, 2]
+    assert read_sweep(path).name == "child"
+    assert [r.config.seed for r in read_sweep(path).runs] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_a_config_with_a_base_inherits_from_it(tmp_path: Path) -> None:
 )
 def test_a_sweep_that_cannot_be_is_refused(tmp_path: Path, sweep: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read(write(tmp_path, sweep))
+        read_sweep(write(tmp_path, sweep))
 
 
 def test_a_swept_field_cannot_be_overridden(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seed is given on the command line"):
-        read(write(tmp_path, [{"seed": [1, 2]}]), ["seed=3"])
+        read_sweep(write(tmp_path, [{"seed": [1, 2]}]), ["seed=3"])
 
 
 def test_a_single_run_does_not_take_a_sweep(tmp_path: Path) -> None:

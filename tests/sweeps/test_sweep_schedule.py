@@ -21,7 +21,7 @@ from image2point.config import Config
 from image2point.jobs.transfer import run_transfer
 from image2point.sweeps import executors, schedule
 from image2point.sweeps.executors import Job, RunFailed
-from image2point.sweeps.plan import Planned, Sweep, read
+from image2point.sweeps.plan import Planned, Sweep, read_sweep
 from image2point.training.interrupt import Interrupted
 
 QUIET = Console(quiet=True)
@@ -64,33 +64,33 @@ class Scripted:
 def test_a_failed_run_is_tried_once_more_and_bad_input_is_not(tmp_path: Path) -> None:
     executor = Scripted({"good": [None], "flaky": [RunFailed("boom"), None], "bad": [RunFailed("x"), RunFailed("y")],
                          "wrong": [RunFailed("no such folder", again=False)]})  # fmt: skip
-    progress = schedule.run(planned("good", "flaky", "bad", "wrong"), tmp_path, executor, QUIET)
+    progress = schedule.run_sweep(planned("good", "flaky", "bad", "wrong"), tmp_path, executor, QUIET)
     assert [(p.state, p.attempts, p.reason) for p in progress] == [
         ("finished", 1, ""), ("finished", 2, ""), ("failed", 2, "y"), ("failed", 1, "no such folder")
     ]  # fmt: skip
 
 
 def test_finished_runs_are_skipped_and_tell_what_the_others_will_cost(tmp_path: Path) -> None:
-    schedule.run(planned("a", "b"), tmp_path, Scripted({"a": [None], "b": [None]}), QUIET)
+    schedule.run_sweep(planned("a", "b"), tmp_path, Scripted({"a": [None], "b": [None]}), QUIET)
     executor = Scripted({"c": [None], "d": [None], "e": [None]})
     sweep = planned("a", "b", "c", "d", "e")
     assert schedule.estimate(schedule.standings(sweep, tmp_path), workers=2) == 90
     assert schedule.estimate(schedule.standings(planned("c"), tmp_path), workers=2) is None
-    schedule.run(sweep, tmp_path, executor, QUIET)
+    schedule.run_sweep(sweep, tmp_path, executor, QUIET)
     assert sorted(executor.done) == ["c", "d", "e"]
 
 
 def test_a_run_of_another_config_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    schedule.run(planned("a"), tmp_path, Scripted({"a": [None]}), QUIET)
+    schedule.run_sweep(planned("a"), tmp_path, Scripted({"a": [None]}), QUIET)
     other = Sweep("names", (Planned(Config.model_validate({"name": "a", "arm": "a", "seed": 5}), {}),))
     with pytest.raises(InputError, match=r"another config .* seed: 777 -> 5"):
-        schedule.run(other, tmp_path, Scripted({}), QUIET)
+        schedule.run_sweep(other, tmp_path, Scripted({}), QUIET)
 
 
 def test_stopping_stops_the_executor_and_says_what_is_left(tmp_path: Path) -> None:
     executor = Scripted({"a": [None], "b": [KeyboardInterrupt()], "c": [None]}, workers=1)
     with pytest.raises(Interrupted, match="2 runs left"):
-        schedule.run(planned("a", "b", "c"), tmp_path, executor, QUIET)
+        schedule.run_sweep(planned("a", "b", "c"), tmp_path, executor, QUIET)
     assert executor.stopped and executor.done == ["a", "b"]
 
 
@@ -104,23 +104,64 @@ def test_a_run_that_another_process_does_is_left_to_it(tmp_path: Path) -> None:
         with pytest.raises(runs.Claimed, match="another process is at work"), runs.claimed(tmp_path / "a"):
             pass
         executor = Scripted({"a": [None], "b": [None]})
-        progress = schedule.run(planned("a", "b"), tmp_path, executor, QUIET)
+        progress = schedule.run_sweep(planned("a", "b"), tmp_path, executor, QUIET)
         assert process.wait() == 0  # it was waited for
     assert executor.done == ["b", "a"] and {p.state for p in progress} == {"finished"}
 
 
+def test_a_run_that_another_process_takes_meanwhile_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "PATIENCE", 0.1)
+    taken = [RunFailed("exit code 2: another process is at work on a", False, elsewhere=True), runs.Claimed("held")]
+    progress = schedule.run_sweep(planned("a"), tmp_path, Scripted({"a": [*taken, None]}, workers=1), QUIET)
+    assert [(item.state, item.attempts) for item in progress] == [("finished", 1)]
+
+
+def test_two_sweeps_at_once_keep_configs_and_output_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+
+    @dataclass
+    class Both(Scripted):
+        def run(self, job: Job) -> None:
+            jobs.append(job)
+            if len(jobs) == 1:  # a second sweep of the same name, with other settings, comes in between
+                second = Sweep("names", (Planned(Config.model_validate({"name": "a", "arm": "other"}), {}),))
+                monkeypatch.setattr(os, "getpid", lambda: -1)
+                schedule.run_sweep(second, tmp_path, Both({"a": [RunFailed("second", again=False)]}), QUIET)
+            super().run(job)
+
+    (item,) = schedule.run_sweep(planned("a"), tmp_path, Both({"a": [None]}), QUIET)
+    assert item.state == "finished" and "arm: a\n" in item.run.config.read_text()
+    first, second = jobs
+    assert first.log != second.log and {job.folder for job in jobs} == {tmp_path}
+    assert "arm: a\n" in first.config.read_text() and "arm: other\n" in second.config.read_text()
+
+
+def test_a_job_says_what_its_own_process_said_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    job = Job("a", tmp_path, tmp_path / "a.yaml", tmp_path, tmp_path / "logs" / "a.txt")
+    for said, elsewhere in (("boom \x1b[2J", False), ("another process is at work on runs/a; wait for it", True)):
+        job.log.parent.mkdir(exist_ok=True)
+        job.log.write_text(f"begin\n{said}\n\n")
+        with pytest.raises(RunFailed) as failure:
+            executors.execute_job(job, {})
+        assert failure.value.elsewhere == elsewhere and "\x1b" not in failure.value.reason
+        assert failure.value.reason.startswith(f"exit code 1: {said[:4]}")
+
+
 def test_local_processes_give_what_this_process_gives(tmp_path: Path) -> None:
-    sweep = read(write(tmp_path, [1, 2]))
-    local = executors.make("local", tmp_path, workers=2, threads=1)
-    assert {p.state for p in schedule.run(sweep, tmp_path / "local", local, QUIET)} == {"finished"}
+    sweep = read_sweep(write(tmp_path, [1, 2]))
+    local = executors.make_executor("local", tmp_path, workers=2, threads=1)
+    assert {p.state for p in schedule.run_sweep(sweep, tmp_path / "local", local, QUIET)} == {"finished"}
     for run in sweep.runs:
         run_transfer(run.config, tmp_path / "here")
         assert rows(tmp_path / "local" / run.name) == rows(tmp_path / "here" / run.name)
 
 
 def test_a_run_that_fails_tells_why(tmp_path: Path) -> None:
-    sweep = read(write(tmp_path, [1], accelerator="cuda"))
-    (item,) = schedule.run(sweep, tmp_path / "runs", executors.make("local", tmp_path), QUIET)
+    sweep = read_sweep(write(tmp_path, [1], accelerator="cuda"))
+    (item,) = schedule.run_sweep(sweep, tmp_path / "runs", executors.make_executor("local", tmp_path), QUIET)
     assert (item.state, item.attempts) == ("failed", 1)
     assert "training.accelerator = cuda, but torch finds no GPU" in item.reason
 
@@ -154,12 +195,12 @@ def test_a_sweep_that_is_killed_goes_on_to_the_same_result(tmp_path: Path, how: 
 @pytest.mark.parametrize("kind", ["ray", "slurm"])
 def test_clusters_give_what_this_process_gives(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("ray" if kind == "ray" else "submitit")
-    sweep = read(write(tmp_path, [1, 2]))
-    bad = read(write(tmp_path, [3], accelerator="cuda"))
-    executor = executors.make(
+    sweep = read_sweep(write(tmp_path, [1, 2]))
+    bad = read_sweep(write(tmp_path, [3], accelerator="cuda"))
+    executor = executors.make_executor(
         kind, tmp_path / "submitit", workers=2, threads=1, settings={"cluster": "local"} if kind == "slurm" else None
     )
-    states = schedule.run(Sweep("all", (*sweep.runs, *bad.runs)), tmp_path / kind, executor, QUIET)
+    states = schedule.run_sweep(Sweep("all", (*sweep.runs, *bad.runs)), tmp_path / kind, executor, QUIET)
     assert [p.state for p in states] == ["finished", "finished", "failed"]
     assert "torch finds no GPU" in states[2].reason
     for run in sweep.runs:
@@ -179,4 +220,4 @@ def test_clusters_give_what_this_process_gives(tmp_path: Path, kind: str) -> Non
 )
 def test_executors_refuse_what_does_not_go_together(tmp_path: Path, arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        executors.make(folder=tmp_path, **arguments)
+        executors.make_executor(folder=tmp_path, **arguments)

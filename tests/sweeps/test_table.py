@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from run_records import record
 
 from image2point import InputError
@@ -59,16 +61,16 @@ def test_one_seed_is_not_called_the_same_as_the_best(runs: list[Record]) -> None
 
 def test_formats(runs: list[Record]) -> None:
     found = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
-    assert tables.write(found, "markdown") == (
-        "| network.rule | io | all |\n| --- | ---: | ---: |\n"
+    assert tables.format_pivot(found, "markdown") == (
+        "| network.rule | io | all |\n|---|---:|---:|\n"
         "| repeat | 52.0 ± 2.0 | **62.3 ± 3.2** |\n| mean | – | 61.7 ± 3.8 † |\n"
     )
-    latex = tables.write(found, "latex")
+    latex = tables.format_pivot(found, "latex")
     assert isinstance(latex, str)
     assert r"repeat & $52.0 \pm 2.0$ & \textbf{$62.3 \pm 3.2$} \\" in latex and latex.startswith(
         r"\begin{tabular}{lrr}"
     )
-    lines = str(tables.write(found, "csv")).splitlines()
+    lines = str(tables.format_pivot(found, "csv")).splitlines()
     assert lines[0] == "network.rule,finetune.policy,seeds,final.test_accuracy"
     assert len(lines) == 10 and "repeat,all,2,0.66" in lines
     assert "3 runs per cell" in tables.note(found, "sd")
@@ -91,7 +93,26 @@ def test_unknown_names_are_refused_with_a_hint(runs: list[Record]) -> None:
 def test_what_a_run_did_not_measure_is_no_number(runs: list[Record]) -> None:
     without = replace(runs[0], summary=runs[0].summary.model_copy(update={"collapse": {"test": {"nc1": None}}}))
     assert tables.value_of(without, "collapse.test.nc1") is None
-    assert not tables.pivot([without], ["network.rule"], [], "collapse.test.nc1").cells
+    table = tables.pivot([without, *runs[1:3]], ["network.rule"], [], "collapse.test.nc1")
+    assert math.isnan(table.cells[("repeat",), ()].mean)  # of three seeds, one is undefined
+    assert "| repeat | undefined |" in str(tables.format_pivot(table, "markdown"))
+    assert [line.split(",")[-1] for line in str(tables.format_pivot(table, "csv")).splitlines()[1:]] == [
+        "nan",
+        "2.5",
+        "2.5",
+    ]
+
+
+def test_names_are_text_in_every_format() -> None:
+    names = ("=cmd()", "a|b<i>", "50_%", "[red]x\x1b[2J", "-0.5")
+    found = tables.pivot([record(0.5, {"arm": name, "seed": 0}) for name in names], ["arm"], [], "final.test_accuracy")
+    lines = str(tables.format_pivot(found, "csv")).splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["'=cmd()", *names[1:]]
+    assert r"| a\|b&lt;i> |" in str(tables.format_pivot(found, "markdown"))
+    assert r"50\_\% &" in str(tables.format_pivot(found, "latex"))
+    stream = io.StringIO()
+    Console(file=stream, force_terminal=True, color_system=None).print(tables.format_pivot(found, "terminal"))
+    assert r"[red]x\x1b[2J" in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
 def test_runs_are_chosen_by_their_settings(runs: list[Record]) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from lifting_samples import relative, rows
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
+from image2point.lifting.completed import Completed
 from image2point.lifting.lift_network import lift
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import (
@@ -159,102 +159,9 @@ def _volumes(image: Tensor, depth: int) -> list[Tensor]:
     return [layout.unsqueeze(-1).expand(-1, -1, -1, -1, depth) for layout in (image, image.permute(0, 3, 1, 2))]
 
 
-class Completed(TorchFunctionMode):
-    """Runs a 2D network with every window completed at the far border, to ceil(n / stride) outputs, as voxels have it.
-
-    A layer without padding loses the border of its image in 2D. Voxels have no border, and the same sites come out as
-    go in; `count` says in how many layers that makes a difference. Casts to single precision are left out.
-
-    Args:
-        whole: kernels that read a feature map as a whole, in 3D too (`MapConv`): they stay as they are.
-    """
-
-    def __init__(self, whole: Sequence[Any] = ()) -> None:
-        super().__init__()
-        self.whole, self.count = whole, 0
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is Tensor.float and args[0].dtype == torch.float64:
-            return args[0]
-        if func in _PADS:
-            padded = func(*args, **kwargs)
-            padded.before_padding = args[0].shape[2:]
-            return padded
-        if func in _CONVOLUTIONS:
-            return self._convolution(func, *args, **kwargs)
-        if func in _MAX_POOLS:
-            return self._max_pool(func, *args, **kwargs)
-        if func in _AVG_POOLS:
-            return self._avg_pool(func, *args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _convolution(
-        self, func: Any, x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0,
-        dilation: Any = 1, groups: int = 1,
-    ) -> Tensor:  # fmt: skip
-        if not isinstance(padding, str) and not any(weight is kernel for kernel in self.whole):
-            x = self._extended(x, weight.shape[2:], stride, padding, dilation, 0.0)
-        return func(x, weight, bias, stride, padding, dilation, groups)
-
-    def _max_pool(
-        self, func: Any, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-        ceil_mode: bool = False, return_indices: bool = False,
-    ) -> Tensor:  # fmt: skip
-        if not ceil_mode:
-            x = self._extended(x, kernel_size, stride or kernel_size, padding, dilation, -torch.inf)
-        return func(x, kernel_size, stride, padding, dilation, ceil_mode)
-
-    def _avg_pool(
-        self, func: Any, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: Any = None,
-    ) -> Tensor:  # fmt: skip
-        longer = x if ceil_mode else self._extended(x, kernel_size, stride or kernel_size, padding, 1, 0.0)
-        if longer is x:
-            return func(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-        inside = F.pad(torch.ones_like(x), (0, longer.shape[3] - x.shape[3], 0, longer.shape[2] - x.shape[2]))
-        total, cells = (func(t, kernel_size, stride, padding, False, True, 1) for t in (longer, inside))
-        padded = count_include_pad and _two(padding) != (0, 0)
-        size = _two(kernel_size)
-        return total / (size[0] * size[1] if padded else cells.clamp(min=1))
-
-    def _extended(self, x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any, fill: float) -> Tensor:
-        if x.ndim != 4 or x.shape[2:] == (1, 1):
-            return x
-        amounts, before = [], getattr(x, "before_padding", x.shape[2:])
-        for axis in (1, 0):
-            k, s, p, d = (_two(value)[axis] for value in (size, stride, padding, dilation))
-            last = (-(-before[axis] // s) - 1) * s + d * (k - 1)
-            amounts += [0, max(last + 1 - x.shape[2 + axis] - 2 * p, 0)]
-        if not any(amounts):
-            return x
-        self.count += 1
-        return F.pad(x, amounts, value=fill)
-
-
-_PADS = (F.pad, torch._C._nn.pad)
-_CONVOLUTIONS = (F.conv2d, torch.conv2d)
-_MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
-_AVG_POOLS = (F.avg_pool2d,)
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    """Largest error relative to the largest expected magnitude; infinite where the shapes or a value are wrong."""
-    if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
-        return float("inf")
-    largest = expected.abs().max()
-    return float((found - expected).abs().max() / (largest if largest > 0 else 1))
-
-
 def worst(found: list[Tensor], expected: list[Tensor]) -> float:
     """Largest of the relative errors."""
     return max(relative(f, e) for f, e in zip(found, expected, strict=True))
-
-
-def _two(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def _guardless(network: nn.Module) -> nn.Module:
@@ -284,11 +191,5 @@ def _cloud(channels: int) -> VoxelTensor:
 
 def _outputs(net: LiftedNetwork, x: Voxels) -> list[Tensor]:
     outputs = net._run(x)
-    maps, scores = [_rows(value) for value in outputs["stages"].values()], outputs["logits"]
-    return [*maps, scores if isinstance(scores, Tensor) and scores.ndim == 2 else _rows(scores)]
-
-
-def _rows(x: Voxels) -> Tensor:
-    if isinstance(x, VoxelTensor):
-        return x.features
-    return x.rows if isinstance(x, DenseVoxels) else x.permute(0, 2, 3, 4, 1).flatten(0, 3)
+    maps, scores = [rows(value) for value in outputs["stages"].values()], outputs["logits"]
+    return [*maps, scores if isinstance(scores, Tensor) and scores.ndim == 2 else rows(scores)]
