@@ -106,7 +106,7 @@ def transfer(
     """
     from image2point import config as configuration
     from image2point.jobs.transfer import run_transfer
-    from image2point.tasks import TASKS
+    from image2point.tasks.registry import TASKS
 
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it: give one of them")

@@ -129,7 +129,7 @@ def test_a_batch_smaller_than_the_processes(tmp_path: Path) -> None:
 
     from image2point.errors import InputError
     from image2point.jobs.ingredients import load_splits, make_recipe
-    from image2point.tasks import TASKS
+    from image2point.tasks.registry import TASKS
     from image2point.training.interrupt import StopSignal
     from image2point.training.loop import Job
 

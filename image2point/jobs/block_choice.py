@@ -24,7 +24,7 @@ from image2point.errors import InputError
 from image2point.finetune import BLOCK_POLICIES, Counts, blocks_of, freeze
 from image2point.lifting.skip import add_skip
 from image2point.runs import Run
-from image2point.tasks import TASKS
+from image2point.tasks.registry import TASKS
 from image2point.training import measure
 from image2point.training.batches import Recipe
 from image2point.training.interrupt import StopSignal

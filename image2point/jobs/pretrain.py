@@ -11,7 +11,7 @@ from image2point.jobs.saving import save_summary, save_weights
 from image2point.jobs.scoring import score
 from image2point.networks.image_network import ImageNetwork
 from image2point.runs import Run
-from image2point.tasks import Classification
+from image2point.tasks.classification import Classification
 from image2point.training import distributed
 from image2point.training.interrupt import StopSignal
 from image2point.training.job import Job, State

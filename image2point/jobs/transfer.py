@@ -23,7 +23,7 @@ from image2point.jobs.ingredients import (
 from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
 from image2point.runs import Run
-from image2point.tasks import TASKS
+from image2point.tasks.registry import TASKS
 from image2point.training import distributed
 from image2point.training.batches import Recipe, prepare
 from image2point.training.interrupt import StopSignal

@@ -10,6 +10,7 @@ import numpy as np
 
 from image2point.errors import InputError
 from image2point.report.read import Record
+from image2point.tasks.display import DISPLAYS, Display
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ class Arm:
     @property
     def first(self) -> Record:
         return self.runs[0]
+
+    @property
+    def display(self) -> Display:
+        """How the results of its task are told."""
+        return DISPLAYS[self.first.summary.task]
+
+    def score(self, key: str) -> Spread | None:
+        """A score of the chosen weights, by its name under `final` in summary.json."""
+        return self.spread(lambda run: run.summary.final.get(key))
 
     def spread(self, value: Callable[[Record], float | None]) -> Spread | None:
         """Mean and s.d. of a number over the runs; None where any run has none (a mean over some would mislead)."""
@@ -78,10 +88,17 @@ def group(runs: Iterable[Record]) -> list[Arm]:
 
     Runs belong together when arm label and settings agree but for seeds and names. Where one label covers several
     such groups (the same arm on two networks, say), what differs is appended to it.
-    Raises InputError where two runs of one arm have the same seed: a spread over seeds would be wrong.
+    Raises InputError where two runs of one arm have the same seed: a spread over seeds would be wrong; and where runs
+    are of different tasks, whose scores say nothing about each other.
     """
     groups: dict[str, list[Record]] = {}
+    runs = list(runs)
     for run in runs:
+        if run.summary.task != runs[0].summary.task:
+            raise InputError(
+                f"{runs[0].path} is a run of {runs[0].summary.task} and {run.path} one of {run.summary.task}; "
+                "compare runs of one task"
+            )
         groups.setdefault(repr(_identity(run)), []).append(run)
     for members in groups.values():
         seeds: dict[int, Record] = {}

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from image2point.report.arms import Arm, Curve
-from image2point.report.quantities import LEARNING, PLOTTED, SPLITS, Quantity
+from image2point.report.quantities import PLOTTED, SPLITS
+from image2point.tasks.display import Quantity
 
 # Okabe and Ito's palette, told apart with any common colour blindness; without its yellow, hard to see on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
@@ -61,8 +62,8 @@ class Chart:
 
 
 def learning_charts(arms: Sequence[Arm]) -> list[Chart]:
-    """Accuracy and loss over epochs."""
-    return _charts(arms, LEARNING, "{split}_{key}", ("train", "validation", "test"))
+    """The scores of the task and its loss over epochs."""
+    return _charts(arms, arms[0].display.curves, "{split}_{key}", ("train", "validation", "test"))
 
 
 def collapse_charts(arms: Sequence[Arm]) -> list[Chart]:

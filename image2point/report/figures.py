@@ -63,10 +63,10 @@ def curve_panel(chart: Chart, height: int = 250) -> Panel:
 
 
 def chosen_marks(arms: Sequence[Arm]) -> list[Figure]:
-    """The accuracy of the chosen weights on the test set at their epoch, one hollow mark per arm."""
+    """The score of the chosen weights on the test set at their epoch, one hollow mark per arm."""
     marks = []
     for index, arm in enumerate(arms):
-        score = arm.spread(lambda run: run.summary.final.test_accuracy)
+        score = arm.score(arm.display.scores[0].key)
         epoch = arm.spread(lambda run: run.summary.chosen_epoch)
         if score is None or epoch is None:
             continue
@@ -87,10 +87,10 @@ def chosen_marks(arms: Sequence[Arm]) -> list[Figure]:
 
 
 def class_panel(arms: Sequence[Arm]) -> Panel:
-    """Test accuracy by class, classes ordered by their mean over the arms; classes without test clouds are named."""
+    """The test score by class, classes ordered by their mean over the arms; classes without test clouds are named."""
     classes = list(dict.fromkeys(name for arm in arms for name in arm.first.summary.data.classes))
     table: dict[str, list[Spread | None]] = {
-        name: [arm.spread(lambda run, name=name: run.summary.final.per_class.get(name)) for arm in arms]  # type: ignore[misc]
+        name: [arm.spread(lambda run, name=name: run.summary.per_class.get(name)) for arm in arms]  # type: ignore[misc]
         for name in classes
     }
     absent = [name for name in classes if not any(table[name])]
@@ -102,7 +102,7 @@ def class_panel(arms: Sequence[Arm]) -> Panel:
     lowest = 100.0
     for index, arm in enumerate(arms):
         rows = [(row, value) for row, name in enumerate(shown) if (value := table[name][index]) is not None]
-        beside = 0.5 * (0.5 - (index + 0.5) / len(arms))  # so that equal accuracies do not hide each other
+        beside = 0.5 * (0.5 - (index + 0.5) / len(arms))  # so that equal scores do not hide each other
         lowest = min([lowest, *(100 * (value.mean - (value.sd or 0)) for _, value in rows)])
         traces.append(
             scatter(
@@ -116,7 +116,7 @@ def class_panel(arms: Sequence[Arm]) -> Panel:
                 hovertemplate=f"{escape(arm.label)}<br>%{{text}}<extra></extra>",
             )
         )
-    layout = plain_layout("test accuracy (%)")
+    layout = plain_layout(f"{arms[0].display.by_class.lower()} (%)")
     layout["xaxis"] |= {"range": [max(-1.0, 10 * math.floor(lowest / 10) - 1), 101], "side": "bottom"}
     names = Ticks(list(range(len(shown))), [escape(name) for name in shown])
     layout["yaxis"] |= {**tick_array(names), "range": [-0.7, len(shown) - 0.3], "automargin": True}

@@ -110,7 +110,7 @@ class _Page:
         shown = charts.learning_charts(self.arms)
         panels = [figures.curve_panel(chart, 320) for chart in shown]
         for chart, panel in zip(shown, panels, strict=True):
-            if chart.quantity.key == "accuracy":
+            if chart.quantity == self.arms[0].display.curves[0]:
                 panel.figure["data"] += figures.chosen_marks(self.arms)
         legend = self._legend(charts.splits_of(shown))
         return f"<h2>Learning</h2>{self._caption('Figure', note)}{legend}{self._two('learning', panels)}"
@@ -168,7 +168,8 @@ class _Page:
 
     def per_class(self) -> str:
         panel = figures.class_panel(self.arms)
-        note = "Test accuracy by class, with the chosen weights, hardest class at the bottom. " + panel.meaning
+        what = self.arms[0].display.by_class
+        note = f"{what} by class, with the chosen weights, hardest class at the bottom. {panel.meaning}"
         note += " Bars: ± 1 s.d. over runs." if self.repeated else ""
         return (
             f"<h2>Classes</h2>{self._caption('Figure', note)}{self._legend(())}"

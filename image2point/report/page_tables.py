@@ -10,7 +10,7 @@ from image2point.report.arms import Arm
 from image2point.report.numbers import ABSENT, duration, quantity, share
 from image2point.report.quantities import QUANTITIES, SPLITS
 from image2point.report.read import ORIGINS, ROLES, Record
-from image2point.report.tables import COLUMNS, collapse_spread, row
+from image2point.report.tables import collapse_spread, columns_of, row
 
 TEXT = ' class="text"'  # the attribute of cells that hold words, set flush left
 
@@ -18,18 +18,19 @@ TEXT = ' class="text"'  # the attribute of cells that hold words, set flush left
 def arms_table(arms: Sequence[Arm]) -> str:
     """The table of arms, under two tiers of headings."""
     upper, lower = [], []
-    for index, column in enumerate(COLUMNS):
+    columns = columns_of(arms[0].display)
+    for index, column in enumerate(columns):
         if not column.group:
             kind = TEXT if column.heading in ("Arm", "Policy") else ""
             upper.append(f'<th rowspan="2"{kind}>{escape(column.heading)}</th>')
             continue
-        if column.group != COLUMNS[index - 1].group:
-            span = sum(other.group == column.group for other in COLUMNS)
+        if column.group != columns[index - 1].group:
+            span = sum(other.group == column.group for other in columns)
             upper.append(f'<th colspan="{span}" class="group"><span>{escape(column.group)}</span></th>')
         lower.append(f"<th>{escape(column.heading)}</th>")
     body = "".join(
         f'<tr><th class="text" scope="row">{named(index, item.arm)}</th>'
-        + "".join(_cell(column.cell(item), text=column.heading == "Policy") for column in COLUMNS[1:])
+        + "".join(_cell(column.cell(item), text=column.heading == "Policy") for column in columns[1:])
         + "</tr>"
         for index, item in enumerate(map(row, arms))
     )
@@ -83,7 +84,9 @@ def moved_table(arms: Sequence[Arm]) -> str:
 
 def runs_table(arms: Sequence[Arm]) -> str:
     """Every run by itself: seed, weights, chosen epoch, scores."""
-    names = ("Run", "Arm", "Seed", "2D weights", "sha256", "Epoch", "Test (%)", "Mean class (%)", "Time")
+    scores = [score for score in arms[0].display.scores if not score.optional]
+    titles = [f"{score.heading.capitalize()} (%)" for score in scores]
+    names = ("Run", "Arm", "Seed", "2D weights", "sha256", "Epoch", *titles, "Time")
     head = "".join(f"<th{TEXT if name in ('Run', 'Arm', '2D weights', 'sha256') else ''}>{name}</th>" for name in names)
     body = []
     for index, arm in enumerate(arms):
@@ -97,8 +100,7 @@ def runs_table(arms: Sequence[Arm]) -> str:
                 + _cell(str(summary.weights.get("source", summary.network.weights)), text=True)
                 + f'<td class="text"><code>{escape(sha256[:12]) + "…" if sha256 else ABSENT}</code></td>'
                 + _cell(str(summary.chosen_epoch))
-                + _cell(f"{100 * summary.final.test_accuracy:.2f}")
-                + _cell(f"{100 * summary.final.test_mean_class_accuracy:.2f}")
+                + "".join(_cell(f"{100 * summary.final[score.key]:.2f}") for score in scores)
                 + _cell(duration(summary.seconds.total))
                 + "</tr>"
             )

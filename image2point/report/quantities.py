@@ -1,36 +1,9 @@
-"""The quantities that the report shows: name, meaning, scale. Their values come from the runs."""
+"""The measures of collapse that the report shows. Their values come from the runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from image2point.tasks.display import Quantity
 
-
-@dataclass(frozen=True)
-class Quantity:
-    """`key`: its name in metrics.csv and summary.json; `meaning`: the definition, as plain text."""
-
-    key: str
-    title: str
-    meaning: str
-    logarithmic: bool = False
-    percent: bool = False
-    count: bool = False
-
-    @property
-    def heading(self) -> str:
-        """The title, with the unit of what is written in per cent."""
-        return f"{self.title} (%)" if self.percent else self.title
-
-    @property
-    def scale(self) -> float:
-        """What a stored value is multiplied by where it is shown."""
-        return 100.0 if self.percent else 1.0
-
-
-LEARNING = (
-    Quantity("accuracy", "Accuracy", "hollow marks: the chosen weights on the test set", percent=True),
-    Quantity("loss", "Loss", "cross-entropy"),
-)
 QUANTITIES = (
     Quantity("nc1", "NC1", "within-class variability, tr(Σ_W\u00a0Σ_B†)\u00a0/\u00a0C", logarithmic=True),
     Quantity("cdnv", "CDNV", "class-distance normalised variance, mean over pairs of classes", logarithmic=True),

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from image2point import runs
 from image2point.errors import InputError
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
+from image2point.tasks.display import DISPLAYS
 
 ROLES = ("input", "norm", "body", "output")
 ORIGINS = ("inflated", "copied", "fresh")
@@ -58,15 +59,6 @@ class Parameters(Count):
     by_role: dict[str, Count]
 
 
-class Final(_Part):
-    """Scores of the chosen weights; accuracies are shares between 0 and 1."""
-
-    test_accuracy: float = Field(ge=0, le=1)
-    test_mean_class_accuracy: float = Field(ge=0, le=1)
-    train_accuracy: float | None = Field(default=None, ge=0, le=1)
-    per_class: dict[str, float | None]
-
-
 class Seconds(_Part):
     training: float
     test: float
@@ -87,10 +79,16 @@ class Summary(_Part):
     weights: dict[str, Any]
     chosen_epoch: int
     chosen_by: str
-    final: Final
+    task: str = "classification"
+    final: dict[str, Any]
     collapse: dict[str, dict[str, float | None]]
     seconds: Seconds
     environment: dict[str, Any]
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """The test score by class, a share in 0..1; None where no test sample has the class."""
+        return self.final["per_class"]
 
 
 @dataclass(frozen=True)
@@ -201,9 +199,25 @@ def _summary(path: Path, content: Mapping[str, Any]) -> Summary:
             f"{path}: expected status 'finished', found {summary.status!r}; "
             "finish the run with --resume, or leave it out"
         )
-    if unknown := set(summary.final.per_class) - set(summary.data.classes):
+    _check_scores(path, summary)
+    if unknown := set(summary.per_class) - set(summary.data.classes):
         raise InputError(f"{path}: final.per_class names {sorted(unknown)}, which data.classes does not list")
     return summary
+
+
+def _check_scores(path: Path, summary: Summary) -> None:
+    """The scores under `final` are what the task says; InputError names the first that is not."""
+    if summary.task not in DISPLAYS:
+        raise InputError(f"{path}: field task: expected one of {', '.join(DISPLAYS)}, found {summary.task!r}")
+    shares = {score.key: (summary.final.get(score.key), score.optional) for score in DISPLAYS[summary.task].scores}
+    by_class = summary.final.get("per_class")
+    if not isinstance(by_class, dict):
+        raise InputError(f"{path}: field final.per_class: expected a share for each class, found {by_class!r:.80}")
+    shares |= {f"per_class.{name}": (value, True) for name, value in by_class.items()}
+    for key, (value, optional) in shares.items():
+        known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+        if not (known or (optional and value is None)):
+            raise InputError(f"{path}: field final.{key}: expected a share in 0..1, found {value!r:.80}")
 
 
 def _metrics(path: Path) -> dict[str, np.ndarray]:

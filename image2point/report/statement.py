@@ -30,7 +30,15 @@ def statement(arms: Sequence[Arm]) -> str:
         if arm.first.summary.network.control in CONTROLS
     ]
     every = [run.summary for arm in arms for run in arm.runs]
-    return " ".join([_lifted(summaries), _tuned(summaries, arms), *controls, _scored(every), _repeated(arms)])
+    return " ".join(
+        [
+            _lifted(summaries),
+            _tuned(summaries, arms),
+            *controls,
+            _scored(every, arms[0].display.scored),
+            _repeated(arms),
+        ]
+    )
 
 
 def _lifted(summaries: Sequence[Summary]) -> str:
@@ -55,10 +63,11 @@ def _axis(axis: str | Mapping[str, str]) -> str:
 
 def _tuned(summaries: Sequence[Summary], arms: Sequence[Arm]) -> str:
     data = [summary.data for summary in summaries]
+    classes, names = _any_of(str(len(each.classes)) for each in data), _any_of(each.name for each in data)
+    goal = arms[0].display.goal.format(classes=classes, data=names)
     shots = _any_of(str(each.shots) for each in data if each.shots)
     return (
-        f"It was fine-tuned to tell the {_any_of(str(len(each.classes)) for each in data)} classes "
-        f"of {_any_of(each.name for each in data)} apart, "
+        f"It was fine-tuned {goal}, "
         f"from {_any_of(f'{each.train_clouds:,}' for each in data)} training clouds"
         + (f", {shots} per class" if shots else "")
         + f" (policy: {_any_of(summary.policy for summary in summaries)})"
@@ -66,7 +75,7 @@ def _tuned(summaries: Sequence[Summary], arms: Sequence[Arm]) -> str:
     )
 
 
-def _scored(summaries: Sequence[Summary]) -> str:
+def _scored(summaries: Sequence[Summary], score: str) -> str:
     ways = {summary.chosen_by for summary in summaries}
     if ways == {"validation"}:
         held_out = _any_of(f"{summary.data.validation_clouds or 0:,}" for summary in summaries)
@@ -76,7 +85,7 @@ def _scored(summaries: Sequence[Summary]) -> str:
     else:
         how = f"chosen by {_any_of(sorted(ways))}"
     test = _any_of(f"{summary.data.test_clouds:,}" for summary in summaries)
-    return f"Test accuracy is on {test} test clouds, with the weights {how}; no choice was made on the test set."
+    return f"{score} is on {test} test clouds, with the weights {how}; no choice was made on the test set."
 
 
 def _repeated(arms: Sequence[Arm]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from image2point.report.numbers import ABSENT, duration, number, percent, share
 from image2point.report.plain import cell_text, markdown_table
 from image2point.report.quantities import SPLITS
 from image2point.report.read import read_runs
+from image2point.tasks.display import Display
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in numbers. Accuracies are shares; a Spread is over the arm's runs, None where one did not measure it.
+    """One arm in numbers. Scores are shares by their name under `final` in summary.json; a Spread is over the arm's
+    runs, None where one did not measure it.
 
     The mean of a Spread is NaN where what was measured is undefined in one of the runs.
     """
@@ -30,9 +33,8 @@ class Row:
     runs: int
     trainable: int
     total: int
-    test_accuracy: Spread | None
-    test_mean_class_accuracy: Spread | None
-    train_accuracy: Spread | None
+    display: Display
+    scores: dict[str, Spread | None]
     nc1: dict[str, Spread | None]
     cdnv: dict[str, Spread | None]
     ncc_accuracy: dict[str, Spread | None]
@@ -57,9 +59,8 @@ def row(arm: Arm) -> Row:
         runs=len(arm.runs),
         trainable=parameters.trainable,
         total=parameters.total,
-        test_accuracy=arm.spread(lambda run: run.summary.final.test_accuracy),
-        test_mean_class_accuracy=arm.spread(lambda run: run.summary.final.test_mean_class_accuracy),
-        train_accuracy=arm.spread(lambda run: run.summary.final.train_accuracy),
+        display=arm.display,
+        scores={score.key: arm.score(score.key) for score in arm.display.scores},
         nc1=both("nc1"),
         cdnv=both("cdnv"),
         ncc_accuracy=both("ncc_accuracy"),
@@ -90,33 +91,46 @@ class Column:
         return f"{self.group}, {self.heading}" if self.group else self.heading
 
 
-COLUMNS = (
-    Column("", "Arm", lambda row: row.arm),
-    Column("", "Policy", lambda row: row.policy),
-    Column("", "Runs", lambda row: str(row.runs)),
-    Column("Trainable", "parameters", lambda row: f"{row.trainable:,}"),
-    Column("Trainable", "share (%)", lambda row: share(row.trainable, row.total)),
-    Column("Accuracy (%)", "test", lambda row: percent(row.test_accuracy)),
-    Column("Accuracy (%)", "mean class", lambda row: percent(row.test_mean_class_accuracy)),
-    Column("Accuracy (%)", "train", lambda row: percent(row.train_accuracy)),
-    Column("NC1", "train", lambda row: number(row.nc1["train"])),
-    Column("NC1", "test", lambda row: number(row.nc1["test"])),
-    Column("CDNV", "train", lambda row: number(row.cdnv["train"])),
-    Column("CDNV", "test", lambda row: number(row.cdnv["test"])),
-    Column("NCC acc. (%)", "train", lambda row: percent(row.ncc_accuracy["train"])),
-    Column("NCC acc. (%)", "test", lambda row: percent(row.ncc_accuracy["test"])),
-    Column("", "Time", lambda row: duration(row.seconds.mean) if row.seconds else ABSENT),
-)
-TERMINAL = (  # fits 80 columns
-    Column("", "Arm", lambda row: row.arm),
-    Column("Tuned", "%", lambda row: share(row.trainable, row.total)),
-    Column("Test", "acc. %", lambda row: percent(row.test_accuracy)),
-    Column("Train", "acc. %", lambda row: percent(row.train_accuracy)),
-    Column("NC1", "test", lambda row: number(row.nc1["test"])),
-    Column("CDNV", "test", lambda row: number(row.cdnv["test"])),
-    Column("NCC", "test %", lambda row: percent(row.ncc_accuracy["test"])),
-    Column("", "Time", lambda row: duration(row.seconds.mean) if row.seconds else ABSENT),
-)
+def columns_of(display: Display) -> tuple[Column, ...]:
+    """The columns of the table of arms, for the scores of a task."""
+    scores = (Column(score.group, score.heading, partial(_score, score.key)) for score in display.scores)
+    return (
+        Column("", "Arm", lambda row: row.arm),
+        Column("", "Policy", lambda row: row.policy),
+        Column("", "Runs", lambda row: str(row.runs)),
+        Column("Trainable", "parameters", lambda row: f"{row.trainable:,}"),
+        Column("Trainable", "share (%)", lambda row: share(row.trainable, row.total)),
+        *scores,
+        Column("NC1", "train", lambda row: number(row.nc1["train"])),
+        Column("NC1", "test", lambda row: number(row.nc1["test"])),
+        Column("CDNV", "train", lambda row: number(row.cdnv["train"])),
+        Column("CDNV", "test", lambda row: number(row.cdnv["test"])),
+        Column("NCC acc. (%)", "train", lambda row: percent(row.ncc_accuracy["train"])),
+        Column("NCC acc. (%)", "test", lambda row: percent(row.ncc_accuracy["test"])),
+        Column("", "Time", _time),
+    )
+
+
+def terminal_columns(display: Display) -> tuple[Column, ...]:
+    """The columns of the same table that fit 80 characters."""
+    scores = (Column(*score.short, partial(_score, score.key)) for score in display.scores if score.short)
+    return (
+        Column("", "Arm", lambda row: row.arm),
+        Column("Tuned", "%", lambda row: share(row.trainable, row.total)),
+        *scores,
+        Column("NC1", "test", lambda row: number(row.nc1["test"])),
+        Column("CDNV", "test", lambda row: number(row.cdnv["test"])),
+        Column("NCC", "test %", lambda row: percent(row.ncc_accuracy["test"])),
+        Column("", "Time", _time),
+    )
+
+
+def _score(key: str, row: Row) -> str:
+    return percent(row.scores[key])
+
+
+def _time(row: Row) -> str:
+    return duration(row.seconds.mean) if row.seconds else ABSENT
 
 
 def print_table(runs: Iterable[str | Path], console: Console | None = None) -> None:
@@ -127,20 +141,24 @@ def print_table(runs: Iterable[str | Path], console: Console | None = None) -> N
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-    for column in TERMINAL:
+    arms = rows(runs)
+    columns = terminal_columns(arms[0].display)
+    for column in columns:
         heading = Text(f"{column.group}\n{column.heading}")
         if column.heading == "Arm":
             table.add_column(heading, overflow="fold")
         else:
             table.add_column(heading, justify="right", no_wrap=True)
-    for item in rows(runs):
-        cells = (cell_text(column.cell(item)).plain for column in TERMINAL)
+    for arm in arms:
+        cells = (cell_text(column.cell(arm)).plain for column in columns)
         table.add_row(*(Text(cell.replace(" ± ", "\n± ")) for cell in cells))
     (console or Console()).print(table)
 
 
 def markdown(runs: Iterable[str | Path]) -> str:
     """The arms side by side as a Markdown table, mean ± sample s.d. over each arm's runs."""
-    right = [index for index, column in enumerate(COLUMNS) if column.heading not in ("Arm", "Policy")]
-    cells = ([column.cell(item) for column in COLUMNS] for item in rows(runs))
-    return markdown_table([column.name for column in COLUMNS], cells, right)
+    arms = rows(runs)
+    columns = columns_of(arms[0].display)
+    right = [index for index, column in enumerate(columns) if column.heading not in ("Arm", "Policy")]
+    cells = ([column.cell(arm) for column in columns] for arm in arms)
+    return markdown_table([column.name for column in columns], cells, right)

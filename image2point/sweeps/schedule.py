@@ -26,6 +26,7 @@ from image2point.errors import InputError
 from image2point.jobs import lifecycle
 from image2point.report.numbers import duration
 from image2point.runs import Run
+from image2point.tasks.display import DISPLAYS
 from image2point.sweeps.executors import Executor, Inline, Job, RunFailed
 from image2point.sweeps.plan import Planned, Sweep
 from image2point.training.interrupt import Interrupted
@@ -254,4 +255,5 @@ class _View:
 def _result(item: Progress) -> str:
     if item.state != "finished":
         return ""
-    return f", test accuracy {100 * item.summary['final']['test_accuracy']:.2f} %"
+    display = DISPLAYS[item.summary.get("task", "classification")]
+    return f", {display.scored.lower()} {100 * item.summary['final'][display.scores[0].key]:.2f} %"

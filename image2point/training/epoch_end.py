@@ -15,7 +15,7 @@ from image2point.collapse.layers import kept, measure_layers
 from image2point.config import Pretrain
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
-from image2point.tasks import Scores
+from image2point.tasks.task import Scores
 from image2point.training import measure
 from image2point.training.batches import batches, shuffled
 from image2point.training.interrupt import Interrupted

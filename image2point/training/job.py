@@ -15,7 +15,7 @@ from image2point.datasets import Splits
 from image2point.errors import InputError
 from image2point.networks.network import Network
 from image2point.runs import Run
-from image2point.tasks import Task
+from image2point.tasks.task import Task
 from image2point.training import packing
 from image2point.training.batches import Batch, Preparation, shuffled
 from image2point.training.interrupt import Interrupted, StopSignal

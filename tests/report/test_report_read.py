@@ -25,7 +25,8 @@ def test_what_is_read_is_what_was_written(run: Path) -> None:
         expected = [float(row[column]) if row[column] else math.nan for row in rows]
         np.testing.assert_array_equal(values, expected)
     assert (
-        record.summary.final.test_accuracy == json.loads((run / "summary.json").read_text())["final"]["test_accuracy"]
+        record.summary.final["test_accuracy"]
+        == json.loads((run / "summary.json").read_text())["final"]["test_accuracy"]
     )
     body = sum(math.prod(shape) for _, shape, role, origin in PARAMETERS if (role, origin) == ("body", "inflated"))
     assert record.origins["body", "inflated"] == body

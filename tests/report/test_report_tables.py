@@ -30,9 +30,9 @@ def test_rows_hold_the_numbers_of_the_runs(runs: list[Path]) -> None:
     imagenet, scratch = report.rows(runs)
     stored = [_stored(run) for run in runs[:3]]
     accuracy = [each["final"]["test_accuracy"] for each in stored]
-    assert imagenet.test_accuracy is not None
-    assert imagenet.test_accuracy.mean == pytest.approx(statistics.mean(accuracy), rel=1e-12)
-    assert imagenet.test_accuracy.sd == pytest.approx(statistics.stdev(accuracy), rel=1e-9)
+    assert imagenet.scores["test_accuracy"] is not None
+    assert imagenet.scores["test_accuracy"].mean == pytest.approx(statistics.mean(accuracy), rel=1e-12)
+    assert imagenet.scores["test_accuracy"].sd == pytest.approx(statistics.stdev(accuracy), rel=1e-9)
     nc1 = imagenet.nc1["test"]
     assert nc1 is not None
     assert nc1.mean == pytest.approx(statistics.mean(each["collapse"]["test"]["nc1"] for each in stored), rel=1e-12)
@@ -97,8 +97,8 @@ def test_the_terminal_table_fits_80_columns(runs: list[Path]) -> None:
     assert max(map(len, text.splitlines())) <= 80
     for row in report.rows(runs):
         assert row.arm in text
-        assert row.test_accuracy is not None
-        assert f"{100 * row.test_accuracy.mean:.1f}" in text
+        assert row.scores["test_accuracy"] is not None
+        assert f"{100 * row.scores['test_accuracy'].mean:.1f}" in text
 
 
 def test_markup_and_escapes_in_a_name_are_text(tmp_path: Path) -> None:

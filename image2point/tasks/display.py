@@ -1,0 +1,77 @@
+"""What people see of a task's results: plain data, which `report/` draws. It needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number to show. `key`: its name in metrics.csv and summary.json; `meaning`: the definition, as plain text."""
+
+    key: str
+    title: str
+    meaning: str
+    logarithmic: bool = False
+    percent: bool = False
+    count: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title, with the unit of what is written in per cent."""
+        return f"{self.title} (%)" if self.percent else self.title
+
+    @property
+    def scale(self) -> float:
+        """What a stored value is multiplied by where it is shown."""
+        return 100.0 if self.percent else 1.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of the chosen weights, a share in 0..1, under `final` in summary.json.
+
+    group, heading: of its column in the table of arms; short: both as a terminal has them, None to leave it out there;
+    optional: whether a run may lack it.
+    """
+
+    key: str
+    group: str
+    heading: str
+    short: tuple[str, str] | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Display:
+    """How the results of a task are told.
+
+    scores: of the chosen weights, the first of them the one on the test set that counts. curves: what is drawn over
+    epochs, the first with the chosen weights' score marked. goal: what the network was fine-tuned for, with `{classes}`
+    and `{data}` to fill in. scored: how the test score is spoken of. by_class: what `final.per_class` holds.
+    """
+
+    scores: tuple[Score, ...]
+    curves: tuple[Quantity, ...]
+    goal: str
+    scored: str
+    by_class: str
+
+
+DISPLAYS = {
+    "classification": Display(
+        scores=(
+            Score("test_accuracy", "Accuracy (%)", "test", ("Test", "acc. %")),
+            Score("test_mean_class_accuracy", "Accuracy (%)", "mean class"),
+            Score("train_accuracy", "Accuracy (%)", "train", ("Train", "acc. %"), optional=True),
+        ),
+        curves=(
+            Quantity("accuracy", "Accuracy", "hollow marks: the chosen weights on the test set", percent=True),
+            Quantity("loss", "Loss", "cross-entropy"),
+        ),
+        goal="to tell the {classes} classes of {data} apart",
+        scored="Test accuracy",
+        by_class="Test accuracy",
+    )
+}
+"""By the name of the task."""
