@@ -26,9 +26,9 @@ from image2point.errors import InputError
 from image2point.jobs import lifecycle
 from image2point.report.numbers import duration
 from image2point.runs import Run
-from image2point.tasks.display import DISPLAYS
 from image2point.sweeps.executors import Executor, Inline, Job, RunFailed
 from image2point.sweeps.plan import Planned, Sweep
+from image2point.tasks.display import DISPLAYS
 from image2point.training.interrupt import Interrupted
 
 ATTEMPTS = 2
