@@ -17,9 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from image2point import runs
 from image2point.errors import InputError
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
-
-ROLES = ("input", "norm", "body", "output")
-ORIGINS = ("inflated", "copied", "fresh")
+from image2point.roles import ORIGINS, ROLES
 
 
 class _Part(BaseModel):
