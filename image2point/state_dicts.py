@@ -62,11 +62,22 @@ def read_content(path: Path) -> object:
                 return load_file(path)
         return _read_torch(path)
     except Exception as error:  # readers of damaged files raise nearly anything
-        reason = one_line(error, 200)
         raise InputError(
-            f"weights file {path} cannot be read ({type(error).__name__}: {reason}). Expected a safetensors file, or a "
-            "state dict saved by torch.save, which is read with weights_only=True"
+            f"weights file {path} cannot be read ({_reason(error)}). Expected a safetensors file, or a state dict "
+            "saved by torch.save; no code in a file is run"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, without torch's advice to run its code."""
+    text = str(error)
+    if match := re.search(r"GLOBAL (\S+) whose module", text):
+        return f"it calls {match[1]}"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive; save the state_dict() of the network that it was made from"
+    if isinstance(error, pickle.UnpicklingError | EOFError):
+        return "it is empty, cut off, or of another kind"
+    return f"{type(error).__name__}: {one_line(text, 200)}"
 
 
 class _StandIn:
@@ -159,7 +170,8 @@ def find_tensors(content: object, names: Collection[str], where: str) -> Tensors
     aside = [name for name in tensors if not name.startswith(prefix)]
     if aside:
         kinds = ", ".join(dict.fromkeys(name.split(".")[0] for name in aside))
-        notes.append(f"{len(aside)} tensors without that prefix left aside ({one_line(kinds)})")
+        some = "1 tensor" if len(aside) == 1 else f"{len(aside)} tensors"
+        notes.append(f"{some} without that prefix left aside ({one_line(kinds)})")
     return Tensors(chosen, "; ".join(notes))
 
 
@@ -168,7 +180,7 @@ def _dicts_of_tensors(content: object, path: str = "", depth: int = 0) -> Iterat
     if not isinstance(content, dict) or depth > _DEEPEST:
         return
     named = {name: value for name, value in content.items() if isinstance(name, str)}
-    if tensors := {name: value for name, value in named.items() if isinstance(value, Tensor)}:
+    if tensors := {n: value for n, value in named.items() if isinstance(value, Tensor) and not value.is_nested}:
         yield path, tensors
     for name, value in named.items():
         yield from _dicts_of_tensors(value, f"{path}.{name}" if path else name, depth + 1)
@@ -221,6 +233,8 @@ def _describe(content: object) -> str:
         name, value = next(iter(content.items()))
         if not isinstance(name, str):
             return f"a dict with keys such as {name!r}, which are not names"
+        if type(value).__name__ == "_reconstruct" and isinstance(value, _StandIn):
+            return f"a dict whose entry {one_line(name)!r} is a NumPy array; store torch.from_numpy(array)"
         whole = "; save net.state_dict() rather than the network itself" if isinstance(value, _StandIn) else ""
         return f"a dict whose entry {one_line(name)!r} is a {type(value).__name__}{whole}"
     if isinstance(content, _StandIn):

@@ -212,3 +212,48 @@ def test_weights_that_are_computed_from_others(state: State, tmp_path: Path) -> 
     split |= {f"{KERNEL}_g": torch.ones(1), f"{KERNEL}_v": state[KERNEL]}
     with pytest.raises(i2p.InputError, match="remove_weight_norm"):
         lifted(split, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "message"),
+    [(b"", "it is empty, cut off, or of another kind"), (b"<html>not found</html>", "of another kind")],
+)
+def test_files_of_another_kind(bytes_: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(bytes_)
+    with pytest.raises(i2p.InputError, match=message) as caught:
+        i2p.lift("test_resnet", weights=f"file:{tmp_path / 'w.pth'}")
+    assert "weights_only" not in str(caught.value)  # torch's own message advises to run what the file says
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("w.pth", "did you mean file:w.pth"),
+        ("https://x.org/w.pth", "download the file"),
+        ({}, r"found dict. Load a state dict into the 2D network"),
+        (True, "found bool"),
+    ],
+)
+def test_sources_that_were_meant_otherwise(weights: Any, message: str) -> None:
+    with pytest.raises(i2p.InputError, match=message):
+        i2p.lift("test_resnet", weights=weights)
+
+
+def test_another_network_s_weights(tmp_path: Path) -> None:
+    with pytest.raises(i2p.InputError, match=r"has shape .* but the network expects .*tensors differ in shape"):
+        lifted(load_timm().create_model("resnet10t").state_dict(), tmp_path)
+
+
+def test_values_of_replaced_layers_are_not_needed(state: State, tmp_path: Path) -> None:
+    broken = {**state, "fc.weight": state["fc.weight"] * float("nan")}
+    assert torch.isfinite(lifted(broken, tmp_path).classifier[0]).all()
+    with pytest.raises(i2p.InputError, match=r"fc\.weight holds NaN"):
+        torch.save(broken, tmp_path / "w.pth")
+        i2p.lift("test_resnet", weights=f"file:{tmp_path / 'w.pth'}", num_classes=None)
+
+
+def test_arrays_and_nested_tensors(state: State, tmp_path: Path) -> None:
+    with pytest.raises(i2p.InputError, match="NumPy array"):
+        lifted({name: tensor.numpy() for name, tensor in state.items()}, tmp_path)
+    with pytest.raises(i2p.InputError, match=f"1 missing: {KERNEL}"):
+        lifted({**state, KERNEL: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, tmp_path)

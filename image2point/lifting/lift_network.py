@@ -149,6 +149,11 @@ def lift(
         raise InputError(f"head={head!r} makes a fresh classifier, so it needs num_classes; found None")
     if weights == "module" and isinstance(network, str):
         raise InputError('weights="module" keeps the weights of a given nn.Module, but the network is a name')
+    if weights is not None and not isinstance(weights, str):
+        raise InputError(
+            f"weights: expected a text such as 'file:PATH', found {type(weights).__name__}. Load a state dict into the "
+            "2D network, by network.load_state_dict(...), and give lift that network"
+        )
     name, image_network = given_network(network, seed)
     if stride_in == "conv1":
         moved = move_stride(image_network, name)
