@@ -38,7 +38,7 @@ def load(run: str | Path) -> LiftedNetwork:
 
     place = runs.open_run(run)
     classes = place.read_summary()["data"]["classes"]
-    config = configuration.load(place.config)
+    config = configuration.load_config(place.config)
     network = with_policy(make_blank_network(config, len(classes)), resolved(config, place))
     try:
         state = load_file(place.weights)
@@ -73,7 +73,7 @@ def predict(
     from image2point.training.batches import prepare, to_voxels
 
     place = runs.open_run(run)
-    config = configuration.load(place.config)
+    config = configuration.load_config(place.config)
     classes = place.read_summary()["data"]["classes"]
     recipe = make_recipe(config)
     clouds = []

@@ -127,5 +127,5 @@ class Pretrain(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The resolved config, every field included; `load_run` reads it back unchanged."""
+        """The resolved config, every field included; `load_run_config` reads it back unchanged."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -304,5 +304,5 @@ class Config(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The resolved config, every field included; `load` reads it back unchanged."""
+        """The resolved config, every field included; `load_config` reads it back unchanged."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -41,7 +41,7 @@ def run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | None = None)
     """
     place = runs.open_run(path)
     summary = place.read_summary()
-    config = configuration.load(place.config, (*overrides, "training.devices=1", "training.nodes=1"))
+    config = configuration.load_config(place.config, (*overrides, "training.devices=1", "training.nodes=1"))
     test = load_splits(config.data).test
     if list(test.classes) != summary["data"]["classes"]:
         raise InputError(

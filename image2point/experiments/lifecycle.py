@@ -38,7 +38,7 @@ def standing(
     if not resume or not place.path.exists():
         runs.check_new(place.path, overwrite)
         return "new"
-    stored = configuration.load_run(runs.open_run(place.path).config)
+    stored = configuration.load_run_config(runs.open_run(place.path).config)
     changed = [line for line in configuration.changes(stored, config) if not line.startswith(FREE_TO_CHANGE)]
     if changed:
         raise InputError(

@@ -83,7 +83,7 @@ def load(path: str | Path) -> ImageNetwork:
     """The network of a finished run with its chosen weights, in eval mode, on the CPU."""
     place = runs.open_run(path)
     classes = place.read_summary()["images"]["classes"]
-    config = configuration.load_as(Pretrain, place.config)
+    config = configuration.load_config_as(Pretrain, place.config)
     network = make_image_network(config, len(classes), weights="random")
     network.network.load_state_dict(pretrained.read_file(place.weights).tensors)
     return network.eval()

@@ -100,7 +100,7 @@ class Inline:
     def run(self, job: Job) -> None:
         from image2point.experiments import transfer
 
-        transfer.run(configuration.load(job.config), job.folder, resume=True)
+        transfer.run(configuration.load_config(job.config), job.folder, resume=True)
 
     def stop(self) -> None:
         pass
