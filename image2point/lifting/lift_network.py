@@ -135,7 +135,7 @@ def lift(
 
     >>> net = lift("test_resnet", weights="random", num_classes=10)
     >>> net.lifting.options.stem, net.classifier[0].shape
-    ('inflate', torch.Size([10, 256]))
+    ('inflate', torch.Size([10, 96]))
     """
     chosen: dict[str, Any] = {
         "rule": rule, "variance": variance, "substrate": substrate, "stem": stem, "stride_in": stride_in,
