@@ -110,7 +110,7 @@ def transfer(
 
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it: give one of them")
-    settings = configuration.load(config, overrides or ())
+    settings = configuration.load_config(config, overrides or ())
     finished = resume and (runs / settings.name / "summary.json").is_file()
     run = run_transfer(settings, runs, resume, overwrite)
     if finished:
@@ -374,7 +374,7 @@ def config(
     elif file is None:
         raise InputError("config needs a file, or --schema for every setting there is")
     else:
-        print(configuration.load(file, overrides or ()).to_yaml(), end="")
+        print(configuration.load_config(file, overrides or ()).to_yaml(), end="")
 
 
 for command in (pretrain, measure, rank, study, sweep, table):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Something that the user supplied cannot be used.
@@ -15,3 +17,12 @@ def one_line(text: object, most: int = 150) -> str:
     """Text from a file or another package as a message gives it: on one line, without control characters, not long."""
     words = " ".join(str(text).split())
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)[:most]
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names as a message gives them: the first few, and how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -7,49 +7,18 @@ connection from that block to the features before the head (`lifting.skip`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from image2point.errors import InputError
+from image2point.errors import InputError, listed
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.observe import block_layers
-from image2point.lifting.records import ROLES
 from image2point.networks.layer_names import blocks
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What moves.
-
-    Attributes:
-        trainable: roles whose parameters train.
-        statistics: roles whose norms use and follow batch statistics in training mode.
-        only: roles that may leave eval mode at all, dropout included; None for all.
-    """
-
-    trainable: frozenset[str]
-    statistics: frozenset[str]
-    only: frozenset[str] | None = None
-
-
-_ENDS, _ALL = frozenset({"input", "output"}), frozenset(ROLES)
-_HEAD, _NOTHING = frozenset({"output"}), frozenset[str]()
-
-POLICIES: dict[str, Policy] = {
-    "io": Policy(_ENDS, _ENDS),
-    "io+stats": Policy(_ENDS, _ALL),
-    "io+norm": Policy(_ENDS | {"norm"}, _ALL),
-    "all": Policy(_ALL, _ALL),
-    "head": Policy(_HEAD, _HEAD, only=_HEAD),
-    "none": Policy(_NOTHING, _NOTHING, only=_NOTHING),
-}
-"""Names as in Xu et al. (2022): `io` stem and head; `io+stats` their `ioms`; `io+norm` their `iobn`; `head` is the
-linear probe."""
-
-
-BLOCK_POLICIES = ("layer", "scl")
+from image2point.roles import DECODER, POLICIES, ROLES, Policy, is_policy
 
 
 @dataclass(frozen=True)
@@ -60,28 +29,46 @@ class Counts:
     total: int
 
 
-def freeze(net: nn.Module, policy: str) -> Counts:
+def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) -> Counts:
     """Let exactly those parameters and running statistics move that a policy names.
 
     Call it before the optimizer is made. It holds through `net.train()`: under `io` the norms of the body stay in
     eval mode. Calling it again replaces the policy.
 
+    What took the place of a lifted layer (`net.fc = nn.Linear(...)`) has the role of that layer. Whatever else was
+    attached needs a role: give it here, or write it into `net.roles`, where what is given here is kept.
+
     Args:
         policy: `io`, `io+stats` (norm parameters frozen, running statistics move), `io+norm`, `all`, `head` (linear
             probe), `none`, `layer:NAME` or `scl:NAME`.
+        roles: for layers that were attached: patterns over names (`decoder.*`), and the role of what they match:
+            `input`, `norm`, `body`, `output` or `decoder`; the first that matches counts. A `decoder` trains with the
+            stem and the head under all policies but `head` and `none`.
+
+    Returns:
+        Trainable and total number of parameters.
 
     Raises:
-        InputError: on an unknown policy or block, or a network that was not lifted.
+        InputError: on an unknown policy, block or role, a pattern that matches nothing, parameters without a role, or a
+            network that was not lifted.
+
+    >>> import image2point as i2p
+    >>> net = i2p.lift("test_resnet", weights="random", num_classes=4)
+    >>> net.add_module("decoder", nn.Linear(8, 8))
+    >>> freeze(net, "io", roles={"decoder.*": "decoder"}).trainable == freeze(net, "head").trainable
+    False
     """
     if not isinstance(net, LiftedNetwork):
-        raise InputError(f"freeze needs a network made by image2point.lift, found {type(net).__name__}")
+        inside = " (call it on the lifted network inside, before it is wrapped)" if _holds_lifted(net) else ""
+        raise InputError(f"freeze needs a network made by image2point.lift, found {type(net).__name__}{inside}")
     rules, block = _rules(net, policy)
-    parameters = dict(net.named_parameters())
-    for record in net.lifting.parameters:
-        parameters[record.name].requires_grad_(record.role in rules.trainable or _inside(record.name, block))
+    _keep_roles(net, roles or {})
+    found = _roles(net)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(found[name] in rules.trainable or _inside(name, block))
     held = set()
     for name, module in net.named_modules():
-        role = _role(net, name)
+        role = found.get(name)
         still = isinstance(module, _BatchNorm) and role not in rules.statistics and not _inside(name, block)
         if rules.only is not None:  # containers have no role; they rest only where everything does
             still = role not in rules.only if role else not rules.only
@@ -95,11 +82,12 @@ def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
     """Names of the batch norms that use and follow the statistics of the batch when the network trains under a policy.
 
     Raises:
-        InputError: on an unknown policy or block.
+        InputError: on an unknown policy or block, or parameters without a role.
     """
     rules, block = _rules(net, policy)
+    found = _roles(net)
     norms = (name for name, module in net.named_modules() if isinstance(module, _BatchNorm))
-    return frozenset(name for name in norms if _role(net, name) in rules.statistics or _inside(name, block))
+    return frozenset(name for name in norms if found[name] in rules.statistics or _inside(name, block))
 
 
 def blocks_of(net: LiftedNetwork) -> tuple[str, ...]:
@@ -119,30 +107,96 @@ def count(net: LiftedNetwork) -> Counts:
 
 
 def count_by_role(net: LiftedNetwork) -> dict[str, Counts]:
-    """Trainable and total number of parameters of each role."""
-    parameters = dict(net.named_parameters())
-    result = dict.fromkeys(ROLES, Counts(0, 0))
-    for record in net.lifting.parameters:
-        size, before = parameters[record.name].numel(), result[record.role]
-        trainable = size if parameters[record.name].requires_grad else 0
-        result[record.role] = Counts(before.trainable + trainable, before.total + size)
+    """Trainable and total number of parameters of each role; of `decoder` where there is one."""
+    found, result = _roles(net), dict.fromkeys(ROLES, Counts(0, 0))
+    for name, parameter in net.named_parameters():
+        size, before = parameter.numel(), result.get(found[name], Counts(0, 0))
+        trainable = size if parameter.requires_grad else 0
+        result[found[name]] = Counts(before.trainable + trainable, before.total + size)
     return result
 
 
 def _rules(net: LiftedNetwork, policy: str) -> tuple[Policy, str]:
     """What a policy is, and the block that it names, if any."""
-    kind, _, block = policy.partition(":")
-    if policy not in POLICIES and not (kind in BLOCK_POLICIES and block):
+    if not is_policy(policy):
         raise InputError(f"policy: expected one of {', '.join(POLICIES)}, layer:NAME or scl:NAME, found {policy!r}")
+    block = policy.partition(":")[2]
     if block and not any(_inside(record.name, block) for record in net.lifting.parameters):
         raise InputError(f"policy {policy}: no parameter lies in {block!r}; blocks are {', '.join(blocks_of(net))}")
     return POLICIES["io" if block else policy], block
 
 
-def _role(net: LiftedNetwork, name: str) -> str | None:
+# ------------------------------------------------------------------------------------------------------------ roles
+
+
+def _keep_roles(net: LiftedNetwork, given: Mapping[str, str]) -> None:
+    """Write the roles that patterns give into `net.roles`, by the names of modules and parameters."""
+    known = (*ROLES, DECODER)
+    names = [name for name in (*dict(net.named_modules()), *dict(net.named_parameters())) if name]
+    matched: dict[str, list[str]] = {pattern: [] for pattern in given}
+    for name in names:
+        # `decoder.*` means the module `decoder` as well.
+        pattern = next((p for p in given if fnmatchcase(name, p) or fnmatchcase(f"{name}.", p)), None)
+        if pattern is not None:
+            matched[pattern].append(name)
+    for pattern, role in given.items():
+        if role not in known:
+            raise InputError(f"roles: expected one of {', '.join(known)} for {pattern!r}, found {role!r}")
+        if not matched[pattern]:
+            raise InputError(f"roles: the pattern {pattern!r} matches no module and no parameter of its own")
+    for pattern, role in given.items():
+        net.roles.update(dict.fromkeys(matched[pattern], role))
+
+
+def _roles(net: LiftedNetwork) -> dict[str, str]:
+    """The role of every parameter, of every norm, and of every module that has one.
+
+    Raises:
+        InputError: naming the parameters and norms that have none.
+    """
+    recorded = {record.name: record.role for record in net.lifting.parameters}
+    parameters, modules = dict(net.named_parameters()), dict(net.named_modules())
+    gone = {name: role for name, role in recorded.items() if name not in parameters}
+    found: dict[str, str] = {}
+    unknown = []
+    for name in (*modules, *parameters):
+        module = modules[name if name in modules else name.rpartition(".")[0]]
+        role = net.roles.get(name) or recorded.get(name) or _of_owner(net, name) or _of_replaced(name, gone, module)
+        if role:
+            found[name] = role
+        elif name in parameters or isinstance(module, _BatchNorm):
+            unknown.append(name)
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} parameters and norms were attached to the network and have no role: {listed(unknown)}. "
+            f'Give them one, as in roles={{"{unknown[0].split(".")[0]}.*": "decoder"}}: {", ".join(ROLES)} or {DECODER}'
+        )
+    return found
+
+
+def _of_owner(net: LiftedNetwork, name: str) -> str | None:
     """Role of a module or of the lifted one that it is part of; None for a container."""
     while name:
         if name in net.roles:
             return net.roles[name]
         name = name.rpartition(".")[0]
     return None
+
+
+def _of_replaced(name: str, gone: Mapping[str, str], module: nn.Module) -> str | None:
+    """Role of what was put in the place of a container: that of the parameters which left with it.
+
+    Those of a block had two roles, body and norm; in the new block, norms have the second.
+    """
+    roles: set[str] = set()
+    while name and not roles:
+        roles = {role for parameter, role in gone.items() if _inside(parameter, name)}
+        name = name.rpartition(".")[0]
+    if roles == {"body", "norm"}:
+        return "norm" if "Norm" in type(module).__name__ else "body"
+    return roles.pop() if len(roles) == 1 else None
+
+
+def _holds_lifted(module: object) -> bool:
+    """Whether a lifted network is inside, as in DataParallel or a compiled module."""
+    return isinstance(module, nn.Module) and any(isinstance(part, LiftedNetwork) for part in module.modules())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from image2point import config as configuration
-from image2point.config import Config, load, load_run
+from image2point.config import Config, load_config, load_run_config
 from image2point.errors import InputError
 from image2point.experiments.study import read_study
 from image2point.sweeps import plan as sweeps
@@ -25,14 +25,14 @@ def write(path: Path, text: str) -> Path:
 def test_a_config_lists_only_what_differs_from_its_base(tmp_path: Path) -> None:
     write(tmp_path / "common/base.yaml", "seed: 3\ntraining: {epochs: 7, lr: 0.5}\n")
     write(tmp_path / "middle.yaml", "base: common/base.yaml\ntraining: {lr: 0.25}\n")
-    config = load(write(tmp_path / "last.yaml", "base: middle.yaml\ntraining: {batch_size: 4}\n"))
+    config = load_config(write(tmp_path / "last.yaml", "base: middle.yaml\ntraining: {batch_size: 4}\n"))
     assert (config.seed, config.training.epochs, config.training.lr, config.training.batch_size) == (3, 7, 0.25, 4)
     assert config.name == "last"  # the file's own name, not that of a base
 
 
 def test_overrides_come_last_and_are_parsed_as_yaml(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", "data: {shots: 5}\n")
-    config = load(
+    config = load_config(
         path, ["data.shots=null", "training.lr=1e-3", "data.features=[occupancy, xyz]", "network.weights=file:/a=b"]
     )
     assert config.data.shots is None
@@ -45,7 +45,7 @@ def test_bases_in_a_circle(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", "base: b.yaml\n")
     write(tmp_path / "b.yaml", "base: a.yaml\n")
     with pytest.raises(InputError, match=r"circle: a.yaml -> b.yaml -> a.yaml"):
-        load(path)
+        load_config(path)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_bases_in_a_circle(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        load(write(tmp_path / "bad.yaml", text))
+        load_config(write(tmp_path / "bad.yaml", text))
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
@@ -83,20 +83,20 @@ def test_an_error_names_the_file_that_wrote_the_value(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "training: {lr: -1}\n")
     path = write(tmp_path / "a.yaml", "base: base.yaml\ntraining: {epochs: 3}\n")
     with pytest.raises(InputError, match=r"training.lr = -1 \(in .*base.yaml\)"):
-        load(path)
+        load_config(path)
     with pytest.raises(InputError, match=r"training.lr = -2 \(in command line\)"):
-        load(path, ["training.lr=-2"])
+        load_config(path, ["training.lr=-2"])
 
 
 @pytest.mark.parametrize("text", ["training.lr", "=3", "training.lr=[", "training.epohs=3"])
 def test_bad_overrides(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError):
-        load(write(tmp_path / "a.yaml", ""), [text])
+        load_config(write(tmp_path / "a.yaml", ""), [text])
 
 
 def test_a_resolved_config_reads_back_unchanged(tmp_path: Path) -> None:
-    config = load(write(tmp_path / "a.yaml", "data: {augmentation: null, shots: 3}\ntraining: {lr: 1.0e-5}\n"))
-    assert load(write(tmp_path / "config.yaml", config.to_yaml())) == config
+    config = load_config(write(tmp_path / "a.yaml", "data: {augmentation: null, shots: 3}\ntraining: {lr: 1.0e-5}\n"))
+    assert load_config(write(tmp_path / "config.yaml", config.to_yaml())) == config
 
 
 def test_changes_name_the_fields() -> None:
@@ -136,7 +136,7 @@ def test_the_configs_of_the_repository_are_valid(path: Path) -> None:
     elif "kind" in values:
         read_study(path)
     else:
-        load_run(path)
+        load_run_config(path)
 
 
 def test_every_arm_has_its_config() -> None:

@@ -138,3 +138,119 @@ def test_importing_policies_needs_no_timm() -> None:
     code = "import sys, image2point.finetune; sys.exit('timm' in sys.modules or 'torchvision' in sys.modules)"
     root = Path(__file__).resolve().parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------- what was attached, or put in its place
+
+
+class Decoder(nn.Module):
+    """Stands for what turns maps into one map: a convolution, its norm, dropout, and the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.norm, self.drop, self.score = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)
+
+
+WITH_DECODER = {"decoder.score.*": "output", "decoder.*": "decoder"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_decoder_trains_with_the_stem_and_the_head(policy: str) -> None:
+    net = network()
+    plain = i2p.freeze(net, policy)
+    decoder = Decoder()
+    net.add_module("decoder", decoder)
+    counts = i2p.freeze(net, policy, roles=WITH_DECODER)
+    trains = policy not in ("head", "none")
+    assert all(p.requires_grad == trains for part in (decoder.mix, decoder.norm) for p in part.parameters())
+    assert all(p.requires_grad == (policy != "none") for p in decoder.score.parameters())
+    sizes = {
+        part: sum(p.numel() for p in decoder.get_submodule(part).parameters()) for part in ("mix", "norm", "score")
+    }
+    assert counts.total == plain.total + sum(sizes.values())
+    assert counts.trainable == sum(p.numel() for p in net.parameters() if p.requires_grad)
+    by_role = count_by_role(net)
+    assert by_role["decoder"] == Counts(trains * (sizes["mix"] + sizes["norm"]), sizes["mix"] + sizes["norm"])
+    assert sum(c.total for c in by_role.values()) == counts.total
+    assert ("decoder.norm" in following(net, policy)) == trains
+    net.train()
+    assert decoder.norm.training == decoder.drop.training == trains
+    assert i2p.freeze(net, policy) == counts  # the roles are kept
+
+
+def test_what_has_no_role_is_named() -> None:
+    net = network()
+    net.add_module("decoder", Decoder())
+    with pytest.raises(i2p.InputError, match=r"7 parameters and norms.*decoder.norm, decoder.mix.weight.*roles="):
+        i2p.freeze(net, "none")
+    with pytest.raises(i2p.InputError, match=r"have no role: decoder\.mix"):
+        i2p.freeze(net, "all", roles={"decoder.norm.*": "decoder", "decoder.score.*": "output"})
+    net = network()
+    net.add_module("extra", nn.BatchNorm1d(8, affine=False))
+    with pytest.raises(i2p.InputError, match="extra"):
+        i2p.freeze(net, "io")
+    net = network()
+    net.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    with pytest.raises(i2p.InputError, match="scale"):
+        i2p.freeze(net, "io")
+    assert i2p.freeze(net, "io", roles={"scale": "input"}).trainable == i2p.freeze(network(), "io").trainable + 1
+
+
+def test_an_adapter_inside_a_block_needs_a_role() -> None:
+    net = network()
+    net.get_submodule("layer1.0").add_module("adapter", nn.Linear(8, 8))
+    with pytest.raises(i2p.InputError, match=r"layer1\.0\.adapter\.weight"):
+        i2p.freeze(net, "io")
+    i2p.freeze(net, "io", roles={"*.adapter.*": "input"})
+    assert net.get_parameter("layer1.0.adapter.weight").requires_grad
+
+
+@pytest.mark.parametrize(
+    "head", [nn.Linear(24, 7, bias=False), nn.Sequential(nn.Linear(24, 9), nn.ReLU(), nn.Linear(9, 7))]
+)
+def test_a_swapped_head_has_the_role_of_the_old_one(head: nn.Module) -> None:
+    net = network()
+    net.fc = head
+    counts = i2p.freeze(net, "head")
+    assert counts.trainable == sum(p.numel() for p in head.parameters()) == count_by_role(net)["output"].total
+    assert counts.total == sum(p.numel() for p in net.parameters())
+    i2p.freeze(net, "io")
+    assert all(p.requires_grad for p in head.parameters())
+    i2p.freeze(net, "none")
+    assert not any(p.requires_grad for p in net.parameters())
+    net.fc = nn.Identity()
+    assert i2p.freeze(net, "head").trainable == 0
+
+
+def test_a_swapped_block_has_norms_and_a_body() -> None:
+    net = network()
+    net.get_submodule("layer2").add_module("0", Decoder())
+    i2p.freeze(net, "io+norm")
+    trains = {n for n, p in net.named_parameters() if p.requires_grad and n.startswith("layer2.")}
+    assert trains == {"layer2.0.norm.weight", "layer2.0.norm.bias"}
+    assert "layer2.0.norm" in following(net, "io+stats") - following(net, "io")
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [({"fc.*": "output", "*": "decode"}, "body, output, decoder"), ({"x.*": "decoder"}, "'x.*' matches no")],
+)
+def test_bad_roles(roles: dict[str, str], message: str) -> None:
+    net = network()
+    before = dict(net.roles)
+    with pytest.raises(i2p.InputError, match=message):
+        i2p.freeze(net, "io", roles=roles)
+    assert net.roles == before
+
+
+def test_roles_that_are_given_count_more_than_the_record() -> None:
+    net = network()
+    i2p.freeze(net, "head", roles={"layer4.*": "output"})
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == {
+        n for n, _ in net.named_parameters() if n.startswith(("layer4.", "fc."))
+    }
+
+
+def test_a_wrapped_network() -> None:
+    with pytest.raises(i2p.InputError, match=r"found DataParallel \(call it on the lifted network inside"):
+        i2p.freeze(nn.DataParallel(network()), "io")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import image2point as i2p
 from image2point.cli import app
-from image2point.config import load as load_config
+from image2point.config import load_config
 
 STORED = Path(__file__).resolve().parents[1] / "data" / "fixtures" / "runs" / "before_tasks"
 """Written by version 0.1.0, before a config said `task`: three synthetic classes, three epochs, best by validation."""

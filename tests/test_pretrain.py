@@ -53,7 +53,7 @@ def test_a_run_learns_and_leaves_what_it_should(run: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert float(rows[-1]["train_loss"]) < 0.85 * float(rows[1]["train_loss"])
     assert float(rows[4]["collapse_train/cdnv"]) > 0
-    assert configuration.load_run(run / "config.yaml") == tiny()
+    assert configuration.load_run_config(run / "config.yaml") == tiny()
     net = load_image_network(run)
     splits = load_images(tiny().images)
     recipe = make_image_recipe(tiny(), net)

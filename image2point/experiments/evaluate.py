@@ -61,7 +61,7 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
     """
     run = runs.open_run(path)
     summary = run.read_summary()
-    config = configuration.load(run.config, (*overrides, "training.devices=1", "training.nodes=1"))
+    config = configuration.load_config(run.config, (*overrides, "training.devices=1", "training.nodes=1"))
     test = load_splits(config.data).test
     if list(test.classes) != summary["data"]["classes"]:
         raise InputError(

@@ -17,8 +17,7 @@ from image2point import collapse
 from image2point.collapse import Interval, Statistics
 from image2point.collapse.layers import gathered
 from image2point.collapse.matrices import cdnv_matrix
-from image2point.config import Config
-from image2point.config import load as load_config
+from image2point.config import Config, load_config
 from image2point.config.studies import Episodes, FewShotStudy
 from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject

@@ -17,7 +17,7 @@ from torch import Tensor
 from image2point import collapse
 from image2point.collapse import Interval
 from image2point.collapse.layers import gathered, kept, measure_layers
-from image2point.config import load as load_config
+from image2point.config import load_config
 from image2point.config.studies import FollowStudy
 from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject

@@ -87,9 +87,9 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
     config: Config | Pretrain
     single = [*overrides, "training.devices=1", "training.nodes=1"]
     if finished:
-        config = configuration.load_run(runs.open_run(path).config, single)
+        config = configuration.load_run_config(runs.open_run(path).config, single)
     elif path.is_file() or path.suffix in (".yaml", ".yml"):
-        config = configuration.load_run(path, single)
+        config = configuration.load_run_config(path, single)
     elif len(path.parts) > 1:
         raise InputError(f"{target} does not exist; expected a run directory, a config file, or a timm architecture")
     else:

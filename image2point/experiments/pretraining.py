@@ -20,8 +20,7 @@ import numpy as np
 from image2point import collapse
 from image2point.collapse import Interval
 from image2point.collapse.layers import measure_layers
-from image2point.config import Pretrain, load_as
-from image2point.config import load as load_config
+from image2point.config import Pretrain, load_config, load_config_as
 from image2point.config.studies import PretrainingStudy
 from image2point.experiments.agreement import spearman
 from image2point.experiments.complexity import feature_complexity
@@ -54,7 +53,7 @@ def pretraining_rows(study: PretrainingStudy, base: Path, folder: Path) -> list[
             for seed in study.seeds:
                 label = f"{setting.rpartition('.')[2]}_{value}_seed{seed}".replace("/", "-").replace(" ", "")
                 changes = [*study.settings, f"{setting}={_text(value)}", f"seed={seed}", f"name={label}"]
-                config = load_as(Pretrain, base / study.pretrain, changes)
+                config = load_config_as(Pretrain, base / study.pretrain, changes)
                 same = config.model_dump_json(exclude={"name"})
                 if same not in known:
                     known[same] = {"run": label, **_row(study, base, folder, config)}
@@ -109,7 +108,7 @@ def accuracy_key(ways: int, shots: int, classifier: str) -> str:
 
 def _transferred(study: PretrainingStudy, path: Path, place: Run, folder: Path, label: str, seed: int) -> float:
     """Test accuracy after the network was lifted and fine-tuned on clouds."""
-    arch = load_as(Pretrain, place.config).network.arch
+    arch = load_config_as(Pretrain, place.config).network.arch
     source = [f"network.arch={arch}", f"network.weights=file:{place.weights}"]
     config = load_config(path, [*study.transfer_settings, *source, f"seed={seed}", f"name={label}_clouds"])
     return float(run_transfer(config, folder / "runs", resume=True).read_summary()["final"]["test_accuracy"])

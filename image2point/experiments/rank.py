@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -21,6 +21,7 @@ from image2point.collapse import StatisticsError, transfer_scores
 from image2point.collapse.layers import gathered
 from image2point.collapse.scores import SCORES, SHARES
 from image2point.config import Config
+from image2point.config.lifting import Ablation
 from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
 from image2point.finetune import freeze
@@ -31,7 +32,7 @@ from image2point.training.batches import batches, shuffled
 from image2point.training.recalibration import recalibrate
 
 NORMS = ("train", "stored")
-CONTROLS = ("random", "shuffled", "scratch")
+CONTROLS: tuple[str, ...] = get_args(Ablation)
 FEATURES = "features"
 
 Candidates = Mapping[str, Sequence[str]]
@@ -99,7 +100,7 @@ def rank_candidates(
     if not candidates:
         raise InputError("there is nothing to rank: name candidates with --model ARCH=WEIGHTS")
     for settings in candidates.values():
-        configuration.load(path, [*overrides, *settings])
+        configuration.load_config(path, [*overrides, *settings])
     return [score(path, name, [*overrides, *settings], norms, folds) for name, settings in candidates.items()]
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from image2point.collapse import Interval, mean_interval
 from image2point.collapse.scores import SCORES
-from image2point.config import Pretrain, load_as
-from image2point.config import load as load_config
+from image2point.config import Pretrain, load_config, load_config_as
 from image2point.config.studies import RankStudy
 from image2point.errors import InputError
 from image2point.experiments import rank
@@ -58,7 +57,7 @@ def _partly_trained(study: RankStudy, base: Path, folder: Path) -> dict[str, lis
     found = {}
     for epochs in study.pretrain_epochs if study.pretrain else ():
         changes = [*study.pretrain_settings, f"training.epochs={epochs}", f"name=pretrain_{epochs}"]
-        config = load_as(Pretrain, base / str(study.pretrain), changes)
+        config = load_config_as(Pretrain, base / str(study.pretrain), changes)
         place = run_pretraining(config, folder / "runs", resume=True)
         name = f"{config.network.arch}, epoch {epochs} of {config.images.name}"
         found[name] = [f"network.arch={config.network.arch}", f"network.weights=file:{place.weights}"]

@@ -21,8 +21,9 @@ from image2point.collapse import Statistics, metrics
 from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.errors import InputError
-from image2point.finetune import BLOCK_POLICIES, Counts, blocks_of, freeze
+from image2point.finetune import Counts, blocks_of, freeze
 from image2point.lifting.skip import add_skip
+from image2point.roles import BLOCK_POLICIES
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.training import measure

@@ -140,27 +140,13 @@ def _lift(
 ) -> LiftedNetwork:
     from image2point.lifting import lift
 
-    network = config.network
     lifted = lift(
-        network.arch,
+        config.network.arch,
         weights=weights,
-        rule=network.rule,
-        axis=network.axis,
-        variance=variance,
         calibration=calibration,
-        substrate=network.substrate,
-        stem=network.stem,
-        patch=network.patch,
-        stride_in=network.stride_in,
-        downsample=network.downsample,
         in_channels=feature_width(config.data.features),
         num_classes=classes,
-        head=network.head,
-        control=network.control,
-        depth_padding=network.depth_padding,
-        allow_missing=network.allow_missing,
-        allow_unexpected=network.allow_unexpected,
-        engine=network.engine,
         seed=config.seed,
+        **{**config.network.lift_options, "variance": variance},
     )
     return lifted.double() if config.training.precision == "64" else lifted

@@ -32,7 +32,7 @@ def standing(
     if not resume or not run.path.exists():
         runs.check_new(run.path, overwrite)
         return "new"
-    stored = configuration.load_run(runs.open_run(run.path).config)
+    stored = configuration.load_run_config(runs.open_run(run.path).config)
     changed = [line for line in configuration.changes(stored, config) if not line.startswith(FREE_TO_CHANGE)]
     if changed:
         raise InputError(

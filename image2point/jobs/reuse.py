@@ -33,7 +33,7 @@ def load(run: str | Path) -> LiftedNetwork:
 
     opened = runs.open_run(run)
     classes = opened.read_summary()["data"]["classes"]
-    config = configuration.load(opened.config)
+    config = configuration.load_config(opened.config)
     network = with_policy(make_blank_network(config, len(classes)), resolved(config, opened))
     try:
         state = load_file(opened.weights)
@@ -53,7 +53,7 @@ def load_image_network(run: str | Path) -> ImageNetwork:
 
     opened = runs.open_run(run)
     classes = opened.read_summary()["images"]["classes"]
-    config = configuration.load_as(configuration.Pretrain, opened.config)
+    config = configuration.load_config_as(configuration.Pretrain, opened.config)
     network = make_image_network(config, len(classes), weights="random")
     network.network.load_state_dict(read_file(opened.weights).tensors)
     return network.eval()
@@ -94,7 +94,7 @@ def predict_each(
     from image2point.training.batches import prepare, to_voxels
 
     opened = runs.open_run(run)
-    config = configuration.load(opened.config)
+    config = configuration.load_config(opened.config)
     classes = opened.read_summary()["data"]["classes"]
     recipe = make_recipe(config)
     points = points or config.data.points or _points_of_examples(opened)

@@ -13,8 +13,6 @@ from image2point.lifting.layers import ChannelScale, SiteLinear, VectorConv
 from image2point.lifting.rules import is_norm
 from image2point.voxels import TiedConv, VoxelConv
 
-CONTROLS = ("none", "random", "shuffled", "scratch")
-
 
 def redrawn(module: nn.Module, draw: torch.Generator) -> nn.Module:
     """The control `random`: a 2D layer of the body that has lost what it learned.

@@ -7,14 +7,17 @@ measured on that pair.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from image2point.config.lifting import Head
 from image2point.lifting.layers import VectorBatchNorm
 
-HEADS = ("linear", "batchnorm", "cosine")
+HEADS: tuple[str, ...] = get_args(Head)
 
 
 class BatchNormHead(nn.Linear):

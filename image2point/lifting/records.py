@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import Any
 
+from image2point.config.lifting import DEFAULTS
 from image2point.networks.weights import WeightsReport
+from image2point.roles import ORIGINS, ROLES
 
-ROLES = ("input", "norm", "body", "output")
-ORIGINS = ("inflated", "copied", "fresh")
 FATES = ("used", "replaced", "skipped")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to lift: the arguments of `image2point.lift`, with `auto` resolved."""
+    """How a network was lifted: the arguments of `image2point.lift`, with `auto` resolved."""
 
-    rule: str = "repeat"
-    axis: str | dict[str, str] = "z"
-    variance: str = "none"
-    substrate: str = "sparse"
-    stem: str = "paper"
-    patch: int | None = None
-    stride_in: str = "conv2"
-    downsample: str = "paper"
-    in_channels: int = 3
-    num_classes: int | None = 40
-    head: str = "linear"
-    control: str = "none"
-    depth_padding: str = "zeros"
-    engine: str = "auto"
-    seed: int = 0
+    rule: str
+    axis: str | dict[str, str]
+    variance: str
+    substrate: str
+    stem: str
+    patch: int | None
+    stride_in: str
+    downsample: str
+    in_channels: int
+    num_classes: int | None
+    head: str
+    control: str
+    depth_padding: str
+    engine: str
+    seed: int
 
     @property
     def depth_axis(self) -> str:
@@ -47,8 +47,8 @@ class ParameterRecord:
     """One tensor of the 3D network.
 
     Attributes:
-        role: "input" (stem convolutions and the norms among and right after them), "output" (after global pooling),
-            "norm" (every other norm), or "body".
+        role: "input" (stem convolutions and the norms among and right after them), "output" (after global pooling, or
+            the last convolution of a network that gives a map), "norm" (every other norm), or "body".
         origin: "inflated" from a 2D kernel, "copied", or "fresh".
         source: name and shape of the 2D tensor it comes from; None where fresh.
     """
@@ -118,10 +118,13 @@ class Lifting:
             ]
             return tuple(ParameterRecord(**entry) for entry in entries)
 
+        # Options that are younger than the record were what is the default now.
+        younger = {field.name for field in fields(Options)} - values["options"].keys()
+        before = {name: getattr(DEFAULTS, name) for name in younger}
         weights = {**values["weights"], "missing": tuple(values["weights"]["missing"])}
         return Lifting(
             network=values["network"],
-            options=Options(**values["options"]),
+            options=Options(**before, **values["options"]),
             weights=WeightsReport(**weights),
             parameters=records("parameters"),
             buffers=records("buffers"),

@@ -16,12 +16,12 @@ from image2point.lifting import controls, kernels, rules
 from image2point.lifting.axes import axis_of, check_patterns
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
 from image2point.lifting.heads import fresh_head, unit_length
+from image2point.lifting.outputs import fresh_scores, pixel_classifier
 from image2point.lifting.records import Options
 from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
 from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
 from image2point.lifting.rules.table import READ_PADDING
 from image2point.lifting.stems import FRESH_STEMS, fresh_convolution, replaced_nodes
-from image2point.voxels import GlobalPool
 
 logger = logging.getLogger("image2point")
 
@@ -54,6 +54,7 @@ class Rewriter:
         self._features: Value | None = None
         self._turns = 0
         self._last_linear, self._head = find_classifier(traced), find_head(traced)
+        self._scores = pixel_classifier(traced)
         if isinstance(options.axis, dict):
             replaced = replaced_nodes(stem, options.stem)
             inflated = [
@@ -141,6 +142,12 @@ class Rewriter:
         if replaced:
             assert isinstance(module, nn.Linear)
             return self._fresh_head(operand, path, module.in_features, role)
+        if node is self._scores and operand.kind == "voxels" and self.options.num_classes is not None:
+            assert isinstance(module, nn.Conv2d)
+            draw = kernels.generator(self.options.seed, path)
+            module = fresh_scores(module, self.options.num_classes, draw, self.traced.name)
+            logger.info("%s gives a map: its last convolution %s is a fresh one", self.traced.name, path)
+            self.fresh.add(path)
         if rules.rule_of(module, None) is conditional_convolution:
             module = Experts(module)
         control = self.options.control
@@ -179,7 +186,7 @@ class Rewriter:
     def _role(self, node: fx.Node, module: nn.Module, operand: Value) -> str:
         if node in self.stem.nodes:
             return "input"
-        if operand.kind == "vector" and node in self._head:
+        if (operand.kind == "vector" and node in self._head) or (operand.kind == "voxels" and node is self._scores):
             return "output"
         return "norm" if rules.is_norm(module) else "body"
 
@@ -253,10 +260,15 @@ class Rewriter:
         if self.options.num_classes is None:
             self._features = value if value.kind == "vector" else None
             return value
-        logger.info("%s has no classifier: global mean and a fresh linear layer follow it", self.traced.name)
+        if value.kind == "voxels" and self._scores is not None:
+            return value
         if value.kind == "voxels":
-            pooled = Chain(value, (("", GlobalPool("avg")),), Value("vector", axes="BC"))
-            value = self._write(pooled, self._free("head_pool"), "output")
+            raise InputError(
+                f"{self.traced.name} gives a feature map and does not end in a convolution that num_classes could "
+                "replace. Use num_classes=None to keep the map, or put a classifier behind it: nn.Sequential(network, "
+                "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1)), whose last layer num_classes replaces"
+            )
+        logger.info("%s has no classifier: a fresh linear layer follows it", self.traced.name)
         path = self._free("head")
         self.classifier = path
         return self._fresh_head(value, path, _width(self.traced, result), "output")

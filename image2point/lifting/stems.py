@@ -11,7 +11,6 @@ from image2point.lifting.rules.convolution import voxel_conv
 from image2point.lifting.rules.sizes import both
 from image2point.voxels import VoxelConv
 
-STEMS = ("paper", "inflate", "patch")
 FRESH_STEMS = ("paper", "patch")
 """Stems that are a fresh convolution and a fresh norm."""
 

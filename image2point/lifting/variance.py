@@ -22,8 +22,6 @@ from image2point.voxels.sites import Sites
 
 logger = logging.getLogger("image2point")
 
-VARIANCES = ("none", "1/K", "occupancy")
-
 
 def factor(kernel: Tensor, lifted: Tensor, copies: int, variance: str) -> float:
     """What a lifted kernel is multiplied with when it is made.

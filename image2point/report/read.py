@@ -17,10 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from image2point import runs
 from image2point.errors import InputError
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
+from image2point.roles import ORIGINS, ROLES
 from image2point.tasks.display import DISPLAYS
-
-ROLES = ("input", "norm", "body", "output")
-ORIGINS = ("inflated", "copied", "fresh")
 
 
 class _Part(BaseModel):

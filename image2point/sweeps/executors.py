@@ -109,7 +109,7 @@ class Inline:
     def run(self, job: Job) -> None:
         from image2point.jobs.transfer import run_transfer
 
-        run_transfer(configuration.load(job.config), job.folder, resume=True)
+        run_transfer(configuration.load_config(job.config), job.folder, resume=True)
 
     def stop(self) -> None:
         pass

@@ -43,7 +43,8 @@ def trained(net: LiftedNetwork, steps: int = 3) -> LiftedNetwork:
 @pytest.mark.parametrize("head", HEADS)
 def test_scores_are_linear_in_the_features(head: str, appended: bool) -> None:
     """In eval mode, with the pair that `classifier` gives, whatever the mode when it is asked for."""
-    body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    layers = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net = trained(lifted(head, body if appended else None))
     weight, bias = (None if t is None else t.detach().clone() for t in net.classifier)
     net.eval()

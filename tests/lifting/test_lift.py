@@ -210,7 +210,8 @@ def test_hand_written_network() -> None:
 
 def test_a_network_without_classifier_gets_one() -> None:
     body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-    net = i2p.lift(body, num_classes=4).double().eval()
+    pooled = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = i2p.lift(pooled, num_classes=4).double().eval()
     assert net(clouds()).shape == (2, 4) and net.classifier[0].shape == (4, 8)
     assert roles_and_origins(net)["head.weight"] == ("output", "fresh")
     bare = i2p.lift(body, num_classes=None).double().eval()
@@ -230,7 +231,7 @@ class Branching(nn.Module):
 
 
 def test_parallel_stem_is_inflated() -> None:
-    net = i2p.lift(Branching())
+    net = i2p.lift(Branching(), num_classes=None)
     assert net.lifting.options.stem == "inflate"
     assert {r.name for r in net.lifting.parameters if r.role == "input"} >= {"a.weight", "b.weight"}
     with pytest.raises(LiftError, match="branches"):

@@ -81,4 +81,4 @@ def test_a_swept_field_cannot_be_overridden(tmp_path: Path) -> None:
 
 def test_a_single_run_does_not_take_a_sweep(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="use `image2point sweep"):
-        configuration.load(write(tmp_path, [{"seed": [1, 2]}]))
+        configuration.load_config(write(tmp_path, [{"seed": [1, 2]}]))

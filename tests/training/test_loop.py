@@ -98,7 +98,7 @@ def test_splits_do_not_share_clouds() -> None:
 def test_a_run_holds_its_config(tmp_path: Path) -> None:
     config = tiny("training.epochs=0")
     run = run_transfer(config, tmp_path)
-    assert configuration.load(runs.open_run(run.path).config) == config
+    assert configuration.load_config(runs.open_run(run.path).config) == config
 
 
 def test_every_step_has_its_own_seed() -> None:

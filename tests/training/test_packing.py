@@ -87,9 +87,9 @@ def test_the_count_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_images_have_none(tmp_path: Path) -> None:
-    from image2point.config import Pretrain, load_as
+    from image2point.config import Pretrain, load_config_as
 
     path = tmp_path / "images.yaml"
     path.write_text("training: {batch_voxels: 100}\n")
     with pytest.raises(InputError, match="batch_voxels counts voxels"):
-        load_as(Pretrain, path, ())
+        load_config_as(Pretrain, path, ())
