@@ -132,7 +132,7 @@ def test_validation_is_cut_from_full_training_sets_only() -> None:
 def test_the_configs_of_the_repository_are_valid(path: Path) -> None:
     values, _ = configuration.read(path)
     if "sweep" in values:
-        sweeps.read(path)
+        sweeps.read_sweep(path)
     elif "kind" in values:
         read_study(path)
     else:

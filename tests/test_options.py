@@ -82,7 +82,7 @@ def policy_description() -> object:
 
 
 def test_a_config_hands_every_option_to_lift(monkeypatch: pytest.MonkeyPatch) -> None:
-    from image2point.experiments.ingredients import make_network
+    from image2point.jobs.ingredients import make_network
 
     other = {
         "rule": "mean", "axis": "x", "variance": "1/K", "substrate": "dense", "stem": "inflate", "head": "cosine",
