@@ -7,6 +7,7 @@ connection from that block to the features before the head (`lifting.skip`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +20,8 @@ from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.observe import block_layers
 from image2point.networks.layer_names import blocks
 from image2point.roles import DECODER, POLICIES, ROLES, Policy, is_policy
+
+logger = logging.getLogger("image2point")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
         if still:
             held.add(name)
     net.hold_in_eval(held)
+    if policy == "head" and any(r.role == "input" and r.origin == "fresh" for r in net.lifting.parameters):
+        logger.warning(
+            'the stem is fresh and stays random under policy head; lift with stem="inflate" for a linear probe'
+        )
     return count(net)
 
 

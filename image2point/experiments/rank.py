@@ -115,7 +115,9 @@ def score(path: Path, name: str, settings: Sequence[str], norms: str = "train", 
     if norms not in NORMS:
         raise InputError(f"norms: expected one of {', '.join(NORMS)}, found {norms!r}")
     began = time.monotonic()
-    subject = open_subject(path, settings)
+    open_stem = configuration.load_config(path, settings).network.stem == "auto"
+    # Behind a fresh stem, random numbers would be scored.
+    subject = open_subject(path, [*settings, "network.stem=inflate"] if open_stem else settings)
     if norms == "train":
         settle(subject)
     samples = subject.samples("train")

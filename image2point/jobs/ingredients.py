@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from image2point import config as configuration
 from image2point.config.sections import ClassSplit
@@ -122,13 +122,31 @@ def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTen
 def make_network(
     config: configuration.Config, classes: int, calibration: VoxelTensor | DenseVoxels | None = None
 ) -> LiftedNetwork:
-    """The lifted network with the config's weights; `calibration` as `calibration_batch` gives it."""
+    """The lifted network with the config's weights; `calibration` as `calibration_batch` gives it.
+
+    Raises InputError where the last layer alone would train behind a stem that is fresh, and so would stay random.
+    """
+    if config.finetune.policy == "head" and config.network.stem in ("paper", "patch"):
+        raise InputError(
+            f"finetune.policy = head trains the last layer alone, but network.stem = {config.network.stem} makes a "
+            "fresh stem, which would stay random; set network.stem=inflate, which lifts the 2D stem, or finetune.policy=io"
+        )
     return _lift(config, classes, config.network.weights, config.network.variance, calibration)
 
 
-def make_blank_network(config: configuration.Config, classes: int) -> LiftedNetwork:
-    """The same network with random weights, into which a state dict is to be loaded."""
+def make_blank_network(config: configuration.Config, classes: int, lifting: Mapping[str, Any]) -> LiftedNetwork:
+    """The same network with random weights, into which a state dict is to be loaded.
+
+    lifting: the run's `lifting.json`, which says what `auto` became when the run began.
+    """
+    chosen = {name: lifting["options"][name] for name in ("stem", "downsample")}
+    config = config.model_copy(update={"network": config.network.model_copy(update=chosen)})
     return _lift(config, classes, "random", "none", None)
+
+
+def lifted_stem(config: configuration.Config) -> bool:
+    """Whether `network.stem: auto` means the 2D stem, lifted: where a fresh one would never train."""
+    return config.network.stem == "auto" and config.finetune.policy in ("head", "none")
 
 
 def _lift(
@@ -147,6 +165,6 @@ def _lift(
         in_channels=feature_width(config.data.features),
         num_classes=classes,
         seed=config.seed,
-        **{**config.network.lift_options, "variance": variance},
+        **{**config.network.lift_options, "variance": variance, **({"stem": "inflate"} if lifted_stem(config) else {})},
     )
     return lifted.double() if config.training.precision == "64" else lifted

@@ -34,7 +34,7 @@ def load(run: str | Path) -> LiftedNetwork:
     opened = runs.open_run(run)
     classes = opened.read_summary()["data"]["classes"]
     config = configuration.load_config(opened.config)
-    network = with_policy(make_blank_network(config, len(classes)), resolved(config, opened))
+    network = with_policy(make_blank_network(config, len(classes), opened.read_lifting()), resolved(config, opened))
     try:
         state = load_file(opened.weights)
     except (OSError, SafetensorError) as error:

@@ -15,6 +15,7 @@ from image2point.jobs import block_choice, lifecycle
 from image2point.jobs.ingredients import (
     calibration_batch,
     check_features,
+    lifted_stem,
     load_splits,
     make_blank_network,
     make_network,
@@ -54,7 +55,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     check_features(splits, recipe)
     classes = len(splits.train.classes)
     if stands == "checkpoint":
-        network = make_blank_network(config, classes)
+        network = make_blank_network(config, classes, run.read_lifting())
     else:
         network = make_network(config, classes, calibration_batch(config, splits.train))
     open_choice = stands == "new" and block_choice.is_open(config)
@@ -87,6 +88,8 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
         files.write_text(job.run.lifting, network.lifting.to_json())
     if job.fabric.is_global_zero:
         say(f"network: {config.network.arch}, {_provenance(job.run.read_lifting())}")
+    if lifted_stem(config):
+        say(f"policy {config.finetune.policy} trains no stem, so the 2D stem is lifted (network.stem = inflate)")
     say(f"policy {block_choice.resolved(config, job.run)}: {counts.trainable:,} of {counts.total:,} parameters train")
 
 
