@@ -1,4 +1,5 @@
-"""What is compiled for CPUs: neighbour lookups (lookup.cpp), ReLU (relu.cpp), convolutions (conv/native.cpp).
+"""What is compiled for CPUs: neighbour lookups (lookup.cpp), ReLU (relu.cpp), fingerprints of
+weights (remember.cpp), convolutions (conv/native.cpp).
 
 They are compiled once per machine by its C++ compiler (a few seconds), into the user's cache folder
 (`XDG_CACHE_HOME`). Where there is no compiler, or `IMAGE2POINT_NATIVE=0`, torch alone does the same.
@@ -25,7 +26,7 @@ logger = logging.getLogger("image2point")
 
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 """Types that the functions take, and the ends of their names."""
-SOURCES = tuple(Path(__file__).parent / name for name in ("lookup.cpp", "relu.cpp", "conv/native.cpp"))
+SOURCES = tuple(Path(__file__).parent / name for name in ("lookup.cpp", "relu.cpp", "remember.cpp", "conv/native.cpp"))
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 
 

@@ -24,6 +24,7 @@ from image2point.voxels.conv import native
 from image2point.voxels.conv.blocks import Blocks, blocks
 from image2point.voxels.conv.pack import pack
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 _BLOCK_BYTES = {"cpu": 4 << 20}
 _GPU_BLOCK_BYTES = 256 << 20
@@ -41,7 +42,12 @@ def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups:
 
 
 def multiply(
-    features: Tensor, weight: Tensor, table: NeighbourTable, groups: int = 1, backward: bool = False
+    features: Tensor,
+    weight: Tensor,
+    table: NeighbourTable,
+    groups: int = 1,
+    backward: bool = False,
+    forms: Forms | None = None,
 ) -> Tensor:
     """Convolve; no autograd.
 
@@ -53,9 +59,9 @@ def multiply(
         [M, C_out], a row per target (per source if `backward`).
     """
     if native.takes(features, weight, weight.shape[0], groups):
-        return native.multiply(features, weight, table, groups, backward)
+        return native.multiply(features, weight, table, groups, backward, forms)
     features = features.detach()  # what takes no gradient is spared the bookkeeping for one
-    matrices = pack(weight, groups).unbind()
+    matrices = pack(weight, groups, forms).unbind()
     if backward and table.submanifold:  # the same table, with the opposite taps
         matrices, backward = matrices[::-1], False
     plan = _plan(features, weight.shape[0], table, tuple(weight.shape[2:]), backward)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image2point.voxels.conv.pack import packed_once
+from image2point.voxels.conv.pack import kept
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WORD = 32  # bits of the masks by which it skips taps; larger kernels go without
@@ -62,7 +63,12 @@ def _name(tensor: Tensor) -> str:
 
 
 def multiply(
-    features: Tensor, weight: Tensor, table: NeighbourTable, groups: int = 1, backward: bool = False
+    features: Tensor,
+    weight: Tensor,
+    table: NeighbourTable,
+    groups: int = 1,
+    backward: bool = False,
+    forms: Forms | None = None,
 ) -> Tensor:
     """Convolve [N, C_in] with [C_out, C_in, kx, ky, kz], of size 1 along tied axes, to [M, C_out]; no autograd."""
     from spconv_triton.pytorch import ops
@@ -75,7 +81,7 @@ def multiply(
     with _precision():
         return ops.implicit_gemm(
             features.contiguous(),
-            packed_once(weight, ("spconv", table.kernel), build),  # [C_out, kx, ky, kz, C_in]
+            kept(forms, weight, ("spconv", table.kernel), build),  # [C_out, kx, ky, kz, C_in]
             pairs.rows,
             pairs.masks,
             pairs.order,

@@ -15,6 +15,7 @@ from torch import Tensor
 from image2point.voxels.conv.epilogue import Epilogue
 from image2point.voxels.conv.pack import pack
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 _INSTALLED = find_spec("triton") is not None
 if _INSTALLED or TYPE_CHECKING:
@@ -56,6 +57,7 @@ def multiply(
     table: NeighbourTable,
     groups: int = 1,
     backward: bool = False,
+    forms: Forms | None = None,
     epilogue: Epilogue | None = None,
 ) -> Tensor:
     """Convolve; no autograd.
@@ -70,7 +72,7 @@ def multiply(
     """
     with torch.cuda.device_of(features):
         rows = sorted_table(table, tuple(weight.shape[2:]), backward)
-        matrices = pack(weight, groups)
+        matrices = pack(weight, groups, forms)
         epilogue = epilogue or triton_forward.PLAIN
         if weight.shape[1] == 1:
             return triton_depthwise.multiply(features.contiguous(), matrices.flatten(1), rows, epilogue)
