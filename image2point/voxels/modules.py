@@ -27,6 +27,16 @@ def autocast_type(x: Voxels) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if device != "meta" and torch.is_autocast_enabled(device) else None
 
 
+def check_type(x: Voxels, wanted: torch.dtype) -> None:
+    """Raise VoxelError where voxels and weights differ in their number type, which torch words less well."""
+    found = (x.features if isinstance(x, VoxelTensor) else x.grid if isinstance(x, DenseVoxels) else x).dtype
+    if found != wanted:
+        raise VoxelError(
+            f"expected voxels of the network's number type {wanted}, found {found}; "
+            f"convert the voxels (voxels.to({wanted})) or the network (network.to({found}))"
+        )
+
+
 class VoxelConv(nn.Module):
     """Convolution of sparse voxels (submanifold at stride 1), masked dense grids and plain grids.
 
@@ -114,6 +124,8 @@ class VoxelConv(nn.Module):
         bias: Tensor | None = self.bias
         if dtype is not None:
             x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
+        else:
+            check_type(x, self.weight.dtype)
         if isinstance(x, VoxelTensor):
             if self.depth_padding != "zeros":
                 raise VoxelError('depth_padding="replicate" has no meaning on sparse voxels, which have no border')
