@@ -163,10 +163,8 @@ class VoxelConv(nn.Module):
             return self._compact(weight)
         return whole(self.window, self.structure(forms).tied).cut(self._repeat(weight))
 
-    def _prepare(
-        self, x: VoxelTensor, dtype: torch.dtype | None
-    ) -> tuple[Tensor, NeighbourTable | None, Forms | None]:
-        """What of the kernel is computed; over which neighbours, None where each voxel reads itself alone; its forms."""
+    def _prepare(self, x: VoxelTensor, dtype: torch.dtype | None) -> tuple[Tensor, NeighbourTable | None, Forms | None]:
+        """What of the kernel is computed, over which neighbours (None: each voxel reads itself alone), and its forms."""
         window = self.window
         if window.is_pointwise() and self.groups == 1:  # there is nothing to leave out or to pack
             return self._compact(self._weight_as(dtype, None)), None, None

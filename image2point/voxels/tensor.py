@@ -90,7 +90,6 @@ class VoxelTensor:
         mask[index] = True
         return DenseVoxels(cells.permute(0, 4, 1, 2, 3).contiguous(), mask.unsqueeze(1), self.stride)
 
-
     def _check_memory(self, size: tuple[int, int, int]) -> None:
         """Refuse a grid that the device has no room for, before any of it is asked for."""
         channels, bytes_each = self.features.shape[1], self.features.element_size()
@@ -104,9 +103,9 @@ class VoxelTensor:
         number = int(extents.amax(1).argmax())
         raise VoxelError(
             f"a dense grid of {self.batch_size} × {' × '.join(map(str, size))} cells with {channels} channels takes "
-            f"{wanted:,} bytes ({wanted / 2**30:.3g} GiB) to make, and {free:,} are free on {self.device}; cloud {number} "
-            f"is the widest, with {' × '.join(map(str, extents[number].tolist()))} voxels: remove its far points, use "
-            "larger voxels or fewer clouds, or sparse voxels"
+            f"{wanted:,} bytes ({wanted / 2**30:.3g} GiB) to make, and {free:,} are free on {self.device}; "
+            f"cloud {number} is the widest, with {' × '.join(map(str, extents[number].tolist()))} voxels: remove "
+            "its far points, use larger voxels or fewer clouds, or sparse voxels"
         )
 
 

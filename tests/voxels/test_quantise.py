@@ -130,7 +130,7 @@ def test_bad_features_and_substrate() -> None:
         voxelize([cloud], 0.1, None, "octree")
     with pytest.raises(VoxelError, match=r"expected one array per cloud \(1\), found 2"):
         voxelize([cloud], 0.1, [cloud, cloud])
-    with pytest.raises(VoxelError, match="features of cloud 1: expected finite values, found .* in row 2"):
+    with pytest.raises(VoxelError, match=r"features of cloud 1: expected finite values, found .* in row 2"):
         voxelize([cloud, cloud], 0.1, [cloud[:, :1], torch.tensor([[0.0], [0.0], [torch.nan], [0.0], [0.0]])])
     with pytest.raises(VoxelError, match="features of cloud 1: the sum over the points of a voxel exceeds"):
         voxelize([cloud, cloud], 2.0, [cloud[:, :1], torch.full((5, 1), 3e38)])
@@ -250,7 +250,9 @@ def test_a_grid_that_does_not_fit_is_refused_before_it_is_asked_for(monkeypatch:
     monkeypatch.setattr(tensor, "free_bytes", lambda device: 2 * 10 * 2 * 4 * (2 * 3 * 4 + 1))
     assert voxelize(clouds, 0.1, None, "dense").grid.shape == (2, 3, 10, 2, 4)
     monkeypatch.setattr(tensor, "free_bytes", lambda device: 2 * 10 * 2 * 4 * (2 * 3 * 4 + 1) - 1)
-    with pytest.raises(VoxelError, match=r"takes 4,000 bytes .* 3,999 are free .* cloud 1 is the widest, with 10 × 2 × 4"):
+    with pytest.raises(
+        VoxelError, match=r"takes 4,000 bytes .* 3,999 are free .* cloud 1 is the widest, with 10 × 2 × 4"
+    ):
         voxelize(clouds, 0.1, None, "dense")
 
 
@@ -268,7 +270,9 @@ def test_voxels_of_another_type_than_the_network_are_refused() -> None:
             if isinstance(layer, MapConv) and isinstance(voxels, VoxelTensor):
                 continue
             layer(voxels)
-            with pytest.raises(VoxelError, match=r"type torch.float32, found torch.float64; .*voxels.to\(torch.float32"):
+            with pytest.raises(
+                VoxelError, match=r"type torch.float32, found torch.float64; .*voxels.to\(torch.float32"
+            ):
                 layer(voxels.double())
 
 

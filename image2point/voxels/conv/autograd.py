@@ -82,9 +82,7 @@ class _Convolve(torch.autograd.Function):
         data = kernel = None
         if ctx.needs_input_grad[0]:
             forms = _of_transpose(ctx.forms, groups)
-            data = _Convolve.apply(
-                gradient, transpose(weight, groups), table, groups, engine, not backward, forms
-            )
+            data = _Convolve.apply(gradient, transpose(weight, groups), table, groups, engine, not backward, forms)
         if ctx.needs_input_grad[1]:
             kernel = _WeightGradient.apply(features, gradient, table, tuple(weight.shape[2:]), groups, engine, backward)
         return data, kernel, *(None,) * 5

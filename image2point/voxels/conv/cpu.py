@@ -49,15 +49,7 @@ def multiply(
     backward: bool = False,
     forms: Forms | None = None,
 ) -> Tensor:
-    """Convolve; no autograd.
-
-    Args:
-        features: [N, C_in], a row per source of the table (per target if `backward`).
-        weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the axes where all taps share one weight.
-
-    Returns:
-        [M, C_out], a row per target (per source if `backward`).
-    """
+    """As `engines.Engine.multiply`."""
     if native.takes(features, weight, weight.shape[0], groups):
         return native.multiply(features, weight, table, groups, backward, forms)
     features = features.detach()  # what takes no gradient is spared the bookkeeping for one
@@ -83,14 +75,7 @@ def weight_gradient(
     groups: int = 1,
     backward: bool = False,
 ) -> Tensor:
-    """Gradient of a kernel, of size 1 in `shape` along the axes where all taps share one weight.
-
-    Args:
-        features: [N, C_in]; gradient: [M, C_out], of the convolution's result.
-
-    Returns:
-        [C_out, C_in / groups, *shape].
-    """
+    """As `engines.Engine.weight_gradient`."""
     if native.takes(features, gradient, gradient.shape[1], groups):
         return native.weight_gradient(features, gradient, table, shape, groups, backward)
     features, gradient = features.detach(), gradient.detach()

@@ -22,6 +22,8 @@ import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
+from image2point.files import write_text
+
 log = logging.getLogger(__name__)
 
 
