@@ -100,11 +100,13 @@ class VoxelConv(nn.Module):
     def _forms(self) -> Forms | None:
         """What was made of the weight as it is now; None where nothing is kept or may depend on its values.
 
-        A weight that takes a gradient needs every tap and changes in every step, what is traced is used with other
-        values later, and the reference is to be simple.
+        A weight that takes a gradient needs every tap and changes in every step. A traced program and a CUDA graph run
+        with other values later. The reference is to be simple.
         """
         trains = torch.is_grad_enabled() and self.weight.requires_grad
-        if trains or self.weight.is_meta or torch.compiler.is_compiling() or self.engine == "reference":
+        if trains or self.engine == "reference" or self.weight.is_meta or torch.compiler.is_compiling():
+            return None
+        if self.weight.is_cuda and torch.cuda.is_current_stream_capturing():
             return None
         return self._remembered.forms(self.weight)
 
@@ -164,7 +166,7 @@ class VoxelConv(nn.Module):
         return whole(self.window, self.structure(forms).tied).cut(self._repeat(weight))
 
     def _prepare(self, x: VoxelTensor, dtype: torch.dtype | None) -> tuple[Tensor, NeighbourTable | None, Forms | None]:
-        """What of the kernel is computed, over which neighbours (None: each voxel reads itself alone), and its forms."""
+        """What of the kernel is computed, over which neighbours (None: each voxel alone), and the weight's forms."""
         window = self.window
         if window.is_pointwise() and self.groups == 1:  # there is nothing to leave out or to pack
             return self._compact(self._weight_as(dtype, None)), None, None

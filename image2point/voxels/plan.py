@@ -96,6 +96,10 @@ def neighbour_table(sites: Sites, window: Window) -> NeighbourTable:
 
     Raises:
         VoxelError: where it has more entries than 32 bits can number, or the sites span too large a box.
+
+    >>> sites = Sites.of(torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.int32))
+    >>> neighbour_table(sites, Window((1, 1, 3), padding=(0, 0, 1))).reads.tolist()  # [tap][voxel]
+    [[-1, 0], [0, 1], [1, -1]]
     """
 
     def build() -> NeighbourTable:
