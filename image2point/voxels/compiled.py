@@ -1,9 +1,9 @@
 """What is compiled for CPUs: neighbour lookups (lookup.cpp), ReLU (relu.cpp), fingerprints of weights (remember.cpp),
 convolutions (conv/native.cpp).
 
-The machine's C++ compiler does that once (a few seconds), into the user's cache folder (`XDG_CACHE_HOME`). What lies
-there is loaded only if the user alone can write to it and it is whole; otherwise it is compiled again. Without a
-compiler, or with `IMAGE2POINT_NATIVE=0`, torch alone does the same.
+The machine's C++ compiler builds them once, in a few seconds, into the user's cache folder (`XDG_CACHE_HOME`). A
+library found there is loaded only if nobody else can write to it and its checksum is right; otherwise it is built
+again. Without a compiler, or with `IMAGE2POINT_NATIVE=0`, torch alone computes the same.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def call(name: str, *arguments: Tensor | int) -> int:
 
 
 def _load(compiler: str) -> ctypes.CDLL:
-    """The library of the cache folder, compiled where there is none to be trusted.
+    """The library from the cache folder, compiled first if there is none or it cannot be trusted.
 
     Raises:
         OSError, subprocess.SubprocessError: where it cannot be compiled or loaded.
@@ -84,25 +84,27 @@ def _load(compiler: str) -> ctypes.CDLL:
 
 
 def _own_folder() -> Path | None:
-    """The cache folder, which this user alone can write to from now on; None, with a warning, where it cannot be."""
+    """The cache folder, made writable by this user alone; None, with a warning, if that is impossible."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "image2point"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not _is_private(folder):
-            folder.chmod(folder.stat().st_mode & ~_OTHERS)  # fails on a folder of somebody else
+            folder.chmod(folder.stat().st_mode & ~_OTHERS)  # fails on a folder of another user
         if os.access(folder, os.W_OK) and _is_private(folder):
             return folder
-        reason = f"{folder} is not a folder that this user alone can write to"
+        reason = f"{folder} is not a folder that only this user can write to"
     except OSError as error:
         reason = str(error)
-    logger.warning("the compiled part of image2point cannot be kept, so every process compiles it: %s", reason)
+    logger.warning(
+        "the compiled part of image2point cannot be kept, so every process compiles it (a few seconds): %s", reason
+    )
     return None
 
 
 def _compile(compiler: str, target: Path) -> Path:
     """Compile the sources to `target`, and write its checksum beside it."""
     logger.info("compiling %s with %s", " and ".join(source.name for source in SOURCES), compiler)
-    for part in target.parent.glob(".native-*.part"):  # what a killed process has left
+    for part in target.parent.glob(".native-*.part"):  # left by a killed process
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > _TIMEOUT:
                 part.unlink()
@@ -126,7 +128,7 @@ def _doubt(target: Path) -> str | None:
     """What is wrong with a library that an earlier process compiled, or None."""
     try:
         if target.is_symlink() or not target.is_file() or not _is_private(target):
-            return "is not a file that this user alone can write to"
+            return "is not a file that only this user can write to"
         if hashlib.sha256(target.read_bytes()).hexdigest() != target.with_suffix(".sha256").read_text("ascii"):
             return "is not what the compiler wrote"
     except (OSError, UnicodeDecodeError):

@@ -87,10 +87,10 @@ class VoxelConv(nn.Module):
             nn.init.zeros_(self.bias)
 
     def structure(self, forms: Forms | None = None) -> Structure:
-        """What of the kernel has to be computed, read off its values as they are now.
+        """Which part of the kernel has to be computed, according to its present values.
 
         Args:
-            forms: those of the weight, where they have been asked for already.
+            forms: those of the weight, if the caller has them.
         """
         if self.weight.is_meta:
             return whole(self.window)
@@ -98,10 +98,10 @@ class VoxelConv(nn.Module):
         return forms.of("structure", lambda: read_structure(self.kernel(), self.window))
 
     def _forms(self) -> Forms | None:
-        """What was made of the weight as it is now; None where nothing is kept or may depend on its values.
+        """What has been computed from the weight in its present state; None where nothing may depend on its values.
 
-        A weight that takes a gradient needs every tap and changes in every step. A traced program and a CUDA graph run
-        with other values later. The reference is to be simple.
+        That is so while the weight trains: its gradient needs every tap, and it changes in every step. A traced program
+        and a CUDA graph will run with other values. The reference engine stays simple.
         """
         trains = torch.is_grad_enabled() and self.weight.requires_grad
         if trains or self.engine == "reference" or self.weight.is_meta or torch.compiler.is_compiling():
@@ -157,7 +157,7 @@ class VoxelConv(nn.Module):
 
     def _untied(self, dtype: torch.dtype | None) -> Tensor:
         """The kernel, of size 1 along the axes where every tap has the same weight."""
-        forms = self._forms()
+        forms = self._forms() if self.window.taps > 1 else None
         weight = self._weight_as(dtype, forms)
         if self.engine == "reference":
             return self._repeat(weight)

@@ -1,8 +1,12 @@
-"""The one cache of what is made of weights: packed matrices, converted types, what their values allow to leave out.
+"""The one cache of what is computed from weights: packed matrices, converted types, the structure of kernels.
 
-It is valid as long as the weight's bytes stay the same, all of them, and that is looked at whenever the weight is used.
-Torch's count of changes would cost less, but misses whatever is written through `weight.data`, NumPy or the storage, as
-moving averages, pruning and some optimizers do.
+An entry is valid as long as every byte of the weight stays the same, and this is checked in each forward pass. Torch's
+version counter would be cheaper, but it misses writes through `weight.data`, NumPy or the storage, which moving
+averages, pruning and some optimizers use.
+
+On a CPU the check reads the weight once, and one changed element is always noticed (remember.cpp). On other devices,
+and without a compiler, the weight is compared with a copy; the host has to wait for a GPU's answer, since it decides
+what runs next. A kernel that trains has no entries, and neither has one under CUDA graph capture.
 """
 
 from __future__ import annotations
@@ -21,16 +25,16 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Forms:
-    """What has been made of one content of a weight."""
+    """What has been computed from one state of a weight."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight, self._content, self._made = weight.detach(), _Content(weight), dict[Hashable, Any]()
 
     def of(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` makes of the weight; made once per key.
+        """The result of `make`, which is called once per key; it must not share memory with the weight.
 
-        It may be asked for after the weight was written again, in a backward pass. What is made then is not kept.
-        Gradients may be taken through it later, so it is made outside of inference mode, and takes none itself.
+        A backward pass may ask after the weight was overwritten: the result is not kept then. `make` runs without
+        gradients and outside of inference mode, so that its result can be used wherever gradients are taken.
         """
         if key not in self._made:
             with torch.inference_mode(False), torch.no_grad():
@@ -41,31 +45,29 @@ class Forms:
         return self._made[key]
 
     def fits(self, weight: Tensor) -> bool:
-        """Whether this is the content of a weight: the same bytes in the same layout."""
+        """Whether a weight is in that state: the same bytes in the same layout."""
         return self._content.is_that_of(weight)
 
 
 class Remembered:
-    """The forms of a weight as it is now; copies and pickles begin anew."""
+    """The forms of a weight in its present state; copies and pickles start empty."""
 
     def __init__(self) -> None:
         self._forms: Forms | None = None
 
     def forms(self, weight: Tensor) -> Forms:
-        """Those made before if the weight still has the same content, else none yet."""
-        if self._forms is None or not self._forms.fits(weight):
-            self._forms = Forms(weight)
-        return self._forms
+        """The forms computed so far, or a new, empty object if the weight has changed."""
+        forms = self._forms
+        if forms is None or not forms.fits(weight):
+            self._forms = forms = Forms(weight)
+        return forms  # not self._forms: another thread may have replaced it
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
 
 
 class _Content:
-    """The bytes of a weight and their layout.
-
-    On a CPU with a compiler the bytes are known by a fingerprint (remember.cpp), elsewhere by a copy.
-    """
+    """What identifies the state of a weight: its layout, and a fingerprint or a copy of its bytes."""
 
     def __init__(self, weight: Tensor) -> None:
         self._layout = _layout(weight)

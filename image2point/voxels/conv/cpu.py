@@ -106,7 +106,7 @@ def sum_neighbours(features: Tensor, table: NeighbourTable, backward: bool = Fal
 
 
 def _plan(features: Tensor, out_channels: int, table: NeighbourTable, shape: tuple[int, ...], backward: bool) -> Blocks:
-    """Blocks of such a height that the sums of a block have the size that is wanted, if half of the bags are filled."""
+    """Blocks as high as their sums fit into the cache, if half of the bags are filled."""
     row = max(prod(shape) / 2, 1) * max(features.shape[1], out_channels) * features.element_size()
     height = _BLOCK_BYTES.get(features.device.type, _GPU_BLOCK_BYTES) / row
     return blocks(table, shape, backward, 1 << max(int(height).bit_length() - 1, 6))

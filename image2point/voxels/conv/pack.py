@@ -1,4 +1,4 @@
-"""Kernels as one matrix per column, for the engines that want that."""
+"""Kernels as one matrix per column, as several engines need them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def pack(weight: Tensor, groups: int, forms: Forms | None = None) -> Tensor:
 
 
 def kept(forms: Forms | None, kernel: Tensor, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
-    """What `build` makes of a kernel, which may share no memory with it.
+    """The result of `build` for a kernel, taken from `forms` if it is there; it must not share memory with the kernel.
 
     Args:
-        forms: those of the weight that the kernel is a view of, or the same in another type; None: built each time.
+        forms: those of the weight that the kernel is a view of, perhaps in another type; None builds it every time.
     """
     if forms is None:
         return build()
