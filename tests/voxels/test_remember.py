@@ -235,6 +235,26 @@ def test_a_write_to_any_element_is_a_change(size: int, dtype: torch.dtype) -> No
         assert forms is not changed
 
 
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("other", [1, 511, 512, 1024, 4096])
+def test_values_that_change_places_are_a_change(other: int) -> None:
+    weight, kept = torch.randn(5000), Remembered()
+    forms = kept.forms(weight)
+    weight.data[[0, other]] = weight.data[[other, 0]]
+    assert kept.forms(weight) is not forms
+
+
+def test_grouped_kernels_and_their_transposes_are_kept_apart() -> None:
+    """With as many inputs as outputs, both have one shape."""
+    layer, x = VoxelConv(8, 8, (3, 3, 3), 1, (1, 1, 1), groups=2).double().requires_grad_(False), random_voxels(8)
+    features, outcomes = x.features.requires_grad_(), []
+    for layer.engine in ("cpu", "cpu", "reference"):
+        y = layer(x).features
+        outcomes.append((y, torch.autograd.grad(y.square().sum(), features)[0]))
+    for found in outcomes[:2]:
+        assert all(relative(one, other) < 1e-12 for one, other in zip(found, outcomes[2], strict=True))
+
+
 def test_the_same_bytes_in_another_layout_are_a_change() -> None:
     weight, kept = torch.zeros(4, 4), Remembered()
     for other in (weight.view(2, 8), weight.view(torch.int32), weight[:, ::2], weight.T):
