@@ -49,7 +49,6 @@ def _exit_code(error: Exception) -> int | None:
     # The modules below are heavy; an error of theirs can only come from where they are loaded already.
     known = {
         "image2point.training.interrupt": ("Interrupted", 130),
-        "image2point.voxels.errors": ("VoxelError", 2),
         "image2point.collapse.inputs": ("StatisticsError", 2),
     }
     for module, (name, code) in known.items():

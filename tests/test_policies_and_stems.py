@@ -15,13 +15,13 @@ from image2point.jobs.transfer import run_transfer
 
 
 def test_a_linear_probe_looks_through_the_lifted_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_transfer(tiny("finetune.policy=head", "training.epochs=1"), tmp_path)
+    run = run_transfer(tiny("finetune.policy=head", "training.epochs=1", "network.arch=test_efficientnet"), tmp_path)
     assert run.read_lifting()["options"]["stem"] == "inflate"
     assert "trains no stem, so the 2D stem is lifted" in capsys.readouterr().out
     net = i2p.load(run.path)
     assert net.lifting.options.stem == "inflate"
     assert {r.origin for r in net.lifting.parameters if r.role == "input"} == {"inflated", "copied"}
-    usual = run_transfer(tiny("training.epochs=0", "name=usual"), tmp_path)
+    usual = run_transfer(tiny("training.epochs=0", "name=usual", "network.arch=test_efficientnet"), tmp_path)
     assert usual.read_lifting()["options"]["stem"] == "paper"
     assert "trains no stem" not in capsys.readouterr().out
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from image2point.voxels.conv.pack import pack
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -26,11 +27,16 @@ def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups:
 
 
 def multiply(
-    features: Tensor, weight: Tensor, table: NeighbourTable, groups: int = 1, backward: bool = False
+    features: Tensor,
+    weight: Tensor,
+    table: NeighbourTable,
+    groups: int = 1,
+    backward: bool = False,
+    forms: Forms | None = None,
 ) -> Tensor:
     """See `image2point.voxels.conv.engines.Engine`."""
     features = features.detach()
-    matrices = _matrices(weight, table, groups)
+    matrices = _matrices(weight, table, groups, forms)
     size = table.sources if backward else table.targets
     channels = weight.shape[0]
     identity = len(matrices) // 2 if table.submanifold else -1
@@ -76,9 +82,9 @@ def weight_gradient(
     return kernel.permute(1, 3, 2, 0).flatten(0, 1).unflatten(2, shape).contiguous()
 
 
-def _matrices(weight: Tensor, table: NeighbourTable, groups: int) -> Tensor:
+def _matrices(weight: Tensor, table: NeighbourTable, groups: int, forms: Forms | None) -> Tensor:
     """A matrix per tap, [taps, groups, C_in / groups, C_out / groups]; a tied kernel is repeated."""
-    matrices = pack(weight, groups)
+    matrices = pack(weight, groups, forms)
     if weight.shape[2:] == table.kernel:
         return matrices
     spread = matrices.unflatten(0, tuple(weight.shape[2:])).expand(*table.kernel, *matrices.shape[1:])

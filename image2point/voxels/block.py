@@ -34,9 +34,9 @@ def convolve_norm_activate(
 def _steps(
     conv: VoxelConv, norm: BatchNorm, activation: Pointwise | None, x: VoxelTensor, residual: Voxels | None
 ) -> Epilogue | None:
-    """What follows the convolution, if all of it can be done in one.
+    """What follows the convolution, if all of it can run as one operation.
 
-    That takes the modules as this package made them, for somebody may have put another in their place since.
+    The modules must be those that this package made: a user may have replaced one since.
     """
     if type(conv) not in (VoxelConv, TiedConv) or type(norm) is not BatchNorm:
         return None

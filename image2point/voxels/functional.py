@@ -83,70 +83,122 @@ def on_clouds(function: Callable[[Tensor, Clouds], Tensor], x: Voxels) -> Voxels
 
 
 def add(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
-    """x + y, where y is voxels on the same sites, a vector per cloud [B, C], one for all [C], or a number."""
+    """x + y, where y is voxels on the same sites, a vector per cloud [B, C], one for all [C], or a number.
+
+    >>> add(torch.ones(1, 2, 1, 1, 1), torch.tensor([1.0, 2.0])).flatten().tolist()
+    [2.0, 3.0]
+    """
     return _combine(torch.add, x, y)
 
 
 def subtract(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
-    """x − y; y as in `add`."""
+    """x − y; y as in `add`.
+
+    >>> subtract(torch.ones(1, 2, 1, 1, 1), 3.0).flatten().tolist()
+    [-2.0, -2.0]
+    """
     return _combine(torch.sub, x, y)
 
 
 def multiply(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
-    """x · y; y as in `add`. A vector per cloud is a gate, as squeeze-and-excite has it."""
+    """x · y; y as in `add`. A vector per cloud is a gate, as squeeze-and-excite has it.
+
+    >>> multiply(torch.ones(2, 1, 1, 1, 1), torch.tensor([[0.5], [2.0]])).flatten().tolist()  # a gate per cloud
+    [0.5, 2.0]
+    """
     return _combine(torch.mul, x, y)
 
 
 def divide(x: Voxels, y: Voxels | Tensor | float) -> Voxels:
-    """x / y; y as in `add`. Of voxels, only numbers and vectors divide: empty cells of a grid are zero."""
+    """x / y; y as in `add`. Of voxels, only numbers and vectors divide: empty cells of a grid are zero.
+
+    >>> divide(torch.ones(1, 2, 1, 1, 1), torch.tensor([2.0, 4.0])).flatten().tolist()
+    [0.5, 0.25]
+    """
     return _combine(torch.div, x, y)
 
 
 def power(x: Voxels, exponent: float) -> Voxels:
-    """x to the power of a positive number."""
+    """x to the power of a positive number.
+
+    >>> power(torch.full((1, 1, 1, 1, 1), 3.0), 2).item()
+    9.0
+    """
     return pointwise(lambda features: features**exponent, x)
 
 
 def channels(x: Voxels, start: int | None, stop: int | None, step: int | None = None) -> Voxels:
-    """The channels start:stop:step."""
+    """The channels start:stop:step.
+
+    >>> channels(torch.arange(4.0).view(1, 4, 1, 1, 1), 1, 3).flatten().tolist()
+    [1.0, 2.0]
+    """
     return pointwise(lambda features: features[:, start:stop:step], x)
 
 
 def split(x: Voxels, sizes: int | Sequence[int]) -> tuple[Voxels, ...]:
-    """Split the channels as `torch.split` does."""
+    """Split the channels as `torch.split` does.
+
+    >>> [part.shape[1] for part in split(torch.zeros(1, 5, 2, 2, 2), [1, 4])]
+    [1, 4]
+    """
     features = x.features if isinstance(x, VoxelTensor) else x.grid if isinstance(x, DenseVoxels) else x
     parts = torch.split(features, sizes if isinstance(sizes, int) else list(sizes), 1)
     return tuple(part if isinstance(x, Tensor) else x.replace(part) for part in parts)
 
 
 def chunk(x: Voxels, chunks: int) -> tuple[Voxels, ...]:
-    """Split the channels as `torch.chunk` does."""
+    """Split the channels as `torch.chunk` does.
+
+    >>> [part.shape[1] for part in chunk(torch.zeros(1, 5, 2, 2, 2), 2)]
+    [3, 2]
+    """
     features = x.features if isinstance(x, VoxelTensor) else x.grid if isinstance(x, DenseVoxels) else x
     return split(x, -(-features.shape[1] // chunks))
 
 
 def shuffle(x: Voxels, groups: int) -> Voxels:
-    """Channel shuffle (ShuffleNet): channels [groups, C / groups] become [C / groups, groups]."""
+    """Channel shuffle (ShuffleNet): channels [groups, C / groups] become [C / groups, groups].
+
+    >>> shuffle(torch.arange(4.0).view(1, 4, 1, 1, 1), 2).flatten().tolist()
+    [0.0, 2.0, 1.0, 3.0]
+    """
     return pointwise(lambda f: f.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2), x)
 
 
 def sum_parts(x: Voxels, parts: int) -> Voxels:
-    """Sum of the `parts` equal parts that lie one after another in the channels."""
+    """Sum of the `parts` equal parts that lie one after another in the channels.
+
+    >>> sum_parts(torch.arange(4.0).view(1, 4, 1, 1, 1), 2).flatten().tolist()
+    [2.0, 4.0]
+    """
     return pointwise(lambda features: features.unflatten(1, (parts, -1)).sum(1), x)
 
 
 def channel_mean(x: Voxels) -> Voxels:
-    """Mean over channels, as one channel."""
+    """Mean over channels, as one channel.
+
+    >>> channel_mean(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1, 1)).item()
+    2.0
+    """
     return pointwise(lambda features: features.mean(1, keepdim=True), x)
 
 
 def channel_max(x: Voxels) -> Voxels:
-    """Maximum over channels, as one channel."""
+    """Maximum over channels, as one channel.
+
+    >>> channel_max(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1, 1)).item()
+    3.0
+    """
     return pointwise(lambda features: features.amax(1, keepdim=True), x)
 
 
 def cat(parts: Sequence[Voxels]) -> Voxels:
-    """Concatenate the channels of features on the same sites."""
+    """Concatenate the channels of features on the same sites.
+
+    >>> cat([torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 3, 1, 1, 1)]).shape[1]
+    5
+    """
     first = parts[0]
     for part in parts[1:]:
         _check_same(first, part)
@@ -158,7 +210,12 @@ def cat(parts: Sequence[Voxels]) -> Voxels:
 
 
 def global_mean(x: Voxels) -> Tensor:
-    """Mean over the occupied sites of each cloud: [B, C]."""
+    """Mean over the occupied sites of each cloud: [B, C].
+
+    >>> grid = torch.tensor([3.0, 0.0]).view(1, 1, 2, 1, 1)
+    >>> global_mean(DenseVoxels(grid, grid > 0))
+    tensor([[3.]])
+    """
     if isinstance(x, VoxelTensor):
         return segment_mean(x.features, x.sites.batch, x.batch_size)
     if isinstance(x, DenseVoxels):
@@ -167,14 +224,22 @@ def global_mean(x: Voxels) -> Tensor:
 
 
 def global_sum(x: Voxels) -> Tensor:
-    """Sum over the occupied sites of each cloud: [B, C]."""
+    """Sum over the occupied sites of each cloud: [B, C].
+
+    >>> global_sum(torch.ones(1, 1, 2, 2, 2))
+    tensor([[8.]])
+    """
     if isinstance(x, VoxelTensor):
         return segment_sum(x.features, x.sites.batch, x.batch_size)
     return (x.grid if isinstance(x, DenseVoxels) else x).sum((2, 3, 4))
 
 
 def global_max(x: Voxels) -> Tensor:
-    """Maximum over the occupied sites of each cloud: [B, C]."""
+    """Maximum over the occupied sites of each cloud: [B, C].
+
+    >>> global_max(torch.arange(8.0).view(1, 1, 2, 2, 2))
+    tensor([[7.]])
+    """
     if isinstance(x, VoxelTensor):
         return segment_max(x.features, x.sites.batch, x.batch_size)
     if isinstance(x, DenseVoxels):
@@ -183,13 +248,21 @@ def global_max(x: Voxels) -> Tensor:
 
 
 def softmax_over_sites(x: Voxels) -> Voxels:
-    """Softmax of each channel over the sites of each cloud."""
+    """Softmax of each channel over the sites of each cloud.
+
+    >>> softmax_over_sites(torch.zeros(1, 1, 2, 1, 2)).flatten().tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
     weights = pointwise(torch.exp, subtract(x, global_max(x).detach()))
     return divide(weights, global_sum(weights))
 
 
 def weighted_sum(x: Voxels, weights: Voxels) -> Tensor:
-    """Sum of x · weights over the sites of each cloud: [B, C]."""
+    """Sum of x · weights over the sites of each cloud: [B, C].
+
+    >>> weighted_sum(torch.ones(1, 1, 1, 1, 2), torch.full((1, 1, 1, 1, 2), 0.5))
+    tensor([[1.]])
+    """
     return global_sum(multiply(x, weights))
 
 

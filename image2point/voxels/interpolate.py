@@ -23,6 +23,10 @@ def upsample(x: Voxels, like: Voxels, scale: int) -> Voxels:
 
     Raises:
         VoxelError: where a site of `like` has no parent among the sites of x.
+
+    >>> coarse, fine = torch.tensor([0.0, 4.0]).view(1, 1, 2, 1, 1), torch.zeros(1, 1, 4, 2, 2)
+    >>> upsample(coarse, fine, 2)[0, 0, :, 0, 0].tolist()
+    [0.0, 0.0, 4.0, 4.0]
     """
     if isinstance(x, VoxelTensor) and isinstance(like, VoxelTensor):
         _check_parents(x.sites, like.sites, scale)
@@ -45,6 +49,10 @@ def upsample_linear(x: Voxels, like: Voxels, scale: int, flat: int | None = None
 
     Raises:
         VoxelError: where a site of `like` has no parent among the sites of x.
+
+    >>> coarse, fine = torch.tensor([0.0, 4.0]).view(1, 1, 2, 1, 1), torch.zeros(1, 1, 4, 2, 2)
+    >>> upsample_linear(coarse, fine, 2)[0, 0, :, 0, 0].tolist()
+    [0.0, 1.0, 3.0, 4.0]
     """
     if isinstance(x, VoxelTensor) and isinstance(like, VoxelTensor):
         _check_parents(x.sites, like.sites, scale)
@@ -69,6 +77,10 @@ def upsample_aligned(x: Voxels, like: Voxels) -> Voxels:
 
     Raises:
         VoxelError: on sparse voxels, which have no corners.
+
+    >>> coarse, fine = torch.tensor([0.0, 4.0]).view(1, 1, 2, 1, 1), torch.zeros(1, 1, 5, 1, 1)
+    >>> upsample_aligned(coarse, fine)[0, 0, :, 0, 0].tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0]
     """
     if isinstance(x, DenseVoxels) and isinstance(like, DenseVoxels):
         total, weight = (_aligned(t, like.grid) for t in (x.grid, x.mask.to(x.grid.dtype)))

@@ -1,8 +1,8 @@
 """Which input voxel an output voxel reads through each tap of a window.
 
-On a CPU with a compiler, one walk along the sorted voxels answers (lookup.cpp). Elsewhere, a table with a cell for
-every place does where the box around the batch is small, and binary search where it is not: among the voxels of the
-right column (batch, x, y), however far apart they lie.
+On a CPU with a compiler, one pass over the sorted voxels finds them (lookup.cpp). Elsewhere, a dense table of all cells
+is used if the box around the batch is small, and otherwise binary search among the voxels of the same column
+(batch, x, y), however far apart they lie.
 """
 
 from __future__ import annotations

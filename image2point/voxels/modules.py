@@ -15,7 +15,7 @@ from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import NeighbourTable, Window, neighbour_table
 from image2point.voxels.pool import coarse_mask
 from image2point.voxels.relu import ceiling, relu
-from image2point.voxels.remember import Remembered
+from image2point.voxels.remember import Forms, Remembered
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 AXES = ("x", "y", "z")
@@ -25,6 +25,16 @@ def autocast_type(x: Voxels) -> torch.dtype | None:
     """The type in which autocast wants a convolution of x; None where it is off."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if device != "meta" and torch.is_autocast_enabled(device) else None
+
+
+def check_type(x: Voxels, wanted: torch.dtype) -> None:
+    """Raise VoxelError where voxels and weights differ in their number type, which torch words less well."""
+    found = (x.features if isinstance(x, VoxelTensor) else x.grid if isinstance(x, DenseVoxels) else x).dtype
+    if found != wanted:
+        raise VoxelError(
+            f"expected voxels of the network's number type {wanted}, found {found}; "
+            f"convert the voxels (voxels.to({wanted})) or the network (network.to({found}))"
+        )
 
 
 class VoxelConv(nn.Module):
@@ -70,15 +80,35 @@ class VoxelConv(nn.Module):
         self.groups, self.axis, self.depth_padding, self.engine = groups, axis, depth_padding, engine
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        self._structure, self._converted = Remembered[Structure](), Remembered[Tensor]()
+        self._remembered = Remembered()
         if not self.weight.is_meta:  # there, nothing is drawn, and it would take long
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def structure(self) -> Structure:
-        """What of the kernel has to be computed: read off its values, again after every change."""
-        return self._structure.of(self.weight, None, lambda: read_structure(self.kernel(), self.window))
+    def structure(self, forms: Forms | None = None) -> Structure:
+        """Which part of the kernel has to be computed, according to its present values.
+
+        Args:
+            forms: those of the weight, if the caller has them.
+        """
+        if self.weight.is_meta:
+            return whole(self.window)
+        forms = forms or self._remembered.forms(self.weight)
+        return forms.of("structure", lambda: read_structure(self.kernel(), self.window))
+
+    def _forms(self) -> Forms | None:
+        """What has been computed from the weight in its present state; None where nothing may depend on its values.
+
+        That is so while the weight trains: its gradient needs every tap, and it changes in every step. A traced program
+        and a CUDA graph will run with other values. The reference engine stays simple.
+        """
+        trains = torch.is_grad_enabled() and self.weight.requires_grad
+        if trains or self.engine == "reference" or self.weight.is_meta or torch.compiler.is_compiling():
+            return None
+        if self.weight.is_cuda and torch.cuda.is_current_stream_capturing():
+            return None
+        return self._remembered.forms(self.weight)
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
@@ -94,17 +124,22 @@ class VoxelConv(nn.Module):
     def forward(self, x: Voxels) -> Voxels:
         dtype = autocast_type(x)
         bias: Tensor | None = self.bias
-        weight: Tensor = self.weight
         if dtype is not None:
-            x, weight, bias = x.to(dtype), self._weight_as(dtype), None if bias is None else bias.to(dtype)
+            x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
+        else:
+            check_type(x, self.weight.dtype)
         if isinstance(x, VoxelTensor):
             if self.depth_padding != "zeros":
                 raise VoxelError('depth_padding="replicate" has no meaning on sparse voxels, which have no border')
-            rows = self._sparse(x, weight)
+            kernel, table, forms = self._prepare(x, dtype)
+            if table is None:
+                rows = x.features @ kernel.flatten(1).T
+            else:
+                rows = convolve(x.features, kernel, table, self.groups, self.engine, forms)
             return VoxelTensor(rows if bias is None else rows + bias, x.sites.coarsen(self.window.stride))
         replicate = AXES.index(self.axis) if self.depth_padding == "replicate" else None
         grid = x.grid if isinstance(x, DenseVoxels) else x
-        grid = dense.convolve(grid, self._untied(weight), self.window, self.groups, replicate)
+        grid = dense.convolve(grid, self._untied(dtype), self.window, self.groups, replicate)
         if bias is not None:
             grid = grid + bias.view(-1, 1, 1, 1)
         if isinstance(x, DenseVoxels):
@@ -112,35 +147,38 @@ class VoxelConv(nn.Module):
             return DenseVoxels(grid, mask, x.stride * self.window.stride).replace(grid)
         return grid
 
-    def _weight_as(self, dtype: torch.dtype) -> Tensor:
-        """The weight in another type; converted once as long as it does not change and takes no gradient."""
-        if self.weight.requires_grad or self.weight.dtype == dtype:
+    def _weight_as(self, dtype: torch.dtype | None, forms: Forms | None) -> Tensor:
+        """The weight in another type; None: as it is."""
+        if dtype is None or dtype == self.weight.dtype:
+            return self.weight
+        if forms is None:
             return self.weight.to(dtype)
-        return self._converted.of(self.weight, dtype, lambda: self.weight.to(dtype))
+        return forms.of(dtype, lambda: self.weight.to(dtype))
 
-    def _untied(self, weight: Tensor) -> Tensor:
+    def _untied(self, dtype: torch.dtype | None) -> Tensor:
         """The kernel, of size 1 along the axes where every tap has the same weight."""
+        forms = self._forms() if self.window.taps > 1 else None
+        weight = self._weight_as(dtype, forms)
         if self.engine == "reference":
             return self._repeat(weight)
-        # What is traced must not depend on values.
-        if (torch.is_grad_enabled() and self.weight.requires_grad) or torch.compiler.is_compiling():
+        if forms is None:
             return self._compact(weight)
-        return whole(self.window, self.structure().tied).cut(self._repeat(weight))
+        return whole(self.window, self.structure(forms).tied).cut(self._repeat(weight))
 
-    def _sparse(self, x: VoxelTensor, weight: Tensor) -> Tensor:
-        kernel, table = self._kernel_and_table(x, weight)
-        if table is None:
-            return x.features @ kernel.flatten(1).T
-        return convolve(x.features, kernel, table, self.groups, self.engine)
-
-    def _kernel_and_table(self, x: VoxelTensor, weight: Tensor) -> tuple[Tensor, NeighbourTable | None]:
-        """What of the kernel is computed, and over which neighbours; None where each voxel reads itself alone."""
-        kernel, window = self._compact(weight), self.window
-        # A gradient needs every tap, and the reference is to be simple.
-        if not (torch.is_grad_enabled() and self.weight.requires_grad) and self.engine != "reference":
-            structure = self.structure()
+    def _prepare(self, x: VoxelTensor, dtype: torch.dtype | None) -> tuple[Tensor, NeighbourTable | None, Forms | None]:
+        """What of the kernel is computed, over which neighbours (None: each voxel alone), and the weight's forms."""
+        window = self.window
+        if window.is_pointwise() and self.groups == 1:  # there is nothing to leave out or to pack
+            return self._compact(self._weight_as(dtype, None)), None, None
+        forms = self._forms()
+        weight = self._weight_as(dtype, forms)
+        kernel = self._compact(weight)
+        if forms is not None:
+            structure = self.structure(forms)
             kernel, window = structure.cut(self._repeat(weight)), structure.window
-        return kernel, None if window.is_pointwise() and self.groups == 1 else neighbour_table(x.sites, window)
+        if window.is_pointwise() and self.groups == 1:
+            return kernel, None, None
+        return kernel, neighbour_table(x.sites, window), forms
 
     def finished(self, x: VoxelTensor, steps: Epilogue) -> VoxelTensor:
         """The convolution without its bias, and the steps that follow it, in one; its weight counts as a constant.
@@ -148,11 +186,10 @@ class VoxelConv(nn.Module):
         Raises VoxelError as `conv.fused.convolve_and_finish` does.
         """
         dtype = autocast_type(x)
-        weight: Tensor = self.weight
         if dtype is not None:
-            x, weight = x.to(dtype), self._weight_as(dtype)
-        kernel, table = self._kernel_and_table(x, weight)
-        rows = convolve_and_finish(x.features, kernel, table, steps, self.groups, self.engine)
+            x = x.to(dtype)
+        kernel, table, forms = self._prepare(x, dtype)
+        rows = convolve_and_finish(x.features, kernel, table, steps, self.groups, self.engine, forms)
         return VoxelTensor(rows, x.sites.coarsen(self.window.stride))
 
     def extra_repr(self) -> str:

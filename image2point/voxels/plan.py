@@ -1,4 +1,4 @@
-"""Neighbour tables: which input voxel each output voxel reads through each tap of a kernel.
+"""Neighbour tables (kernel maps, rulebooks): which input voxel each output voxel reads through each tap of a kernel.
 
 A table is immutable and built once per batch, scale and window; every layer with that window executes it. What an
 engine derives from it (another order, the other direction) is kept with it, and so is built once as well.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from image2point.voxels.lookup import look_up
 from image2point.voxels.sites import Sites
 from image2point.voxels.window import Window
 
-__all__ = ["NeighbourTable", "Pairs", "Window", "neighbour_table", "tied_columns"]
+__all__ = ["NeighbourTable", "Pairs", "Window", "neighbour_table"]
 
 
 class Pairs(NamedTuple):
@@ -97,6 +96,10 @@ def neighbour_table(sites: Sites, window: Window) -> NeighbourTable:
 
     Raises:
         VoxelError: where it has more entries than 32 bits can number, or the sites span too large a box.
+
+    >>> sites = Sites.of(torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.int32))
+    >>> neighbour_table(sites, Window((1, 1, 3), padding=(0, 0, 1))).reads.tolist()  # [tap][voxel]
+    [[-1, 0], [0, 1], [1, -1]]
     """
 
     def build() -> NeighbourTable:
@@ -109,10 +112,3 @@ def neighbour_table(sites: Sites, window: Window) -> NeighbourTable:
         return NeighbourTable(window.kernel, look_up(sites, targets, window), len(sites), window.is_centred())
 
     return sites.plan(window, build)
-
-
-def tied_columns(kernel: tuple[int, int, int], tied: frozenset[int]) -> list[int]:
-    """Column of each tap when the taps along the `tied` axes fall together."""
-    columns = torch.arange(prod(1 if a in tied else kernel[a] for a in range(3)))
-    shape = [1 if axis in tied else kernel[axis] for axis in range(3)]
-    return columns.view(shape).expand(kernel).reshape(-1).tolist()

@@ -151,7 +151,12 @@ class Sites:
 
 
 def unique_sites(coordinates: Tensor, batch_size: int, stride: int = 1) -> tuple[Sites, Tensor]:
-    """Sites of coordinates int32 [N, 4] in any order, with repetitions; and the site of each row, int64 [N]."""
+    """Sites of coordinates int32 [N, 4] in any order, with repetitions; and the site of each row, int64 [N].
+
+    >>> sites, row = unique_sites(torch.tensor([[0, 0, 0, 5], [0, 0, 0, 2], [0, 0, 0, 5]], dtype=torch.int32), 1)
+    >>> sites.coordinates.tolist(), row.tolist()
+    ([[0, 0, 0, 2], [0, 0, 0, 5]], [1, 0, 1])
+    """
     repeated = Sites(coordinates, batch_size)
     keys, row = torch.unique(repeated.keys, return_inverse=True)
     unique = torch.empty(len(keys), 4, dtype=torch.int32, device=coordinates.device)

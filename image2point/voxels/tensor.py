@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
+from image2point.voxels.memory import free_bytes
 from image2point.voxels.sites import Sites
 
 
@@ -71,7 +73,7 @@ class VoxelTensor:
             size: number of cells along x, y and z; None ends it at the largest index along each axis.
 
         Raises:
-            VoxelError: where a coordinate is negative or beyond the size.
+            VoxelError: where a coordinate is negative or beyond the size, or the grid does not fit the memory.
         """
         lower, upper = self.sites.bounds
         if min(lower) < 0:
@@ -80,12 +82,31 @@ class VoxelTensor:
         if size is not None and any(n > s for n, s in zip(needed, size, strict=True)):
             raise VoxelError(f"the voxels need a grid of {list(needed)} cells, found a size of {list(size)}")
         size = size or needed
+        self._check_memory(size)
         index = tuple(self.coordinates.long().unbind(1))
         cells = self.features.new_zeros(self.batch_size, *size, self.features.shape[1])
         cells = cells.index_put(index, self.features)
         mask = torch.zeros(self.batch_size, *size, dtype=torch.bool, device=self.device)
         mask[index] = True
         return DenseVoxels(cells.permute(0, 4, 1, 2, 3).contiguous(), mask.unsqueeze(1), self.stride)
+
+    def _check_memory(self, size: tuple[int, int, int]) -> None:
+        """Refuse a grid that the device has no room for, before any of it is asked for."""
+        channels, bytes_each = self.features.shape[1], self.features.element_size()
+        cells = self.batch_size * prod(size)
+        wanted, free = cells * (2 * channels * bytes_each + 1), free_bytes(self.device)  # two copies, and the mask
+        if free is None or wanted <= free:
+            return
+        extents = torch.zeros(self.batch_size, 3, dtype=torch.int32, device=self.device)
+        place = self.sites.batch.unsqueeze(1).expand(-1, 3)
+        extents = extents.scatter_reduce(0, place, self.coordinates[:, 1:] + 1, "amax").long()
+        number = int(extents.amax(1).argmax())
+        raise VoxelError(
+            f"a dense grid of {self.batch_size} × {' × '.join(map(str, size))} cells with {channels} channels takes "
+            f"{wanted:,} bytes ({wanted / 2**30:.3g} GiB) to make, and {free:,} are free on {self.device}; "
+            f"cloud {number} is the widest, with {' × '.join(map(str, extents[number].tolist()))} voxels: remove "
+            "its far points, use larger voxels or fewer clouds, or sparse voxels"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.modules import TiedConv, VoxelConv
+from image2point.voxels.modules import TiedConv, VoxelConv, autocast_type, check_type
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 
@@ -59,6 +59,8 @@ class MapConv(VoxelConv):
         grid = x.grid if isinstance(x, DenseVoxels) else x
         if any(n < k for n, k in zip(grid.shape[2:], self.window.kernel, strict=True)):
             raise VoxelError(f"a kernel {self.window.kernel} does not fit into a grid {list(grid.shape[2:])}")
+        if autocast_type(x) is None:
+            check_type(x, self.weight.dtype)
         grid = F.conv3d(grid, self.kernel(), self.bias, groups=self.groups)
         if not isinstance(x, DenseVoxels):
             return grid

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,3 +109,105 @@ def test_compiled_once_and_switched_off(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert compiled.library.__wrapped__() is not None and file.stat().st_mtime_ns == made
     monkeypatch.setenv("IMAGE2POINT_NATIVE", "0")
     assert compiled.library.__wrapped__() is None
+
+
+def plant(file: Path) -> bytes:
+    """A library that says that it was loaded."""
+    source = file.with_name("planted.cpp")
+    mark = file.parent / "loaded"
+    source.write_text(
+        f'#include <cstdio>\n__attribute__((constructor)) static void f() {{ fclose(fopen("{mark}", "w")); }}\n'
+    )
+    subprocess.run(["c++", "-shared", "-fPIC", "-o", file, source], check=True)
+    return file.read_bytes()
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size * 7 // 10]),
+    "empty": lambda file: file.write_bytes(b""),
+    "one bit": lambda file: file.write_bytes(bytes([*file.read_bytes()[:-1], file.read_bytes()[-1] ^ 1])),
+    "planted": plant,
+    "foreign": lambda file: os.chown(file, 65534, 65534),
+    "writable by all": lambda file: file.chmod(0o666),
+    "a link": lambda file: file.symlink_to(file.rename(file.with_suffix(".other"))),
+    "no checksum": lambda file: file.with_suffix(".sha256").unlink(),
+    "half a checksum": lambda file: file.with_suffix(".sha256").write_text("0123"),
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with a library."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        assert compiled.library.__wrapped__() is not None
+    return folder
+
+
+@pytest.fixture
+def cache_folder(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, in which compiling again copies the library of before: that takes seconds otherwise."""
+    shutil.copytree(built, tmp_path / "cache")
+    (whole,) = (built / "image2point").glob("*.so")
+    copy = tmp_path / "copy"
+    copy.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {whole} "$2"\n')
+    copy.chmod(0o700)
+    run = SimpleNamespace(
+        run=lambda command, **options: subprocess.run([copy, *command[1:]], **options),
+        SubprocessError=subprocess.SubprocessError,
+    )
+    monkeypatch.setattr(compiled, "subprocess", run)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "image2point"
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_is_not_to_be_trusted_is_compiled_again(
+    damage: Callable[[Path], object], cache_folder: Path, caplog: pytest.LogCaptureFixture, built: Path
+) -> None:
+    (file,) = cache_folder.glob("*.so")
+    whole = file.read_bytes()
+    try:
+        damage(file)
+    except PermissionError:
+        pytest.skip("only root can give a file to somebody else")
+    library = compiled.library.__wrapped__()
+    assert library is not None and library.look_up
+    assert file.read_bytes() == whole and not file.is_symlink() and file.stat().st_uid == os.getuid()
+    assert not (cache_folder / "loaded").exists()
+    assert caplog.text.count("it is compiled again") == 1
+    caplog.clear()
+    assert compiled.library.__wrapped__() is not None and not caplog.text
+
+
+@needs_compiler
+def test_what_a_killed_compiler_left_is_cleared_away(cache_folder: Path) -> None:
+    (file,) = cache_folder.glob("*.so")
+    old, young = (cache_folder / f".{file.name}.{name}.part" for name in ("old", "young"))
+    for part in (old, young):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    file.unlink()
+    assert compiled.library.__wrapped__() is not None
+    assert young.exists() and not old.exists() and file.exists()
+
+
+@needs_compiler
+def test_a_folder_of_somebody_else_is_not_used(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (file,) = cache_folder.glob("*.so")
+    plant(file)
+    monkeypatch.setattr(compiled, "_is_private", lambda path: path != cache_folder)
+    assert compiled.library.__wrapped__() is not None
+    assert str(cache_folder) in caplog.text and "every process compiles it" in caplog.text
+    assert not (cache_folder / "loaded").exists()
+
+
+@needs_compiler
+def test_a_folder_that_others_could_write_to_is_closed_to_them(cache_folder: Path) -> None:
+    cache_folder.chmod(0o777)
+    assert compiled.library.__wrapped__() is not None
+    assert cache_folder.stat().st_mode & 0o777 == 0o755

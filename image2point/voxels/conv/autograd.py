@@ -15,9 +15,17 @@ from torch import Tensor
 from image2point.voxels.conv import cpu, reference
 from image2point.voxels.conv.engines import choose
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 
-def convolve(features: Tensor, weight: Tensor, table: NeighbourTable, groups: int = 1, engine: str = "auto") -> Tensor:
+def convolve(
+    features: Tensor,
+    weight: Tensor,
+    table: NeighbourTable,
+    groups: int = 1,
+    engine: str = "auto",
+    forms: Forms | None = None,
+) -> Tensor:
     """Convolve over a neighbour table.
 
     Args:
@@ -25,18 +33,23 @@ def convolve(features: Tensor, weight: Tensor, table: NeighbourTable, groups: in
         weight: [C_out, C_in / groups, kx, ky, kz]: the table's kernel size, or 1 along an axis where every tap has the
             same weight.
         engine: see `engines`.
+        forms: where an engine keeps what it makes of the weight; None: nowhere.
 
     Returns:
         [M, C_out], one row per target of the table.
     """
     if engine == "reference":
         return reference.convolve(features, weight.expand(-1, -1, *table.kernel), table, groups)
-    return _Convolve.apply(features, weight, table, groups, engine, False)
+    return _Convolve.apply(features, weight, table, groups, engine, False, forms)
 
 
-def data_gradient(gradient: Tensor, weight: Tensor, table: NeighbourTable, groups: int, engine: str) -> Tensor:
+def data_gradient(
+    gradient: Tensor, weight: Tensor, table: NeighbourTable, groups: int, engine: str, forms: Forms | None
+) -> Tensor:
     """Gradient [N, C_in] of the features, from that of the result [M, C_out]; differentiable in both operands."""
-    return _Convolve.apply(gradient, transpose(weight, groups), table, groups, engine, True)
+    return _Convolve.apply(
+        gradient, transpose(weight, groups), table, groups, engine, True, _of_transpose(forms, groups)
+    )
 
 
 def sum_neighbours(features: Tensor, table: NeighbourTable) -> Tensor:
@@ -47,11 +60,19 @@ def sum_neighbours(features: Tensor, table: NeighbourTable) -> Tensor:
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, table: NeighbourTable, groups: int, engine: str, backward: bool
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        table: NeighbourTable,
+        groups: int,
+        engine: str,
+        backward: bool,
+        forms: Forms | None,
     ) -> Tensor:
         ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, weight)
-        ctx.options = table, groups, engine, backward
-        return choose(engine, features, weight, table, groups).multiply(features, weight, table, groups, backward)
+        ctx.options, ctx.forms = (table, groups, engine, backward), forms
+        chosen = choose(engine, features, weight, table, groups)
+        return chosen.multiply(features, weight, table, groups, backward, forms)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -60,10 +81,11 @@ class _Convolve(torch.autograd.Function):
         table, groups, engine, backward = ctx.options
         data = kernel = None
         if ctx.needs_input_grad[0]:
-            data = _Convolve.apply(gradient, transpose(weight, groups), table, groups, engine, not backward)
+            forms = _of_transpose(ctx.forms, groups)
+            data = _Convolve.apply(gradient, transpose(weight, groups), table, groups, engine, not backward, forms)
         if ctx.needs_input_grad[1]:
             kernel = _WeightGradient.apply(features, gradient, table, tuple(weight.shape[2:]), groups, engine, backward)
-        return data, kernel, None, None, None, None
+        return data, kernel, *(None,) * 5
 
 
 class _WeightGradient(torch.autograd.Function):
@@ -93,9 +115,9 @@ class _WeightGradient(torch.autograd.Function):
         table, groups, engine, backward = ctx.options
         first = second = None
         if ctx.needs_input_grad[0]:
-            first = _Convolve.apply(gradient, transpose(kernel, groups), table, groups, engine, not backward)
+            first = _Convolve.apply(gradient, transpose(kernel, groups), table, groups, engine, not backward, None)
         if ctx.needs_input_grad[1]:
-            second = _Convolve.apply(features, kernel, table, groups, engine, backward)
+            second = _Convolve.apply(features, kernel, table, groups, engine, backward, None)
         return first, second, None, None, None, None, None
 
 
@@ -116,3 +138,8 @@ def transpose(weight: Tensor, groups: int) -> Tensor:
     if groups == 1:
         return weight.transpose(0, 1)
     return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _of_transpose(forms: Forms | None, groups: int) -> Forms | None:
+    """The forms of the transpose of a weight: its own, of which it is a view, but with groups it is another tensor."""
+    return forms if groups == 1 else None

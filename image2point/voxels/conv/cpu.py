@@ -24,6 +24,7 @@ from image2point.voxels.conv import native
 from image2point.voxels.conv.blocks import Blocks, blocks
 from image2point.voxels.conv.pack import pack
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 _BLOCK_BYTES = {"cpu": 4 << 20}
 _GPU_BLOCK_BYTES = 256 << 20
@@ -41,21 +42,18 @@ def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups:
 
 
 def multiply(
-    features: Tensor, weight: Tensor, table: NeighbourTable, groups: int = 1, backward: bool = False
+    features: Tensor,
+    weight: Tensor,
+    table: NeighbourTable,
+    groups: int = 1,
+    backward: bool = False,
+    forms: Forms | None = None,
 ) -> Tensor:
-    """Convolve; no autograd.
-
-    Args:
-        features: [N, C_in], a row per source of the table (per target if `backward`).
-        weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the axes where all taps share one weight.
-
-    Returns:
-        [M, C_out], a row per target (per source if `backward`).
-    """
+    """As `engines.Engine.multiply`."""
     if native.takes(features, weight, weight.shape[0], groups):
-        return native.multiply(features, weight, table, groups, backward)
+        return native.multiply(features, weight, table, groups, backward, forms)
     features = features.detach()  # what takes no gradient is spared the bookkeeping for one
-    matrices = pack(weight, groups).unbind()
+    matrices = pack(weight, groups, forms).unbind()
     if backward and table.submanifold:  # the same table, with the opposite taps
         matrices, backward = matrices[::-1], False
     plan = _plan(features, weight.shape[0], table, tuple(weight.shape[2:]), backward)
@@ -77,14 +75,7 @@ def weight_gradient(
     groups: int = 1,
     backward: bool = False,
 ) -> Tensor:
-    """Gradient of a kernel, of size 1 in `shape` along the axes where all taps share one weight.
-
-    Args:
-        features: [N, C_in]; gradient: [M, C_out], of the convolution's result.
-
-    Returns:
-        [C_out, C_in / groups, *shape].
-    """
+    """As `engines.Engine.weight_gradient`."""
     if native.takes(features, gradient, gradient.shape[1], groups):
         return native.weight_gradient(features, gradient, table, shape, groups, backward)
     features, gradient = features.detach(), gradient.detach()
@@ -115,7 +106,7 @@ def sum_neighbours(features: Tensor, table: NeighbourTable, backward: bool = Fal
 
 
 def _plan(features: Tensor, out_channels: int, table: NeighbourTable, shape: tuple[int, ...], backward: bool) -> Blocks:
-    """Blocks of such a height that the sums of a block have the size that is wanted, if half of the bags are filled."""
+    """Blocks as high as their sums fit into the cache, if half of the bags are filled."""
     row = max(prod(shape) / 2, 1) * max(features.shape[1], out_channels) * features.element_size()
     height = _BLOCK_BYTES.get(features.device.type, _GPU_BLOCK_BYTES) / row
     return blocks(table, shape, backward, 1 << max(int(height).bit_length() - 1, 6))

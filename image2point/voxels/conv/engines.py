@@ -16,6 +16,7 @@ from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 logger = logging.getLogger("image2point")
 
@@ -37,12 +38,25 @@ class Engine(Protocol):
         """Why it cannot run one convolution (its type or shape), or None."""
 
     def multiply(
-        self, features: Tensor, weight: Tensor, table: NeighbourTable, groups: int = 1, backward: bool = False
+        self,
+        features: Tensor,
+        weight: Tensor,
+        table: NeighbourTable,
+        groups: int = 1,
+        backward: bool = False,
+        forms: Forms | None = None,
     ) -> Tensor:
-        """Convolve [N, C_in] with [C_out, C_in / groups, kx, ky, kz] to [M, C_out].
+        """Convolve.
 
-        An axis along which the kernel has size 1 and the table more is tied: all its taps share the weight.
-        `backward` reads the table from target to source; with the transposed kernel that is the data gradient.
+        Args:
+            features: [N, C_in], a row per source of the table (per target if `backward`).
+            weight: [C_out, C_in / groups, kx, ky, kz]. An axis along which it has size 1 and the table more is tied:
+                all its taps share the weight.
+            backward: read the table from target to source; with the transposed kernel that is the data gradient.
+            forms: where to keep what is made of the kernel; None: nowhere.
+
+        Returns:
+            [M, C_out], a row per target (per source if `backward`).
         """
 
     def weight_gradient(

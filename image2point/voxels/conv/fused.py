@@ -17,6 +17,7 @@ from image2point.voxels.conv.engines import choose
 from image2point.voxels.conv.epilogue import ACTIVATIONS, CEILINGS, Epilogue, finish, kept
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 
 def convolve_and_finish(
@@ -26,6 +27,7 @@ def convolve_and_finish(
     steps: Epilogue,
     groups: int = 1,
     engine: str = "auto",
+    forms: Forms | None = None,
 ) -> Tensor:
     """activation(scale · convolution + shift + residual), differentiable in features and residual.
 
@@ -37,6 +39,7 @@ def convolve_and_finish(
         steps: what follows: scale and shift are constants, of a norm with running mean m, variance v, weight γ and
             bias β: γ / √(v + ε) and β − m · scale.
         engine: see `engines`; not `reference`.
+        forms: where the engine keeps what it makes of the weight; None: nowhere.
 
     Returns:
         [M, C_out].
@@ -60,7 +63,8 @@ def convolve_and_finish(
         raise VoxelError(
             f"residual: expected {features.dtype} {list(rows)}, found {residual.dtype} {list(residual.shape)}"
         )
-    return _Fused.apply(features, residual, weight, table, scale, shift, steps.activation, groups, engine, wants)
+    options = table, scale, shift, steps.activation, groups, engine, wants, forms
+    return _Fused.apply(features, residual, weight, *options)
 
 
 class _Fused(torch.autograd.Function):
@@ -77,6 +81,7 @@ class _Fused(torch.autograd.Function):
         groups: int,
         engine: str,
         keep: bool,
+        forms: Forms | None,
     ) -> Tensor:
         residual = None if residual is None else residual.detach().contiguous()
         scale, shift = (t.to(features.dtype).contiguous() for t in (scale, shift))
@@ -85,18 +90,18 @@ class _Fused(torch.autograd.Function):
         if table is None or chosen is None:
             y, mask = finish(features @ weight.flatten(1).T, steps, keep)
         elif chosen is triton_engine:
-            y = triton_engine.multiply(features, weight, table, groups, epilogue=steps)
+            y = triton_engine.multiply(features, weight, table, groups, forms=forms, epilogue=steps)
             mask = kept(y, activation) if keep else None
         else:
-            y, mask = finish(chosen.multiply(features, weight, table, groups), steps, keep)
+            y, mask = finish(chosen.multiply(features, weight, table, groups, forms=forms), steps, keep)
         ctx.save_for_backward(weight, scale, mask)
-        ctx.options = table, groups, engine
+        ctx.options = table, groups, engine, forms
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale, mask = ctx.saved_tensors
-        table, groups, engine = ctx.options
+        table, groups, engine, forms = ctx.options
         (gradient,) = gradients
         if mask is not None:
             gradient = relu.masked(gradient, mask)
@@ -108,5 +113,5 @@ class _Fused(torch.autograd.Function):
             if table is None:
                 data = product @ weight.flatten(1)
             else:
-                data = data_gradient(product, weight, table, groups, engine)
-        return data, gradient if ctx.needs_input_grad[1] else None, *(None,) * 8
+                data = data_gradient(product, weight, table, groups, engine, forms)
+        return data, gradient if ctx.needs_input_grad[1] else None, *(None,) * 9

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from image2point.voxels.compiled import NAMES, call, library
 from image2point.voxels.conv.blocks import column_taps
-from image2point.voxels.conv.pack import packed_once
+from image2point.voxels.conv.pack import kept
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 HEIGHT = 256
 """Rows of a block: enough that a column's bags repay the loading of its matrix, few enough to share among threads."""
@@ -34,7 +35,14 @@ def takes(features: Tensor, other: Tensor, outputs: int, groups: int) -> bool:
     )
 
 
-def multiply(features: Tensor, weight: Tensor, table: NeighbourTable, groups: int, backward: bool) -> Tensor:
+def multiply(
+    features: Tensor,
+    weight: Tensor,
+    table: NeighbourTable,
+    groups: int,
+    backward: bool,
+    forms: Forms | None = None,
+) -> Tensor:
     """As `cpu.multiply`, for what `takes` takes: [N, C_in] → [M, C_out]."""
     reversed_ = backward and table.submanifold  # the same table, with the opposite taps
     shape = (weight.shape[2], weight.shape[3], weight.shape[4])
@@ -43,11 +51,11 @@ def multiply(features: Tensor, weight: Tensor, table: NeighbourTable, groups: in
     output = features.new_empty(found.size, weight.shape[0])
     if groups == 1:
         width = call(f"width_{name}")
-        kernel = packed_once(weight, ("panels", width), lambda: panels(weight, width))
+        kernel = kept(forms, weight, ("panels", width), lambda: panels(weight, width))
         sizes = features.shape[1], weight.shape[0]
         call(f"convolve_{name}", *found.arguments(), features, kernel, output, *sizes, int(reversed_))
     else:
-        kernel = packed_once(weight, "scales", lambda: scales(weight))
+        kernel = kept(forms, weight, "scales", lambda: scales(weight))
         call(f"depthwise_{name}", *found.arguments(), features, kernel, output, features.shape[1], int(reversed_))
     return output
 

@@ -1,48 +1,36 @@
-"""Kernels as one matrix per column, packed once per kernel and change of its values; for the engines that want that."""
+"""Kernels as one matrix per column, as several engines need them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-# Per tensor that owns the values: its version, and what was packed from it, by the layout of the view packed.
-_Layout: TypeAlias = tuple[object, ...]
-_packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+from image2point.voxels.remember import Forms
 
 
-def pack(weight: Tensor, groups: int) -> Tensor:
+def pack(weight: Tensor, groups: int, forms: Forms | None = None) -> Tensor:
     """[C_out, C_in / groups, kx, ky, kz] → a matrix per column and group, [G, groups, C_in / groups, C_out / groups].
 
-    A kernel and its transpose share one packed form; see `packed_once`.
+    A kernel and its transpose share one packed form; forms: see `kept`.
     """
     if groups == 1 and weight.stride(0) < weight.stride(1):  # inputs and outputs are exchanged: a data gradient
-        return pack(weight.transpose(0, 1), 1).transpose(2, 3)
+        return pack(weight.transpose(0, 1), 1, forms).transpose(2, 3)
 
     def build() -> Tensor:
         matrices = weight.detach().flatten(2).unflatten(0, (groups, -1)).permute(3, 0, 2, 1)
         return matrices.clone(memory_format=torch.contiguous_format)
 
-    return packed_once(weight, ("matrices", groups), build)
+    return kept(forms, weight, ("matrices", groups), build)
 
 
-def packed_once(weight: Tensor, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
-    """What `build` makes of a kernel, which may share no memory with it.
+def kept(forms: Forms | None, kernel: Tensor, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
+    """The result of `build` for a kernel, taken from `forms` if it is there; it must not share memory with the kernel.
 
-    That of a frozen kernel is kept as long as the tensor given, or the one that it is a view of, and used again until
-    that tensor is changed.
+    Args:
+        forms: those of the weight that the kernel is a view of, perhaps in another type; None builds it every time.
     """
-    owner = weight if weight._base is None else weight._base
-    if owner.requires_grad or owner.is_inference():  # it changes in every step, or does not tell when it was changed
+    if forms is None:
         return build()
-    layout: _Layout = (key, weight.shape, weight.stride(), weight.storage_offset(), weight.dtype)
-    version, forms = _packed.get(owner, (None, {}))
-    if version != (owner._version, owner.data_ptr()):
-        version, forms = (owner._version, owner.data_ptr()), {}
-        _packed[owner] = (version, forms)
-    if layout not in forms:
-        forms[layout] = build()
-    return forms[layout]
+    return forms.of((key, kernel.dtype, kernel.shape, kernel.stride(), kernel.storage_offset()), build)

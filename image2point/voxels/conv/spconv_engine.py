@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image2point.voxels.conv.pack import packed_once
+from image2point.voxels.conv import number_types
+from image2point.voxels.conv.pack import kept
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WORD = 32  # bits of the masks by which it skips taps; larger kernels go without
 _ALL_BITS = [np.array([0xFFFFFFFF], dtype=np.uint32)]
 
@@ -50,21 +51,18 @@ def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups:
     """Why this engine cannot run a convolution, or None."""
     if groups != 1:
         return f"spconv has no groups, and there are {groups}"
-    if features.dtype not in _DTYPES:
-        return f"it sums in float32, and the features are {_name(features)}"
-    if weight.dtype != features.dtype:
-        return f"features and kernel must have one type, and they are {_name(features)} and {_name(weight)}"
-    return None
-
-
-def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return number_types.unsupported(features, weight)
 
 
 def multiply(
-    features: Tensor, weight: Tensor, table: NeighbourTable, groups: int = 1, backward: bool = False
+    features: Tensor,
+    weight: Tensor,
+    table: NeighbourTable,
+    groups: int = 1,
+    backward: bool = False,
+    forms: Forms | None = None,
 ) -> Tensor:
-    """Convolve [N, C_in] with [C_out, C_in, kx, ky, kz], of size 1 along tied axes, to [M, C_out]; no autograd."""
+    """As `engines.Engine.multiply`."""
     from spconv_triton.pytorch import ops
 
     def build() -> Tensor:
@@ -75,7 +73,7 @@ def multiply(
     with _precision():
         return ops.implicit_gemm(
             features.contiguous(),
-            packed_once(weight, ("spconv", table.kernel), build),  # [C_out, kx, ky, kz, C_in]
+            kept(forms, weight, ("spconv", table.kernel), build),  # [C_out, kx, ky, kz, C_in]
             pairs.rows,
             pairs.masks,
             pairs.order,
@@ -95,7 +93,7 @@ def weight_gradient(
     groups: int = 1,
     backward: bool = False,
 ) -> Tensor:
-    """Gradient [C_out, C_in, *shape] of the kernel, summed over tied axes, from [N, C_in] and [M, C_out]."""
+    """As `engines.Engine.weight_gradient`."""
     from spconv_triton.pytorch import ops
 
     forward, reverse = _pairs(table, backward), _pairs(table, not backward)

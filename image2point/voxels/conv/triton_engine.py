@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from image2point.voxels.conv import number_types
 from image2point.voxels.conv.epilogue import Epilogue
 from image2point.voxels.conv.pack import pack
 from image2point.voxels.plan import NeighbourTable
+from image2point.voxels.remember import Forms
 
 _INSTALLED = find_spec("triton") is not None
 if _INSTALLED or TYPE_CHECKING:
     from image2point.voxels.conv import triton_depthwise, triton_forward, triton_weight
     from image2point.voxels.conv.triton_table import column_rows, sorted_table
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -39,15 +39,7 @@ def unavailable(device: torch.device) -> str | None:
 
 def unsupported(features: Tensor, weight: Tensor, table: NeighbourTable, groups: int) -> str | None:
     """Why this engine cannot run a convolution, or None."""
-    if features.dtype not in _DTYPES:
-        return f"it sums in float32, and the features are {_name(features)}"
-    if weight.dtype != features.dtype:
-        return f"features and kernel must have one type, and they are {_name(features)} and {_name(weight)}"
-    return None
-
-
-def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return number_types.unsupported(features, weight)
 
 
 def multiply(
@@ -56,21 +48,13 @@ def multiply(
     table: NeighbourTable,
     groups: int = 1,
     backward: bool = False,
+    forms: Forms | None = None,
     epilogue: Epilogue | None = None,
 ) -> Tensor:
-    """Convolve; no autograd.
-
-    Args:
-        features: [N, C_in], a row per source of the table (per target if `backward`).
-        weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the axes where all taps share one weight.
-        epilogue: what follows in the same kernel.
-
-    Returns:
-        [M, C_out], a row per target (per source if `backward`).
-    """
+    """As `engines.Engine.multiply`, and in the same kernel what follows."""
     with torch.cuda.device_of(features):
         rows = sorted_table(table, tuple(weight.shape[2:]), backward)
-        matrices = pack(weight, groups)
+        matrices = pack(weight, groups, forms)
         epilogue = epilogue or triton_forward.PLAIN
         if weight.shape[1] == 1:
             return triton_depthwise.multiply(features.contiguous(), matrices.flatten(1), rows, epilogue)
@@ -85,14 +69,7 @@ def weight_gradient(
     groups: int = 1,
     backward: bool = False,
 ) -> Tensor:
-    """Gradient of a kernel, of size 1 in `shape` along the axes where all taps share one weight.
-
-    Args:
-        features: [N, C_in]; gradient: [M, C_out], of the convolution's result.
-
-    Returns:
-        [C_out, C_in / groups, *shape].
-    """
+    """As `engines.Engine.weight_gradient`."""
     with torch.cuda.device_of(features):
         rows = column_rows(table, tuple(shape), backward)
         features, gradient = features.contiguous(), gradient.contiguous()

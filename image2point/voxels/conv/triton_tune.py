@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -22,6 +21,8 @@ from pathlib import Path
 import torch
 import triton
 from triton.runtime.errors import OutOfResources
+
+from image2point.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -151,14 +152,6 @@ def _read(file: Path) -> dict[str, Config]:
 def _save(name: str, key: str, config: Config) -> None:
     """Add a choice to the file. A cache folder that cannot be written costs the next process the search, no more."""
     file = _file(name)
+    choices = {**_read(file), key: config}  # read again: other processes write too
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        choices = {**_read(file), key: config}  # read again: other processes write too
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump({key: astuple(choice) for key, choice in sorted(choices.items())}, stream, indent=0)
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_text(file, json.dumps({key: astuple(choice) for key, choice in sorted(choices.items())}, indent=0))
