@@ -19,7 +19,7 @@
 
     solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
 
-This package needs nothing of the rest of the project.
+Of the rest of the project, this package needs the leaves `errors`, `files` and `torchvision_import` alone.
 """
 
 from __future__ import annotations

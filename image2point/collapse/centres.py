@@ -10,11 +10,11 @@ from torch import Tensor
 from image2point.collapse.inputs import (
     StatisticsError,
     as_float64,
-    as_tensor,
     check_labels,
     check_matrix,
-    float64_device,
+    check_means,
     row_blocks,
+    same_means,
 )
 
 # Squared distances that agree to this share of (‖h−g‖ + max‖μ−g‖)² are a tie: else rounding would decide.
@@ -38,20 +38,10 @@ class CentreDecisions:
     """
 
     def __init__(self, centres: Any, device: str | torch.device | None = None) -> None:
-        given = as_tensor(centres, "centres")
-        if given.ndim != 2 or not given.is_floating_point():
-            raise StatisticsError(
-                f"centres: expected class means [C, d] of a floating type, found {list(given.shape)} of {given.dtype}"
-            )
-        self.device = float64_device(given.device if device is None else device)
-        self.centres = as_float64(given, self.device)
-        self._present = (~self.centres.isnan().all(1)).nonzero()[:, 0]
-        means = self.centres[self._present]
-        if len(means) == 0 or not torch.isfinite(means).all():
-            raise StatisticsError(
-                "centres: expected at least one class mean, and each row finite or, for a class without samples, "
-                f"wholly NaN; found {len(means)} present of {len(given)}"
-            )
+        self.centres, present = check_means(centres, "centres", device)
+        self.device = self.centres.device
+        self._present = present.nonzero()[:, 0]
+        means = self.centres[present]
         self._origin = means.mean(0)
         self._means = means - self._origin
         self._norms = self._means.square().sum(1)
@@ -119,11 +109,7 @@ class CentreDecisions:
 
     def merge(self, other: CentreDecisions) -> CentreDecisions:
         """The decisions of both together; StatisticsError unless both used the same centres (to 1e-9)."""
-        theirs = other.centres.to(self.device)
-        scale = float(self.centres.nan_to_num().abs().max())
-        if theirs.shape != self.centres.shape or not torch.allclose(
-            self.centres, theirs, rtol=0.0, atol=1e-9 * scale, equal_nan=True
-        ):
+        if not same_means(self.centres, other.centres):
             raise StatisticsError("cannot merge decisions that were made with different centres")
         merged = CentreDecisions(self.centres)
         merged._counts = {name: self._counts[name] + other._counts[name] for name in COUNTS}

@@ -14,11 +14,11 @@ from torch import Tensor
 from image2point.collapse.inputs import (
     StatisticsError,
     as_float64,
-    as_tensor,
     check_labels,
     check_matrix,
-    float64_device,
+    check_means,
     row_blocks,
+    same_means,
 )
 
 
@@ -32,21 +32,10 @@ class DirectionalSpread:
     """
 
     def __init__(self, means: Any, device: str | torch.device | None = None) -> None:
-        given = as_tensor(means, "means")
-        if given.ndim != 2 or not given.is_floating_point():
-            raise StatisticsError(
-                f"means: expected class means [C, d] of a floating type, found {list(given.shape)} of {given.dtype}"
-            )
-        self.device = float64_device(given.device if device is None else device)
-        self.means = as_float64(given, self.device)
-        self._present = ~self.means.isnan().all(1)
-        if not torch.isfinite(self.means[self._present]).all():
-            raise StatisticsError(
-                "means: expected each row finite or, for a class without samples, wholly NaN; "
-                f"found others among the {int(self._present.sum())} present"
-            )
-        self.count = torch.zeros(len(given), dtype=torch.int64, device=self.device)
-        self.spread = torch.zeros(len(given), len(given), dtype=torch.float64, device=self.device)
+        self.means, self._present = check_means(means, "means", device)
+        self.device = self.means.device
+        self.count = torch.zeros(len(self.means), dtype=torch.int64, device=self.device)
+        self.spread = self.means.new_zeros(len(self.means), len(self.means))
 
     @torch.no_grad()
     def update(self, features: Any, labels: Any) -> DirectionalSpread:
@@ -68,11 +57,7 @@ class DirectionalSpread:
 
     def merge(self, other: DirectionalSpread) -> DirectionalSpread:
         """Both sets of samples together; StatisticsError unless both used the same means (to 1e-9)."""
-        theirs = other.means.to(self.device)
-        scale = float(self.means.nan_to_num().abs().max())
-        if theirs.shape != self.means.shape or not torch.allclose(
-            self.means, theirs, rtol=0.0, atol=1e-9 * scale, equal_nan=True
-        ):
+        if not same_means(self.means, other.means):
             raise StatisticsError("cannot merge spreads that were taken along different means")
         merged = DirectionalSpread(self.means)
         merged.count = self.count + other.count.to(self.device)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image2point.collapse.inputs import BLOCK, StatisticsError, as_float64, as_tensor, check_labels, check_matrix
+from image2point.collapse.inputs import BLOCK, StatisticsError, as_float64, as_tensor, check_labelled, check_labels
 from image2point.collapse.intervals import Interval, mean_interval
 
 CLASSIFIERS = ("ncc", "ridge", "logistic")
@@ -120,9 +120,7 @@ def few_shot(
     With one seed, all classifiers and all features of the same samples see the same episodes: compare them episode
     by episode.
     """
-    features = as_tensor(features, "features")
-    features = check_matrix(features, "features", "n", features.shape[-1] if features.ndim else 0)
-    labels = check_labels(labels, len(features), 1 + int(as_tensor(labels, "labels").max()) if len(features) else 1)
+    features, labels = check_labelled(features, labels)
     _check_classifier(classifier, penalty)
     drawn = draw_episodes(labels, ways, shots, queries, episodes, seed, classes)
     samples = torch.cat([drawn.support.flatten(1), drawn.queries.flatten(1)], 1)
@@ -153,12 +151,10 @@ def linear_probe(
 
     Test samples of classes that the training samples lack count as errors.
     """
-    features = as_tensor(features, "features")
-    features = check_matrix(features, "features", "n", features.shape[-1] if features.ndim else 0)
-    labels = check_labels(labels, len(features), 1 + int(as_tensor(labels, "labels").max()) if len(features) else 1)
-    test_features = check_matrix(test_features, "test features", "n", features.shape[1])
-    test_labels = as_tensor(test_labels, "test labels")
-    test_labels = check_labels(test_labels, len(test_features), 1 + int(test_labels.max()) if len(test_labels) else 1)
+    features, labels = check_labelled(features, labels)
+    test_features, test_labels = check_labelled(test_features, test_labels, "test ")
+    if test_features.shape[1] != features.shape[1]:
+        raise StatisticsError(f"test features: expected width {features.shape[1]}, found {test_features.shape[1]}")
     _check_classifier(classifier, penalty)
     device = features.device
     present, packed = labels.to(device).unique(return_inverse=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.fewshot import linear_probe
-from image2point.collapse.inputs import StatisticsError, as_float64, as_tensor, check_labels, check_matrix
+from image2point.collapse.inputs import StatisticsError, as_float64, check_labelled
 from image2point.collapse.intervals import deal
 from image2point.collapse.logme import logme
 from image2point.collapse.metrics import metrics
@@ -40,10 +40,7 @@ def transfer_scores(features: Any, labels: Any, folds: int = 5, seed: int = 0) -
         StatisticsError: where there are fewer than two classes, a class has a single sample, or the features are not
             finite or the same for all samples.
     """
-    features = as_tensor(features, "features")
-    features = check_matrix(features, "features", "n", features.shape[-1] if features.ndim else 0)
-    classes = 1 + int(as_tensor(labels, "labels").max()) if len(features) else 1
-    labels = check_labels(labels, len(features), classes).to(features.device)
+    features, labels = check_labelled(features, labels)
     count = torch.bincount(labels)
     if int((count > 0).sum()) < 2 or int(count[count > 0].min()) < 2:
         raise StatisticsError(
@@ -51,7 +48,7 @@ def transfer_scores(features: Any, labels: Any, folds: int = 5, seed: int = 0) -
             f"{int((count > 0).sum())} classes, the smallest of {int(count[count > 0].min()) if len(count) else 0}"
         )
     x = _standardised(as_float64(features, features.device))
-    S = Statistics(classes, x.shape[1], "none").update(x, labels)
+    S = Statistics(len(count), x.shape[1], "none").update(x, labels)
     found = metrics(S, ask=["nc1_trace_ratio", "cdnv"])
     return {
         "nc1_trace_ratio": -found["nc1_trace_ratio"],

@@ -9,16 +9,14 @@ M_a + M_b + δδᵀ n_a n_b / (n_a + n_b). Third and fourth moments move with th
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from image2point import files
 from image2point.collapse.inputs import (
     StatisticsError,
     as_float64,
@@ -268,7 +266,7 @@ class Statistics:
         from safetensors.torch import save
 
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state().items()}
-        _write_atomically(Path(path), save(tensors, metadata=FORMAT))
+        files.write_bytes(path, save(tensors, metadata=FORMAT))
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Statistics:
@@ -318,22 +316,3 @@ def _add_outer_products(scatter: Tensor, rows: Tensor, classes: Tensor) -> None:
     padded = rows.new_zeros(int(pieces.sum()), size, rows.shape[1])
     padded[(pieces.cumsum(0) - pieces)[member] + place // size, place % size] = rows[order]
     scatter.index_add_(0, present.repeat_interleave(pieces), padded.mT @ padded)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files private; give the mode that an ordinary open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
