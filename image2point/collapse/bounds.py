@@ -34,10 +34,12 @@ class Bound:
 
     @property
     def vacuous(self) -> bool:
-        """No error rate is above 1, so that such a bound excludes nothing. True where it is undefined, too."""
+        """No error rate is above 1, so that such a bound excludes nothing. True where it is undefined (NaN), too."""
         return not self.value < 1.0
 
     def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "undefined"
         return f"{self.value:.3g} (vacuous)" if self.vacuous else f"{self.value:.3g}"
 
 
@@ -73,7 +75,7 @@ def pairwise_bound(asymmetric: Any, shots: float, ways: int | None = None) -> Bo
     inequality, 2‖h−μ_i‖ + ‖μ̂_i−μ_i‖ + ‖μ̂_j−μ_j‖ ≥ ‖μ_i−μ_j‖; by Cauchy–Schwarz, 3(4‖h−μ_i‖² + ‖μ̂_i−μ_i‖² +
     ‖μ̂_j−μ_j‖²) ≥ ‖μ_i−μ_j‖²; and Markov's inequality bounds the probability of that. No probability exceeds 1.
 
-    `asymmetric` [C, C]: `cdnv_matrix(S, "asymmetric")`; classes without samples (NaN rows) are left out.
+    `asymmetric` [C, C]: `cdnv_matrix(S, "asymmetric")`; classes of fewer than two samples (NaN rows) are left out.
     """
     matrix = as_tensor(asymmetric, "asymmetric").double().cpu().clone()
     if matrix.ndim != 2 or len(matrix) != matrix.shape[1]:
@@ -84,7 +86,9 @@ def pairwise_bound(asymmetric: Any, shots: float, ways: int | None = None) -> Bo
     classes = len(matrix)
     ways = classes if ways is None else ways
     if not 2 <= ways <= classes:
-        raise StatisticsError(f"ways: expected 2..{classes} of {classes} classes with samples, found {ways}")
+        raise StatisticsError(
+            f"ways: expected 2..{classes} of {classes} classes with two samples or more, found {ways}"
+        )
     _check(float(matrix.min()), ways, shots)
     errors = (12 * matrix + 3 / shots * (matrix + matrix.mT)).clamp(max=1.0)
     return Bound((ways - 1) * float(errors.sum()) / (classes * (classes - 1)))
@@ -137,13 +141,15 @@ def margin_error(S: Statistics, shots: float, ways: int | None = None) -> float:
 
 
 def margins(S: Statistics, shots: float) -> tuple[Tensor, Tensor]:
-    """E T and Var T of `moment_bound` for all ordered pairs of the classes with samples, float64 [C, C]."""
+    """E T and Var T of `moment_bound` [C, C] float64: of all ordered pairs of the C classes with several samples."""
     if S.scatter is None or S.cubes is None or S.fourths is None:
         raise StatisticsError(
             'margins: needs Statistics(..., covariance="class", moments=4); '
             f"found covariance={S.covariance!r}, moments={S.moments}"
         )
-    present = S.present
+    present = (S.count > 1).nonzero()[:, 0]
+    if len(present) < 2:
+        raise StatisticsError(f"margins: expected 2 classes of at least 2 samples, found {len(present)}")
     n, count = shots, S.count[present].double()
     variance, fourth, third = S.squares[present] / count, S.fourths[present] / count, S.cubes[present] / count[:, None]
     scatter, means = S.scatter[present], S.mean[present]
@@ -161,7 +167,9 @@ def margins(S: Statistics, shots: float) -> tuple[Tensor, Tensor]:
 def _ways(ways: int | None, classes: int) -> int:
     chosen = classes if ways is None else ways
     if not 2 <= chosen <= classes:
-        raise StatisticsError(f"ways: expected 2..{classes} of {classes} classes with samples, found {chosen}")
+        raise StatisticsError(
+            f"ways: expected 2..{classes} of {classes} classes with two samples or more, found {chosen}"
+        )
     return chosen
 
 
@@ -200,5 +208,5 @@ def directional_bound(directional: float, cdnv: float, shots: float, ways: int =
 
 
 def _check(smallest: float, ways: int, shots: float) -> None:
-    if not (smallest >= 0 and ways >= 2 and shots >= 1):
+    if smallest < 0 or ways < 2 or not shots >= 1:  # an undefined (NaN) CDNV gives an undefined bound
         raise StatisticsError(f"expected CDNV ≥ 0, ways ≥ 2 and shots ≥ 1, found {smallest}, {ways} and {shots}")

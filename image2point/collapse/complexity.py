@@ -18,6 +18,7 @@ Sources: Dherin et al. 2022 (GC); Munn et al. 2024 (GC, neural collapse and tran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,7 @@ class Complexity:
 
         Contains `error`. NaN for a single sample.
         """
-        return float(self.values.std() / len(self.values) ** 0.5)
+        return float(self.values.std() / len(self.values) ** 0.5) if len(self.values) > 1 else math.nan
 
     def __float__(self) -> float:
         return self.value
@@ -285,17 +286,17 @@ def geometric_collapse(S: Statistics, complexity: Tensor, input_eigenvalues: Ten
     """From statistics of embeddings, their GC per class [C] (`Complexity.of_classes`) and perhaps λ_max [C].
 
     Embeddings and GC must come from the same f with the same input units, `input_eigenvalues` (see
-    `largest_variance`) from inputs in those units. Classes without samples are left out.
+    `largest_variance`) from inputs in those units. Classes of fewer than two samples are left out.
     """
-    present = S.present
+    present = (S.count > 1).nonzero()[:, 0]
     for name, given in (("complexity", complexity), ("input_eigenvalues", input_eigenvalues)):
         if given is not None and (given.shape != (S.num_classes,) or not torch.isfinite(given[present.cpu()]).all()):
             raise StatisticsError(
-                f"{name}: expected [{S.num_classes}] numbers, finite for each class with samples, found "
+                f"{name}: expected [{S.num_classes}] numbers, finite for each class of two samples or more, found "
                 f"{list(given.shape)}: {given.tolist()}"
             )
     if len(present) < 2:
-        raise StatisticsError(f"expected samples of at least 2 classes, found {len(present)}")
+        raise StatisticsError(f"expected 2 classes of at least 2 samples, found {len(present)} of {len(S.present)}")
     squared = distance_matrix(S)[present][:, present].square().cpu()
     first, second = torch.triu_indices(len(present), len(present), offset=1)
     of_pair = squared[first, second]
@@ -311,7 +312,7 @@ def geometric_collapse(S: Statistics, complexity: Tensor, input_eigenvalues: Ten
 
 @torch.no_grad()
 def largest_variance(inputs: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """λ_max(Cov(x | class)) [C] of inputs [n, ...] flattened, by the Gram matrix of each class; NaN without samples.
+    """λ_max(Cov(x | class)) [C] of inputs [n, ...] flattened, by the Gram matrix of each class; NaN below two samples.
 
     From n_c samples it is an estimate, and for n_c − 1 below the input's dimension usually too large.
     """
@@ -319,6 +320,8 @@ def largest_variance(inputs: Tensor, labels: Tensor, num_classes: int) -> Tensor
     found = torch.full((num_classes,), torch.nan, dtype=torch.float64)
     for c in labels.unique().tolist():
         x = inputs[labels.to(inputs.device) == c].flatten(1).double()
+        if len(x) < 2:
+            continue
         x = x - x.mean(0)
         gram = x @ x.mT if len(x) <= x.shape[1] else x.mT @ x
         found[c] = torch.linalg.eigvalsh(gram)[-1].clamp(min=0) / len(x)

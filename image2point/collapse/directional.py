@@ -6,6 +6,7 @@ along C−1 directions. Given the means, those are sums over samples: O(C² + C�
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -66,16 +67,22 @@ class DirectionalSpread:
 
     @property
     def matrix(self) -> Tensor:
-        """Directional CDNV of ordered pairs [C, C]; NaN on the diagonal and for a class without samples."""
+        """Directional CDNV of ordered pairs [C, C]; NaN on the diagonal and for a class of fewer than two samples."""
         distance = torch.cdist(self.means, self.means, compute_mode="donot_use_mm_for_euclid_dist")
         ratio = self.spread / self.count[:, None] / distance.pow(4)
-        return ratio.fill_diagonal_(torch.nan)
+        few = self.count < 2
+        return ratio.masked_fill_(few[:, None] | few, torch.nan).fill_diagonal_(torch.nan)
 
     @property
     def cdnv_directional(self) -> float:
-        """Its mean over ordered pairs of classes that have a mean; NaN if one of them got no sample."""
-        present = self._present.nonzero()[:, 0]
-        if len(present) < 2:
-            raise StatisticsError(f"expected means of at least 2 classes, found {len(present)}")
-        matrix = self.matrix[present][:, present]
-        return float(matrix.fill_diagonal_(0.0).sum() / (len(present) * (len(present) - 1)))
+        """Its mean over ordered pairs of classes with two samples or more.
+
+        NaN where there is no such pair, and where a class that has a mean got no sample.
+        """
+        if int(self._present.sum()) < 2:
+            raise StatisticsError(f"expected means of at least 2 classes, found {int(self._present.sum())}")
+        if (self.count[self._present] == 0).any():
+            return math.nan
+        several = self.count > 1
+        matrix = self.matrix[several][:, several]
+        return float(matrix.fill_diagonal_(0.0).sum() / (len(matrix) * (len(matrix) - 1) or math.nan))

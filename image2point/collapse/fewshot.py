@@ -149,7 +149,7 @@ def linear_probe(
 ) -> float:
     """Accuracy on the test samples of one linear classifier fitted to all training samples.
 
-    Test samples of classes that the training samples lack count as errors.
+    Test samples of classes that the training samples lack count as errors. NaN without a test sample.
     """
     features, labels = check_labelled(features, labels)
     test_features, test_labels = check_labelled(test_features, test_labels, "test ")
@@ -157,7 +157,9 @@ def linear_probe(
         raise StatisticsError(f"test features: expected width {features.shape[1]}, found {test_features.shape[1]}")
     _check_classifier(classifier, penalty)
     device = features.device
-    present, packed = labels.to(device).unique(return_inverse=True)
+    present, packed = labels.unique(return_inverse=True)
+    if len(present) < 2:
+        raise StatisticsError(f"labels: expected training samples of at least 2 classes, found {len(present)}")
     x, z = as_float64(features, device), as_float64(test_features, device)
     if unit:
         x, z = _unit(x), _unit(z)

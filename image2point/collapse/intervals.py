@@ -21,7 +21,16 @@ from image2point.collapse.statistics import Statistics
 
 # Counts have no error, and the jackknife is inconsistent for extremes and integers, which move in jumps.
 NOT_SMOOTH = frozenset(
-    ["samples", "present", "absent", "singletons", "between_rank", "rank_95", "cdnv_corrected_undefined"]
+    [
+        "samples",
+        "present",
+        "absent",
+        "singletons",
+        "contributing",
+        "between_rank",
+        "rank_95",
+        "cdnv_corrected_undefined",
+    ]
 ) | {"min_class_distance", "discrimination"}
 
 
@@ -35,7 +44,9 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.error:.2g}"
+        if math.isnan(self.value):
+            return "undefined"
+        return f"{self.value:.4g}" + ("" if math.isnan(self.error) else f" ± {self.error:.2g}")
 
 
 class Mergeable(Protocol):
@@ -101,6 +112,13 @@ def metric_intervals(
         raise StatisticsError(
             f"class {c} occurs in one part only: without it, the metrics would be about other classes; "
             "deal the samples of each class over the parts"
+        )
+    count = torch.stack([part.count for part in parts])
+    left = count.sum(0) - count
+    for c in ((count.sum(0) > 1) & (left < 2).any(0)).nonzero()[:, 0].tolist():
+        raise StatisticsError(
+            f"class {c} has a single sample, and so no variance, where one part is left out: without it, the metrics "
+            "would be about other classes; an interval needs at least 3 samples of each class, dealt over the parts"
         )
 
     def smooth(S: Statistics) -> dict[str, float]:

@@ -38,9 +38,9 @@ DEFAULT = (
     "nc2_equiangle", "min_class_distance", "ncc_accuracy",
 )  # fmt: skip
 WITH_CLASSIFIER = ("nc3", "nc4")
-KNOWN = (*(name for _, _, names in GROUPS for name in names), *DECISIONS)
-NEED_CLASSIFIER = {"nc4"} | {name for _, needs, names in GROUPS for name in names if needs == "classifier"}
-NEED_SCATTER = {name for _, needs, names in GROUPS for name in names if needs == "pooled"}
+KNOWN = (*(name for group in GROUPS for name in group.names), *DECISIONS)
+NEED_CLASSIFIER = {"nc4"} | {name for group in GROUPS for name in group.names if group.needs == "classifier"}
+NEED_SCATTER = {name for group in GROUPS for name in group.names if group.needs == "pooled"}
 
 BUFFER = 2048
 """Rows that wait before they are added: few updates of many rows cost less than many of a few."""
@@ -54,7 +54,7 @@ class LayerMeasures:
 
     Attributes:
         values: every measure that was asked for.
-        intervals: of those that have one (not `intervals.NOT_SMOOTH`); empty where a class has a single sample.
+        intervals: of those that have one (not `intervals.NOT_SMOOTH`); empty where a class has one or two samples.
         means: class means [C, d], NaN for a class without samples.
         count: rows of each class [C].
     """
@@ -107,7 +107,8 @@ def measure_layers(
             which other layers do not have.
         centres: class means [C, d] by layer for the nearest-centre decisions, usually those of the training set;
             None takes the means of these samples. They count as given: intervals are about the samples here.
-        parts: of the jackknife; fewer where the smallest class has fewer samples, and no intervals where it has one.
+        parts: of the jackknife; fewer where the smallest class has fewer samples, and no intervals where it has one or
+            two, since without a part nothing would be left to vary.
 
     Raises:
         StatisticsError: as from `Statistics`; an unknown measure; one that needs a classifier where no layer has one.
@@ -126,12 +127,17 @@ def measure_layers(
 
     deciding = {name for name in found if wanted.of(name, DECISIONS)}
     if deciding:
-        chosen = {name: (centres or {}).get(name, found[name].means) for name in deciding}
+        given = centres or {}
+
+        def centres_of(name: str) -> CentreDecisions:
+            if name in given:
+                return CentreDecisions(given[name])
+            return CentreDecisions(found[name].means, count=found[name].count)
 
         def decide(D: CentreDecisions, name: str, h: Tensor, i: Tensor) -> None:
             D.update(h, labels[i], wanted.logits(name, h))
 
-        decisions = _pass(source, dealt, lambda name, _: CentreDecisions(chosen[name]), decide, deciding)
+        decisions = _pass(source, dealt, lambda name, _: centres_of(name), decide, deciding)
         for name, own in decisions.items():
             _add(found[name], own, wanted.of(name, DECISIONS), [D.counts["samples"] for D in own], confidence)
 
@@ -179,9 +185,10 @@ class _Wanted:
 
 
 def _deal(labels: Tensor, parts: int, seed: int) -> Tensor:
-    """Part of each sample [n]; every class that occurs is in two parts at least, or there is one part."""
+    """Part of each sample [n], such that two samples of each class are left without any part; or one part for all."""
     count = torch.bincount(labels)
-    parts = min(parts, int(count[count > 0].min())) if len(labels) else 1
+    smallest = int(count[count > 0].min()) if len(labels) else 0
+    parts = min(parts, smallest) if smallest > 2 else 1
     return deal(labels, parts, seed) if parts > 1 else torch.zeros(len(labels), dtype=torch.int64)
 
 

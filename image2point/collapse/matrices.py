@@ -27,12 +27,12 @@ def distance_matrix(S: Statistics) -> Tensor:
 
 @torch.no_grad()
 def cdnv_matrix(S: Statistics, form: str = "symmetric") -> Tensor:
-    """CDNV of all pairs [C, C] float64; NaN on the diagonal and where a class has no samples.
+    """CDNV of all pairs [C, C] float64; NaN on the diagonal and where a class has fewer than two samples.
 
     - "symmetric": (Var_i + Var_j) / (2‖μ_i−μ_j‖²), the form of 2021;
     - "asymmetric": Var_i / ‖μ_i−μ_j‖² in row i, column j;
     - "corrected": the symmetric form, corrected for the number of samples (see `metrics`); NaN where the
-      corrected squared distance is not positive or a class is a singleton;
+      corrected squared distance is not positive;
     - "directional": uᵀΣ_i u / ‖μ_i−μ_j‖² in row i, column j; needs covariance="class" (`DirectionalSpread`
       computes it in a second pass without).
     """
@@ -60,4 +60,5 @@ def cdnv_matrix(S: Statistics, form: str = "symmetric") -> Tensor:
         for i in range(S.num_classes):
             delta = S.mean[i] - S.mean
             matrix[i] = ((delta @ S.scatter[i]) * delta).sum(1) / S.count[i] / squared[i].square()
-    return matrix.fill_diagonal_(torch.nan)
+    few = S.count < 2
+    return matrix.masked_fill_(few[:, None] | few, torch.nan).fill_diagonal_(torch.nan)

@@ -5,9 +5,15 @@ classes are left out everywhere: C counts the classes present, μ_G is the mean 
 μ_c − μ_G, Σ_W = (1/N) Σ (h−μ_c)(h−μ_c)ᵀ and Σ_B = (1/C) MᵀM. W [C, d] are the classifier's rows of the present
 classes, not centred.
 
+A single sample has no variance. Everything that speaks of variability (nc1 and cdnv in all forms, between_rank) looks
+only at the classes with two samples or more, as if the others were absent, and is NaN where there are fewer than two of
+those; `contributing` counts them. With two classes, nc2 of the means is NaN: two centred means are opposite and of one
+length, whatever the features.
+
 | name | value | needs |
 |---|---|---|
 | samples, present, absent, singletons | N, and the number of classes with any, no, and one sample | |
+| contributing | the number of classes with two samples or more | |
 | nc1, nc1_raw | tr(Σ_W Σ_B†)/C and tr(Σ_W Σ_B†); NaN if all means coincide | pooled |
 | between_rank | the number of directions that Σ_B† kept | pooled |
 | nc1_trace_ratio | tr Σ_W / tr Σ_B: at layer l, the compression C_l of progressive collapse | |
@@ -15,7 +21,7 @@ classes, not centred.
 | cdnv | mean over unordered pairs of (Var_i + Var_j) / (2‖μ_i−μ_j‖²) | |
 | cdnv_asymmetric | mean over ordered pairs of Var_i / ‖μ_i−μ_j‖²: pairs differ, the mean equals cdnv | |
 | cdnv_corrected | cdnv with v_c = Var_c n_c/(n_c−1) and ‖μ_i−μ_j‖² − v_i/n_i − v_j/n_j | |
-| cdnv_corrected_undefined | the number of unordered pairs left out of it | |
+| cdnv_corrected_undefined | the number of unordered pairs that have no such value | |
 | cdnv_directional | mean over ordered pairs of uᵀΣ_i u / ‖μ_i−μ_j‖², u the direction of μ_i−μ_j | class |
 | min_class_distance | Λ = min over pairs of ‖μ_i−μ_j‖ | |
 | rank_nuclear | ‖H‖_*² / ‖H‖_F², H [N, d] all features, not centred | pooled |
@@ -27,8 +33,8 @@ classes, not centred.
 | nc3 | ‖W/‖W‖_F − M/‖M‖_F‖_F² | classifier |
 
 A pair is undefined for `cdnv_corrected` if its corrected squared distance is not positive or one of its
-classes is a singleton (no variance). The mean is over the other pairs and NaN if there is none; a count above
-zero beyond the singletons means that the least separated pairs are missing from it, so that it reads too low.
+classes has a single sample. Where two contributing classes are such a pair, so is the mean (NaN): the pairs that it
+would leave out are the least separated ones.
 
 Coinciding class means make cdnv infinite. A metric that is 0/0 for some class or pair is NaN.
 
@@ -50,7 +56,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,16 +92,19 @@ def metrics(
         available.add("classifier")
 
     classes = _Classes.of(S, classifier)
+    varying = classes.varying
     found: dict[str, float] = {}
-    for compute, needs, names in GROUPS:
-        asked = [name for name in names if name in wanted] if ask is not None else list(names)
-        if needs in available:
-            if asked:
-                values = compute(classes)
-                found.update((name, float(values[name])) for name in asked)
-        elif ask is not None and asked:
+    for group in GROUPS:
+        asked = [name for name in group.names if name in wanted] if ask is not None else list(group.names)
+        if not asked:
+            continue
+        if group.needs in available:
+            subject = varying if group.of_varying else classes
+            values = dict.fromkeys(asked, math.nan) if subject is None else group.compute(subject)
+            found.update((name, float(values[name])) for name in asked)
+        elif ask is not None:
             raise StatisticsError(
-                f"{', '.join(asked)}: needs {REMEDY[needs]}; found covariance={S.covariance!r}"
+                f"{', '.join(asked)}: needs {REMEDY[group.needs]}; found covariance={S.covariance!r}"
                 f"{'' if classifier is not None else ' and no classifier'}"
             )
     return found
@@ -103,7 +112,7 @@ def metrics(
 
 def _wanted(ask: str | Sequence[str] | None) -> set[str]:
     wanted = set() if ask is None else {ask} if isinstance(ask, str) else set(ask)
-    known = [name for _, _, names in GROUPS for name in names]
+    known = [name for group in GROUPS for name in group.names]
     unknown = sorted(wanted - set(known))
     if unknown:
         raise StatisticsError(f"unknown metric {', '.join(unknown)}; known: {', '.join(known)}")
@@ -137,33 +146,51 @@ class _Classes:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def varying(self) -> _Classes | None:
+        """The classes with two samples or more alone; None where there are fewer than two of them."""
+        several = self.count > 1
+        if several.all():
+            return self
+        if several.sum() < 2:
+            return None
+        means = self.means[several]
+        weight = None if self.weight is None else self.weight[several]
+        rest = (self.index[several], self.count[several], means, means - means.mean(0), self.squares[several], weight)
+        return _Classes(self.statistics, *rest)
+
     @cached_property
     def pairs(self) -> dict[str, Tensor]:
         """Sums and minima over all unordered pairs of classes, gathered in one sweep."""
-        variance = self.squares / self.count
-        unbiased = self.squares / (self.count - 1)  # 0/0 = NaN for a singleton
+        several = self.count > 1
+        variance = (self.squares / self.count).where(several, torch.nan)
+        unbiased = self.squares / (self.count - 1)  # 0/0 = NaN for a class of one sample
         bias = unbiased / self.count
         zero = self.squares.new_zeros(())
-        cdnv, asymmetric, corrected, undefined = zero, zero, zero, zero
+        cdnv, corrected, undefined = zero, zero, zero
         nearest = zero + torch.inf
         for i, j, squared in pair_distances(self.centred):
             if len(squared) == 0:
                 continue
             nearest = torch.minimum(nearest, squared.min())
-            cdnv = cdnv + ((variance[i] + variance[j]) / (2 * squared)).sum()
-            asymmetric = asymmetric + (variance[i] / squared).sum() + (variance[j] / squared).sum()
+            cdnv = cdnv + ((variance[i] + variance[j]) / (2 * squared))[several[i] & several[j]].sum()
             distance = squared - bias[i] - bias[j]
-            defined = distance > 0  # False where a singleton made it NaN
+            defined = distance > 0  # False where a class of one sample made it NaN
             corrected = corrected + ((unbiased[i] + unbiased[j]) / (2 * distance))[defined].sum()
             undefined = undefined + (~defined).sum()
-        total = len(self) * (len(self) - 1) // 2
+        total, among = _count_pairs(len(self)), _count_pairs(int(several.sum()))
+        cdnv = cdnv / among  # 0/0 = NaN where there is no pair
         return {
-            "cdnv": cdnv / total,
-            "cdnv_asymmetric": asymmetric / (2 * total),
-            "cdnv_corrected": corrected / (total - undefined),  # 0/0 = NaN if no pair is defined
+            "cdnv": cdnv,
+            "cdnv_asymmetric": cdnv,
+            "cdnv_corrected": corrected / among if undefined == total - among else zero + torch.nan,
             "cdnv_corrected_undefined": undefined,
             "min_class_distance": nearest.sqrt(),
         }
+
+
+def _count_pairs(classes: int) -> int:
+    return classes * (classes - 1) // 2
 
 
 def _classifier_weight(S: Statistics, classifier: tuple[Any, Any | None]) -> Tensor:
@@ -183,13 +210,19 @@ def _counts(classes: _Classes) -> dict[str, Any]:
         "present": len(classes),
         "absent": classes.statistics.num_classes - len(classes),
         "singletons": (classes.count == 1).sum(),
+        "contributing": (classes.count > 1).sum(),
     }
 
 
-def _nc1(classes: _Classes) -> dict[str, Any]:
+def _pooled_scatter(classes: _Classes) -> Tensor:
+    """Σ(h−μ_c)(h−μ_c)ᵀ [d, d] over all samples; a class of one sample adds nothing."""
     scatter = classes.statistics.scatter
     assert scatter is not None
-    within = (scatter if scatter.ndim == 2 else scatter.sum(0)) / classes.count.sum()
+    return scatter if scatter.ndim == 2 else scatter.sum(0)
+
+
+def _nc1(classes: _Classes) -> dict[str, Any]:
+    within = _pooled_scatter(classes) / classes.count.sum()
     _, s, directions = torch.linalg.svd(classes.centred, full_matrices=False)
     rounding = max(classes.centred.shape) * torch.finfo(torch.float64).eps * classes.means.norm()
     kept = (s > RANK_CUTOFF * s[0]) & (s > rounding)
@@ -209,10 +242,8 @@ def _discrimination(classes: _Classes) -> dict[str, Any]:
 
 
 def _ranks(classes: _Classes) -> dict[str, Any]:
-    scatter, means = classes.statistics.scatter, classes.means
-    assert scatter is not None
-    within = scatter if scatter.ndim == 2 else scatter.sum(0)
-    gram = within + (means * classes.count[:, None]).mT @ means
+    means = classes.means
+    gram = _pooled_scatter(classes) + (means * classes.count[:, None]).mT @ means
     squared = torch.linalg.eigvalsh(gram).flip(0)
     rounding = len(squared) * torch.finfo(torch.float64).eps * squared[0]
     s = squared.where(squared > rounding, 0.0).sqrt()
@@ -257,6 +288,8 @@ def _nc2(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _nc2_means(classes: _Classes) -> dict[str, Any]:
+    if len(classes) == 2:
+        return dict.fromkeys(("nc2_equinorm", "nc2_equiangle", "nc2_etf"), math.nan)
     return dict(zip(("nc2_equinorm", "nc2_equiangle", "nc2_etf"), _nc2(classes.centred), strict=True))
 
 
@@ -271,24 +304,28 @@ def _nc3(classes: _Classes) -> dict[str, Any]:
     return {"nc3": (weight / weight.norm() - means / means.norm()).square().sum()}
 
 
-Group = tuple[Callable[[_Classes], dict[str, Any]], str, tuple[str, ...]]
+class Group(NamedTuple):
+    """What computes which metrics, what it needs (a key of REMEDY or "nothing"), and of which classes it speaks."""
 
-# What computes which names, and what it needs: a key of REMEDY or "nothing".
-GROUPS: tuple[Group, ...] = (
-    (_counts, "nothing", ("samples", "present", "absent", "singletons")),
-    (_nc1, "pooled", ("nc1", "nc1_raw", "between_rank")),
-    (_trace_ratio, "nothing", ("nc1_trace_ratio",)),
-    (_discrimination, "nothing", ("discrimination",)),
-    (
-        _cdnv,
-        "nothing",
-        ("cdnv", "cdnv_asymmetric", "cdnv_corrected", "cdnv_corrected_undefined", "min_class_distance"),
-    ),
-    (_directional, "class", ("cdnv_directional",)),
-    (_ranks, "pooled", ("rank_nuclear", "rank_95")),
-    (_nc2_means, "nothing", ("nc2_equinorm", "nc2_equiangle", "nc2_etf")),
-    (_nc2_classifier, "classifier", ("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf")),
-    (_nc3, "classifier", ("nc3",)),
+    compute: Callable[[_Classes], dict[str, Any]]
+    needs: str
+    names: tuple[str, ...]
+    of_varying: bool = False
+    """Of the classes with two samples or more alone."""
+
+
+PAIRS = ("cdnv", "cdnv_asymmetric", "cdnv_corrected", "cdnv_corrected_undefined", "min_class_distance")
+GROUPS = (
+    Group(_counts, "nothing", ("samples", "present", "absent", "singletons", "contributing")),
+    Group(_nc1, "pooled", ("nc1", "nc1_raw", "between_rank"), of_varying=True),
+    Group(_trace_ratio, "nothing", ("nc1_trace_ratio",), of_varying=True),
+    Group(_discrimination, "nothing", ("discrimination",)),
+    Group(_cdnv, "nothing", PAIRS),
+    Group(_directional, "class", ("cdnv_directional",), of_varying=True),
+    Group(_ranks, "pooled", ("rank_nuclear", "rank_95")),
+    Group(_nc2_means, "nothing", ("nc2_equinorm", "nc2_equiangle", "nc2_etf")),
+    Group(_nc2_classifier, "classifier", ("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf")),
+    Group(_nc3, "classifier", ("nc3",)),
 )
 
 REMEDY = {

@@ -87,8 +87,8 @@ class Statistics:
 
     @property
     def variances(self) -> Tensor:
-        """Var_c = E‖h−μ_c‖² [C], the plug-in estimate (1/n_c); NaN for a class without samples."""
-        return self.squares / self.count
+        """Var_c = E‖h−μ_c‖² [C], the plug-in estimate (1/n_c); NaN for a class of fewer than two samples."""
+        return (self.squares / self.count).masked_fill(self.count < 2, torch.nan)
 
     @property
     def present(self) -> Tensor:
@@ -102,7 +102,7 @@ class Statistics:
 
     @property
     def singletons(self) -> Tensor:
-        """Indices of the classes with one sample: their variance is zero by construction."""
+        """Indices of the classes with one sample, which has no variance."""
         return (self.count == 1).nonzero()[:, 0]
 
     def __repr__(self) -> str:

@@ -80,7 +80,8 @@ def choose(
     found: dict[str, float] = {}
     for block in check(config, fabric, network):
         found[block] = _penultimate_nc1(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
-        print(f"{kind}:{block}  NC1 of the features {found[block]:.4g}", flush=True)
+        told = f"{found[block]:.4g}" if math.isfinite(found[block]) else "undefined"
+        print(f"{kind}:{block}  NC1 of the features {told}", flush=True)
     defined = {block: value for block, value in found.items() if math.isfinite(value)}
     if not defined:
         raise InputError("no candidate has a defined NC1: every class needs two training clouds")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from image2point.report.arms import Spread
 from image2point.report.quantities import Quantity
 
 ABSENT = "–"
+UNDEFINED = "undefined"
 
 
 def percent(value: Spread | None) -> str:
     """A share as per cent: '74.1 ± 0.2', '74.1' for a single run, '–' where there is none."""
     if value is None:
         return ABSENT
+    if math.isnan(value.mean):
+        return UNDEFINED
     return f"{100 * value.mean:.1f}" + _sd(None if value.sd is None else 100 * value.sd, digits=1)
 
 
@@ -19,6 +24,8 @@ def number(value: Spread | None) -> str:
     """Three significant digits of the mean, the s.d. to the same place."""
     if value is None:
         return ABSENT
+    if math.isnan(value.mean):
+        return UNDEFINED
     size = abs(value.mean)
     if size and not 1e-3 <= size < 1e4:
         return f"{value.mean:.2e}" + ("" if value.sd is None else f" ± {value.sd:.1e}")

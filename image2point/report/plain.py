@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from image2point.collapse.intervals import Interval
-from image2point.report.numbers import ABSENT
+from image2point.report.numbers import ABSENT, UNDEFINED
 from image2point.report.terminal import wide_console
 
 if TYPE_CHECKING:
@@ -49,8 +49,10 @@ class Table:
 
 def ranged(interval: Interval | None, percent: bool = False) -> str:
     """`71.2 [69.8, 72.6]`: the value and its interval, in per cent where it is a share."""
-    if interval is None or not math.isfinite(interval.value):
+    if interval is None:
         return ABSENT
+    if not math.isfinite(interval.value):
+        return UNDEFINED
     scale = 100 if percent else 1
 
     def text(value: float) -> str:

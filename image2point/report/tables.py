@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,10 @@ def row(arm: Arm) -> Row:
 
 
 def collapse(arm: Arm, split: str, key: str) -> Spread | None:
-    """A collapse quantity of the chosen weights over an arm's runs."""
+    """A collapse quantity of the chosen weights over an arm's runs: NaN where a run measured it and it is undefined."""
+    measured = [run.summary.collapse.get(split, {}) for run in arm.runs]
+    if all(key in values for values in measured) and any(values[key] is None for values in measured):
+        return Spread(math.nan, None, len(measured))
     return arm.spread(lambda run: run.summary.collapse.get(split, {}).get(key))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from image2point.collapse.layers import LayerMeasures
-from image2point.report.numbers import ABSENT
+from image2point.report.numbers import ABSENT, UNDEFINED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +28,7 @@ def print_measured(
     for split, samples, classes, layers in found:
         names = list(dict.fromkeys(name for each in layers.values() for name in each.values))
         names = [n for n in names if n not in HIDDEN_IF_ZERO or any(each.values.get(n) for each in layers.values())]
-        title = f"{split}: {samples:,} samples of {classes} classes"
+        title = f"{split}: {samples:,} samples of {classes} classes{_contributing(layers)}"
         table = Table("layer", "dim", *names, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
         for layer, each in layers.items():
             table.add_row(layer, str(each.means.shape[1]), *(cell(each, name) for name in names))
@@ -48,6 +49,15 @@ def cell(measures: LayerMeasures, name: str) -> str:
         return ABSENT
     scale = 100 if name in SHARES else 1
     value = scale * measures.values[name]
+    if math.isnan(value):
+        return UNDEFINED
     text = f"{value:.4g}" + (" %" if name in SHARES else "")
     interval = measures.intervals.get(name)
-    return text if interval is None else f"{text} ± {scale * interval.error:.2g}"
+    return text if interval is None or math.isnan(interval.error) else f"{text} ± {scale * interval.error:.2g}"
+
+
+def _contributing(layers: Mapping[str, LayerMeasures]) -> str:
+    """Which classes measures of variability speak for, where these are not all that occur."""
+    count = next(iter(layers.values())).count
+    several = int((count > 1).sum())
+    return "" if several == int((count > 0).sum()) else f", {several} of them with two or more (NC1, CDNV)"

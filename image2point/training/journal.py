@@ -77,8 +77,9 @@ class Journal:
         for split in ("train", "validation", "test"):
             if row.get(f"{split}_accuracy") is not None:
                 parts.append(f"{split} {100 * row[f'{split}_accuracy']:.1f} %")
-        if row.get("collapse_train/nc1") is not None:
-            parts.append(f"NC1 {row['collapse_train/nc1']:.3g}")
+        if "collapse_train/nc1" in row:
+            nc1 = row["collapse_train/nc1"]
+            parts.append("NC1 undefined" if nc1 is None else f"NC1 {nc1:.3g}")
         parts.append(f"{row['seconds']:.0f} s")
         if row["epoch"] < epochs:
             parts.append(f"ETA {self.eta()}")

@@ -229,7 +229,7 @@ def test_pairwise_bound_by_hand() -> None:
     errors = [12 * 0.01 + 3 / 6 * 0.03, 12 * 0.02 + 3 / 6 * 0.03, 1.0, 1.0, 0.0, 0.0]
     assert pairwise_bound(matrix, 6).value == pytest.approx(sum(errors) / 3, rel=1e-12)
     assert pairwise_bound(matrix, 6, ways=2).value == pytest.approx(sum(errors) / 6, rel=1e-12)
-    with pytest.raises(StatisticsError, match=r"2\.\.3 of 3 classes with samples, found 4"):
+    with pytest.raises(StatisticsError, match=r"2\.\.3 of 3 classes with two samples or more, found 4"):
         pairwise_bound(matrix, 6, ways=4)
 
 
@@ -261,7 +261,7 @@ def test_moment_bound_with_many_shots_and_ways() -> None:
     assert moment_bound(S, 1, ways=2).value > moment_bound(S, 5, ways=2).value > limit
     with pytest.raises(StatisticsError, match=r'needs Statistics\(\.\.\., covariance="class", moments=4\)'):
         moment_bound(Statistics(8, 12, "class").update(features, labels), 5)
-    with pytest.raises(StatisticsError, match=r"2\.\.8 of 8 classes with samples, found 9"):
+    with pytest.raises(StatisticsError, match=r"2\.\.8 of 8 classes with two samples or more, found 9"):
         moment_bound(S, 5, ways=9)
 
 
