@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from image2point.collapse.bounds import (
     Bound,
     directional_bound,
+    finite_shot_bound,
     galanti_bound,
     gaussian_error,
     margin_error,
@@ -48,14 +49,16 @@ from image2point.collapse.complexity import (
 from image2point.collapse.depth import Decay, fit_decay
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_shot, linear_probe
-from image2point.collapse.geometry import Plane, centred_cosines, simplex_cosines
+from image2point.collapse.geometry import Plane, axis_cosines, centred_cosines, decision_axes, simplex_cosines
 from image2point.collapse.inputs import StatisticsError
 from image2point.collapse.intervals import Interval, deal, jackknife, mean_interval, metric_intervals
+from image2point.collapse.labels_at_random import measure_features, null
 from image2point.collapse.layers import LayerMeasures, measure_layers
 from image2point.collapse.logme import logme
 from image2point.collapse.matrices import cdnv_matrix, distance_matrix
 from image2point.collapse.metrics import metrics
 from image2point.collapse.scores import transfer_scores
+from image2point.collapse.separability import bhattacharyya, shrunk_h_score
 from image2point.collapse.statistics import Statistics
 from image2point.collapse.theory import Solution, UnconstrainedFeatures, solve
 from image2point.collapse.transport import Transport, wasserstein
@@ -81,14 +84,18 @@ __all__ = [
     "StatisticsError",
     "Transport",
     "UnconstrainedFeatures",
+    "axis_cosines",
+    "bhattacharyya",
     "cdnv_matrix",
     "centred_cosines",
     "complexity_penalty",
     "deal",
+    "decision_axes",
     "directional_bound",
     "distance_matrix",
     "draw_episodes",
     "few_shot",
+    "finite_shot_bound",
     "fit_decay",
     "galanti_bound",
     "gaussian_error",
@@ -101,11 +108,14 @@ __all__ = [
     "logme",
     "margin_error",
     "mean_interval",
+    "measure_features",
     "measure_layers",
     "metric_intervals",
     "metrics",
     "moment_bound",
+    "null",
     "pairwise_bound",
+    "shrunk_h_score",
     "simplex_cosines",
     "solve",
     "transfer_scores",

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from image2point.collapse.inputs import BLOCK, StatisticsError, as_float64, as_tensor, check_labelled, check_labels
-from image2point.collapse.intervals import Interval, mean_interval
+from image2point.collapse.intervals import Interval, mean_interval, student_quantile
 
 CLASSIFIERS = ("ncc", "ridge", "logistic")
 TOLERANCE = 1e-5
@@ -47,18 +47,43 @@ class Episodes:
 
 @dataclass(frozen=True)
 class FewShot:
-    """Accuracy (share of queries) of each episode [E], float64, and the classes that had too few samples."""
+    """Accuracy (share of queries) of each episode [E], float64, the classes that it drew [E, N], and those left out."""
 
     accuracies: Tensor
     left_out: tuple[int, ...]
+    classes: Tensor
 
-    def interval(self, confidence: float = 0.95) -> Interval:
-        """Mean accuracy with the interval over episodes: other draws of classes and shots from the same samples."""
-        return mean_interval(self.accuracies.tolist(), confidence)
+    def interval(self, confidence: float = 0.95, over: str = "classes") -> Interval:
+        """Mean accuracy with its interval.
+
+        - "classes": for other classes of the kind that these were drawn from, with samples of their own: the jackknife
+          of the episodes without each class in turn. Since samples belong to classes, it holds for both. Undefined
+          (NaN) where every episode has every class, or all episodes are alike.
+        - "episodes": for other episodes of the very same samples. It shrinks with their number and says nothing of
+          other samples or classes; in simulation it seldom holds the accuracy of the population.
+
+        >>> x = torch.arange(120.0)[:, None] % 12 + torch.rand(120, 1, generator=torch.Generator().manual_seed(0))
+        >>> found = few_shot(x, torch.arange(120) % 12, ways=2, shots=1, queries=5, episodes=400)
+        >>> print(found.interval(over="episodes"))
+        0.984 ± 0.0027 over episodes
+        """
+        if over == "episodes":
+            return mean_interval(self.accuracies.tolist(), confidence, over)
+        if over != "classes":
+            raise StatisticsError(f"over: expected classes or episodes, found {over!r}")
+        there = self.classes.unique()
+        count = len(there)
+        absent = ~(self.classes[:, :, None] == there).any(1)  # [E, C]: the class is not in the episode
+        without = absent.double().mT @ self.accuracies / absent.sum(0)  # 0/0 = NaN
+        variance = (count - 1) / count * (without - without.mean()).square().sum()
+        error = math.sqrt(variance) or math.nan
+        reach = student_quantile(0.5 + confidence / 2, count - 1) * error
+        return Interval(self.accuracy, error, self.accuracy - reach, self.accuracy + reach, over)
 
     @property
     def accuracy(self) -> float:
-        return self.interval().value
+        """The mean over episodes."""
+        return float(self.accuracies.mean())
 
 
 def draw_episodes(
@@ -134,7 +159,7 @@ def few_shot(
         given, asked = x[:, : ways * shots], x[:, ways * shots :]
         logits = _LOGITS[classifier](given, support, asked, ways, penalty)
         accuracies.append((logits.argmax(2) == expected).double().mean(1).cpu())
-    return FewShot(torch.cat(accuracies), drawn.left_out)
+    return FewShot(torch.cat(accuracies), drawn.left_out, drawn.classes)
 
 
 @torch.no_grad()

@@ -40,6 +40,44 @@ def centred_cosines(rows: Tensor, columns: Tensor | None = None) -> Tensor:
     return cosines
 
 
+@torch.no_grad()
+def decision_axes(means: Tensor) -> Tensor:
+    """u_ij = (μ_j − μ_i)/‖μ_j − μ_i‖ of all pairs i < j of the classes that have a mean: [C(C−1)/2, d] float64.
+
+    `means` [C, d], a row of NaN being a class without one; pairs in the order (0,1), (0,2), …, (1,2), …. NaN for a pair
+    that coincides. StatisticsError below two means. Source: Luthra, Salunkhe and Galanti 2026.
+
+    >>> decision_axes(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).tolist()
+    [[0.6, 0.8]]
+    """
+    present = means[torch.isfinite(means).all(1)].double()
+    if len(present) < 2:
+        raise StatisticsError(f"decision axes need at least 2 classes with samples, found {len(present)}")
+    first, second = torch.triu_indices(len(present), len(present), offset=1)
+    between = present[second] - present[first]
+    return between / between.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def axis_cosines(first: Tensor, second: Tensor) -> Tensor:
+    """|cos| between the decision axes of two labelings of the same features, [P, Q] float64.
+
+    `first` [C, d] and `second` [K, d] are class means under either; rows and columns are pairs in the order of
+    `decision_axes`. Near 0 where the tasks use directions of their own, as the axes of independent tasks must once
+    both have small directional CDNV. Random directions have a mean of √(2/(π d)), and the noise of means from few
+    samples adds to it where both are taken from the same samples: hold it against permuted labels.
+
+    StatisticsError: widths differ, or a labeling has fewer than two classes. Source: Luthra, Salunkhe and Galanti 2026.
+
+    >>> means = torch.eye(3)[:, :2]
+    >>> axis_cosines(means[:2], means[1:]).tolist()[0][0]  # (1, 0) to (0, 1), and (0, 1) to (0, 0)
+    0.7071067811865475
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise StatisticsError(f"expected means of one width, found {list(first.shape)} and {list(second.shape)}")
+    return (decision_axes(first) @ decision_axes(second).mT).abs().clamp(max=1)
+
+
 def _unit(rows: Tensor) -> Tensor:
     """Rows less their mean, of length 1; NaN for one that lies in the mean."""
     centred = rows - rows.mean(0)

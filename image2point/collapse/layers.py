@@ -21,7 +21,7 @@ from torch import Tensor
 from image2point.collapse.centres import CentreDecisions
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.inputs import StatisticsError, as_tensor, check_labels
-from image2point.collapse.intervals import NOT_SMOOTH, Interval, deal, jackknife, metric_intervals
+from image2point.collapse.intervals import METHODS, SHARES, Interval, deal, metric_intervals, share_interval
 from image2point.collapse.metrics import GROUPS, metrics
 from image2point.collapse.statistics import Statistics
 
@@ -54,7 +54,8 @@ class LayerMeasures:
 
     Attributes:
         values: every measure that was asked for.
-        intervals: of those that have one (not `intervals.NOT_SMOOTH`); empty where a class has one or two samples.
+        intervals: over samples, of those that have one (`intervals.METHODS`, and shares where `centres` are given);
+            empty where a class has one or two samples.
         means: class means [C, d], NaN for a class without samples.
         count: rows of each class [C].
     """
@@ -139,7 +140,10 @@ def measure_layers(
 
         decisions = _pass(source, dealt, lambda name, _: centres_of(name), decide, deciding)
         for name, own in decisions.items():
-            _add(found[name], own, wanted.of(name, DECISIONS), [D.counts["samples"] for D in own], confidence)
+            _add(found[name], own, wanted.of(name, DECISIONS))
+            if name in given:  # samples that made the centres are nearer to them than others: no interval
+                for share in wanted.of(name, SHARES):
+                    found[name].intervals[share] = share_interval(found[name].values[share], len(labels), confidence)
 
     directed = {name for name in found if wanted.of(name, DIRECTIONAL)}
     if directed:
@@ -148,7 +152,7 @@ def measure_layers(
             lambda D, _, h, i: D.update(h, labels[i]), directed,
         )  # fmt: skip
         for name, spread in spreads.items():
-            _add(found[name], spread, DIRECTIONAL, [float(D.count.sum()) for D in spread], confidence)
+            _add(found[name], spread, DIRECTIONAL)
     return found
 
 
@@ -229,27 +233,20 @@ def _measures(
     parts: Sequence[Statistics], ask: Sequence[str], classifier: Classifier | None, confidence: float
 ) -> LayerMeasures:
     whole = _merged(parts)
-    smooth = [name for name in ask if name not in NOT_SMOOTH]
+    covered = [name for name in ask if name in METHODS]
     values = metrics(whole, classifier, ask)
-    intervals = metric_intervals(parts, classifier, smooth, confidence) if len(parts) > 1 and smooth else {}
+    intervals = metric_intervals(parts, covered, confidence) if len(parts) > 1 and covered else {}
+    values.update({name: interval.value for name, interval in intervals.items()})
     return LayerMeasures(values, intervals, whole.means.cpu(), whole.count.cpu())
 
 
-def _add(found: LayerMeasures, parts: Sequence[Any], ask: Sequence[str], sizes: list[float], confidence: float) -> None:
-    """Put measures of a second pass, which are attributes of the parts, beside those of the first."""
-
-    def compute(part: Any) -> dict[str, float]:
-        return {name: float(getattr(part, name)) for name in ask}
-
-    if len(parts) > 1:
-        intervals = jackknife(parts, compute, sizes, confidence)
-        found.intervals.update(intervals)
-        found.values.update({name: interval.value for name, interval in intervals.items()})
-    else:
-        found.values.update(compute(parts[0]))
+def _add(found: LayerMeasures, parts: Sequence[Any], ask: Sequence[str]) -> None:
+    """Put measures of a second pass, which are attributes of the merged parts, beside those of the first."""
+    whole = _merged(parts)
+    found.values.update({name: float(getattr(whole, name)) for name in ask})
 
 
-def _merged(parts: Sequence[Statistics]) -> Statistics:
+def _merged(parts: Sequence[Part]) -> Part:
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.merge(part)

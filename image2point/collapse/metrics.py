@@ -26,6 +26,12 @@ length, whatever the features.
 | min_class_distance | Λ = min over pairs of ‖μ_i−μ_j‖ | |
 | rank_nuclear | ‖H‖_*² / ‖H‖_F², H [N, d] all features, not centred | pooled |
 | rank_95 | the least r such that the r largest singular values of H sum to 95 % of ‖H‖_* | pooled |
+| vci | 1 − tr(T†B)/rank B, T = Σ (h−μ)(h−μ)ᵀ, B = Σ n_c (μ_c−μ)(μ_c−μ)ᵀ, μ the mean of all | pooled, asked |
+| vci_corrected | vci over its mean for random labels, 1 − rank T (C−1)/((N−1) rank B) | pooled, asked |
+| nc1_shrunk | nc1 with Σ_W N/(N−C), Σ_B's eigenvalues less ν/between_rank each | pooled, asked |
+| nc1_trace_ratio_corrected | Σ_c (n_c/N) v_c / (tr Σ_B − ν) | asked |
+| cdnv_median | the median over pairs of their corrected CDNV, that of an undefined pair being infinite | asked |
+| nc1_trace_ratio_inverse, cdnv_median_inverse | 1 over these, defined below 0 too | asked |
 | nc2_equinorm | std_c‖M_c‖ / mean_c‖M_c‖ (std with 1/C) | |
 | nc2_equiangle | mean over pairs of abs(cos(M_i, M_j) + 1/(C−1)) | |
 | nc2_etf | ‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F, G = MMᵀ | |
@@ -35,6 +41,11 @@ length, whatever the features.
 A pair is undefined for `cdnv_corrected` if its corrected squared distance is not positive or one of its
 classes has a single sample. Where two contributing classes are such a pair, so is the mean (NaN): the pairs that it
 would leave out are the least separated ones.
+
+ν = (1 − 1/C) mean_c v_c/n_c is what the noise of the class means adds to tr Σ_B on average. The corrected forms are
+undefined (NaN) where nothing of Σ_B is left: where ν, or its share in some direction, is as large. VCI is undefined
+where features tell any labels apart: rank T ≥ N − 1, as it is for N ≤ d + 1 samples. What is marked "asked" is computed
+only when named in `ask`.
 
 Coinciding class means make cdnv infinite. A metric that is 0/0 for some class or pair is NaN.
 
@@ -47,7 +58,7 @@ below d ε times the largest are rounding and count as 0, hence singular values 
 
 Sources: Papyan, Han and Donoho 2020 (NC1–NC4; a std with 1/(C−1), torch's default, makes equinorm √(C/(C−1))
 times as large); Zhu et al. 2021 (NC1/C, ETF error); Galanti, György and Hutter 2022 (CDNV);
-Wang et al. 2023 (C_l, D_l).
+Wang et al. 2023 (C_l, D_l); Xu and Liu 2023 (VCI, for balanced classes; its correction is that of an adjusted R²).
 """
 
 from __future__ import annotations
@@ -74,7 +85,7 @@ def metrics(
     classifier: tuple[Any, Any | None] | None = None,
     ask: str | Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Every metric that `S` supports, or only those in `ask`; the module's table defines them.
+    """Every metric that `S` supports, or only those in `ask`; the module's table defines them. NaN is undefined.
 
     `classifier` is (weight [num_classes, d], bias [num_classes] or None), as `nn.Linear` holds them. NC2 and
     NC3 look at the weight alone; the bias matters to NC4, which is in `CentreDecisions`.
@@ -95,7 +106,7 @@ def metrics(
     varying = classes.varying
     found: dict[str, float] = {}
     for group in GROUPS:
-        asked = [name for name in group.names if name in wanted] if ask is not None else list(group.names)
+        asked = [name for name in group.names if name in wanted or (ask is None and not group.when_asked)]
         if not asked:
             continue
         if group.needs in available:
@@ -223,12 +234,70 @@ def _pooled_scatter(classes: _Classes) -> Tensor:
 
 def _nc1(classes: _Classes) -> dict[str, Any]:
     within = _pooled_scatter(classes) / classes.count.sum()
+    s, directions = _between(classes)
+    nc1 = ((directions @ within * directions).sum(1) / s.square()).sum() if len(s) else torch.nan
+    return {"nc1": nc1, "nc1_raw": nc1 * len(classes), "between_rank": len(s)}
+
+
+def _between(classes: _Classes) -> tuple[Tensor, Tensor]:
+    """The singular values of M that count [k] and their right singular vectors [k, d]."""
     _, s, directions = torch.linalg.svd(classes.centred, full_matrices=False)
     rounding = max(classes.centred.shape) * torch.finfo(torch.float64).eps * classes.means.norm()
     kept = (s > RANK_CUTOFF * s[0]) & (s > rounding)
-    directions = directions[kept]
-    nc1 = ((directions @ within * directions).sum(1) / s[kept].square()).sum() if kept.any() else torch.nan
-    return {"nc1": nc1, "nc1_raw": nc1 * len(classes), "between_rank": kept.sum()}
+    return s[kept], directions[kept]
+
+
+def _mean_noise(classes: _Classes) -> Tensor:
+    """ν: what the noise of the class means adds to tr Σ_B on average."""
+    unbiased = classes.squares / (classes.count - 1)
+    return (1 - 1 / len(classes)) * (unbiased / classes.count).mean()
+
+
+def _nc1_shrunk(classes: _Classes) -> dict[str, Any]:
+    within = _pooled_scatter(classes) / (classes.count.sum() - len(classes))
+    s, directions = _between(classes)
+    left = (s.square() - len(classes) * _mean_noise(classes) / max(1, len(s))) / len(classes)
+    value = ((directions @ within * directions).sum(1) / left).sum() / len(classes)
+    return {"nc1_shrunk": value if len(s) and bool((left > 0).all()) else torch.nan}
+
+
+def _vci(classes: _Classes) -> dict[str, Any]:
+    count = classes.count.double()
+    centred = classes.means - (count[:, None] * classes.means).sum(0) / count.sum()
+    weighted = count.sqrt()[:, None] * centred
+    total = _pooled_scatter(classes) + weighted.mT @ weighted
+    values, vectors = torch.linalg.eigh(total)
+    kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+    rank, freedom, between = int(kept.sum()), int(count.sum()) - 1, len(_between(classes)[0])
+    if rank >= freedom or between == 0:
+        return {"vci": torch.nan, "vci_corrected": torch.nan}
+    explained = ((weighted @ vectors[:, kept]).square() / values[kept]).sum()
+    vci = 1 - explained / between
+    return {"vci": vci, "vci_corrected": vci / (1 - rank * (len(classes) - 1) / (freedom * between))}
+
+
+def _trace_ratio_corrected(classes: _Classes) -> dict[str, Any]:
+    unbiased = classes.squares / (classes.count - 1)
+    within = (classes.count / classes.count.sum() * unbiased).sum()
+    inverse = (classes.centred.square().sum() / len(classes) - _mean_noise(classes)) / within
+    return {"nc1_trace_ratio_inverse": inverse, "nc1_trace_ratio_corrected": _reciprocal(inverse)}
+
+
+def _cdnv_median(classes: _Classes) -> dict[str, Any]:
+    unbiased = classes.squares / (classes.count - 1)
+    bias = unbiased / classes.count
+    each = torch.cat(
+        [
+            2 * (squared - bias[i] - bias[j]) / (unbiased[i] + unbiased[j])
+            for i, j, squared in pair_distances(classes.centred)
+        ]
+    )
+    middle = each.sort().values[[(len(each) - 1) // 2, len(each) // 2]].mean()
+    return {"cdnv_median_inverse": middle, "cdnv_median": _reciprocal(middle)}
+
+
+def _reciprocal(inverse: Tensor) -> Tensor:
+    return (1 / inverse).where(inverse > 0, torch.nan)
 
 
 def _trace_ratio(classes: _Classes) -> dict[str, Any]:
@@ -312,9 +381,13 @@ class Group(NamedTuple):
     names: tuple[str, ...]
     of_varying: bool = False
     """Of the classes with two samples or more alone."""
+    when_asked: bool = False
+    """Only where `ask` names one of them."""
 
 
 PAIRS = ("cdnv", "cdnv_asymmetric", "cdnv_corrected", "cdnv_corrected_undefined", "min_class_distance")
+TRACE_RATIO = ("nc1_trace_ratio_corrected", "nc1_trace_ratio_inverse")
+MEDIAN = ("cdnv_median", "cdnv_median_inverse")
 GROUPS = (
     Group(_counts, "nothing", ("samples", "present", "absent", "singletons", "contributing")),
     Group(_nc1, "pooled", ("nc1", "nc1_raw", "between_rank"), of_varying=True),
@@ -326,6 +399,10 @@ GROUPS = (
     Group(_nc2_means, "nothing", ("nc2_equinorm", "nc2_equiangle", "nc2_etf")),
     Group(_nc2_classifier, "classifier", ("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf")),
     Group(_nc3, "classifier", ("nc3",)),
+    Group(_vci, "pooled", ("vci", "vci_corrected"), of_varying=True, when_asked=True),
+    Group(_nc1_shrunk, "pooled", ("nc1_shrunk",), of_varying=True, when_asked=True),
+    Group(_trace_ratio_corrected, "nothing", TRACE_RATIO, of_varying=True, when_asked=True),
+    Group(_cdnv_median, "nothing", MEDIAN, of_varying=True, when_asked=True),
 )
 
 REMEDY = {

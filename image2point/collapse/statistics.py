@@ -20,6 +20,7 @@ from image2point import files
 from image2point.collapse.inputs import (
     StatisticsError,
     as_float64,
+    as_tensor,
     check_labels,
     check_matrix,
     float64_device,
@@ -212,6 +213,35 @@ class Statistics:
             else:
                 for start, block in row_blocks(shift, self.dim**2):
                     merged.scatter[start : start + len(block)].baddbmm_(block[:, :, None], block[:, None, :])
+        return merged
+
+    @torch.no_grad()
+    def by_superclass(self, superclass: Any) -> Statistics:
+        """The statistics of the same samples under coarser labels: class c counts as `superclass[c]`, [C].
+
+        Exact, as if the samples had been added under those labels; without the moments above the second. CDNV at two
+        levels of a hierarchy is `metrics` of both (Luthra, Salunkhe and Galanti 2026). StatisticsError where
+        `superclass` is not one index 0, 1, … for each class.
+
+        >>> fine = Statistics(4, 1).update([[0.0], [2.0], [10.0], [12.0]], [0, 1, 2, 3])
+        >>> fine.by_superclass([0, 0, 1, 1]).means.flatten().tolist()
+        [1.0, 11.0]
+        """
+        given = as_tensor(superclass, "superclass")
+        given = check_labels(given, self.num_classes, 1 + int(given.max()) if given.numel() else 1).to(self.device)
+        merged = Statistics(1 + int(given.max()), self.dim, self.covariance, self.device)
+        for member in range(self.num_classes):  # by Chan's update, one class at a time
+            own, group = slice(member, member + 1), given[member : member + 1]
+            shift = merged._join(group, self.count[own], self.mean[own], self.squares[own])
+            if merged.scatter is not None:
+                between = shift.mT @ shift
+                if self.covariance == "pooled":
+                    merged.scatter += between
+                else:
+                    assert self.scatter is not None
+                    merged.scatter[group] += self.scatter[member] + between
+        if self.covariance == "pooled" and merged.scatter is not None and self.scatter is not None:
+            merged.scatter += self.scatter
         return merged
 
     # ---- storage -----------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ def print_measured(
         names = list(dict.fromkeys(name for each in layers.values() for name in each.values))
         names = [n for n in names if n not in HIDDEN_IF_ZERO or any(each.values.get(n) for each in layers.values())]
         title = f"{split}: {samples:,} samples of {classes} classes{_contributing(layers)}"
+        if any(each.intervals for each in layers.values()):
+            title += "; ± standard error over samples"
         table = Table("layer", "dim", *names, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
         for layer, each in layers.items():
             table.add_row(layer, str(each.means.shape[1]), *(cell(each, name) for name in names))
