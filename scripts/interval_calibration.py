@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from image2point.collapse.layers import measure_layers
 
 SIZES = ((10, 10), (10, 100), (40, 10), (40, 60))
 """(classes, samples of each)"""
-KINDS = ("gaussian", "skewed", "heavy", "unequal", "near", "noise")
+FEW_SHOT = "few-shot"
+KINDS = ("gaussian", "skewed", "heavy", "unequal", "near", "noise", FEW_SHOT)
 DIM = 64
 LEAST = 0.90
 SHOTS = (1, 5)
@@ -114,23 +115,25 @@ def cover_few_shot(classes: int, each: int, draws: int) -> dict[str, tuple[float
     return found
 
 
-def table(draws: int) -> Iterator[tuple[str, str, str, dict[str, tuple[float, float]]]]:
+def table(draws: int, kinds: Sequence[str]) -> Iterator[tuple[str, str, str, dict[str, tuple[float, float]]]]:
     """(kind, over what, sizes, shares by name) for every setting."""
-    for kind in KINDS:
-        for classes, each in SIZES:
+    for kind in kinds:
+        for classes, each in SIZES if kind != FEW_SHOT else ():
             yield kind, "samples", f"{classes} × {each}", cover_measures(kind, classes, each, draws)
-    for classes, each in SIZES:
+    for classes, each in SIZES if FEW_SHOT in kinds else ():
         yield "gaussian", "classes", f"{classes} × {each}", cover_few_shot(classes, each, draws)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=200)
-    draws = parser.parse_args().draws
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    given = parser.parse_args()
+    draws = given.draws
     torch.set_num_threads(1)
     failed = []
     print("| classes | C × n | interval over | measure | has one | holds the truth |\n|---|---|---|---|---:|---:|")
-    for kind, over, size, shares in table(draws):
+    for kind, over, size, shares in table(draws, given.kinds):
         for name, (there, held) in shares.items():
             shown = "–" if math.isnan(held) else f"{held:.3f}"
             print(f"| {kind} | {size} | {over} | {name} | {there:.2f} | {shown} |", flush=True)

@@ -4,8 +4,8 @@
 
 Each of 20 draws is noise of the width given, with labels that say nothing. An uncorrected measure has a value there
 that depends on the sizes alone; its null (`collapse.null`) must tell it: their means differ by no more than their
-errors allow (Bonferroni's 5 % over the table: of 28 differences, one or two are beyond two standard errors). A corrected one is undefined, or its interval holds what is true of noise. The exit code is 1
-otherwise.
+standard error allows (Bonferroni's 5 % over the table: of 28 differences, one or two are beyond two standard errors).
+A corrected measure is undefined, or its interval holds what is true of noise. The exit code is 1 otherwise.
 """
 
 from __future__ import annotations

@@ -50,6 +50,9 @@ def gaussian_error(cdnv: float, dim: float, shots: float = math.inf) -> float:
     for n < ∞ it takes the noise of the two estimated means as Gaussian (within a few parts in a thousand of a
     simulation at p = 64). Features are rarely isotropic. With V the directional CDNV and dim = 1 it is, for n → ∞,
     the error of Gaussian classes with any covariance common to both.
+
+    >>> round(gaussian_error(4.0, dim=64, shots=5), 4)
+    0.1225
     """
     if not (cdnv >= 0 and dim > 0 and shots >= 1):
         raise StatisticsError(f"expected cdnv ≥ 0, dim > 0 and shots ≥ 1, found {cdnv}, {dim} and {shots}")
@@ -118,6 +121,10 @@ def moment_bound(S: Statistics, shots: float, ways: int | None = None) -> Bound:
 
     Source: a sharper form of `finite_shot_bound`, which bounds Var T in terms of Ṽ, V and E‖x‖⁴ and uses Chebyshev's
     inequality.
+
+    >>> S = Statistics(2, 1, "class", moments=4).update([[0.0], [2.0], [31.0], [33.0]], [0, 0, 1, 1])
+    >>> round(moment_bound(S, shots=10**9).value, 5)  # 4Ṽ/(1 + 4Ṽ), Ṽ = 1/31²
+    0.00415
     """
     _check(0.0, 2 if ways is None else ways, shots)
     expected, spread = margins(S, shots)
@@ -166,6 +173,10 @@ def margin_error(S: Statistics, shots: float, ways: int | None = None) -> float:
     classes share the sample and its class's mean: they are taken to correlate by ½, as they do for means in a simplex
     and isotropic classes, so that P(right) = E_Z (mean_j Φ(√2 m_ij + Z))^(k−1), Z standard normal, by Gauss–Hermite
     quadrature. A prediction, not a bound.
+
+    >>> S = Statistics(2, 1, "class", moments=4).update([[0.0], [2.0], [3.0], [5.0]], [0, 0, 1, 1])
+    >>> round(margin_error(S, shots=10**9), 3)  # Φ(−3/2)
+    0.067
     """
     _check(0.0, 2 if ways is None else ways, shots)
     expected, spread = margins(S, shots)

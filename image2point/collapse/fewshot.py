@@ -92,6 +92,11 @@ def draw_episodes(
     """Draw episodes from samples with labels [n]; support and queries of an episode do not share a sample.
 
     `classes` restricts the draw (to novel classes, say); the draw depends on the seed and arguments alone.
+    StatisticsError where fewer classes than `ways` have enough samples.
+
+    >>> drawn = draw_episodes([0] * 6 + [1] * 6 + [2] * 3, ways=2, shots=1, queries=5, episodes=4)
+    >>> drawn.support.shape, drawn.queries.shape, drawn.left_out
+    (torch.Size([4, 2, 1]), torch.Size([4, 2, 5]), (2,))
     """
     if min(ways - 1, shots, queries, episodes) < 1:
         raise StatisticsError(
@@ -143,7 +148,11 @@ def few_shot(
     """Accuracy of `classifier` over episodes drawn from features [n, d] with labels [n]; `penalty` is λ.
 
     With one seed, all classifiers and all features of the same samples see the same episodes: compare them episode
-    by episode.
+    by episode. StatisticsError as from `draw_episodes`, for an unknown classifier and a penalty that it does not take.
+
+    >>> features = torch.eye(3).repeat_interleave(10, 0) + 0.01 * torch.arange(30.0)[:, None]
+    >>> few_shot(features, torch.arange(3).repeat_interleave(10), ways=3, shots=1, queries=5, episodes=4).accuracy
+    1.0
     """
     features, labels = check_labelled(features, labels)
     _check_classifier(classifier, penalty)
@@ -175,6 +184,10 @@ def linear_probe(
     """Accuracy on the test samples of one linear classifier fitted to all training samples.
 
     Test samples of classes that the training samples lack count as errors. NaN without a test sample.
+    StatisticsError for training samples of a single class, and as from `few_shot`.
+
+    >>> linear_probe([[0.0], [1.0], [9.0], [10.0]], [0, 0, 1, 1], [[2.0], [8.0], [4.0]], [0, 1, 1], "ncc")
+    0.6666666666666666
     """
     features, labels = check_labelled(features, labels)
     test_features, test_labels = check_labelled(test_features, test_labels, "test ")

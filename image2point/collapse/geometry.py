@@ -16,7 +16,11 @@ from image2point.collapse.inputs import StatisticsError
 
 @torch.no_grad()
 def simplex_cosines(classes: int) -> Tensor:
-    """Cosines between the vectors of a simplex frame [C, C] float64: 1 on the diagonal, −1/(C−1) off it."""
+    """Cosines between the vectors of a simplex frame [C, C] float64: 1 on the diagonal, −1/(C−1) off it.
+
+    >>> simplex_cosines(3)[0].tolist()
+    [1.0, -0.5, -0.5]
+    """
     if classes < 2:
         raise StatisticsError(f"a simplex frame needs at least 2 classes, found {classes}")
     return torch.full((classes, classes), -1 / (classes - 1), dtype=torch.float64).fill_diagonal_(1.0)
@@ -27,7 +31,12 @@ def centred_cosines(rows: Tensor, columns: Tensor | None = None) -> Tensor:
     """Cosines of centred `rows` [C, d] with centred `columns` [C, d] (or with themselves): [C, C] float64.
 
     Each set is centred by the mean of the classes that occur in both: a row of NaN stands for one that does not. The
-    rows of a classifier are centred because a softmax does not see what all of them share.
+    rows of a classifier are centred because a softmax does not see what all of them share. Of two classes the cosine is
+    −1, whatever the features. StatisticsError where the two are no matrices of one shape. Source: NC2 of Papyan, Han
+    and Donoho 2020.
+
+    >>> centred_cosines(torch.tensor([[0.0, 1.0], [0.0, -1.0]])).tolist()
+    [[1.0, -1.0], [-1.0, 1.0]]
     """
     other = rows if columns is None else columns
     if rows.ndim != 2 or other.shape != rows.shape:

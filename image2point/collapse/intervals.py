@@ -184,21 +184,23 @@ def _interval(
 
 
 def share_interval(value: float, samples: int, confidence: float = 0.95) -> Interval:
-    """A share of independent samples, 0..1, with Wilson's interval: of positive width where none or all count.
+    """A share of independent samples, 0..1, with an interval of positive width even where none or all count.
 
-    Where each of the samples contributes a share of its own (of its voxels, say), the interval is too wide rather than
-    too narrow. `error` is half the width over the normal quantile.
+    That of Agresti and Coull: as many successes and failures are added as make Wilson's interval simple, and never
+    narrower. (Wilson's own covers .86 of nominal .95 for shares near 1.) Where each sample contributes a share of its
+    own (of its voxels, say), it is too wide rather than too narrow. `error` is half the width over the normal quantile.
 
-    Source: Wilson 1927.
+    Source: Agresti and Coull 1998.
 
     >>> interval = share_interval(1.0, 20)
     >>> round(interval.low, 3), interval.high, round(interval.error, 3)
-    (0.839, 1.0, 0.041)
+    (0.81, 1.0, 0.056)
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    middle = (value + z * z / (2 * samples)) / (1 + z * z / samples)
-    half = z / (1 + z * z / samples) * math.sqrt(value * (1 - value) / samples + (z / (2 * samples)) ** 2)
-    return Interval(value, half / z, max(0.0, middle - half), min(1.0, middle + half), "samples")
+    count = samples + z * z
+    middle = (value * samples + z * z / 2) / count
+    error = math.sqrt(middle * (1 - middle) / count)
+    return Interval(value, error, max(0.0, middle - z * error), min(1.0, middle + z * error), "samples")
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95, over: str = "seeds") -> Interval:

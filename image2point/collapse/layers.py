@@ -113,6 +113,11 @@ def measure_layers(
 
     Raises:
         StatisticsError: as from `Statistics`; an unknown measure; one that needs a classifier where no layer has one.
+
+    >>> features, labels = torch.tensor([[0.0], [2.0], [3.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+    >>> found = measure_layers(lambda: [{"last": (features, torch.arange(4))}], labels, 2, ["cdnv", "ncc_accuracy"])
+    >>> {name: round(value, 3) for name, value in found["last"].values.items()}
+    {'cdnv': 0.111, 'ncc_accuracy': 1.0}
     """
     labels = as_tensor(labels, "labels").cpu()
     labels = check_labels(labels, len(labels), num_classes)

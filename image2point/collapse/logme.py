@@ -43,6 +43,11 @@ def logme(features: Any, labels: Any) -> float:
 
     Raises:
         StatisticsError: on features of another shape or not finite, all zero, or of fewer than two classes.
+
+    >>> labels = torch.arange(40) % 2
+    >>> telling, noise = labels[:, None] - 0.5, torch.rand(40, 1, generator=torch.Generator().manual_seed(0)) - 0.5
+    >>> logme(telling, labels) > logme(noise, labels)
+    True
     """
     features, labels = check_labelled(features, labels)
     present, packed = labels.unique(return_inverse=True)

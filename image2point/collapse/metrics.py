@@ -92,6 +92,12 @@ def metrics(
 
     StatisticsError: fewer than two classes have samples; the classifier does not fit; a name in `ask` is
     unknown or needs a covariance option or a classifier that was not given.
+
+    >>> S = Statistics(2, 1).update([[0.0], [2.0], [3.0], [5.0]], [0, 0, 1, 1])
+    >>> {name: round(value, 4) for name, value in metrics(S, ask=["nc1", "cdnv", "cdnv_corrected"]).items()}
+    {'nc1': 0.2222, 'cdnv': 0.1111, 'cdnv_corrected': 0.2857}
+    >>> metrics(Statistics(2, 1).update([[0.0], [3.0]], [0, 1]), ask="cdnv")
+    {'cdnv': nan}
     """
     wanted = _wanted(ask)
     available = {"nothing"}
@@ -278,7 +284,7 @@ def _vci(classes: _Classes) -> dict[str, Any]:
 
 def _trace_ratio_corrected(classes: _Classes) -> dict[str, Any]:
     unbiased = classes.squares / (classes.count - 1)
-    within = (classes.count / classes.count.sum() * unbiased).sum()
+    within = (classes.count * unbiased).sum() / classes.count.sum()
     inverse = (classes.centred.square().sum() / len(classes) - _mean_noise(classes)) / within
     return {"nc1_trace_ratio_inverse": inverse, "nc1_trace_ratio_corrected": _reciprocal(inverse)}
 

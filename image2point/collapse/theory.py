@@ -138,6 +138,10 @@ def solve(problem: UnconstrainedFeatures, seed: int = 0, tolerance: float = 1e-8
     """Minimise from a random start by L-BFGS in float64, until no entry of the gradient exceeds `tolerance`.
 
     StatisticsError if that is not reached in `max_steps` steps.
+
+    >>> found = solve(UnconstrainedFeatures((3,) * 3, dim=4))
+    >>> found.certificate <= 1 + 1e-4, found.etf_distance < 1e-3
+    (True, True)
     """
     generator = torch.Generator().manual_seed(seed)
     classes, total = len(problem.counts), sum(problem.counts)

@@ -108,8 +108,8 @@ def test_nothing_that_moves_is_no_certainty() -> None:
     assert found.value == 1.0 and math.isnan(found.error) and math.isnan(found.low)
 
 
-@pytest.mark.parametrize(("right", "total", "low", "high"), [(0, 10, 0.0, 0.2775), (15, 20, 0.5313, 0.8881)])
-def test_share_interval_is_wilsons(right: int, total: int, low: float, high: float) -> None:
+@pytest.mark.parametrize(("right", "total", "low", "high"), [(0, 10, 0.0, 0.3209), (15, 20, 0.5275, 0.8919)])
+def test_share_interval_is_that_of_agresti_and_coull(right: int, total: int, low: float, high: float) -> None:
     found = share_interval(right / total, total)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
