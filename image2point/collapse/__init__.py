@@ -10,8 +10,10 @@
     D.ncc_accuracy, D.nc4
 
     g = geometric_complexity(fn, inputs)      # g.value ± g.error: how strongly an embedding moves with its input
-    few_shot(features, labels, ways, shots)   # accuracy over episodes; gaussian_error and the bounds predict it
-    metric_intervals(parts)                   # parts dealt by `deal`: each metric with its jackknife interval
+    few_shot(features, labels, ways, shots)   # accuracy, its interval over classes; margin_error and bounds predict it
+    metric_intervals(parts)                   # parts dealt by `deal`: corrected metrics with their jackknife intervals
+    null(features, labels)                    # measures with labels permuted: hold uncorrected ones against them
+    S.by_superclass(groups)                   # the same samples under coarser labels
     measure_layers(source, labels, classes)   # all of it for several layers at once; fit_decay says how it falls
     wasserstein(images, clouds)               # how far two sets of features are apart
     transfer_scores(features, labels)         # what foretells fine-tuning: collapse, LogME, nearest mean, linear probe
