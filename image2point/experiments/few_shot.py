@@ -94,9 +94,7 @@ def foretold(S: Statistics, ways: int, shots: int) -> dict[str, float]:
     told["pairwise"] = collapse.pairwise_bound(cdnv_matrix(S, "asymmetric"), shots, ways).value
     if S.covariance == "class":
         told["predicted"] = collapse.margin_error(S, shots, ways)
-        told["directional"] = collapse.directional_bound(
-            known["cdnv_directional"], known["cdnv"], shots, ways
-        ).value
+        told["directional"] = collapse.directional_bound(known["cdnv_directional"], known["cdnv"], shots, ways).value
         told["finite_shot"] = collapse.finite_shot_bound(S, shots, ways).value
         told["moment"] = collapse.moment_bound(S, shots, ways).value
     return told

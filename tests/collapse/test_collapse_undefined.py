@@ -106,10 +106,10 @@ def test_a_sample_that_is_its_own_centre_says_nothing() -> None:
 
 
 def test_nc4_is_about_classes_that_have_a_centre() -> None:
-    centres = torch.tensor([[0.0, 0.0], [4.0, 0.0], [math.nan, math.nan]])
+    centres = torch.tensor([[0.0, 0.0], [math.nan, math.nan], [4.0, 0.0]])
     D = CentreDecisions(centres)
-    D.update([[0.0, 0.0], [4.0, 0.0], [0.0, 1.0]], [0, 1, 0], [[1.0, 0.0, 9.0], [1.0, 2.0, 0.0], [0.0, 1.0, 2.0]])
-    assert D.nc4 == pytest.approx(1 / 3)  # only the last differs once class 2 is out of question
+    D.update([[0.0, 0.0], [4.0, 0.0], [0.0, 1.0]], [0, 2, 0], [[1.0, 9.0, 0.0], [1.0, 0.0, 2.0], [0.0, 2.0, 1.0]])
+    assert D.nc4 == pytest.approx(1 / 3)  # only the last differs once class 1 is out of question
     assert D.counts["chose_absent"] == 2
     assert CentreDecisions.from_state(D.state()).merge(D).counts["chose_absent"] == 4
 
