@@ -43,8 +43,9 @@ def test_the_last_layer_has_what_the_run_stored(run: Path, tmp_path: Path) -> No
         values = found["on"][split]["layers"]["features"]["values"]
         for name in ("nc1_trace_ratio", "cdnv", "nc2_equiangle", "nc3", "nc4", "ncc_accuracy"):
             assert values[name] == pytest.approx(stored[split][name], rel=1e-5), (split, name)
-    interval = found["on"]["train"]["layers"]["layer2.0"]["intervals"]["cdnv"]
+    interval = found["on"]["test"]["layers"]["layer2.0"]["intervals"]["ncc_accuracy"]
     assert interval["low"] < interval["high"]
+    assert "cdnv" not in found["on"]["train"]["layers"]["layer2.0"]["intervals"]  # a bias has no error bar
 
 
 def test_layers_are_followed_along_training(run: Path) -> None:

@@ -10,7 +10,7 @@ import image2point
 
 ROOT = Path(image2point.__file__).parent
 ORDER = (
-    ("errors", "files", "networks.timm_import"),
+    ("errors", "files", "roles", "torchvision_import"),
     ("runs", "config", "cli_options"),
     ("voxels", "networks", "collapse"),
     ("lifting",),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from image2point.datasets.files import import_open3d
 from image2point.errors import one_line
-from image2point.networks.timm_import import load_timm
+from image2point.torchvision_import import import_torchvision
 from image2point.voxels import Sites, VoxelTensor, Window, neighbour_table
 
 Convolution: TypeAlias = Callable[[Tensor], Tensor]
@@ -57,7 +57,7 @@ def open3d(sites: Sites, weight: Tensor) -> Convolution:
 
 def ocnn(sites: Sites, weight: Tensor) -> Convolution:
     """`ocnn.nn.OctreeConv` on octrees of the same voxels, non-empty nodes only."""
-    load_timm()  # ocnn imports torchvision, which needs the same help as timm
+    import_torchvision()  # ocnn imports it too, but without the care that it may need
     try:
         import ocnn as package
         from ocnn.octree import Octree, Points, merge_octrees

@@ -10,8 +10,10 @@
     D.ncc_accuracy, D.nc4
 
     g = geometric_complexity(fn, inputs)      # g.value ± g.error: how strongly an embedding moves with its input
-    few_shot(features, labels, ways, shots)   # accuracy over episodes; gaussian_error and the bounds predict it
-    metric_intervals(parts)                   # parts dealt by `deal`: each metric with its jackknife interval
+    few_shot(features, labels, ways, shots)   # accuracy, its interval over classes; margin_error and bounds predict it
+    metric_intervals(parts)                   # parts dealt by `deal`: corrected metrics with their jackknife intervals
+    null(features, labels)                    # measures with labels permuted: hold uncorrected ones against them
+    S.by_superclass(groups)                   # the same samples under coarser labels
     measure_layers(source, labels, classes)   # all of it for several layers at once; fit_decay says how it falls
     wasserstein(images, clouds)               # how far two sets of features are apart
     transfer_scores(features, labels)         # what foretells fine-tuning: collapse, LogME, nearest mean, linear probe
@@ -19,7 +21,7 @@
 
     solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
 
-This package needs nothing of the rest of the project.
+Of the rest of the project, this package needs the leaves `errors`, `files` and `torchvision_import` alone.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from image2point.collapse.bounds import (
     Bound,
     directional_bound,
+    finite_shot_bound,
     galanti_bound,
     gaussian_error,
     margin_error,
@@ -48,14 +51,16 @@ from image2point.collapse.complexity import (
 from image2point.collapse.depth import Decay, fit_decay
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_shot, linear_probe
-from image2point.collapse.geometry import Plane, centred_cosines, simplex_cosines
+from image2point.collapse.geometry import Plane, axis_cosines, centred_cosines, decision_axes, simplex_cosines
 from image2point.collapse.inputs import StatisticsError
 from image2point.collapse.intervals import Interval, deal, jackknife, mean_interval, metric_intervals
+from image2point.collapse.labels_at_random import measure_features, null
 from image2point.collapse.layers import LayerMeasures, measure_layers
 from image2point.collapse.logme import logme
 from image2point.collapse.matrices import cdnv_matrix, distance_matrix
 from image2point.collapse.metrics import metrics
 from image2point.collapse.scores import transfer_scores
+from image2point.collapse.separability import bhattacharyya, shrunk_h_score
 from image2point.collapse.statistics import Statistics
 from image2point.collapse.theory import Solution, UnconstrainedFeatures, solve
 from image2point.collapse.transport import Transport, wasserstein
@@ -81,14 +86,18 @@ __all__ = [
     "StatisticsError",
     "Transport",
     "UnconstrainedFeatures",
+    "axis_cosines",
+    "bhattacharyya",
     "cdnv_matrix",
     "centred_cosines",
     "complexity_penalty",
     "deal",
+    "decision_axes",
     "directional_bound",
     "distance_matrix",
     "draw_episodes",
     "few_shot",
+    "finite_shot_bound",
     "fit_decay",
     "galanti_bound",
     "gaussian_error",
@@ -101,11 +110,14 @@ __all__ = [
     "logme",
     "margin_error",
     "mean_interval",
+    "measure_features",
     "measure_layers",
     "metric_intervals",
     "metrics",
     "moment_bound",
+    "null",
     "pairwise_bound",
+    "shrunk_h_score",
     "simplex_cosines",
     "solve",
     "transfer_scores",

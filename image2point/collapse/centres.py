@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,14 +14,15 @@ from image2point.collapse.inputs import (
     as_tensor,
     check_labels,
     check_matrix,
-    float64_device,
+    check_means,
     row_blocks,
+    same_means,
 )
 
 # Squared distances that agree to this share of (‖h−g‖ + max‖μ−g‖)² are a tie: else rounding would decide.
 TIE = 1e-12
 
-COUNTS = ("samples", "correct", "without_centre", "compared", "disagreed")
+COUNTS = ("samples", "correct", "without_centre", "singletons", "compared", "disagreed", "chose_absent")
 
 
 class CentreDecisions:
@@ -28,7 +30,11 @@ class CentreDecisions:
 
     `centres` [C, d] are usually `Statistics.means` of the training features; a row of NaN is a class without
     a mean, which is never chosen. Samples of such a class count as errors of NCC, and `without_centre` says
-    how many there were.
+    how many there were. NC4 compares with the network's choice among the classes that have a mean: where it
+    prefers another, `chose_absent` counts that.
+
+    `count` [C] is the number of samples behind each centre, for use with those very samples: a class of one sample
+    is its own centre, so that its sample tells nothing. `singletons` counts them, and NCC leaves them out.
 
     Ties go to the lowest class index: among centres whose squared distances agree to 1e-12 of
     (‖h−g‖ + max‖μ−g‖)², g the mean of the centres, and among logits that are equal. So the decision does not
@@ -37,25 +43,18 @@ class CentreDecisions:
     Source: NC4 of Papyan, Han and Donoho 2020; NCC of Galanti, György and Hutter 2022.
     """
 
-    def __init__(self, centres: Any, device: str | torch.device | None = None) -> None:
-        given = as_tensor(centres, "centres")
-        if given.ndim != 2 or not given.is_floating_point():
-            raise StatisticsError(
-                f"centres: expected class means [C, d] of a floating type, found {list(given.shape)} of {given.dtype}"
-            )
-        self.device = float64_device(given.device if device is None else device)
-        self.centres = as_float64(given, self.device)
-        self._present = (~self.centres.isnan().all(1)).nonzero()[:, 0]
-        means = self.centres[self._present]
-        if len(means) == 0 or not torch.isfinite(means).all():
-            raise StatisticsError(
-                "centres: expected at least one class mean, and each row finite or, for a class without samples, "
-                f"wholly NaN; found {len(means)} present of {len(given)}"
-            )
+    def __init__(self, centres: Any, device: str | torch.device | None = None, count: Any = None) -> None:
+        self.centres, present = check_means(centres, "centres", device)
+        self.device = self.centres.device
+        self._present = present.nonzero()[:, 0]
+        means = self.centres[present]
         self._origin = means.mean(0)
         self._means = means - self._origin
         self._norms = self._means.square().sum(1)
         self._counts = dict.fromkeys(COUNTS, 0)
+        self._single = torch.zeros(len(self.centres), dtype=torch.bool, device=self.device)
+        if count is not None:
+            self._single |= as_tensor(count, "count").to(self.device) == 1
 
     @torch.no_grad()
     def nearest(self, features: Any) -> Tensor:
@@ -88,28 +87,35 @@ class CentreDecisions:
             if len(logits) != len(features):
                 raise StatisticsError(f"logits: expected {len(features)} rows, found {len(logits)}")
         chosen = self._nearest(features)
-        known = torch.isin(labels, self._present)
-        self._counts["samples"] += len(labels)
-        self._counts["correct"] += int((chosen == labels).sum())
+        known, single = torch.isin(labels, self._present), self._single[labels]
+        self._counts["samples"] += int((~single).sum())
+        self._counts["correct"] += int((chosen == labels)[~single].sum())
         self._counts["without_centre"] += int((~known).sum())
+        self._counts["singletons"] += int(single.sum())
         if logits is not None:
+            among = self._present.to(logits.device)
+            own = among[logits[:, among].argmax(1)]
             self._counts["compared"] += len(labels)
-            self._counts["disagreed"] += int((logits.argmax(1).to(self.device) != chosen).sum())
+            self._counts["disagreed"] += int((own.to(self.device) != chosen).sum())
+            self._counts["chose_absent"] += int((own != logits.argmax(1)).sum())
         return self
 
     @property
     def counts(self) -> dict[str, int]:
-        """samples, correct, without_centre (label of a class without a mean), compared, disagreed."""
+        """`COUNTS` by name: of NCC samples, correct, without_centre (label of a class without a mean) and singletons
+        (left out); of NC4 compared, disagreed and chose_absent."""
         return dict(self._counts)
 
     @property
     def ncc_accuracy(self) -> float:
-        """Share of samples whose nearest centre is their own class's."""
+        """Share of samples whose nearest centre is their own class's; NaN where only samples that are centres came."""
+        if self._counts["samples"] == 0 and self._counts["singletons"]:
+            return math.nan
         return self._share("correct", "samples", "no sample was given: call update first")
 
     @property
     def nc4(self) -> float:
-        """NC4: share of samples where the network's argmax is not the nearest centre."""
+        """NC4: share of samples where the network's choice, among classes with a centre, is not the nearest centre."""
         return self._share("disagreed", "compared", "nc4 needs update(features, labels, logits=...)")
 
     def _share(self, part: str, whole: str, otherwise: str) -> float:
@@ -119,18 +125,14 @@ class CentreDecisions:
 
     def merge(self, other: CentreDecisions) -> CentreDecisions:
         """The decisions of both together; StatisticsError unless both used the same centres (to 1e-9)."""
-        theirs = other.centres.to(self.device)
-        scale = float(self.centres.nan_to_num().abs().max())
-        if theirs.shape != self.centres.shape or not torch.allclose(
-            self.centres, theirs, rtol=0.0, atol=1e-9 * scale, equal_nan=True
-        ):
+        if not same_means(self.centres, other.centres):
             raise StatisticsError("cannot merge decisions that were made with different centres")
         merged = CentreDecisions(self.centres)
         merged._counts = {name: self._counts[name] + other._counts[name] for name in COUNTS}
         return merged
 
     def state(self) -> dict[str, Tensor]:
-        """`centres` [C, d] and `counts` int64 [5] (in the order of COUNTS), for gathering over processes."""
+        """`centres` [C, d] and `counts` int64 [7] (in the order of COUNTS), for gathering over processes."""
         return {"centres": self.centres, "counts": torch.tensor([self._counts[name] for name in COUNTS])}
 
     @classmethod

@@ -18,6 +18,7 @@ Sources: Dherin et al. 2022 (GC); Munn et al. 2024 (GC, neural collapse and tran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,10 @@ class Complexity:
 
     @property
     def error(self) -> float:
-        """Standard error of `value` as an estimate of the exact GC of these very samples: 0 for "exact"."""
+        """Standard error of `value` as an estimate of the exact GC of these very samples: 0 for "exact".
+
+        That of the random probes only. It says nothing of other samples (`sampling_error`), seeds or networks.
+        """
         return float(self.variances.sum().sqrt() / len(self.values))
 
     @property
@@ -59,7 +63,7 @@ class Complexity:
 
         Contains `error`. NaN for a single sample.
         """
-        return float(self.values.std() / len(self.values) ** 0.5)
+        return float(self.values.std() / len(self.values) ** 0.5) if len(self.values) > 1 else math.nan
 
     def __float__(self) -> float:
         return self.value
@@ -118,8 +122,15 @@ def geometric_complexity(
         batch_size: samples per call of `fn`, for inputs that do not fit at once; not with `samples` (call per
             batch of clouds with another seed each, and `Complexity.join`).
 
+    The error bar of the result (`Complexity.error`) is that of the probes alone; see there. GC has the unit of
+    (output/input)²: features ×3 give ×9. Hold two networks against each other by `geometric_collapse`, or normalised.
+
     Raises StatisticsError for shapes that do not fit, an `fn` that does not depend on its input differentiably,
     that returns NaN, or that mixes samples.
+
+    >>> g = geometric_complexity(lambda x: x @ torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.ones(4, 2), "exact")
+    >>> g.value, g.error
+    (14.0, 0.0)
     """
     if method not in METHODS:
         raise StatisticsError(f"method: expected one of {', '.join(METHODS)}, found {method!r}")
@@ -233,6 +244,10 @@ def complexity_penalty(embeddings: Tensor, inputs: Tensor, probes: int = 1, seed
     complexity of the map of the whole batch, over n. `seed` None draws from torch's global state.
 
     Source: the explicit regulariser of Dherin et al. 2022 and Munn et al. 2024.
+
+    >>> x = torch.ones(3, 2, requires_grad=True)
+    >>> float(complexity_penalty(2 * x, x))  # ‖2 I‖² = 8, whatever the signs
+    8.0
     """
     if not inputs.requires_grad or not embeddings.requires_grad:
         raise StatisticsError(
@@ -252,6 +267,9 @@ def input_scale(inputs: Tensor, channel: int = 1) -> float:
     """Root-mean-square deviation of one input number from the mean of its channel, over everything in `inputs`.
 
     For images [n, C, H, W], dense grids [n, C, X, Y, Z] and the features of occupied voxels [N, C] alike.
+
+    >>> input_scale(torch.tensor([[0.0, 5.0], [2.0, 5.0], [0.0, 9.0], [2.0, 9.0]]))  # √((1 + 4)/2)
+    1.5811388300841898
     """
     values = inputs.detach().double().transpose(0, channel).flatten(1)
     return float((values - values.mean(1, keepdim=True)).square().mean().sqrt())
@@ -264,7 +282,9 @@ class GeometricCollapse:
     Under a Poincaré inequality with constant c for the input law of each class, Var_f ≤ c·GC, so that
     CDNV ≤ c · ratio. No such constant is known for data: what stands here are diagnostics, not certificates.
 
-    - `ratio`: (GC_i + GC_j) / (2‖μ_i−μ_j‖²);
+    - `ratio`: (GC_i + GC_j) / (2‖μ_i−μ_j‖²), geometric collapse. Unlike GC it does not change with the scale of the
+      features; it changes with that of the inputs, as 1/scale² (`Complexity.normalised` sets that). The distances are
+      not corrected for the number of samples: with few, they are too large and it reads too low;
     - `cdnv`: the 2021 form;
     - `diagnostic_poincare`: cdnv / ratio, the constant at which this f would meet the inequality: no valid constant
       can be smaller (but for the sampling of both);
@@ -285,17 +305,22 @@ def geometric_collapse(S: Statistics, complexity: Tensor, input_eigenvalues: Ten
     """From statistics of embeddings, their GC per class [C] (`Complexity.of_classes`) and perhaps λ_max [C].
 
     Embeddings and GC must come from the same f with the same input units, `input_eigenvalues` (see
-    `largest_variance`) from inputs in those units. Classes without samples are left out.
+    `largest_variance`) from inputs in those units. Classes of fewer than two samples are left out.
+
+    >>> S = Statistics(2, 1).update([[0.0], [2.0], [9.0], [11.0]], [0, 0, 1, 1])
+    >>> found = geometric_collapse(S, torch.tensor([1.0, 1.0]))
+    >>> round(found.ratio, 4) == round(found.cdnv, 4) == round(1 / 81, 4)
+    True
     """
-    present = S.present
+    present = (S.count > 1).nonzero()[:, 0]
     for name, given in (("complexity", complexity), ("input_eigenvalues", input_eigenvalues)):
         if given is not None and (given.shape != (S.num_classes,) or not torch.isfinite(given[present.cpu()]).all()):
             raise StatisticsError(
-                f"{name}: expected [{S.num_classes}] numbers, finite for each class with samples, found "
+                f"{name}: expected [{S.num_classes}] numbers, finite for each class of two samples or more, found "
                 f"{list(given.shape)}: {given.tolist()}"
             )
     if len(present) < 2:
-        raise StatisticsError(f"expected samples of at least 2 classes, found {len(present)}")
+        raise StatisticsError(f"expected 2 classes of at least 2 samples, found {len(present)} of {len(S.present)}")
     squared = distance_matrix(S)[present][:, present].square().cpu()
     first, second = torch.triu_indices(len(present), len(present), offset=1)
     of_pair = squared[first, second]
@@ -311,14 +336,19 @@ def geometric_collapse(S: Statistics, complexity: Tensor, input_eigenvalues: Ten
 
 @torch.no_grad()
 def largest_variance(inputs: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """λ_max(Cov(x | class)) [C] of inputs [n, ...] flattened, by the Gram matrix of each class; NaN without samples.
+    """λ_max(Cov(x | class)) [C] of inputs [n, ...] flattened, by the Gram matrix of each class; NaN below two samples.
 
     From n_c samples it is an estimate, and for n_c − 1 below the input's dimension usually too large.
+
+    >>> largest_variance(torch.tensor([[0.0, 0.0], [0.0, 4.0], [1.0, 1.0]]), torch.tensor([0, 0, 1]), 2).tolist()
+    [4.0, nan]
     """
     labels = check_labels(labels, len(inputs), num_classes)
     found = torch.full((num_classes,), torch.nan, dtype=torch.float64)
     for c in labels.unique().tolist():
         x = inputs[labels.to(inputs.device) == c].flatten(1).double()
+        if len(x) < 2:
+            continue
         x = x - x.mean(0)
         gram = x @ x.mT if len(x) <= x.shape[1] else x.mT @ x
         found[c] = torch.linalg.eigvalsh(gram)[-1].clamp(min=0) / len(x)

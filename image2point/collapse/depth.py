@@ -20,7 +20,8 @@ class Decay:
         rate: ρ; below 1 where classes get tighter from layer to layer.
         low, high: its 95 % interval, if the layers scattered independently about the line (they share samples, so it
             describes the fit rather than what other data would give); NaN for two layers.
-        explained: R², the share of the variance of log C_l that the line explains.
+        explained: R², the share of the variance of log C_l that the line explains; NaN for two layers, through which a
+            line always goes, and where all C_l are equal.
         layers: how many were fitted.
     """
 
@@ -34,7 +35,11 @@ class Decay:
 def fit_decay(compression: Sequence[float]) -> Decay:
     """Fit the geometric decay of progressive collapse (Wang et al. 2023) to C_l of the layers in order.
 
-    Layers whose C_l is not a positive finite number are left out, at their place in the order.
+    Layers whose C_l is not a positive finite number are left out, at their place in the order. StatisticsError where
+    fewer than two are left.
+
+    >>> round(fit_decay([8.0, 4.0, 2.0, 1.0]).rate, 6)
+    0.5
     """
     kept = [(depth, c) for depth, c in enumerate(compression) if math.isfinite(c) and c > 0]
     if len(kept) < 2:
@@ -49,5 +54,5 @@ def fit_decay(compression: Sequence[float]) -> Decay:
     reach = math.nan
     if freedom:
         reach = student_quantile(0.975, freedom) * math.sqrt(left / freedom / float(x.square().sum()))
-    explained = 1 - left / whole if whole > 0 else math.nan
+    explained = 1 - left / whole if freedom and whole > 0 else math.nan
     return Decay(math.exp(slope), math.exp(slope - reach), math.exp(slope + reach), explained, len(kept))

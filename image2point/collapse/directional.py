@@ -6,6 +6,7 @@ along C−1 directions. Given the means, those are sums over samples: O(C² + C�
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor
 from image2point.collapse.inputs import (
     StatisticsError,
     as_float64,
-    as_tensor,
     check_labels,
     check_matrix,
-    float64_device,
+    check_means,
     row_blocks,
+    same_means,
 )
 
 
@@ -32,21 +33,10 @@ class DirectionalSpread:
     """
 
     def __init__(self, means: Any, device: str | torch.device | None = None) -> None:
-        given = as_tensor(means, "means")
-        if given.ndim != 2 or not given.is_floating_point():
-            raise StatisticsError(
-                f"means: expected class means [C, d] of a floating type, found {list(given.shape)} of {given.dtype}"
-            )
-        self.device = float64_device(given.device if device is None else device)
-        self.means = as_float64(given, self.device)
-        self._present = ~self.means.isnan().all(1)
-        if not torch.isfinite(self.means[self._present]).all():
-            raise StatisticsError(
-                "means: expected each row finite or, for a class without samples, wholly NaN; "
-                f"found others among the {int(self._present.sum())} present"
-            )
-        self.count = torch.zeros(len(given), dtype=torch.int64, device=self.device)
-        self.spread = torch.zeros(len(given), len(given), dtype=torch.float64, device=self.device)
+        self.means, self._present = check_means(means, "means", device)
+        self.device = self.means.device
+        self.count = torch.zeros(len(self.means), dtype=torch.int64, device=self.device)
+        self.spread = self.means.new_zeros(len(self.means), len(self.means))
 
     @torch.no_grad()
     def update(self, features: Any, labels: Any) -> DirectionalSpread:
@@ -68,11 +58,7 @@ class DirectionalSpread:
 
     def merge(self, other: DirectionalSpread) -> DirectionalSpread:
         """Both sets of samples together; StatisticsError unless both used the same means (to 1e-9)."""
-        theirs = other.means.to(self.device)
-        scale = float(self.means.nan_to_num().abs().max())
-        if theirs.shape != self.means.shape or not torch.allclose(
-            self.means, theirs, rtol=0.0, atol=1e-9 * scale, equal_nan=True
-        ):
+        if not same_means(self.means, other.means):
             raise StatisticsError("cannot merge spreads that were taken along different means")
         merged = DirectionalSpread(self.means)
         merged.count = self.count + other.count.to(self.device)
@@ -81,16 +67,22 @@ class DirectionalSpread:
 
     @property
     def matrix(self) -> Tensor:
-        """Directional CDNV of ordered pairs [C, C]; NaN on the diagonal and for a class without samples."""
+        """Directional CDNV of ordered pairs [C, C]; NaN on the diagonal and for a class of fewer than two samples."""
         distance = torch.cdist(self.means, self.means, compute_mode="donot_use_mm_for_euclid_dist")
         ratio = self.spread / self.count[:, None] / distance.pow(4)
-        return ratio.fill_diagonal_(torch.nan)
+        few = self.count < 2
+        return ratio.masked_fill_(few[:, None] | few, torch.nan).fill_diagonal_(torch.nan)
 
     @property
     def cdnv_directional(self) -> float:
-        """Its mean over ordered pairs of classes that have a mean; NaN if one of them got no sample."""
-        present = self._present.nonzero()[:, 0]
-        if len(present) < 2:
-            raise StatisticsError(f"expected means of at least 2 classes, found {len(present)}")
-        matrix = self.matrix[present][:, present]
-        return float(matrix.fill_diagonal_(0.0).sum() / (len(present) * (len(present) - 1)))
+        """Its mean over ordered pairs of classes with two samples or more.
+
+        NaN where there is no such pair, and where a class that has a mean got no sample.
+        """
+        if int(self._present.sum()) < 2:
+            raise StatisticsError(f"expected means of at least 2 classes, found {int(self._present.sum())}")
+        if (self.count[self._present] == 0).any():
+            return math.nan
+        several = self.count > 1
+        matrix = self.matrix[several][:, several]
+        return float(matrix.fill_diagonal_(0.0).sum() / (len(matrix) * (len(matrix) - 1) or math.nan))

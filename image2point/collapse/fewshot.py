@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image2point.collapse.inputs import BLOCK, StatisticsError, as_float64, as_tensor, check_labels, check_matrix
-from image2point.collapse.intervals import Interval, mean_interval
+from image2point.collapse.inputs import BLOCK, StatisticsError, as_float64, as_tensor, check_labelled, check_labels
+from image2point.collapse.intervals import Interval, mean_interval, student_quantile
 
 CLASSIFIERS = ("ncc", "ridge", "logistic")
 TOLERANCE = 1e-5
@@ -47,18 +47,43 @@ class Episodes:
 
 @dataclass(frozen=True)
 class FewShot:
-    """Accuracy (share of queries) of each episode [E], float64, and the classes that had too few samples."""
+    """Accuracy (share of queries) of each episode [E], float64, the classes that it drew [E, N], and those left out."""
 
     accuracies: Tensor
     left_out: tuple[int, ...]
+    classes: Tensor
 
-    def interval(self, confidence: float = 0.95) -> Interval:
-        """Mean accuracy with the interval over episodes: other draws of classes and shots from the same samples."""
-        return mean_interval(self.accuracies.tolist(), confidence)
+    def interval(self, confidence: float = 0.95, over: str = "classes") -> Interval:
+        """Mean accuracy with its interval.
+
+        - "classes": for other classes of the kind that these were drawn from, with samples of their own: the jackknife
+          of the episodes without each class in turn. Since samples belong to classes, it holds for both. Undefined
+          (NaN) where every episode has every class, or all episodes are alike.
+        - "episodes": for other episodes of the very same samples. It shrinks with their number and says nothing of
+          other samples or classes; in simulation it seldom holds the accuracy of the population.
+
+        >>> x = torch.arange(120.0)[:, None] % 12 + torch.rand(120, 1, generator=torch.Generator().manual_seed(0))
+        >>> found = few_shot(x, torch.arange(120) % 12, ways=2, shots=1, queries=5, episodes=400)
+        >>> print(found.interval(over="episodes"))
+        0.984 ± 0.0027 over episodes
+        """
+        if over == "episodes":
+            return mean_interval(self.accuracies.tolist(), confidence, over)
+        if over != "classes":
+            raise StatisticsError(f"over: expected classes or episodes, found {over!r}")
+        there = self.classes.unique()
+        count = len(there)
+        absent = ~(self.classes[:, :, None] == there).any(1)  # [E, C]: the class is not in the episode
+        without = absent.double().mT @ self.accuracies / absent.sum(0)  # 0/0 = NaN
+        variance = (count - 1) / count * (without - without.mean()).square().sum()
+        error = math.sqrt(variance) or math.nan
+        reach = student_quantile(0.5 + confidence / 2, count - 1) * error
+        return Interval(self.accuracy, error, self.accuracy - reach, self.accuracy + reach, over)
 
     @property
     def accuracy(self) -> float:
-        return self.interval().value
+        """The mean over episodes."""
+        return float(self.accuracies.mean())
 
 
 def draw_episodes(
@@ -67,6 +92,11 @@ def draw_episodes(
     """Draw episodes from samples with labels [n]; support and queries of an episode do not share a sample.
 
     `classes` restricts the draw (to novel classes, say); the draw depends on the seed and arguments alone.
+    StatisticsError where fewer classes than `ways` have enough samples.
+
+    >>> drawn = draw_episodes([0] * 6 + [1] * 6 + [2] * 3, ways=2, shots=1, queries=5, episodes=4)
+    >>> drawn.support.shape, drawn.queries.shape, drawn.left_out
+    (torch.Size([4, 2, 1]), torch.Size([4, 2, 5]), (2,))
     """
     if min(ways - 1, shots, queries, episodes) < 1:
         raise StatisticsError(
@@ -118,11 +148,13 @@ def few_shot(
     """Accuracy of `classifier` over episodes drawn from features [n, d] with labels [n]; `penalty` is λ.
 
     With one seed, all classifiers and all features of the same samples see the same episodes: compare them episode
-    by episode.
+    by episode. StatisticsError as from `draw_episodes`, for an unknown classifier and a penalty that it does not take.
+
+    >>> features = torch.eye(3).repeat_interleave(10, 0) + 0.01 * torch.arange(30.0)[:, None]
+    >>> few_shot(features, torch.arange(3).repeat_interleave(10), ways=3, shots=1, queries=5, episodes=4).accuracy
+    1.0
     """
-    features = as_tensor(features, "features")
-    features = check_matrix(features, "features", "n", features.shape[-1] if features.ndim else 0)
-    labels = check_labels(labels, len(features), 1 + int(as_tensor(labels, "labels").max()) if len(features) else 1)
+    features, labels = check_labelled(features, labels)
     _check_classifier(classifier, penalty)
     drawn = draw_episodes(labels, ways, shots, queries, episodes, seed, classes)
     samples = torch.cat([drawn.support.flatten(1), drawn.queries.flatten(1)], 1)
@@ -136,7 +168,7 @@ def few_shot(
         given, asked = x[:, : ways * shots], x[:, ways * shots :]
         logits = _LOGITS[classifier](given, support, asked, ways, penalty)
         accuracies.append((logits.argmax(2) == expected).double().mean(1).cpu())
-    return FewShot(torch.cat(accuracies), drawn.left_out)
+    return FewShot(torch.cat(accuracies), drawn.left_out, drawn.classes)
 
 
 @torch.no_grad()
@@ -151,17 +183,21 @@ def linear_probe(
 ) -> float:
     """Accuracy on the test samples of one linear classifier fitted to all training samples.
 
-    Test samples of classes that the training samples lack count as errors.
+    Test samples of classes that the training samples lack count as errors. NaN without a test sample.
+    StatisticsError for training samples of a single class, and as from `few_shot`.
+
+    >>> linear_probe([[0.0], [1.0], [9.0], [10.0]], [0, 0, 1, 1], [[2.0], [8.0], [4.0]], [0, 1, 1], "ncc")
+    0.6666666666666666
     """
-    features = as_tensor(features, "features")
-    features = check_matrix(features, "features", "n", features.shape[-1] if features.ndim else 0)
-    labels = check_labels(labels, len(features), 1 + int(as_tensor(labels, "labels").max()) if len(features) else 1)
-    test_features = check_matrix(test_features, "test features", "n", features.shape[1])
-    test_labels = as_tensor(test_labels, "test labels")
-    test_labels = check_labels(test_labels, len(test_features), 1 + int(test_labels.max()) if len(test_labels) else 1)
+    features, labels = check_labelled(features, labels)
+    test_features, test_labels = check_labelled(test_features, test_labels, "test ")
+    if test_features.shape[1] != features.shape[1]:
+        raise StatisticsError(f"test features: expected width {features.shape[1]}, found {test_features.shape[1]}")
     _check_classifier(classifier, penalty)
     device = features.device
-    present, packed = labels.to(device).unique(return_inverse=True)
+    present, packed = labels.unique(return_inverse=True)
+    if len(present) < 2:
+        raise StatisticsError(f"labels: expected training samples of at least 2 classes, found {len(present)}")
     x, z = as_float64(features, device), as_float64(test_features, device)
     if unit:
         x, z = _unit(x), _unit(z)

@@ -16,7 +16,11 @@ from image2point.collapse.inputs import StatisticsError
 
 @torch.no_grad()
 def simplex_cosines(classes: int) -> Tensor:
-    """Cosines between the vectors of a simplex frame [C, C] float64: 1 on the diagonal, −1/(C−1) off it."""
+    """Cosines between the vectors of a simplex frame [C, C] float64: 1 on the diagonal, −1/(C−1) off it.
+
+    >>> simplex_cosines(3)[0].tolist()
+    [1.0, -0.5, -0.5]
+    """
     if classes < 2:
         raise StatisticsError(f"a simplex frame needs at least 2 classes, found {classes}")
     return torch.full((classes, classes), -1 / (classes - 1), dtype=torch.float64).fill_diagonal_(1.0)
@@ -27,7 +31,12 @@ def centred_cosines(rows: Tensor, columns: Tensor | None = None) -> Tensor:
     """Cosines of centred `rows` [C, d] with centred `columns` [C, d] (or with themselves): [C, C] float64.
 
     Each set is centred by the mean of the classes that occur in both: a row of NaN stands for one that does not. The
-    rows of a classifier are centred because a softmax does not see what all of them share.
+    rows of a classifier are centred because a softmax does not see what all of them share. Of two classes the cosine is
+    −1, whatever the features. StatisticsError where the two are no matrices of one shape. Source: NC2 of Papyan, Han
+    and Donoho 2020.
+
+    >>> centred_cosines(torch.tensor([[0.0, 1.0], [0.0, -1.0]])).tolist()
+    [[1.0, -1.0], [-1.0, 1.0]]
     """
     other = rows if columns is None else columns
     if rows.ndim != 2 or other.shape != rows.shape:
@@ -38,6 +47,44 @@ def centred_cosines(rows: Tensor, columns: Tensor | None = None) -> Tensor:
     index = present.nonzero()[:, 0]
     cosines[index[:, None], index] = (left @ right.mT).clamp(-1, 1)
     return cosines
+
+
+@torch.no_grad()
+def decision_axes(means: Tensor) -> Tensor:
+    """u_ij = (μ_j − μ_i)/‖μ_j − μ_i‖ of all pairs i < j of the classes that have a mean: [C(C−1)/2, d] float64.
+
+    `means` [C, d], a row of NaN being a class without one; pairs in the order (0,1), (0,2), …, (1,2), …. NaN for a pair
+    that coincides. StatisticsError below two means. Source: Luthra, Salunkhe and Galanti 2026.
+
+    >>> decision_axes(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).tolist()
+    [[0.6, 0.8]]
+    """
+    present = means[torch.isfinite(means).all(1)].double()
+    if len(present) < 2:
+        raise StatisticsError(f"decision axes need at least 2 classes with samples, found {len(present)}")
+    first, second = torch.triu_indices(len(present), len(present), offset=1)
+    between = present[second] - present[first]
+    return between / between.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def axis_cosines(first: Tensor, second: Tensor) -> Tensor:
+    """|cos| between the decision axes of two labelings of the same features, [P, Q] float64.
+
+    `first` [C, d] and `second` [K, d] are class means under either; rows and columns are pairs in the order of
+    `decision_axes`. Near 0 where the tasks use directions of their own, as the axes of independent tasks must once
+    both have small directional CDNV. Random directions have a mean of √(2/(π d)), and the noise of means from few
+    samples adds to it where both are taken from the same samples: hold it against permuted labels.
+
+    StatisticsError: widths differ, or a labeling has fewer than two classes. Source: Luthra, Salunkhe and Galanti 2026.
+
+    >>> means = torch.eye(3)[:, :2]
+    >>> axis_cosines(means[:2], means[1:]).tolist()[0][0]  # (1, 0) to (0, 1), and (0, 1) to (0, 0)
+    0.7071067811865475
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise StatisticsError(f"expected means of one width, found {list(first.shape)} and {list(second.shape)}")
+    return (decision_axes(first) @ decision_axes(second).mT).abs().clamp(max=1)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from image2point.errors import InputError
+
 # Elements of float64 that one intermediate may hold (32 MiB): longer work is done in blocks of this size.
 BLOCK = 2**22
 
 
-class StatisticsError(ValueError):
+class StatisticsError(InputError):
     """Features, labels, a file or a request that collapse statistics cannot use; the message says why."""
 
 
@@ -60,6 +62,47 @@ def check_matrix(values: Any, what: str, rows: str, columns: int) -> Tensor:
                 f"in row {start + row}, column {column}"
             )
     return matrix
+
+
+def check_features(features: Any, what: str = "features") -> Tensor:
+    """A finite floating-point matrix [n, d] of any width d, or StatisticsError."""
+    given = as_tensor(features, what)
+    return check_matrix(given, what, "n", given.shape[-1] if given.ndim else 0)
+
+
+def check_labelled(features: Any, labels: Any, what: str = "") -> tuple[Tensor, Tensor]:
+    """Features [n, d] and labels [n] in 0, 1, …, on the device of the features; `what` (with a blank) names the set."""
+    matrix = check_features(features, f"{what}features")
+    given = as_tensor(labels, f"{what}labels")
+    return matrix, check_labels(given, len(matrix), 1 + int(given.max()) if given.numel() else 1).to(matrix.device)
+
+
+def check_means(means: Any, what: str, device: str | torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """(class means [C, d] in float64 on `device`, which classes have one bool [C]); `device` None leaves them in place.
+
+    A row of NaN is a class without samples. StatisticsError where a row is neither that nor finite.
+    """
+    given = as_tensor(means, what)
+    if given.ndim != 2 or not given.is_floating_point():
+        raise StatisticsError(
+            f"{what}: expected class means [C, d] of a floating type, found {list(given.shape)} of {given.dtype}"
+        )
+    given = as_float64(given, float64_device(given.device if device is None else device))
+    present = ~given.isnan().all(1)
+    if not present.any() or not torch.isfinite(given[present]).all():
+        raise StatisticsError(
+            f"{what}: expected at least one class mean, and each row finite or, for a class without samples, "
+            f"wholly NaN; found {int(present.sum())} present of {len(given)}"
+        )
+    return given, present
+
+
+def same_means(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two sets of class means [C, d] agree to 1e-9 of the largest number, absent classes included."""
+    scale = float(ours.nan_to_num().abs().max())
+    return theirs.shape == ours.shape and torch.allclose(
+        ours, theirs.to(ours.device), rtol=0.0, atol=1e-9 * scale, equal_nan=True
+    )
 
 
 def check_labels(labels: Any, rows: int, num_classes: int) -> Tensor:

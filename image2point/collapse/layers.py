@@ -21,7 +21,7 @@ from torch import Tensor
 from image2point.collapse.centres import CentreDecisions
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.inputs import StatisticsError, as_tensor, check_labels
-from image2point.collapse.intervals import NOT_SMOOTH, Interval, deal, jackknife, metric_intervals
+from image2point.collapse.intervals import METHODS, SHARES, Interval, deal, metric_intervals, share_interval
 from image2point.collapse.metrics import GROUPS, metrics
 from image2point.collapse.statistics import Statistics
 
@@ -38,9 +38,9 @@ DEFAULT = (
     "nc2_equiangle", "min_class_distance", "ncc_accuracy",
 )  # fmt: skip
 WITH_CLASSIFIER = ("nc3", "nc4")
-KNOWN = (*(name for _, _, names in GROUPS for name in names), *DECISIONS)
-NEED_CLASSIFIER = {"nc4"} | {name for _, needs, names in GROUPS for name in names if needs == "classifier"}
-NEED_SCATTER = {name for _, needs, names in GROUPS for name in names if needs == "pooled"}
+KNOWN = (*(name for group in GROUPS for name in group.names), *DECISIONS)
+NEED_CLASSIFIER = {"nc4"} | {name for group in GROUPS for name in group.names if group.needs == "classifier"}
+NEED_SCATTER = {name for group in GROUPS for name in group.names if group.needs == "pooled"}
 
 BUFFER = 2048
 """Rows that wait before they are added: few updates of many rows cost less than many of a few."""
@@ -54,7 +54,8 @@ class LayerMeasures:
 
     Attributes:
         values: every measure that was asked for.
-        intervals: of those that have one (not `intervals.NOT_SMOOTH`); empty where a class has a single sample.
+        intervals: over samples, of those that have one (`intervals.METHODS`, and shares where `centres` are given);
+            empty where a class has one or two samples.
         means: class means [C, d], NaN for a class without samples.
         count: rows of each class [C].
     """
@@ -107,10 +108,16 @@ def measure_layers(
             which other layers do not have.
         centres: class means [C, d] by layer for the nearest-centre decisions, usually those of the training set;
             None takes the means of these samples. They count as given: intervals are about the samples here.
-        parts: of the jackknife; fewer where the smallest class has fewer samples, and no intervals where it has one.
+        parts: of the jackknife; fewer where the smallest class has fewer samples, and no intervals where it has one or
+            two, since without a part nothing would be left to vary.
 
     Raises:
         StatisticsError: as from `Statistics`; an unknown measure; one that needs a classifier where no layer has one.
+
+    >>> features, labels = torch.tensor([[0.0], [2.0], [3.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+    >>> found = measure_layers(lambda: [{"last": (features, torch.arange(4))}], labels, 2, ["cdnv", "ncc_accuracy"])
+    >>> {name: round(value, 3) for name, value in found["last"].values.items()}
+    {'cdnv': 0.111, 'ncc_accuracy': 1.0}
     """
     labels = as_tensor(labels, "labels").cpu()
     labels = check_labels(labels, len(labels), num_classes)
@@ -126,14 +133,22 @@ def measure_layers(
 
     deciding = {name for name in found if wanted.of(name, DECISIONS)}
     if deciding:
-        chosen = {name: (centres or {}).get(name, found[name].means) for name in deciding}
+        given = centres or {}
+
+        def centres_of(name: str) -> CentreDecisions:
+            if name in given:
+                return CentreDecisions(given[name])
+            return CentreDecisions(found[name].means, count=found[name].count)
 
         def decide(D: CentreDecisions, name: str, h: Tensor, i: Tensor) -> None:
             D.update(h, labels[i], wanted.logits(name, h))
 
-        decisions = _pass(source, dealt, lambda name, _: CentreDecisions(chosen[name]), decide, deciding)
+        decisions = _pass(source, dealt, lambda name, _: centres_of(name), decide, deciding)
         for name, own in decisions.items():
-            _add(found[name], own, wanted.of(name, DECISIONS), [D.counts["samples"] for D in own], confidence)
+            _add(found[name], own, wanted.of(name, DECISIONS))
+            if name in given:  # samples that made the centres are nearer to them than others: no interval
+                for share in wanted.of(name, SHARES):
+                    found[name].intervals[share] = share_interval(found[name].values[share], len(labels), confidence)
 
     directed = {name for name in found if wanted.of(name, DIRECTIONAL)}
     if directed:
@@ -142,7 +157,7 @@ def measure_layers(
             lambda D, _, h, i: D.update(h, labels[i]), directed,
         )  # fmt: skip
         for name, spread in spreads.items():
-            _add(found[name], spread, DIRECTIONAL, [float(D.count.sum()) for D in spread], confidence)
+            _add(found[name], spread, DIRECTIONAL)
     return found
 
 
@@ -179,9 +194,10 @@ class _Wanted:
 
 
 def _deal(labels: Tensor, parts: int, seed: int) -> Tensor:
-    """Part of each sample [n]; every class that occurs is in two parts at least, or there is one part."""
+    """Part of each sample [n], such that two samples of each class are left without any part; or one part for all."""
     count = torch.bincount(labels)
-    parts = min(parts, int(count[count > 0].min())) if len(labels) else 1
+    smallest = int(count[count > 0].min()) if len(labels) else 0
+    parts = min(parts, smallest) if smallest > 2 else 1
     return deal(labels, parts, seed) if parts > 1 else torch.zeros(len(labels), dtype=torch.int64)
 
 
@@ -222,27 +238,20 @@ def _measures(
     parts: Sequence[Statistics], ask: Sequence[str], classifier: Classifier | None, confidence: float
 ) -> LayerMeasures:
     whole = _merged(parts)
-    smooth = [name for name in ask if name not in NOT_SMOOTH]
+    covered = [name for name in ask if name in METHODS]
     values = metrics(whole, classifier, ask)
-    intervals = metric_intervals(parts, classifier, smooth, confidence) if len(parts) > 1 and smooth else {}
+    intervals = metric_intervals(parts, covered, confidence) if len(parts) > 1 and covered else {}
+    values.update({name: interval.value for name, interval in intervals.items()})
     return LayerMeasures(values, intervals, whole.means.cpu(), whole.count.cpu())
 
 
-def _add(found: LayerMeasures, parts: Sequence[Any], ask: Sequence[str], sizes: list[float], confidence: float) -> None:
-    """Put measures of a second pass, which are attributes of the parts, beside those of the first."""
-
-    def compute(part: Any) -> dict[str, float]:
-        return {name: float(getattr(part, name)) for name in ask}
-
-    if len(parts) > 1:
-        intervals = jackknife(parts, compute, sizes, confidence)
-        found.intervals.update(intervals)
-        found.values.update({name: interval.value for name, interval in intervals.items()})
-    else:
-        found.values.update(compute(parts[0]))
+def _add(found: LayerMeasures, parts: Sequence[Any], ask: Sequence[str]) -> None:
+    """Put measures of a second pass, which are attributes of the merged parts, beside those of the first."""
+    whole = _merged(parts)
+    found.values.update({name: float(getattr(whole, name)) for name in ask})
 
 
-def _merged(parts: Sequence[Statistics]) -> Statistics:
+def _merged(parts: Sequence[Part]) -> Part:
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.merge(part)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from image2point.collapse.inputs import StatisticsError, as_float64, as_tensor, check_labels, check_matrix
+from image2point.collapse.inputs import StatisticsError, as_float64, check_labelled
 
 TOLERANCE = 1e-9
 """Relative change of α/β at which its iteration ends; a class that has not come there after MAX_STEPS stays as it is:
@@ -43,11 +43,14 @@ def logme(features: Any, labels: Any) -> float:
 
     Raises:
         StatisticsError: on features of another shape or not finite, all zero, or of fewer than two classes.
+
+    >>> labels = torch.arange(40) % 2
+    >>> telling, noise = labels[:, None] - 0.5, torch.rand(40, 1, generator=torch.Generator().manual_seed(0)) - 0.5
+    >>> logme(telling, labels) > logme(noise, labels)
+    True
     """
-    features = as_tensor(features, "features")
-    features = check_matrix(features, "features", "n", features.shape[-1] if features.ndim else 0)
-    labels = check_labels(labels, len(features), 1 + int(as_tensor(labels, "labels").max()) if len(features) else 1)
-    present, packed = labels.to(features.device).unique(return_inverse=True)
+    features, labels = check_labelled(features, labels)
+    present, packed = labels.unique(return_inverse=True)
     if len(present) < 2:
         raise StatisticsError(f"logme: expected samples of at least 2 classes, found {len(present)}")
     targets = torch.nn.functional.one_hot(packed, len(present)).double()

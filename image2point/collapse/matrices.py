@@ -14,7 +14,11 @@ FORMS = ("symmetric", "asymmetric", "corrected", "directional")
 
 @torch.no_grad()
 def distance_matrix(S: Statistics) -> Tensor:
-    """‖μ_i−μ_j‖ of all pairs [C, C] float64; 0 on the diagonal, NaN where a class has no samples."""
+    """‖μ_i−μ_j‖ of all pairs [C, C] float64; 0 on the diagonal, NaN where a class has no samples.
+
+    >>> distance_matrix(Statistics(2, 1).update([[0.0], [3.0]], [0, 1])).tolist()
+    [[0.0, 3.0], [3.0, 0.0]]
+    """
     present = S.present
     means = S.mean[present]
     among = S.mean.new_zeros(len(present), len(present))
@@ -27,14 +31,20 @@ def distance_matrix(S: Statistics) -> Tensor:
 
 @torch.no_grad()
 def cdnv_matrix(S: Statistics, form: str = "symmetric") -> Tensor:
-    """CDNV of all pairs [C, C] float64; NaN on the diagonal and where a class has no samples.
+    """CDNV of all pairs [C, C] float64; NaN on the diagonal and where a class has fewer than two samples.
 
     - "symmetric": (Var_i + Var_j) / (2‖μ_i−μ_j‖²), the form of 2021;
     - "asymmetric": Var_i / ‖μ_i−μ_j‖² in row i, column j;
     - "corrected": the symmetric form, corrected for the number of samples (see `metrics`); NaN where the
-      corrected squared distance is not positive or a class is a singleton;
+      corrected squared distance is not positive;
     - "directional": uᵀΣ_i u / ‖μ_i−μ_j‖² in row i, column j; needs covariance="class" (`DirectionalSpread`
       computes it in a second pass without).
+
+    StatisticsError for another form, and where the covariance is missing. Sources as of `metrics`.
+
+    >>> S = Statistics(2, 1).update([[0.0], [2.0], [3.0], [5.0]], [0, 0, 1, 1])
+    >>> round(float(cdnv_matrix(S)[0, 1]), 4), round(float(cdnv_matrix(S, "corrected")[0, 1]), 4)
+    (0.1111, 0.2857)
     """
     if form not in FORMS:
         raise StatisticsError(f"form: expected one of {', '.join(FORMS)}, found {form!r}")
@@ -60,4 +70,5 @@ def cdnv_matrix(S: Statistics, form: str = "symmetric") -> Tensor:
         for i in range(S.num_classes):
             delta = S.mean[i] - S.mean
             matrix[i] = ((delta @ S.scatter[i]) * delta).sum(1) / S.count[i] / squared[i].square()
-    return matrix.fill_diagonal_(torch.nan)
+    few = S.count < 2
+    return matrix.masked_fill_(few[:, None] | few, torch.nan).fill_diagonal_(torch.nan)

@@ -5,9 +5,15 @@ classes are left out everywhere: C counts the classes present, μ_G is the mean 
 μ_c − μ_G, Σ_W = (1/N) Σ (h−μ_c)(h−μ_c)ᵀ and Σ_B = (1/C) MᵀM. W [C, d] are the classifier's rows of the present
 classes, not centred.
 
+A single sample has no variance. Everything that speaks of variability (nc1 and cdnv in all forms, between_rank) looks
+only at the classes with two samples or more, as if the others were absent, and is NaN where there are fewer than two of
+those; `contributing` counts them. With two classes, nc2 of the means is NaN: two centred means are opposite and of one
+length, whatever the features.
+
 | name | value | needs |
 |---|---|---|
 | samples, present, absent, singletons | N, and the number of classes with any, no, and one sample | |
+| contributing | the number of classes with two samples or more | |
 | nc1, nc1_raw | tr(Σ_W Σ_B†)/C and tr(Σ_W Σ_B†); NaN if all means coincide | pooled |
 | between_rank | the number of directions that Σ_B† kept | pooled |
 | nc1_trace_ratio | tr Σ_W / tr Σ_B: at layer l, the compression C_l of progressive collapse | |
@@ -15,11 +21,17 @@ classes, not centred.
 | cdnv | mean over unordered pairs of (Var_i + Var_j) / (2‖μ_i−μ_j‖²) | |
 | cdnv_asymmetric | mean over ordered pairs of Var_i / ‖μ_i−μ_j‖²: pairs differ, the mean equals cdnv | |
 | cdnv_corrected | cdnv with v_c = Var_c n_c/(n_c−1) and ‖μ_i−μ_j‖² − v_i/n_i − v_j/n_j | |
-| cdnv_corrected_undefined | the number of unordered pairs left out of it | |
+| cdnv_corrected_undefined | the number of unordered pairs that have no such value | |
 | cdnv_directional | mean over ordered pairs of uᵀΣ_i u / ‖μ_i−μ_j‖², u the direction of μ_i−μ_j | class |
 | min_class_distance | Λ = min over pairs of ‖μ_i−μ_j‖ | |
 | rank_nuclear | ‖H‖_*² / ‖H‖_F², H [N, d] all features, not centred | pooled |
 | rank_95 | the least r such that the r largest singular values of H sum to 95 % of ‖H‖_* | pooled |
+| vci | 1 − tr(T†B)/rank B, T = Σ (h−μ)(h−μ)ᵀ, B = Σ n_c (μ_c−μ)(μ_c−μ)ᵀ, μ the mean of all | pooled, asked |
+| vci_corrected | vci over its mean for random labels, 1 − rank T (C−1)/((N−1) rank B) | pooled, asked |
+| nc1_shrunk | nc1 with Σ_W N/(N−C), Σ_B's eigenvalues less ν/between_rank each | pooled, asked |
+| nc1_trace_ratio_corrected | Σ_c (n_c/N) v_c / (tr Σ_B − ν) | asked |
+| cdnv_median | the median over pairs of their corrected CDNV, that of an undefined pair being infinite | asked |
+| nc1_trace_ratio_inverse, cdnv_median_inverse | 1 over these, defined below 0 too | asked |
 | nc2_equinorm | std_c‖M_c‖ / mean_c‖M_c‖ (std with 1/C) | |
 | nc2_equiangle | mean over pairs of abs(cos(M_i, M_j) + 1/(C−1)) | |
 | nc2_etf | ‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F, G = MMᵀ | |
@@ -27,8 +39,13 @@ classes, not centred.
 | nc3 | ‖W/‖W‖_F − M/‖M‖_F‖_F² | classifier |
 
 A pair is undefined for `cdnv_corrected` if its corrected squared distance is not positive or one of its
-classes is a singleton (no variance). The mean is over the other pairs and NaN if there is none; a count above
-zero beyond the singletons means that the least separated pairs are missing from it, so that it reads too low.
+classes has a single sample. Where two contributing classes are such a pair, so is the mean (NaN): the pairs that it
+would leave out are the least separated ones.
+
+ν = (1 − 1/C) mean_c v_c/n_c is what the noise of the class means adds to tr Σ_B on average. The corrected forms are
+undefined (NaN) where nothing of Σ_B is left: where ν, or its share in some direction, is as large. VCI is undefined
+where features tell any labels apart: rank T ≥ N − 1, as it is for N ≤ d + 1 samples. What is marked "asked" is computed
+only when named in `ask`.
 
 Coinciding class means make cdnv infinite. A metric that is 0/0 for some class or pair is NaN.
 
@@ -41,7 +58,7 @@ below d ε times the largest are rounding and count as 0, hence singular values 
 
 Sources: Papyan, Han and Donoho 2020 (NC1–NC4; a std with 1/(C−1), torch's default, makes equinorm √(C/(C−1))
 times as large); Zhu et al. 2021 (NC1/C, ETF error); Galanti, György and Hutter 2022 (CDNV);
-Wang et al. 2023 (C_l, D_l).
+Wang et al. 2023 (C_l, D_l); Xu and Liu 2023 (VCI, for balanced classes; its correction is that of an adjusted R²).
 """
 
 from __future__ import annotations
@@ -50,7 +67,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,13 +85,19 @@ def metrics(
     classifier: tuple[Any, Any | None] | None = None,
     ask: str | Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Every metric that `S` supports, or only those in `ask`; the module's table defines them.
+    """Every metric that `S` supports, or only those in `ask`; the module's table defines them. NaN is undefined.
 
     `classifier` is (weight [num_classes, d], bias [num_classes] or None), as `nn.Linear` holds them. NC2 and
     NC3 look at the weight alone; the bias matters to NC4, which is in `CentreDecisions`.
 
     StatisticsError: fewer than two classes have samples; the classifier does not fit; a name in `ask` is
     unknown or needs a covariance option or a classifier that was not given.
+
+    >>> S = Statistics(2, 1).update([[0.0], [2.0], [3.0], [5.0]], [0, 0, 1, 1])
+    >>> {name: round(value, 4) for name, value in metrics(S, ask=["nc1", "cdnv", "cdnv_corrected"]).items()}
+    {'nc1': 0.2222, 'cdnv': 0.1111, 'cdnv_corrected': 0.2857}
+    >>> metrics(Statistics(2, 1).update([[0.0], [3.0]], [0, 1]), ask="cdnv")
+    {'cdnv': nan}
     """
     wanted = _wanted(ask)
     available = {"nothing"}
@@ -86,16 +109,19 @@ def metrics(
         available.add("classifier")
 
     classes = _Classes.of(S, classifier)
+    varying = classes.varying
     found: dict[str, float] = {}
-    for compute, needs, names in GROUPS:
-        asked = [name for name in names if name in wanted] if ask is not None else list(names)
-        if needs in available:
-            if asked:
-                values = compute(classes)
-                found.update((name, float(values[name])) for name in asked)
-        elif ask is not None and asked:
+    for group in GROUPS:
+        asked = [name for name in group.names if name in wanted or (ask is None and not group.when_asked)]
+        if not asked:
+            continue
+        if group.needs in available:
+            subject = varying if group.of_varying else classes
+            values = dict.fromkeys(asked, math.nan) if subject is None else group.compute(subject)
+            found.update((name, float(values[name])) for name in asked)
+        elif ask is not None:
             raise StatisticsError(
-                f"{', '.join(asked)}: needs {REMEDY[needs]}; found covariance={S.covariance!r}"
+                f"{', '.join(asked)}: needs {REMEDY[group.needs]}; found covariance={S.covariance!r}"
                 f"{'' if classifier is not None else ' and no classifier'}"
             )
     return found
@@ -103,7 +129,7 @@ def metrics(
 
 def _wanted(ask: str | Sequence[str] | None) -> set[str]:
     wanted = set() if ask is None else {ask} if isinstance(ask, str) else set(ask)
-    known = [name for _, _, names in GROUPS for name in names]
+    known = [name for group in GROUPS for name in group.names]
     unknown = sorted(wanted - set(known))
     if unknown:
         raise StatisticsError(f"unknown metric {', '.join(unknown)}; known: {', '.join(known)}")
@@ -137,33 +163,51 @@ class _Classes:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def varying(self) -> _Classes | None:
+        """The classes with two samples or more alone; None where there are fewer than two of them."""
+        several = self.count > 1
+        if several.all():
+            return self
+        if several.sum() < 2:
+            return None
+        means = self.means[several]
+        weight = None if self.weight is None else self.weight[several]
+        rest = (self.index[several], self.count[several], means, means - means.mean(0), self.squares[several], weight)
+        return _Classes(self.statistics, *rest)
+
     @cached_property
     def pairs(self) -> dict[str, Tensor]:
         """Sums and minima over all unordered pairs of classes, gathered in one sweep."""
-        variance = self.squares / self.count
-        unbiased = self.squares / (self.count - 1)  # 0/0 = NaN for a singleton
+        several = self.count > 1
+        variance = (self.squares / self.count).where(several, torch.nan)
+        unbiased = self.squares / (self.count - 1)  # 0/0 = NaN for a class of one sample
         bias = unbiased / self.count
         zero = self.squares.new_zeros(())
-        cdnv, asymmetric, corrected, undefined = zero, zero, zero, zero
+        cdnv, corrected, undefined = zero, zero, zero
         nearest = zero + torch.inf
         for i, j, squared in pair_distances(self.centred):
             if len(squared) == 0:
                 continue
             nearest = torch.minimum(nearest, squared.min())
-            cdnv = cdnv + ((variance[i] + variance[j]) / (2 * squared)).sum()
-            asymmetric = asymmetric + (variance[i] / squared).sum() + (variance[j] / squared).sum()
+            cdnv = cdnv + ((variance[i] + variance[j]) / (2 * squared))[several[i] & several[j]].sum()
             distance = squared - bias[i] - bias[j]
-            defined = distance > 0  # False where a singleton made it NaN
+            defined = distance > 0  # False where a class of one sample made it NaN
             corrected = corrected + ((unbiased[i] + unbiased[j]) / (2 * distance))[defined].sum()
             undefined = undefined + (~defined).sum()
-        total = len(self) * (len(self) - 1) // 2
+        total, among = _count_pairs(len(self)), _count_pairs(int(several.sum()))
+        cdnv = cdnv / among  # 0/0 = NaN where there is no pair
         return {
-            "cdnv": cdnv / total,
-            "cdnv_asymmetric": asymmetric / (2 * total),
-            "cdnv_corrected": corrected / (total - undefined),  # 0/0 = NaN if no pair is defined
+            "cdnv": cdnv,
+            "cdnv_asymmetric": cdnv,
+            "cdnv_corrected": corrected / among if undefined == total - among else zero + torch.nan,
             "cdnv_corrected_undefined": undefined,
             "min_class_distance": nearest.sqrt(),
         }
+
+
+def _count_pairs(classes: int) -> int:
+    return classes * (classes - 1) // 2
 
 
 def _classifier_weight(S: Statistics, classifier: tuple[Any, Any | None]) -> Tensor:
@@ -183,19 +227,83 @@ def _counts(classes: _Classes) -> dict[str, Any]:
         "present": len(classes),
         "absent": classes.statistics.num_classes - len(classes),
         "singletons": (classes.count == 1).sum(),
+        "contributing": (classes.count > 1).sum(),
     }
 
 
-def _nc1(classes: _Classes) -> dict[str, Any]:
+def _pooled_scatter(classes: _Classes) -> Tensor:
+    """Σ(h−μ_c)(h−μ_c)ᵀ [d, d] over all samples; a class of one sample adds nothing."""
     scatter = classes.statistics.scatter
     assert scatter is not None
-    within = (scatter if scatter.ndim == 2 else scatter.sum(0)) / classes.count.sum()
+    return scatter if scatter.ndim == 2 else scatter.sum(0)
+
+
+def _nc1(classes: _Classes) -> dict[str, Any]:
+    within = _pooled_scatter(classes) / classes.count.sum()
+    s, directions = _between(classes)
+    nc1 = ((directions @ within * directions).sum(1) / s.square()).sum() if len(s) else torch.nan
+    return {"nc1": nc1, "nc1_raw": nc1 * len(classes), "between_rank": len(s)}
+
+
+def _between(classes: _Classes) -> tuple[Tensor, Tensor]:
+    """The singular values of M that count [k] and their right singular vectors [k, d]."""
     _, s, directions = torch.linalg.svd(classes.centred, full_matrices=False)
     rounding = max(classes.centred.shape) * torch.finfo(torch.float64).eps * classes.means.norm()
     kept = (s > RANK_CUTOFF * s[0]) & (s > rounding)
-    directions = directions[kept]
-    nc1 = ((directions @ within * directions).sum(1) / s[kept].square()).sum() if kept.any() else torch.nan
-    return {"nc1": nc1, "nc1_raw": nc1 * len(classes), "between_rank": kept.sum()}
+    return s[kept], directions[kept]
+
+
+def _mean_noise(classes: _Classes) -> Tensor:
+    """ν: what the noise of the class means adds to tr Σ_B on average."""
+    unbiased = classes.squares / (classes.count - 1)
+    return (1 - 1 / len(classes)) * (unbiased / classes.count).mean()
+
+
+def _nc1_shrunk(classes: _Classes) -> dict[str, Any]:
+    within = _pooled_scatter(classes) / (classes.count.sum() - len(classes))
+    s, directions = _between(classes)
+    left = (s.square() - len(classes) * _mean_noise(classes) / max(1, len(s))) / len(classes)
+    value = ((directions @ within * directions).sum(1) / left).sum() / len(classes)
+    return {"nc1_shrunk": value if len(s) and bool((left > 0).all()) else torch.nan}
+
+
+def _vci(classes: _Classes) -> dict[str, Any]:
+    count = classes.count.double()
+    centred = classes.means - (count[:, None] * classes.means).sum(0) / count.sum()
+    weighted = count.sqrt()[:, None] * centred
+    total = _pooled_scatter(classes) + weighted.mT @ weighted
+    values, vectors = torch.linalg.eigh(total)
+    kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+    rank, freedom, between = int(kept.sum()), int(count.sum()) - 1, len(_between(classes)[0])
+    if rank >= freedom or between == 0:
+        return {"vci": torch.nan, "vci_corrected": torch.nan}
+    explained = ((weighted @ vectors[:, kept]).square() / values[kept]).sum()
+    vci = 1 - explained / between
+    return {"vci": vci, "vci_corrected": vci / (1 - rank * (len(classes) - 1) / (freedom * between))}
+
+
+def _trace_ratio_corrected(classes: _Classes) -> dict[str, Any]:
+    unbiased = classes.squares / (classes.count - 1)
+    within = (classes.count * unbiased).sum() / classes.count.sum()
+    inverse = (classes.centred.square().sum() / len(classes) - _mean_noise(classes)) / within
+    return {"nc1_trace_ratio_inverse": inverse, "nc1_trace_ratio_corrected": _reciprocal(inverse)}
+
+
+def _cdnv_median(classes: _Classes) -> dict[str, Any]:
+    unbiased = classes.squares / (classes.count - 1)
+    bias = unbiased / classes.count
+    each = torch.cat(
+        [
+            2 * (squared - bias[i] - bias[j]) / (unbiased[i] + unbiased[j])
+            for i, j, squared in pair_distances(classes.centred)
+        ]
+    )
+    middle = each.sort().values[[(len(each) - 1) // 2, len(each) // 2]].mean()
+    return {"cdnv_median_inverse": middle, "cdnv_median": _reciprocal(middle)}
+
+
+def _reciprocal(inverse: Tensor) -> Tensor:
+    return (1 / inverse).where(inverse > 0, torch.nan)
 
 
 def _trace_ratio(classes: _Classes) -> dict[str, Any]:
@@ -209,10 +317,8 @@ def _discrimination(classes: _Classes) -> dict[str, Any]:
 
 
 def _ranks(classes: _Classes) -> dict[str, Any]:
-    scatter, means = classes.statistics.scatter, classes.means
-    assert scatter is not None
-    within = scatter if scatter.ndim == 2 else scatter.sum(0)
-    gram = within + (means * classes.count[:, None]).mT @ means
+    means = classes.means
+    gram = _pooled_scatter(classes) + (means * classes.count[:, None]).mT @ means
     squared = torch.linalg.eigvalsh(gram).flip(0)
     rounding = len(squared) * torch.finfo(torch.float64).eps * squared[0]
     s = squared.where(squared > rounding, 0.0).sqrt()
@@ -257,6 +363,8 @@ def _nc2(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _nc2_means(classes: _Classes) -> dict[str, Any]:
+    if len(classes) == 2:
+        return dict.fromkeys(("nc2_equinorm", "nc2_equiangle", "nc2_etf"), math.nan)
     return dict(zip(("nc2_equinorm", "nc2_equiangle", "nc2_etf"), _nc2(classes.centred), strict=True))
 
 
@@ -271,24 +379,36 @@ def _nc3(classes: _Classes) -> dict[str, Any]:
     return {"nc3": (weight / weight.norm() - means / means.norm()).square().sum()}
 
 
-Group = tuple[Callable[[_Classes], dict[str, Any]], str, tuple[str, ...]]
+class Group(NamedTuple):
+    """What computes which metrics, what it needs (a key of REMEDY or "nothing"), and of which classes it speaks."""
 
-# What computes which names, and what it needs: a key of REMEDY or "nothing".
-GROUPS: tuple[Group, ...] = (
-    (_counts, "nothing", ("samples", "present", "absent", "singletons")),
-    (_nc1, "pooled", ("nc1", "nc1_raw", "between_rank")),
-    (_trace_ratio, "nothing", ("nc1_trace_ratio",)),
-    (_discrimination, "nothing", ("discrimination",)),
-    (
-        _cdnv,
-        "nothing",
-        ("cdnv", "cdnv_asymmetric", "cdnv_corrected", "cdnv_corrected_undefined", "min_class_distance"),
-    ),
-    (_directional, "class", ("cdnv_directional",)),
-    (_ranks, "pooled", ("rank_nuclear", "rank_95")),
-    (_nc2_means, "nothing", ("nc2_equinorm", "nc2_equiangle", "nc2_etf")),
-    (_nc2_classifier, "classifier", ("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf")),
-    (_nc3, "classifier", ("nc3",)),
+    compute: Callable[[_Classes], dict[str, Any]]
+    needs: str
+    names: tuple[str, ...]
+    of_varying: bool = False
+    """Of the classes with two samples or more alone."""
+    when_asked: bool = False
+    """Only where `ask` names one of them."""
+
+
+PAIRS = ("cdnv", "cdnv_asymmetric", "cdnv_corrected", "cdnv_corrected_undefined", "min_class_distance")
+TRACE_RATIO = ("nc1_trace_ratio_corrected", "nc1_trace_ratio_inverse")
+MEDIAN = ("cdnv_median", "cdnv_median_inverse")
+GROUPS = (
+    Group(_counts, "nothing", ("samples", "present", "absent", "singletons", "contributing")),
+    Group(_nc1, "pooled", ("nc1", "nc1_raw", "between_rank"), of_varying=True),
+    Group(_trace_ratio, "nothing", ("nc1_trace_ratio",), of_varying=True),
+    Group(_discrimination, "nothing", ("discrimination",)),
+    Group(_cdnv, "nothing", PAIRS),
+    Group(_directional, "class", ("cdnv_directional",), of_varying=True),
+    Group(_ranks, "pooled", ("rank_nuclear", "rank_95")),
+    Group(_nc2_means, "nothing", ("nc2_equinorm", "nc2_equiangle", "nc2_etf")),
+    Group(_nc2_classifier, "classifier", ("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf")),
+    Group(_nc3, "classifier", ("nc3",)),
+    Group(_vci, "pooled", ("vci", "vci_corrected"), of_varying=True, when_asked=True),
+    Group(_nc1_shrunk, "pooled", ("nc1_shrunk",), of_varying=True, when_asked=True),
+    Group(_trace_ratio_corrected, "nothing", TRACE_RATIO, of_varying=True, when_asked=True),
+    Group(_cdnv_median, "nothing", MEDIAN, of_varying=True, when_asked=True),
 )
 
 REMEDY = {

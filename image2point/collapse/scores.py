@@ -3,6 +3,8 @@
 - "nc1_trace_ratio", "cdnv", "cdnv_directional": minus the measures of collapse of these names (`collapse.metrics`,
   `DirectionalSpread`), which are small where classes are tight.
 - "logme": the evidence of a linear model (`collapse.logme`).
+- "gbc": how little Gaussian classes overlap (`collapse.bhattacharyya`).
+- "h_score": how much of the features the class means explain (`collapse.shrunk_h_score`).
 - "ncc", "probe": accuracy of the nearest class mean and of logistic regression, by cross-validation within the samples.
 
 None of them changes with the scale of the features.
@@ -17,13 +19,14 @@ from torch import Tensor
 
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.fewshot import linear_probe
-from image2point.collapse.inputs import StatisticsError, as_float64, as_tensor, check_labels, check_matrix
+from image2point.collapse.inputs import StatisticsError
 from image2point.collapse.intervals import deal
 from image2point.collapse.logme import logme
 from image2point.collapse.metrics import metrics
+from image2point.collapse.separability import bhattacharyya, shrunk_h_score, standardised
 from image2point.collapse.statistics import Statistics
 
-SCORES = ("nc1_trace_ratio", "cdnv", "cdnv_directional", "logme", "ncc", "probe")
+SCORES = ("nc1_trace_ratio", "cdnv", "cdnv_directional", "logme", "gbc", "h_score", "ncc", "probe")
 SHARES = ("ncc", "probe")
 """Scores that are accuracies, in 0..1."""
 
@@ -39,27 +42,23 @@ def transfer_scores(features: Any, labels: Any, folds: int = 5, seed: int = 0) -
     Raises:
         StatisticsError: where there are fewer than two classes, a class has a single sample, or the features are not
             finite or the same for all samples.
+
+    >>> scores = transfer_scores([[0.0, 1], [1, 0], [0, 2], [9, 8], [8, 9], [9, 9]], [0, 0, 0, 1, 1, 1])
+    >>> scores["ncc"], round(scores["cdnv"], 4)
+    (1.0, -0.0052)
     """
-    features = as_tensor(features, "features")
-    features = check_matrix(features, "features", "n", features.shape[-1] if features.ndim else 0)
-    classes = 1 + int(as_tensor(labels, "labels").max()) if len(features) else 1
-    labels = check_labels(labels, len(features), classes).to(features.device)
-    count = torch.bincount(labels)
-    if int((count > 0).sum()) < 2 or int(count[count > 0].min()) < 2:
-        raise StatisticsError(
-            "scores: expected at least 2 classes with at least 2 samples each, found "
-            f"{int((count > 0).sum())} classes, the smallest of {int(count[count > 0].min()) if len(count) else 0}"
-        )
-    x = _standardised(as_float64(features, features.device))
-    S = Statistics(classes, x.shape[1], "none").update(x, labels)
+    x, packed = standardised(features, labels)
+    S = Statistics(1 + int(packed.max()), x.shape[1], "none", x.device).update(x, packed)
     found = metrics(S, ask=["nc1_trace_ratio", "cdnv"])
     return {
         "nc1_trace_ratio": -found["nc1_trace_ratio"],
         "cdnv": -found["cdnv"],
-        "cdnv_directional": -DirectionalSpread(S.means).update(x, labels).cdnv_directional,
+        "cdnv_directional": -DirectionalSpread(S.means).update(x, packed).cdnv_directional,
         "logme": logme(features, labels),
-        "ncc": cross_validated(x, labels, "ncc", folds, seed),
-        "probe": cross_validated(x, labels, "logistic", folds, seed),
+        "gbc": bhattacharyya(x, packed),
+        "h_score": shrunk_h_score(x, packed),
+        "ncc": cross_validated(x, packed, "ncc", folds, seed),
+        "probe": cross_validated(x, packed, "logistic", folds, seed),
     }
 
 
@@ -77,12 +76,3 @@ def cross_validated(features: Tensor, labels: Tensor, classifier: str, folds: in
         share = linear_probe(features[~out], labels[~out], features[out], labels[out], classifier)
         right += share * int(out.sum())
     return right / len(labels)
-
-
-def _standardised(features: Tensor) -> Tensor:
-    """Mean zero, and a mean variance of one over the columns: a penalty means the same for all networks."""
-    centred = features - features.mean(0)
-    variance = float(centred.square().mean())
-    if not variance > 1e-24 * float(features.square().mean()):
-        raise StatisticsError("scores: expected features that differ between samples, found the same for all")
-    return centred / variance**0.5

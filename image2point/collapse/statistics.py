@@ -9,19 +9,18 @@ M_a + M_b + δδᵀ n_a n_b / (n_a + n_b). Third and fourth moments move with th
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from image2point import files
 from image2point.collapse.inputs import (
     StatisticsError,
     as_float64,
+    as_tensor,
     check_labels,
     check_matrix,
     float64_device,
@@ -89,8 +88,8 @@ class Statistics:
 
     @property
     def variances(self) -> Tensor:
-        """Var_c = E‖h−μ_c‖² [C], the plug-in estimate (1/n_c); NaN for a class without samples."""
-        return self.squares / self.count
+        """Var_c = E‖h−μ_c‖² [C], the plug-in estimate (1/n_c); NaN for a class of fewer than two samples."""
+        return (self.squares / self.count).masked_fill(self.count < 2, torch.nan)
 
     @property
     def present(self) -> Tensor:
@@ -104,7 +103,7 @@ class Statistics:
 
     @property
     def singletons(self) -> Tensor:
-        """Indices of the classes with one sample: their variance is zero by construction."""
+        """Indices of the classes with one sample, which has no variance."""
         return (self.count == 1).nonzero()[:, 0]
 
     def __repr__(self) -> str:
@@ -216,6 +215,35 @@ class Statistics:
                     merged.scatter[start : start + len(block)].baddbmm_(block[:, :, None], block[:, None, :])
         return merged
 
+    @torch.no_grad()
+    def by_superclass(self, superclass: Any) -> Statistics:
+        """The statistics of the same samples under coarser labels: class c counts as `superclass[c]`, [C].
+
+        Exact, as if the samples had been added under those labels; without the moments above the second. CDNV at two
+        levels of a hierarchy is `metrics` of both (Luthra, Salunkhe and Galanti 2026). StatisticsError where
+        `superclass` is not one index 0, 1, … for each class.
+
+        >>> fine = Statistics(4, 1).update([[0.0], [2.0], [10.0], [12.0]], [0, 1, 2, 3])
+        >>> fine.by_superclass([0, 0, 1, 1]).means.flatten().tolist()
+        [1.0, 11.0]
+        """
+        given = as_tensor(superclass, "superclass")
+        given = check_labels(given, self.num_classes, 1 + int(given.max()) if given.numel() else 1).to(self.device)
+        merged = Statistics(1 + int(given.max()), self.dim, self.covariance, self.device)
+        for member in range(self.num_classes):  # by Chan's update, one class at a time
+            own, group = slice(member, member + 1), given[member : member + 1]
+            shift = merged._join(group, self.count[own], self.mean[own], self.squares[own])
+            if merged.scatter is not None:
+                between = shift.mT @ shift
+                if self.covariance == "pooled":
+                    merged.scatter += between
+                else:
+                    assert self.scatter is not None
+                    merged.scatter[group] += self.scatter[member] + between
+        if self.covariance == "pooled" and merged.scatter is not None and self.scatter is not None:
+            merged.scatter += self.scatter
+        return merged
+
     # ---- storage -----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
@@ -268,7 +296,7 @@ class Statistics:
         from safetensors.torch import save
 
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state().items()}
-        _write_atomically(Path(path), save(tensors, metadata=FORMAT))
+        files.write_bytes(path, save(tensors, metadata=FORMAT))
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Statistics:
@@ -318,22 +346,3 @@ def _add_outer_products(scatter: Tensor, rows: Tensor, classes: Tensor) -> None:
     padded = rows.new_zeros(int(pieces.sum()), size, rows.shape[1])
     padded[(pieces.cumsum(0) - pieces)[member] + place // size, place % size] = rows[order]
     scatter.index_add_(0, present.repeat_interleave(pieces), padded.mT @ padded)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files private; give the mode that an ordinary open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise

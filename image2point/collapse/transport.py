@@ -35,7 +35,12 @@ def wasserstein(first: Any, second: Any) -> Transport:
     """W₁ = ∫ |F − G| of every column of features [n, d] and [m, d], exact for the two samples.
 
     Means of several channels do not see how channels go together; they compare what Xu et al. 2022 compare between
-    images and point clouds, whose features have no order that could pair them.
+    images and point clouds, whose features have no order that could pair them. From few samples it is above 0 for equal
+    laws too. StatisticsError for shapes that do not fit and for an empty set.
+
+    >>> found = wasserstein([[0.0], [2.0]], [[1.0], [5.0]])
+    >>> found.mean, found.relative
+    (2.0, 2.0)
     """
     columns = torch.as_tensor(first).shape[-1]
     a = check_matrix(first, "first features", "n", columns)

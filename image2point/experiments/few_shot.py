@@ -28,7 +28,7 @@ from image2point.report.plain import Table, ranged
 from image2point.report.plots import Panel, curves
 
 BEFORE, AFTER = "lifted", "fine-tuned on base classes"
-BOUNDS = ("galanti", "pairwise", "directional", "moment")
+BOUNDS = ("galanti", "pairwise", "directional", "finite_shot", "moment")
 CLASS_COVARIANCES = 2**28
 """Largest number of entries of all class covariances (2 GiB): beyond, no prediction that needs them."""
 
@@ -85,7 +85,7 @@ def episodes(features: Tensor, labels: Tensor, settings: Episodes) -> list[Row]:
 
 
 def foretold(S: Statistics, ways: int, shots: int) -> dict[str, float]:
-    """What the collapse of the features says about the error of the nearest mean: a prediction, and four bounds."""
+    """What the collapse of the features says about the error of the nearest mean: a prediction, and five bounds."""
     known = collapse.metrics(S)
     kept = ("cdnv", "cdnv_corrected", "cdnv_directional")
     told: dict[str, float] = {str(name): known[name] for name in kept if name in known}
@@ -93,9 +93,8 @@ def foretold(S: Statistics, ways: int, shots: int) -> dict[str, float]:
     told["pairwise"] = collapse.pairwise_bound(cdnv_matrix(S, "asymmetric"), shots, ways).value
     if S.covariance == "class":
         told["predicted"] = collapse.margin_error(S, shots, ways)
-        told["directional"] = collapse.directional_bound(
-            known["cdnv_directional"], 2 * known["cdnv"], shots, ways
-        ).value
+        told["directional"] = collapse.directional_bound(known["cdnv_directional"], known["cdnv"], shots, ways).value
+        told["finite_shot"] = collapse.finite_shot_bound(S, shots, ways).value
         told["moment"] = collapse.moment_bound(S, shots, ways).value
     return told
 
@@ -122,7 +121,7 @@ def few_shot_table(study: FewShotStudy, rows: Sequence[Row]) -> Table:
         tuple(lines),
         (
             f"Accuracy over {study.episodes.episodes} episodes; mean and 95 % interval over {len(study.seeds)} seeds"
-            + (" (over episodes)" if len(study.seeds) == 1 else "")
+            + (" (over classes)" if len(study.seeds) == 1 else "")
             + ". Bounds are of the error of the nearest class mean; one of 1 or more says nothing (vacuous).",
         ),
     )

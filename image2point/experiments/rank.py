@@ -176,6 +176,8 @@ TITLES = {
     "cdnv": "−CDNV",
     "cdnv_directional": "−directional CDNV",
     "logme": "LogME",
+    "gbc": "GBC",
+    "h_score": "shrunk H-score",
     "ncc": "nearest mean",
     "probe": "linear probe",
 }

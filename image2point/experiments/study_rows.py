@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def over_seeds(rows: Sequence[Row], key: str) -> Interval | None:
-    """The mean over seeds with its 95 % interval; of a single seed, the interval over its episodes."""
+    """The mean over seeds with its 95 % interval; of a single seed, the interval over its classes."""
     values = [row[key] for row in rows if row.get(key) is not None]
     if not values:
         return None

@@ -84,7 +84,8 @@ def choose(
     nc1: dict[str, float] = {}
     for block in check(config, fabric, network):
         nc1[block] = _penultimate_nc1(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
-        print(f"{kind}:{block}  NC1 of the features {nc1[block]:.4g}", flush=True)
+        told = f"{nc1[block]:.4g}" if math.isfinite(nc1[block]) else "undefined"
+        print(f"{kind}:{block}  NC1 of the features {told}", flush=True)
     defined = {block: value for block, value in nc1.items() if math.isfinite(value)}
     if not defined:
         raise InputError("no candidate has a defined NC1: every class needs two training clouds")

@@ -129,7 +129,7 @@ def make_network(
     if config.finetune.policy == "head" and config.network.stem in ("paper", "patch"):
         raise InputError(
             f"finetune.policy = head trains the last layer alone, but network.stem = {config.network.stem} makes a "
-            "fresh stem, which would stay random; set network.stem=inflate, which lifts the 2D stem, or finetune.policy=io"
+            "fresh stem, which would stay random; set network.stem=inflate, to lift the 2D stem, or finetune.policy=io"
         )
     return _lift(config, classes, config.network.weights, config.network.variance, calibration)
 

@@ -28,6 +28,9 @@ QUANTITIES = (
     Quantity("nc1_raw", "NC1, not divided by C", "tr(Σ_W\u00a0Σ_B†)", logarithmic=True),
     Quantity("samples", "Clouds measured", "", count=True),
     Quantity("absent", "Absent classes", "classes without a cloud, left out of every mean", count=True),
+    Quantity(
+        "contributing", "Classes that vary", "with two clouds or more: those that NC1 and CDNV speak for", count=True
+    ),
     Quantity("singletons", "Classes with one cloud", "without variance of their own", count=True),
 )
 PLOTTED = QUANTITIES[:9]

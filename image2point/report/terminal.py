@@ -27,7 +27,9 @@ def print_measured(
         rows = (
             (layer, str(each.means.shape[1]), *(_cell(each, name) for name in names)) for layer, each in layers.items()
         )
-        title = f"{split}: {samples:,} samples of {classes} classes"
+        title = f"{split}: {samples:,} samples of {classes} classes{_contributing(layers)}"
+        if any(each.intervals for each in layers.values()):
+            title += "; ± standard error over samples"
         Table(("layer", "dim", *names), tuple(rows), title=title).show(console)
 
 
@@ -41,3 +43,10 @@ def _cell(measures: LayerMeasures, name: str) -> str:
         return UNDEFINED
     text = f"{scale * value:.4g}{unit}"
     return text if interval is None or math.isnan(interval.error) else f"{text} ± {scale * interval.error:.2g}"
+
+
+def _contributing(layers: Mapping[str, LayerMeasures]) -> str:
+    """Which classes measures of variability speak for, where these are not all that occur."""
+    count = next(iter(layers.values())).count
+    several = int((count > 1).sum())
+    return "" if several == int((count > 0).sum()) else f", {several} of them with two or more (NC1, CDNV)"

@@ -25,9 +25,9 @@ PRECISION = {"32": "32-true", "64": "32-true", "16-mixed": "16-mixed", "bf16-mix
 
 def start(training: Training) -> Fabric:
     """Launch the processes of a run; InputError where the machine does not have what the config asks for."""
-    from image2point.networks.timm_import import load_timm
+    from image2point.torchvision_import import import_torchvision
 
-    load_timm()  # and with it torchvision, which lightning imports too, but without the care that it may need
+    import_torchvision()  # lightning imports it too, but without the care that it may need
     from lightning.fabric import Fabric
 
     if training.threads:

@@ -79,8 +79,9 @@ class Journal:
             share = row.get(f"{split}_{self.headline}")
             if share is not None:
                 parts.append(f"{split} {100 * share:.1f} %")
-        if row.get("collapse_train/nc1") is not None:
-            parts.append(f"NC1 {row['collapse_train/nc1']:.3g}")
+        if "collapse_train/nc1" in row:
+            nc1 = row["collapse_train/nc1"]
+            parts.append("NC1 undefined" if nc1 is None else f"NC1 {nc1:.3g}")
         parts.append(f"{row['seconds']:.0f} s")
         if row["epoch"] < epochs:
             parts.append(f"ETA {self.eta()}")

@@ -60,7 +60,8 @@ def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
     result = {}
     for split, each in splits.items():
         values: dict[str, Any] = dict(metrics(statistics[split], classifier=classifier))
-        own = CentreDecisions(centres).update(each.features, each.own_labels, each.own_logits)
+        behind = statistics["train"].count if split == "train" else None
+        own = CentreDecisions(centres, count=behind).update(each.features, each.own_labels, each.own_logits)
         parts = [CentreDecisions.from_state(state) for state in distributed.gather(fabric, own.state())]
         decisions = parts[0]
         for part in parts[1:]:

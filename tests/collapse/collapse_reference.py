@@ -34,17 +34,22 @@ def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[
 def metrics(
     features: np.ndarray, labels: np.ndarray, num_classes: int, weight: np.ndarray | None = None
 ) -> dict[str, float]:
-    m = moments(features, labels, num_classes)
+    m, dim = moments(features, labels, num_classes), np.asarray(features).shape[1]
     present = np.flatnonzero(m["count"])
     n, mean, squares = m["count"][present], m["mean"][present], m["squares"][present]
     C = len(present)
     M = mean - mean.mean(0)
-    within = m["scatter"].sum(0) / n.sum()
-    between = M.T @ M / C
-    values, vectors = np.linalg.eigh(between)
-    order = [k for k in np.argsort(values)[::-1][: C - 1] if values[k] > 1e-12 * values.max()]
-    inverse = vectors[:, order] @ np.diag(1 / values[order]) @ vectors[:, order].T
-    raw = np.trace(within @ inverse)
+    several = n > 1  # what speaks of variability looks at these classes alone
+    K = int(several.sum())
+    within, between = m["scatter"].sum(0) / n[several].sum(), np.full((dim, dim), np.nan)
+    order, raw = None, np.nan
+    if K > 1:
+        apart = mean[several] - mean[several].mean(0)
+        between = apart.T @ apart / K
+        values, vectors = np.linalg.eigh(between)
+        order = [k for k in np.argsort(values)[::-1][: K - 1] if values[k] > 1e-12 * values.max()]
+        inverse = vectors[:, order] @ np.diag(1 / values[order]) @ vectors[:, order].T
+        raw = np.trace(within @ inverse)
 
     variance = squares / n
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -54,10 +59,14 @@ def metrics(
     for i, j in itertools.permutations(range(C), 2):
         delta = mean[i] - mean[j]
         d2 = delta @ delta
-        ordered.append(variance[i] / d2)
-        directional.append(delta @ m["scatter"][present[i]] @ delta / n[i] / d2**2)
+        if several[i] and several[j]:
+            ordered.append(variance[i] / d2)
+            directional.append(delta @ m["scatter"][present[i]] @ delta / n[i] / d2**2)
         if i < j:
             distances.append(np.sqrt(d2))
+            if not (several[i] and several[j]):
+                undefined += 1
+                continue
             symmetric.append((variance[i] + variance[j]) / (2 * d2))
             d2 = d2 - unbiased[i] / n[i] - unbiased[j] / n[j]
             if d2 > 0:
@@ -71,17 +80,18 @@ def metrics(
         "present": C,
         "absent": num_classes - C,
         "singletons": (n == 1).sum(),
-        "nc1": raw / C,
+        "contributing": K,
+        "nc1": raw / K if K else np.nan,
         "nc1_raw": raw,
-        "between_rank": len(order),
+        "between_rank": np.nan if order is None else len(order),
         "nc1_trace_ratio": np.trace(within) / np.trace(between),
         "discrimination": 1 - max(direction[i] @ direction[j] for i, j in itertools.combinations(range(C), 2)),
         "rank_nuclear": spectrum.sum() ** 2 / (spectrum**2).sum(),
         "rank_95": np.argmax(np.cumsum(spectrum) >= 0.95 * spectrum.sum()) + 1,
-        "cdnv": np.mean(symmetric),
-        "cdnv_asymmetric": np.mean(ordered),
-        "cdnv_directional": np.mean(directional),
-        "cdnv_corrected": np.mean(corrected) if corrected else np.nan,
+        "cdnv": np.mean(symmetric) if symmetric else np.nan,
+        "cdnv_asymmetric": np.mean(ordered) if ordered else np.nan,
+        "cdnv_directional": np.mean(directional) if directional else np.nan,
+        "cdnv_corrected": np.mean(corrected) if len(corrected) == K * (K - 1) // 2 > 0 else np.nan,
         "cdnv_corrected_undefined": undefined,
         "min_class_distance": np.min(distances),
     }
@@ -94,6 +104,8 @@ def metrics(
             out[f"{name}_equinorm"] = norms.std() / norms.mean()
             out[f"{name}_equiangle"] = np.mean(np.abs(np.array(cosines) + 1 / (C - 1)))
             out[f"{name}_etf"] = np.linalg.norm(gram / np.linalg.norm(gram) - etf)
+    if C == 2:  # two centred means are opposite, whatever they are
+        out |= {"nc2_equinorm": np.nan, "nc2_equiangle": np.nan, "nc2_etf": np.nan}
     if weight is not None:
         W = weight[present]
         out["nc3"] = ((W / np.linalg.norm(W) - M / np.linalg.norm(M)) ** 2).sum()

@@ -90,7 +90,8 @@ def test_logits_are_optional_and_state_round_trips() -> None:
     again = CentreDecisions.from_state(decisions.state())
     assert again.nc4 == decisions.nc4 == 0.5
     assert again.merge(decisions).counts == {
-        "samples": 10, "correct": 8, "without_centre": 0, "compared": 4, "disagreed": 2,
+        "samples": 10, "correct": 8, "without_centre": 0, "singletons": 0, "compared": 4, "disagreed": 2,
+        "chose_absent": 0,
     }  # fmt: skip
 
 

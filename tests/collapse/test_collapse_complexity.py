@@ -275,6 +275,6 @@ def test_errors() -> None:
         complexity_penalty(square(x), x)
     with pytest.raises(StatisticsError, match="parts of one method"):
         Complexity.join([geometric_complexity(square, x, m) for m in ("exact", "hutchinson")])
-    S = Statistics(2, 2).update(torch.eye(2), [0, 1])
+    S = Statistics(2, 2).update(torch.eye(4)[:, :2], [0, 1, 0, 1])
     with pytest.raises(StatisticsError, match=r"complexity: expected \[2\] numbers, finite for each class"):
         geometric_collapse(S, torch.tensor([1.0, torch.nan]))

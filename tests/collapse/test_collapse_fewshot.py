@@ -12,12 +12,14 @@ from torch.nn.functional import cross_entropy
 
 from image2point.collapse import (
     Bound,
+    FewShot,
     Statistics,
     StatisticsError,
     cdnv_matrix,
     directional_bound,
     draw_episodes,
     few_shot,
+    finite_shot_bound,
     galanti_bound,
     gaussian_error,
     linear_probe,
@@ -120,10 +122,43 @@ def test_classifiers_agree_with_one_episode_at_a_time(
 def test_interval_of_the_mean_over_episodes() -> None:
     features, labels = draw()
     found = few_shot(features.astype(np.float32), labels, 5, 2, 10, episodes=50)
-    interval = found.interval()
+    interval = found.interval(over="episodes")
     accuracies = found.accuracies.numpy()
-    assert interval.value == found.accuracy == pytest.approx(accuracies.mean())
+    assert interval.value == pytest.approx(found.accuracy) and found.accuracy == pytest.approx(accuracies.mean())
     assert interval.high - interval.value == pytest.approx(2.00958 * accuracies.std(ddof=1) / math.sqrt(50), rel=1e-5)
+    assert str(interval).endswith("over episodes")
+
+
+def test_interval_over_classes_leaves_each_class_out() -> None:
+    features, labels = draw()
+    found = few_shot(features, labels, 3, 2, 10, episodes=80)
+    without = np.array(
+        [found.accuracies[(found.classes != c).all(1)].mean() for c in range(8)]  # the episodes that class c is not in
+    )
+    interval = found.interval()
+    assert interval.over == "classes" and interval.value == pytest.approx(found.accuracy)
+    assert interval.error == pytest.approx(math.sqrt(7 / 8 * ((without - without.mean()) ** 2).sum()), rel=1e-9)
+    assert interval.high - interval.value == pytest.approx(2.36462 * interval.error, rel=1e-5)
+    assert math.isnan(few_shot(features, labels, 8, 2, 10, episodes=10).interval().low)  # no episode lacks a class
+    with pytest.raises(StatisticsError, match="classes or episodes, found 'seeds'"):
+        found.interval(over="seeds")
+
+
+@pytest.mark.slow
+def test_interval_over_classes_holds_the_accuracy_of_other_classes_and_that_over_episodes_does_not() -> None:
+    def accuracy(classes: int, episodes: int, seed: int) -> FewShot:
+        rng = np.random.default_rng(seed)
+        labels = np.repeat(np.arange(classes), 10)
+        features = 0.7 * rng.normal(size=(classes, 16))[labels] + rng.normal(size=(len(labels), 16))
+        return few_shot(features, labels, 5, 1, 5, episodes, seed=seed)
+
+    truth = accuracy(2000, 20_000, 10**6).accuracy
+    found = [accuracy(10, 200, seed) for seed in range(100)]
+    covered = {
+        over: np.mean([i.low <= truth <= i.high for i in (f.interval(over=over) for f in found)])
+        for over in ("classes", "episodes")
+    }
+    assert covered["classes"] >= 0.90 and covered["episodes"] < 0.60
 
 
 @pytest.mark.parametrize("classifier", ["ncc", "ridge", "logistic"])
@@ -194,6 +229,32 @@ def test_directional_bound_is_the_published_vector() -> None:
     )
 
 
+@pytest.mark.parametrize("shots", [1, 10, 1000])
+def test_finite_shot_bound_by_hand(shots: int) -> None:
+    """Theorem 4.1 written out pair by pair, from the samples."""
+    features, labels = draw(4, 12, 3)
+    S = Statistics(4, 3, "class", moments=4).update(features, labels)
+    mean = [features[labels == c].mean(0) for c in range(4)]
+    norms = [((features[labels == c] - mean[c]) ** 2).sum(1) for c in range(4)]
+    total = 0.0
+    for i, j in itertools.permutations(range(4), 2):
+        delta = mean[i] - mean[j]
+        d2, vi, vj = delta @ delta, norms[i].mean(), norms[j].mean()
+        along = np.mean(((features[labels == i] - mean[i]) @ delta) ** 2) / d2**2
+        v = (vi + vj) / d2
+        theta = (np.mean(norms[i] ** 2) + np.mean(norms[j] ** 2)) / d2**2
+        terms = 4 / shots * (v**2 + v / 4), v / shots, (theta + 2 * (shots - 1) * v**2) / shots**3
+        bracket = 1 + (vj - vi) / (shots * d2)
+        assert bracket > 0
+        total += (4 * along + sum(math.sqrt(term) for term in terms) ** 2) / bracket**2
+    assert finite_shot_bound(S, shots).value == pytest.approx(total / 4, rel=1e-10)
+    assert finite_shot_bound(S, shots, ways=2).value == pytest.approx(total / 12, rel=1e-10)
+    assert moment_bound(S, shots).value <= finite_shot_bound(S, shots).value
+    if shots == 1000:
+        directional = metrics(S, ask="cdnv_directional")["cdnv_directional"]
+        assert finite_shot_bound(S, 10**9).value == pytest.approx(3 * 4 * directional, rel=1e-3)
+
+
 @pytest.mark.parametrize("shots", [1, 3, 10, 1000])
 @pytest.mark.parametrize(("directional", "cdnv"), [(0.01, 0.5), (1e-6, 2.0), (0.3, 0.3), (1e-3, 0.0)])
 def test_directional_bound_is_the_least_over_a(shots: int, directional: float, cdnv: float) -> None:
@@ -220,7 +281,8 @@ def test_bounds_lie_above_the_measured_error() -> None:
     # All pairs alike: (k−1)(12 V + (3/n) 2V).
     assert pairwise.value == pytest.approx(2 * (12 + 3) * m["cdnv"], rel=0.02)
     assert error < galanti_bound(m["cdnv"], 3, 2).value
-    assert error < directional_bound(m["cdnv_directional"], 2 * m["cdnv"], 2, ways=3).value
+    assert error < directional_bound(m["cdnv_directional"], m["cdnv"], 2, ways=3).value
+    assert error < moment_bound(S, 2, 3).value <= finite_shot_bound(S, 2, 3).value
 
 
 def test_pairwise_bound_by_hand() -> None:
@@ -229,7 +291,7 @@ def test_pairwise_bound_by_hand() -> None:
     errors = [12 * 0.01 + 3 / 6 * 0.03, 12 * 0.02 + 3 / 6 * 0.03, 1.0, 1.0, 0.0, 0.0]
     assert pairwise_bound(matrix, 6).value == pytest.approx(sum(errors) / 3, rel=1e-12)
     assert pairwise_bound(matrix, 6, ways=2).value == pytest.approx(sum(errors) / 6, rel=1e-12)
-    with pytest.raises(StatisticsError, match=r"2\.\.3 of 3 classes with samples, found 4"):
+    with pytest.raises(StatisticsError, match=r"2\.\.3 of 3 classes with two samples or more, found 4"):
         pairwise_bound(matrix, 6, ways=4)
 
 
@@ -261,7 +323,7 @@ def test_moment_bound_with_many_shots_and_ways() -> None:
     assert moment_bound(S, 1, ways=2).value > moment_bound(S, 5, ways=2).value > limit
     with pytest.raises(StatisticsError, match=r'needs Statistics\(\.\.\., covariance="class", moments=4\)'):
         moment_bound(Statistics(8, 12, "class").update(features, labels), 5)
-    with pytest.raises(StatisticsError, match=r"2\.\.8 of 8 classes with samples, found 9"):
+    with pytest.raises(StatisticsError, match=r"2\.\.8 of 8 classes with two samples or more, found 9"):
         moment_bound(S, 5, ways=9)
 
 

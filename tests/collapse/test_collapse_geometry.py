@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from image2point.collapse import Plane, Statistics, StatisticsError, centred_cosines, metrics, simplex_cosines
+from image2point.collapse import (
+    Plane,
+    Statistics,
+    StatisticsError,
+    axis_cosines,
+    centred_cosines,
+    decision_axes,
+    metrics,
+    simplex_cosines,
+)
 
 
 def test_a_simplex_frame_has_the_cosines_of_one() -> None:
@@ -65,3 +76,20 @@ def test_one_class_has_no_geometry() -> None:
             ask()
     with pytest.raises(StatisticsError, match=r"expected two matrices \[C, d\]"):
         centred_cosines(torch.ones(3, 2), torch.ones(3, 4))
+
+
+def test_axes_of_independent_factors_are_orthogonal() -> None:
+    """Four classes at the corners of a rectangle, labelled by either side: two tasks, each with its own axis."""
+    corners = torch.tensor([[0.0, 0.0, 7.0], [4.0, 0.0, 7.0], [0.0, 1.0, 7.0], [4.0, 1.0, 7.0]])
+    by_side = torch.stack([corners[[0, 2]].mean(0), corners[[1, 3]].mean(0)])
+    by_end = torch.stack([corners[[0, 1]].mean(0), corners[[2, 3]].mean(0)])
+    assert axis_cosines(by_side, by_end).tolist() == [[0.0]]
+    assert axis_cosines(by_side, by_side).tolist() == [[1.0]]
+    found = axis_cosines(corners, by_side)
+    assert found.shape == (6, 1) and found[0, 0] == 1.0 and found[2, 0] == pytest.approx(4 / math.sqrt(17))
+    absent = torch.cat([corners[:2], torch.full((1, 3), math.nan), corners[2:]])
+    assert torch.equal(decision_axes(absent), decision_axes(corners))
+    with pytest.raises(StatisticsError, match="at least 2 classes with samples, found 1"):
+        decision_axes(corners[:1])
+    with pytest.raises(StatisticsError, match="of one width"):
+        axis_cosines(corners, corners[:, :2])

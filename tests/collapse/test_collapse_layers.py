@@ -10,7 +10,7 @@ from torch import Tensor
 
 from image2point.collapse import CentreDecisions, DirectionalSpread, Statistics, StatisticsError, metrics
 from image2point.collapse.intervals import deal, metric_intervals
-from image2point.collapse.layers import KNOWN, Source, gathered, kept, measure_layers
+from image2point.collapse.layers import GROUPS, KNOWN, Source, gathered, kept, measure_layers
 
 CLASSES, SAMPLES = 4, 60
 
@@ -47,16 +47,21 @@ def test_each_layer_is_measured_as_a_whole_matrix_is(labels: Tensor) -> None:
     for name, h in whole.items():
         S = Statistics(CLASSES, h.shape[1]).update(h, labels)
         classifier = (weight, bias) if name == "late" else None
-        expected = metrics(S, classifier)
+        expected = metrics(S, classifier) | metrics(
+            S, ask=[g for group in GROUPS if group.when_asked for g in group.names]
+        )
         logits = h @ weight.T + bias if classifier else None
         D = CentreDecisions(S.means).update(h, labels, logits)
         expected |= {"ncc_accuracy": D.ncc_accuracy} | ({"nc4": D.nc4} if classifier else {})
         expected["cdnv_directional"] = DirectionalSpread(S.means).update(h, labels).cdnv_directional
-        assert found[name].values == pytest.approx(expected, rel=1e-9)
+        centred = found[name].intervals["vci_corrected"].value  # what stands there is corrected for its bias
+        assert found[name].values == pytest.approx(expected | {"vci_corrected": centred}, rel=1e-9)
         assert torch.equal(found[name].count, torch.bincount(labels))
         dealt = deal(labels, 10)
         parts = [Statistics(CLASSES, h.shape[1]).update(h[dealt == g], labels[dealt == g]) for g in range(10)]
-        for key, interval in metric_intervals(parts, classifier).items():
+        expected_intervals = metric_intervals(parts)
+        assert set(found[name].intervals) == set(expected_intervals)  # of shares with their own centres, none
+        for key, interval in expected_intervals.items():
             assert found[name].intervals[key].error == pytest.approx(interval.error, rel=1e-6, abs=1e-12)
 
 
@@ -88,11 +93,13 @@ def test_rows_of_one_sample_stay_in_one_part(labels: Tensor) -> None:
     one = features(labels, 6, 3)
     many = one[:, None, :].expand(-1, 20, -1)
     ask = ("nc1_trace_ratio", "cdnv", "ncc_accuracy")
-    single = measure_layers(source({"a": one}, 8), labels, CLASSES, ask)["a"]
-    repeated = measure_layers(source({"a": many}, 8), labels, CLASSES, ask)["a"]
+    centres = {"a": 3 * torch.eye(CLASSES, 6)}
+    single = measure_layers(source({"a": one}, 8), labels, CLASSES, ask, centres=centres)["a"]
+    repeated = measure_layers(source({"a": many}, 8), labels, CLASSES, ask, centres=centres)["a"]
     for name in ask:
         assert repeated.values[name] == pytest.approx(single.values[name], rel=1e-9)
-        assert repeated.intervals[name].error == pytest.approx(single.intervals[name].error, rel=1e-6, abs=1e-12)
+    assert repeated.intervals["ncc_accuracy"] == single.intervals["ncc_accuracy"]
+    assert set(single.intervals) == {"ncc_accuracy"}
     assert int(repeated.count.sum()) == 20 * SAMPLES
     with pytest.raises(StatisticsError, match="one row for each sample"):
         gathered(source({"a": many}, 8))

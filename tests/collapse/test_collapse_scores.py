@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 
-from image2point.collapse import StatisticsError, linear_probe, logme, transfer_scores
+from image2point.collapse import StatisticsError, bhattacharyya, linear_probe, logme, shrunk_h_score, transfer_scores
 from image2point.collapse.logme import NOISE, largest_evidence
 from image2point.collapse.scores import SCORES, cross_validated
 
@@ -125,3 +127,42 @@ def test_what_cannot_be_scored_is_named() -> None:
         transfer_scores(torch.ones_like(features), labels)
     with pytest.raises(StatisticsError, match="folds: expected 2 or more, found 1"):
         transfer_scores(features, labels, folds=1)
+
+
+# ---- overlap and explained variance ----------------------------------------------------------------------
+
+
+def test_bhattacharyya_by_hand() -> None:
+    features, labels = draw(each=9, spread=1.0)
+    x = features.numpy() - features.numpy().mean(0)
+    d = x.shape[1]
+    stats = [(x[labels == c].mean(0), x[labels == c].var(0).mean()) for c in range(4)]
+    overlaps = []
+    for i in range(4):
+        for j in range(i):
+            middle = (stats[i][1] + stats[j][1]) / 2
+            distance = ((stats[i][0] - stats[j][0]) ** 2).sum() / (8 * middle)
+            distance += d / 2 * math.log(middle / math.sqrt(stats[i][1] * stats[j][1]))
+            overlaps.append(math.exp(-distance))
+    assert bhattacharyya(features, labels) == pytest.approx(-np.mean(overlaps), rel=1e-10)
+    # Of two components, that is so along the two principal axes.
+    _, _, axes = np.linalg.svd(x, full_matrices=False)
+    reduced = bhattacharyya(torch.from_numpy(x @ axes[:2].T), labels)
+    assert bhattacharyya(features, labels, components=2) == pytest.approx(reduced, rel=1e-9)
+
+
+@pytest.mark.parametrize(("each", "dim"), [(30, 6), (5, 40)])
+def test_shrunk_h_score_by_hand(each: int, dim: int) -> None:
+    """With whole matrices: the shrinkage as Ledoit and Wolf define it, from the covariance of every sample."""
+    features, labels = draw(each=each, dim=dim, spread=1.0)
+    x = features.numpy() - features.numpy().mean(0)
+    n, d = x.shape
+    sigma = x.T @ x / n
+    target = np.trace(sigma) / d * np.eye(d)
+    noise = sum(((np.outer(row, row) - sigma) ** 2).sum() for row in x) / n**2
+    alpha = min(1.0, noise / ((sigma - target) ** 2).sum())
+    assert 0 < alpha < 1
+    z = np.stack([x[labels.numpy() == c].mean(0) for c in labels.tolist()])
+    expected = np.trace(np.linalg.inv((1 - alpha) * sigma + alpha * target) @ (z.T @ z / n)) * (1 - alpha)
+    assert shrunk_h_score(features, labels) == pytest.approx(expected, rel=1e-9)
+    assert 0 < expected < 3

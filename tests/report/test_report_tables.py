@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from run_writer import write_run
+from run_writer import edit, write_run
 
 from image2point import report
 from image2point.collapse.intervals import Interval
 from image2point.collapse.layers import LayerMeasures
-from image2point.report.arms import Spread
+from image2point.report.arms import Spread, group
 from image2point.report.numbers import duration, number, percent, share
+from image2point.report.page_tables import collapse_table
 from image2point.report.plain import Table
+from image2point.report.read import read_runs
 from image2point.report.terminal import print_measured
 
 
@@ -87,6 +89,18 @@ def test_markdown(tmp_path: Path) -> None:
     accuracy = [100 * _stored(run)["final"]["test_accuracy"] for run in pair]
     column = [name.strip() for name in heading.strip("|").split("|")].index("Accuracy (%), test")
     assert cells[column] == f"{statistics.mean(accuracy):.1f} ± {statistics.stdev(accuracy):.1f}"
+
+
+def test_undefined_is_not_absent(tmp_path: Path) -> None:
+    """What was measured and is undefined reads so, in the table of arms and in that of all quantities."""
+    run = write_run(tmp_path / "run", "imagenet")
+    measured = _stored(run)["collapse"]
+    edit(run / "summary.json", collapse=measured | {"train": measured["train"] | {"nc1": None}})
+    assert " undefined |" in report.markdown([run])
+    (arm,) = group(read_runs([run]))
+    assert "undefined" in collapse_table([arm])
+    edit(run / "summary.json", collapse={"test": measured["test"]})
+    assert "undefined" not in report.markdown([run])
 
 
 def test_the_terminal_table_fits_80_columns(runs: list[Path]) -> None:
