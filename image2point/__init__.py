@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from image2point.finetune import freeze
     from image2point.lifting import lift
     from image2point.lifting.export import export
+    from image2point.lifting.rules import register_rule
     from image2point.trained import load
     from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 
@@ -27,9 +28,13 @@ _HOME = {
     "freeze": "image2point.finetune",
     "lift": "image2point.lifting",
     "load": "image2point.trained",
+    "register_rule": "image2point.lifting.rules",
     "voxelize": "image2point.voxels",
 }
-__all__ = ["DenseVoxels", "InputError", "VoxelTensor", "collapse", "export", "freeze", "lift", "load", "voxelize"]
+__all__ = [
+    "DenseVoxels", "InputError", "VoxelTensor", "collapse", "export", "freeze", "lift", "load", "register_rule",
+    "voxelize",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

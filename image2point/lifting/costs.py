@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from image2point.lifting.activations import Input, MaskedImages, evaluating
-from image2point.voxels import DenseVoxels, Sites, VoxelConv, VoxelTensor, Window, neighbour_table
+from image2point.voxels import DenseVoxels, Sites, TransposedConv, VoxelConv, VoxelTensor, Window, neighbour_table
 from image2point.voxels.conv.structure import Structure, whole
 
-COUNTED = (VoxelConv, nn.Conv1d, nn.Conv2d, nn.Linear)
+COUNTED = (VoxelConv, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def layer_cost(layer: nn.Module, x: Any, y: Any) -> Cost:
     """Cost of one call of a layer that made y from x."""
     weight = layer.kernel() if isinstance(layer, VoxelConv) else layer.weight
     assert isinstance(weight, Tensor)
+    if isinstance(layer, TransposedConv | nn.ConvTranspose2d):
+        x, y = y, x  # it is the data gradient of a convolution, and costs what that does
     if isinstance(layer, VoxelConv) and isinstance(x, VoxelTensor):
         return sparse_cost(x.sites, layer.window, weight.shape, layer.structure())
     if isinstance(y, VoxelTensor):

@@ -16,7 +16,16 @@ from image2point._timm import load_timm
 from image2point.errors import InputError
 from image2point.lifting import controls, kernels
 from image2point.lifting.axes import check_axis
-from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_stem, move_stride, trace
+from image2point.lifting.graph import (
+    LiftError,
+    Stem,
+    Trace,
+    check_convnet,
+    find_classifier,
+    find_stem,
+    move_stride,
+    trace,
+)
 from image2point.lifting.heads import HEADS
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.origins import record
@@ -130,6 +139,7 @@ def lift(
         moved = move_stride(image_network, name)
         logger.info("%s: stride moved from conv2 to conv1 in %d blocks", name, moved)
     traced = trace(image_network, name)
+    check_convnet(traced)
     parts = find_stem(traced)
     if stem == "auto":
         stem = "paper" if len(parts.convolutions) == 1 and not parts.branches else "inflate"

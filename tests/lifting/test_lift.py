@@ -80,7 +80,7 @@ def test_large_families(name: str) -> None:
     ("name", "where", "what"),
     [
         ("edgenext_xx_small", "stages.1.blocks.1.pos_embd", "token_projection"),
-        ("iformer_t", "stages.2.blocks.7.mixer.module", "scaled_dot_product_attention"),
+        ("sequencer2d_s", "stages.0.blocks.0.rnn_tokens", "reshape"),
     ],
 )
 def test_what_has_no_rule_is_named(name: str, where: str, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
@@ -15,10 +16,11 @@ from image2point._timm import load_timm
 from image2point.lifting import kernels
 from image2point.lifting.layers import ExpertMixture, SiteLinear, VectorConv
 from image2point.lifting.records import Options
+from image2point.lifting.rules.registry import lift_module
 from image2point.lifting.rules.sizes import both, equal, near_padding
 from image2point.lifting.rules.values import Chain, Value, need, need_dense, on
 from image2point.lifting.variance import factor
-from image2point.voxels import MapConv, Stretch, TiedConv, TiedMapConv, VoxelConv
+from image2point.voxels import MapConv, MapLinear, Stretch, TiedConv, TiedMapConv, TiedMapLinear, VoxelConv
 
 Layers: TypeAlias = tuple[type[VoxelConv], type[TiedConv]]
 LAYERS: Layers = (VoxelConv, TiedConv)
@@ -120,8 +122,6 @@ def whole_map_mlp(module: Any, x: Value, options: Options) -> Chain:
 
 
 def _lift(module: nn.Module, x: Value, options: Options) -> Chain:
-    from image2point.lifting.rules.table import lift_module
-
     lifted = lift_module(module, x, options)
     assert isinstance(lifted, Chain)
     return lifted
@@ -207,13 +207,24 @@ def vector_convolution(conv: nn.Conv2d, x: Value) -> Chain:
 
 
 def linear(module: nn.Linear, x: Value, options: Options) -> Chain:
-    """A linear layer: on one vector per cloud, or on each site where channels come last."""
+    """A linear layer: on one vector per cloud, on each site where channels come last, or on a whole feature map."""
+    if x.axes == "BM":
+        return _whole_map_linear(module, x, options)
     need(x.kind in ("voxels", "vector") and x.axes.endswith("C"), f"a linear layer on features laid out as {x.axes}")
     if x.kind == "vector":
         return on(x, copy.deepcopy(module))
     with torch.device("meta"):
         lifted = SiteLinear(module.in_features, module.out_features, module.bias is not None)
     return on(x, _with_state(lifted, module))
+
+
+def _whole_map_linear(module: nn.Linear, x: Value, options: Options) -> Chain:
+    """A linear layer on all cells of a feature map: a convolution whose kernel is as large as the map."""
+    with torch.device("meta"):
+        conv = nn.Conv2d(module.in_features // prod(x.extent), module.out_features, both(x.extent))
+    conv.weight, conv.bias = nn.Parameter(module.weight.detach().view(conv.weight.shape)), module.bias
+    chain = convolution(conv, x.with_axes("BCHW"), options, layers=(MapLinear, TiedMapLinear))
+    return replace(chain, result=Value("vector", axes="BC"))
 
 
 def _with_state(lifted: nn.Module, module: nn.Module) -> nn.Module:
