@@ -248,7 +248,7 @@ class Rewriter:
         stages = {}
         for name in stage_modules(self.traced):
             stage = made.get(self.traced.outputs.get(name))  # type: ignore[arg-type]
-            if stage is not None and stage.kind == "voxels":
+            if stage is not None and stage.kind == "voxels" and stage.axes != "BM":
                 stages[name] = stage.node
         for path, traced in self.traced.outputs.items():
             layer = made.get(traced)

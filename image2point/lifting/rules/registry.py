@@ -95,7 +95,7 @@ def register_rule(
         raise InputError(f"kind of the rule for {name}: expected {', '.join(get_args(RuleKind))}, found {kind!r}")
     if not isinstance(operands, int) or operands < 1:
         raise InputError(f"operands of {name}: expected a whole number of at least 1, found {operands!r}")
-    _check_signature(name, rule, 2 + operands if of_module else 1 + operands, of_module)
+    _check_signature(name, rule, 2 + operands if of_module else None)
     if not replace and (operation in RULES or _path(operation) in RULES):
         raise InputError(f"{name} has a rule already; give replace=True to put another in its place")
     RULES.pop(_path(operation), None)
@@ -205,12 +205,14 @@ def _check_operation(operation: Any) -> bool:
     return False
 
 
-def _check_signature(name: str, rule: Any, arguments: int, of_module: bool) -> None:
-    expected = "(module, x, options) and one more for each further operand" if of_module else "(options, x, ...)"
+def _check_signature(name: str, rule: Any, arguments: int | None) -> None:
+    """Raise InputError unless a rule takes so many arguments, or, where the number is not known, at least two."""
+    expected = "(options, x, ...)" if arguments is None else "(module, x, options) and each further operand"
     if not callable(rule):
         raise InputError(f"the rule for {name}: expected a function of {expected}, found {rule!r}")
     try:
-        inspect.signature(rule).bind(*[None] * arguments)
+        signature = inspect.signature(rule)
+        signature.bind_partial(None, None) if arguments is None else signature.bind(*[None] * arguments)
     except TypeError as error:
         raise InputError(f"the rule for {name}: expected a function of {expected}, but {error}") from None
     except ValueError:  # a builtin that does not tell

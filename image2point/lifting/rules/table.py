@@ -95,7 +95,8 @@ from image2point.lifting.rules.transposed import transposed_convolution
 
 _ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish, nn.Hardtanh, nn.Hardswish,
-    nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.LogSigmoid, nn.Dropout,
+    nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.LogSigmoid, nn.Softsign, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink,
+    nn.Dropout,
 )  # fmt: skip
 _TIMM_ELEMENTWISE = (
     "Swish", "Mish", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "HardMish", "GELU", "GELUTanh", "QuickGELU",
@@ -214,7 +215,7 @@ FUNCTIONS: tuple[tuple[Rule, list[Any]], ...] = (
     (Rule(stochastic_depth), ["torchvision.ops.stochastic_depth.stochastic_depth"]),
     (Rule(layer_norm_function), [F.layer_norm, torch.layer_norm]),
     # activations
-    (_function(nn.ReLU), [F.relu, torch.relu, "relu", "relu_", torch.relu_, F.relu_]),
+    (_function(nn.ReLU), [F.relu, torch.relu, "relu", "relu_", torch.relu_]),
     (_function(nn.ReLU6), [F.relu6]),
     (_function(nn.LeakyReLU), [F.leaky_relu]),
     (_function(nn.ELU), [F.elu]),
