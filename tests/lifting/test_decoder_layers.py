@@ -65,7 +65,7 @@ def test_a_unet() -> None:
 
 def test_a_unet_that_aligns_corners_needs_a_grid() -> None:
     network = equivalence.randomise(UNet(bilinear=True))
-    with pytest.raises(LiftError, match="align_corners.*substrate='dense'"):
+    with pytest.raises(LiftError, match=r"align_corners.*substrate='dense'"):
         equivalence.lifted(network)
     assert equivalence.depth_constant(network, substrate="dense")[0] < 1e-10
 
@@ -173,6 +173,16 @@ def test_costs() -> None:
 
 def _largest(coordinates: Tensor) -> list[Tensor]:
     return [coordinates[coordinates[:, 0] == cloud][:, 1:].amax(0) for cloud in (0, 1)]
+
+
+def test_only_sizes_of_one_scale_differ_by_nothing() -> None:
+    class Pads(There):
+        def forward(self, x: Tensor) -> Tensor:
+            down = self.down(x)
+            return self.up(F.pad(down, [0, x.size(3) - down.size(3), 0, 0]))
+
+    with pytest.raises(LiftError, match="no rule for padding by"):
+        equivalence.lifted(Pads())
 
 
 def test_refusals() -> None:

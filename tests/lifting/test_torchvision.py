@@ -1,4 +1,4 @@
-"""torchvision's ConvNets: what timm's do not have, against the 2D network; and transformers, refused as what they are."""
+"""torchvision's ConvNets against the 2D network; and transformers, refused as what they are."""
 
 from __future__ import annotations
 
@@ -58,6 +58,23 @@ SLOW: dict[str, dict[str, Any]] = {
     "inception_v3": {"init_weights": False},
     "efficientnet_v2_s": {},
 }
+
+
+class Map(nn.Module):
+    """The scores of the pixels, which torchvision's networks for segmentation give in a dictionary."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)["out"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50"])
+def test_segmentation(name: str) -> None:
+    compare(Map(network(name, weights_backbone=None)))
 
 
 def small_convnext() -> nn.Module:
