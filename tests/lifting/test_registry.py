@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,6 +28,7 @@ from image2point.voxels import Pointwise, Voxels, functional
 def rules_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers goes with it."""
     before = dict(registry.RULES)
+    monkeypatch.setitem(sys.modules, "elsewhere", elsewhere)
     yield
     registry.RULES.clear()
     registry.RULES.update(before)
@@ -81,6 +85,16 @@ class VoxelWeighted(nn.Module):
         return functional.add(x, functional.multiply(y, self.weight))
 
 
+def module_elsewhere() -> ModuleType:
+    """A file that has `rotate_channels` as well, to be called as its attribute."""
+    module = ModuleType("elsewhere")
+    exec(f"from __future__ import annotations\n{inspect.getsource(rotate_channels)}", vars(module))
+    return module
+
+
+elsewhere = module_elsewhere()
+
+
 class Net(nn.Module):
     def __init__(self, middle: nn.Module | None = None) -> None:
         super().__init__()
@@ -99,7 +113,7 @@ class ByMethod(Net):
 
 class ByModule(Net):
     def forward(self, x: Tensor) -> Tensor:
-        return self.after(importlib.import_module(__name__).rotate_channels(self.conv(x), 3))
+        return self.after(elsewhere.rotate_channels(self.conv(x), 3))
 
 
 class Two(Net):
@@ -111,6 +125,7 @@ class Two(Net):
 def register_all() -> None:
     i2p.register_rule(Squash, lift_squash)
     i2p.register_rule(rotate_channels, lift_rotate)
+    i2p.register_rule(elsewhere.rotate_channels, lift_rotate)
     i2p.register_rule("roll", lambda options, x, step, dim: lift_rotate(options, x, step))
     i2p.register_rule(
         Weighted,
