@@ -1,4 +1,4 @@
-"""The 2D network as a graph: tracing it, and finding its stem and its classifier by their place in it."""
+"""The 2D network as a graph: tracing it, refusing transformers, and finding stem and classifier by their position."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from image2point.errors import InputError, one_line
@@ -29,7 +30,7 @@ class Trace:
 
     Attributes:
         network: the 2D network; its modules are the leaves of the graph.
-        outputs: path of each submodule that was called → the node it gave.
+        outputs: path of each submodule that was called → the node of its output.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Stem:
         nodes: everything from the first convolution to that norm, and blocks of pixels moved into channels before it.
         pools: pooling that follows before anything but activations does.
         branches: whether several layers read the input side by side; they are the stem's convolutions then.
-        parts: pixels whose channels lie side by side in what the first convolution reads.
+        parts: number of pixels whose channels lie side by side in the input of the first convolution.
     """
 
     convolutions: tuple[fx.Node, ...]
@@ -76,7 +77,7 @@ class Stem:
 
 
 class _Tracer(fx.Tracer):
-    """Traces down to what has a rule, and notes what every submodule returns."""
+    """Traces down to the operations that have a rule, and notes what every submodule returns."""
 
     def __init__(self) -> None:
         functions = python_functions()
@@ -124,16 +125,25 @@ def trace(network: nn.Module, name: str) -> Trace:
     return Trace(name, network, graph, tracer.outputs)
 
 
-def refusal_of_attention(network: nn.Module, name: str) -> LiftError | None:
-    """Why a network that could not be lifted is none that could be: it is a transformer. None where it is not."""
-    for path, module in network.named_modules():
-        if _is_attention(module):
-            where = f"module {path} ({type(module).__name__})" if path else type(module).__name__
-            return LiftError(
-                f"cannot lift {name}: not a ConvNet: it has attention over a fixed number of tokens, in {where}. A "
-                "cloud has no fixed number of voxels. docs/coverage.md lists the ConvNets that lift."
-            )
-    return None
+def refusal_of_attention(traced: Trace | nn.Module, name: str) -> LiftError | None:
+    """The error for a network that cannot be lifted because it is a transformer; None where it is not one.
+
+    Args:
+        traced: the traced network, or where it cannot be traced the network.
+    """
+    network = traced.network if isinstance(traced, Trace) else traced
+    paths = [path for path, module in network.named_modules() if _is_attention(module)]
+    if isinstance(traced, Trace):
+        calls = [node for node in traced.graph.nodes if node.target is F.scaled_dot_product_attention]
+        paths += [list(node.meta.get("nn_module_stack", {"": None}))[-1] for node in calls]
+    if not paths:
+        return None
+    kind = type(network.get_submodule(paths[0])).__name__
+    where = f"module {paths[0]} ({kind})" if paths[0] else kind
+    return LiftError(
+        f"cannot lift {name}: not a ConvNet: it has attention over a fixed number of tokens, in {where}. A cloud has "
+        "no fixed number of voxels. docs/coverage.md lists the ConvNets that lift."
+    )
 
 
 def check_convnet(traced: Trace) -> None:
@@ -144,16 +154,22 @@ def check_convnet(traced: Trace) -> None:
     """
     operations = [node for node in traced.graph.nodes if node.op in _OPERATIONS]
     has_rules = all(rule_of(traced.module(node), node.target) is not None for node in operations)
-    if not has_rules and (refused := refusal_of_attention(traced.network, traced.name)):
+    if not has_rules and (refused := refusal_of_attention(traced, traced.name)):
         raise refused
 
 
 _OPERATIONS = ("call_module", "call_function", "call_method")
-_QUERIES = ({"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"query", "key", "value"}, {"q_proj", "k_proj", "v_proj"})
+_QUERIES = (
+    {"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"qk", "v"}, {"query", "key", "value"}, {"q_proj", "k_proj", "v_proj"},
+)  # fmt: skip
 
 
 def _is_attention(module: nn.Module) -> bool:
-    """Whether a module without a rule makes queries, keys and values, and not for an attention over channels."""
+    """Whether a module has attention over tokens: it makes queries, keys and values, and has no rule.
+
+    Cross-covariance attention is over channels, whose number is fixed in 3D too; it has no rule yet, like any other
+    operation.
+    """
     if class_rule(type(module)) is not None or type(module).__name__ in ("XCA", "CrossCovarianceAttn"):
         return False
     children = {name.removeprefix("to_").removesuffix("_conv") for name, _ in module.named_children()}
@@ -163,8 +179,7 @@ def _is_attention(module: nn.Module) -> bool:
 def find_stem(traced: Trace) -> Stem:
     """The stem, by position: all convolutions in the part of the network (a child module) that holds the first one.
 
-    A part counts only as far as it is a plain chain without pooling; otherwise the first convolution alone is the
-    stem.
+    That part must be a plain chain without pooling; otherwise the first convolution alone is the stem.
 
     Raises:
         LiftError: where there is no convolution.
@@ -209,9 +224,9 @@ def find_classifier(traced: Trace) -> fx.Node | None:
 
 
 def find_head(traced: Trace) -> frozenset[fx.Node]:
-    """Everything after the global pooling: what leads to the output without another reduction over space.
+    """The nodes after the global pooling: those that lead to the output without another reduction over space.
 
-    Pooled features that come back to feature maps, as in squeeze-and-excite, are not part of it.
+    Pooled features that are combined with feature maps again, as in squeeze-and-excite, are not among them.
     """
     found: set[fx.Node] = set()
     waiting = [node for node in traced.graph.nodes if node.op == "output"]

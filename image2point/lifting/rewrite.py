@@ -326,7 +326,7 @@ class Rewriter:
         return name
 
     def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
-        if refused := refusal_of_attention(self.traced.network, self.traced.name):
+        if refused := refusal_of_attention(self.traced, self.traced.name):
             return refused
         module = self.traced.module(node)
         what = f"module {node.target} ({type(module).__name__})" if module is not None else f"operation {node.name}"

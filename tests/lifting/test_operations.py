@@ -201,6 +201,7 @@ OPERATIONS: dict[str, Callable[[], nn.Module]] = {
     "transposed and dilated": lambda: Decoder(3, 2, 3, dilation=3, output_padding=1, groups=4),
     "pyramid": Pyramid,
     "instance norm": lambda: nn.InstanceNorm2d(8, affine=True),
+    "instance norm without parameters": lambda: nn.InstanceNorm2d(8),
     "channel shuffle": lambda: nn.ChannelShuffle(4),
     "upsampling": HighResolution,
     "upsampling to a size": ToSize,

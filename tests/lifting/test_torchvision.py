@@ -190,6 +190,24 @@ class Patches(nn.Module):
         return self.encoder(self.stem(x).flatten(2).transpose(1, 2)).mean(1)
 
 
+class Mixer(nn.Module):
+    """Attention whose queries, keys and values have no names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.project(x).split(16, dim=-1)
+        return nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+
+
+class Tokens(Patches):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Mixer()
+
+
 @pytest.mark.parametrize(
     ("make", "where"),
     [
@@ -201,6 +219,7 @@ class Patches(nn.Module):
             r"encoder\.layers\.encoder_layer_0\.self_attention \(MultiheadAttention\)",
         ),
         (lambda: torchvision().models.swin_t(), r"features\.1\.0\.attn \(ShiftedWindowAttention\)"),
+        (Tokens, r"encoder \(Mixer\)"),
         (Patches, r"encoder\.layers\.0\.self_attn \(MultiheadAttention\)"),
         (encoder, r"layers\.0\.self_attn \(MultiheadAttention\)"),
     ],

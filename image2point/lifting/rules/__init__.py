@@ -1,8 +1,8 @@
 """One rule per operation: what each module, function and method of a 2D network becomes on voxels.
 
-A rule gets the 2D operation and its operands and answers with a `Chain` of modules, a `Call` of a function, or
-simply the operand that passes through. An operation without a rule is an error, never a guess: `table.py` lists
-what can be lifted, and `register_rule` adds to it. Everything that a rule of your own needs is importable from here.
+A rule gets the 2D operation and its operands, and returns a `Chain` of modules, a `Call` of a function, or a `Value`
+that passes through. An operation without a rule is an error, never a guess: `table.py` lists what can be lifted, and
+`register_rule` adds to it. Everything that a rule of your own needs is importable from here.
 """
 
 from image2point.lifting.records import Options

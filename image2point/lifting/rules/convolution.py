@@ -31,7 +31,7 @@ def convolution(conv: nn.Conv2d, x: Value, options: Options, same: bool = False,
 
     Args:
         same: padding after TensorFlow's rule.
-        layers: what it becomes, with a 3D kernel of its own and with a 2D kernel that is repeated (rule `tied`).
+        layers: the class it becomes, where its parameter is the 3D kernel, and where it is the 2D one (rule `tied`).
     """
     if x.kind == "vector":
         return vector_convolution(conv, x)
@@ -94,9 +94,9 @@ class Experts(nn.Conv2d):
 
 
 def conditional_convolution(conv: Any, x: Value, options: Options, routing: Value) -> Chain:
-    """CondConv (Yang et al., 2019): each cloud has a kernel of its own, a mixture of those of E experts.
+    """CondConv (Yang et al., 2019): each cloud has a kernel of its own, a mixture of the kernels of E experts.
 
-    A convolution is linear in its kernel, so that the mixture of the experts' answers is the same.
+    A convolution is linear in its kernel, so the same mixture of what the experts give is the result.
     """
     need(x.kind == "voxels" and routing.kind == "vector" and routing.axes == "BC", "a CondConv of pooled features")
     experts = conv if isinstance(conv, Experts) else Experts(conv)
@@ -106,9 +106,9 @@ def conditional_convolution(conv: Any, x: Value, options: Options, routing: Valu
 
 
 def whole_map_mlp(module: Any, x: Value, options: Options) -> Chain:
-    """The layers of VGG that were linear: a convolution over the whole feature map, and a 1×1 one.
+    """The hidden layers of timm's VGG classifier: a convolution over the whole feature map, and a 1×1 one.
 
-    A smaller map is stretched to the size of the kernel first. Voxels have no extent that a kernel could fill.
+    A smaller map is stretched to the size of the kernel first. Sparse voxels have no extent that a kernel could fill.
     """
     need(x.kind == "voxels" and x.axes == "BCHW", "a convolution over the whole of pooled features")
     need_dense(options, f"a convolution over a whole feature map (kernel {both(module.fc1.kernel_size)})")
@@ -176,7 +176,7 @@ def voxel_conv(
     With `shared`, the 2D kernel that it is the repetition of, a `TiedConv` that holds that one.
     """
     layer = layers[0] if shared is None else layers[1]
-    with torch.device("meta"):  # no time and no random numbers for values that are replaced at once
+    with torch.device("meta"):  # draws no values, which would be replaced at once
         conv = layer(
             kernel.shape[1] * groups,
             kernel.shape[0],

@@ -19,7 +19,7 @@ from image2point.voxels import Pointwise, functional
 
 
 def activation(module: nn.Module, x: Value, options: Options) -> Chain:
-    """An elementwise module. Never in place: the graph says who sees what, so nothing needs to be overwritten."""
+    """An elementwise module, never in place: the rewriter has already made every reader see the new value."""
     need(x.kind in ("voxels", "vector"), f"{type(module).__name__} of a {x.kind}")
     lifted = copy.deepcopy(module)
     if hasattr(lifted, "inplace"):

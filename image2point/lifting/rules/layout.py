@@ -67,7 +67,7 @@ def transpose(options: Options, input: Value, dim0: int, dim1: int) -> Lifted:
 
 
 def flatten(options: Options, input: Value, start_dim: int = 0, end_dim: int = -1) -> Lifted:
-    """Of a vector per cloud, which is flat already; or of both image axes."""
+    """Flattening of a vector per cloud, which is flat already; of both image axes; or of a map of known extent."""
     need(input.kind in ("voxels", "vector"), f"flattening of a {input.kind}")
     start, end = start_dim % len(input.axes), end_dim % len(input.axes)
     inner = input.axes[start : end + 1]
@@ -90,7 +90,7 @@ def channel_shuffle(module: nn.ChannelShuffle, x: Value, options: Options) -> Li
 
 
 def reshape(options: Options, input: Value, *shape: Any) -> Lifted:
-    """A reshape that keeps clouds apart: of vectors, of both image axes, or of channels into parts and back."""
+    """A reshape within each cloud: of vectors, of both image axes, of channels into parts and back, of a whole map."""
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
     if input.kind == "parameter":
         return replace(input, shape=_parameter_shape(input.shape, sizes))

@@ -28,7 +28,7 @@ from image2point.voxels.functional import on_sites
 
 
 def batch_norm(norm: Any, x: Value, options: Options) -> Chain:
-    """Batch norm: the same parameters and statistics, over occupied sites."""
+    """Batch norm: the same parameters and running statistics; batch statistics are those of the occupied sites."""
     layer = BatchNorm if x.kind == "voxels" else VectorBatchNorm
     need(x.kind in ("voxels", "vector") and (x.axes[1] == "C" or x.axes == "BC"), f"batch norm over {x.axes}")
     settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -120,7 +120,7 @@ def _need_channels(x: Value, last: bool) -> None:
 
 
 def _finish(norm: nn.Module, x: Value, options: Options, make: Callable[[], nn.Module]) -> Chain:
-    """The lifted norm with the 2D norm's tensors, and the modules that the 2D norm applies after it."""
+    """The lifted norm with the tensors of the 2D norm, and what the 2D norm has inside: dropping, an activation."""
     with torch.device("meta"):
         lifted = make()
     if getattr(norm, "bias", lifted) is None:

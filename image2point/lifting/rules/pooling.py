@@ -57,7 +57,7 @@ def blur_pool(pool: Any, x: Value, options: Options) -> Chain:
 
 
 def space_to_depth(module: Any, x: Value, options: Options) -> Chain:
-    """Blocks of pixels moved into the channels: their columns of voxels, averaged, are."""
+    """Blocks of pixels moved into the channels: of a block of voxels, the means of its columns are."""
     need(x.kind == "voxels" and x.axes == "BCHW", "blocks of pooled features moved into the channels")
     axis = kernels.AXES.index(options.axis)
     return on(x, SpaceToDepth(module.bs, axis, first=options.rule == "center"), stride=module.bs)
@@ -174,7 +174,7 @@ def pad(
 ) -> Value:
     """Zeros before both image axes become near-side padding of the window that follows.
 
-    Zeros after them need no number: windows always go on to the last site.
+    Zeros after them need no number: windows reach the last site anyway.
     """
     need(input.kind == "voxels" and input.axes == "BCHW" and mode == "constant", f"padding ({mode}) of a {input.kind}")
     pad = [0 if _is_zero(n) else n for n in pad]
@@ -256,10 +256,11 @@ def _window(pool: Any, x: Value, options: Options, dilation: int, same: bool) ->
 
 
 def _cube(options: Options, size: tuple[int, int], stride: int, padding: list[int], dilation: int = 1) -> Window:
-    """A window as deep as it is wide; one deep under `center`, where each depth slice is a 2D network of its own."""
+    """A window as deep as it is wide; under `center` one voxel deep, as each depth slice is a 2D network of its own."""
     depth = kernels.AXES.index(options.axis)
     narrow = 0 if size[0] <= size[1] else 1
     kernel, near = list(size), list(padding)
     kernel.insert(depth, 1 if options.rule == "center" else size[narrow])
-    near.insert(depth, 0 if options.rule == "center" else max(padding[narrow], 0))  # a shift of images is none of depth
+    # Negative padding shifts an image; there is nothing to shift along the depth.
+    near.insert(depth, 0 if options.rule == "center" else max(padding[narrow], 0))
     return Window((kernel[0], kernel[1], kernel[2]), stride, (near[0], near[1], near[2]), dilation)

@@ -1,4 +1,4 @@
-"""What rules receive and what they answer with."""
+"""What rules receive and what they return."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the lifted graph, and the layout that its 2D counterpart has.
+    """A value of the lifted graph, and the layout of the 2D value that it stands for.
 
     Attributes:
         kind: voxels; one vector per cloud, always [B, C] in 3D; parts (a tuple of either); a parameter, always [C] in
             3D; or a size, which 3D code never needs.
-        node: what computes it; None for a size, and in a rule's answer, where it is not yet written.
+        node: the node of the graph that computes it; None for a size, and in a result, which has no node yet.
         axes: letters of the 2D axes: "BCHW" for an image, "BHWC" with channels last, "BCN" or "BNC" with both image
             axes flattened, "BM" with these and the channels flattened, "BC", "BC11" or "B11C" for a vector. "R" stands
             for parts of the channels: "BRCHW". Of a size, the axes that it is the size of: "?" where it is arithmetic,
@@ -41,7 +41,7 @@ class Value:
         padding: zeros that padding modules have put before both image axes; the next window reads them.
         padded: whether there are such zeros, before or after the image axes.
         radix: number of parts that "R" stands for.
-        extent: cells along both image axes, where adaptive pooling has just fixed them; else empty.
+        extent: cells along both image axes right after adaptive pooling, which fixes them; else empty.
         shape: shape of a 2D parameter.
         of: what a size is the size of.
     """
@@ -111,10 +111,10 @@ def need_dense(options: Options, what: str) -> None:
 
 
 def on(x: Value, *modules: nn.Module, stride: int | None = None) -> Chain:
-    """Modules without names of their own, whose result is laid out as their operand.
+    """A chain of modules under the 2D module's name, whose result is laid out as x.
 
     Args:
-        stride: of a window that they move over the sites; None where they take each site by itself.
+        stride: of the window that they move over the sites; None where they take each site by itself.
     """
     extent = x.extent if stride is None else ()
     result = replace(x, node=None, stride=x.stride * (stride or 1), padding=(0, 0), padded=False, extent=extent)
