@@ -65,8 +65,9 @@ def test_it_is_the_data_gradient_of_the_convolution(window: tuple[object, ...], 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 def test_sparse_equals_masked_dense(window: tuple[object, ...], frozen: bool) -> None:
-    """Values and every gradient, of kernels that are and are not constants."""
-    up, finer = layer(window), random_voxels(8)
+    """Values and every gradient, of kernels that are and are not constants, on an even number of cells."""
+    up, finer = layer(window), random_voxels(8, edge=0.5)
+    assert finer.sites.bounds == ([0, 0, 0], [9, 9, 9])
     with torch.no_grad():
         up.weight.copy_(up.weight[..., :1].expand_as(up.weight))  # tied: summed first where it is frozen
     up.weight.requires_grad_(not frozen)
