@@ -202,6 +202,20 @@ class Mixer(nn.Module):
         return nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
 
 
+class Cells(nn.Module):
+    """Attention between the cells of a map, each step of which has a rule in other places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 4, 4)
+        self.q, self.k, self.v = (nn.Conv2d(16, 16, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        weights = (self.q(x).flatten(2).transpose(1, 2) @ self.k(x).flatten(2)).softmax(2)
+        return (self.v(x).flatten(2) @ weights).mean(2)
+
+
 class Tokens(Patches):
     def __init__(self) -> None:
         super().__init__()
@@ -211,24 +225,23 @@ class Tokens(Patches):
 @pytest.mark.parametrize(
     ("make", "where"),
     [
-        (lambda: "vit_tiny_patch16_224", r"blocks\.0\.attn \(Attention\)"),
-        (lambda: "swin_tiny_patch4_window7_224", r"layers\.0\.blocks\.0\.attn \(WindowAttention\)"),
-        (lambda: "mobilevit_xxs", r"stages\.2\.1\.transformer\.0\.attn \(Attention\)"),  # fx cannot trace it
+        (lambda: "vit_tiny_patch16_224", r"module blocks\.0\.attn \(Attention\)"),
+        (lambda: "swin_tiny_patch4_window7_224", r"module layers\.0\.blocks\.0\.attn \(WindowAttention\)"),
+        (lambda: "mobilevit_xxs", r"module stages\.2\.1\.transformer\.0\.attn \(Attention\)"),  # fx cannot trace it
         (
             lambda: torchvision().models.VisionTransformer(32, 16, 1, 2, 16, 32),
-            r"encoder\.layers\.encoder_layer_0\.self_attention \(MultiheadAttention\)",
+            r"module encoder\.layers\.encoder_layer_0\.self_attention \(MultiheadAttention\)",
         ),
-        (lambda: torchvision().models.swin_t(), r"features\.1\.0\.attn \(ShiftedWindowAttention\)"),
-        (Tokens, r"encoder \(Mixer\)"),
-        (Patches, r"encoder\.layers\.0\.self_attn \(MultiheadAttention\)"),
-        (encoder, r"layers\.0\.self_attn \(MultiheadAttention\)"),
+        (lambda: torchvision().models.swin_t(), r"module features\.1\.0\.attn \(ShiftedWindowAttention\)"),
+        (Cells, "Cells. A cloud has"),
+        (Tokens, r"module encoder \(Mixer\)"),
+        (Patches, r"module encoder\.layers\.0\.self_attn \(MultiheadAttention\)"),
+        (encoder, r"module layers\.0\.self_attn \(MultiheadAttention\)"),
     ],
 )
 def test_a_transformer_is_refused_as_one(make: Any, where: str) -> None:
     """Before its weights are looked for: of the names none are given."""
-    with pytest.raises(
-        LiftError, match=f"not a ConvNet: it has attention over a fixed number of tokens, in module {where}"
-    ):
+    with pytest.raises(LiftError, match=f"not a ConvNet: it has attention over a fixed number of tokens, in {where}"):
         i2p.lift(make())
 
 
