@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from image2point.jobs.reuse import load
     from image2point.lifting import lift
     from image2point.lifting.export import export
+    from image2point.lifting.rules import register_rule
     from image2point.training.recalibration import recalibrate
     from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 
@@ -27,22 +28,15 @@ _HOME = {
     "export": "image2point.lifting.export",
     "freeze": "image2point.finetune",
     "lift": "image2point.lifting",
-    "recalibrate": "image2point.training.recalibration",
     "load": "image2point.jobs.reuse",
+    "recalibrate": "image2point.training.recalibration",
+    "register_rule": "image2point.lifting.rules",
     "voxelize": "image2point.voxels",
 }
 __all__ = [
-    "DenseVoxels",
-    "InputError",
-    "VoxelTensor",
-    "collapse",
-    "export",
-    "freeze",
-    "lift",
-    "load",
-    "recalibrate",
-    "voxelize",
-]
+    "DenseVoxels", "InputError", "VoxelTensor", "collapse", "export", "freeze", "lift", "load", "recalibrate",
+    "register_rule", "voxelize",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

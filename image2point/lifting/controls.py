@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.lifting import kernels
+from image2point.lifting.graph import KERNELS
 from image2point.lifting.layers import ChannelScale, SiteLinear, VectorConv
 from image2point.lifting.rules import is_norm
-from image2point.voxels import TiedConv, VoxelConv
+from image2point.voxels import TiedConv, TransposedConv, VoxelConv
 
 
 def redrawn(module: nn.Module, draw: torch.Generator) -> nn.Module:
@@ -26,7 +27,7 @@ def redrawn(module: nn.Module, draw: torch.Generator) -> nn.Module:
         for part in module.modules():
             if is_norm(part) or isinstance(part, _BatchNorm):
                 _restart_norm(part)
-            elif isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
+            elif isinstance(part, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 spread = float(part.weight.double().std(correction=0))
                 part.weight.copy_(torch.empty(part.weight.shape).normal_(0.0, spread, generator=draw))
                 if part.bias is not None:
@@ -53,12 +54,12 @@ def shuffled(module: nn.Module, draw: torch.Generator) -> nn.Module:
     Every pair of an input and an output channel has a permutation of its own, so that the values, and with them mean
     and variance, stay those of ImageNet while shapes such as edges are gone. 1×1 kernels have nothing to permute.
     """
-    if not any(isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1) for part in module.modules()):
+    if not any(isinstance(part, KERNELS) and part.kernel_size != (1, 1) for part in module.modules()):
         return module
     module = copy.deepcopy(module)
     with torch.no_grad():
         for part in module.modules():
-            if isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1):
+            if isinstance(part, KERNELS) and part.kernel_size != (1, 1):
                 flat = part.weight.flatten(2)
                 order = torch.rand(flat.shape, generator=draw).argsort(2).to(flat.device)
                 part.weight.copy_(flat.gather(2, order).view_as(part.weight))
@@ -86,7 +87,11 @@ def restart(module: nn.Module, draw: torch.Generator) -> None:
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, VoxelConv | VectorConv | nn.Conv1d):
-                part.weight.copy_(kernels.kaiming_normal(part.weight.shape, part.groups, draw))
+                kernel = part.weight
+                if isinstance(part, TransposedConv):  # [C_in, C_out / groups, ...], whose outputs come second
+                    kernel.copy_(kernels.kaiming_normal(kernel.transpose(0, 1).shape, 1, draw).transpose(0, 1))
+                else:
+                    kernel.copy_(kernels.kaiming_normal(kernel.shape, part.groups, draw))
                 if isinstance(part, TiedConv):  # each entry is there several times
                     part.weight.mul_((part.weight.numel() / part.kernel().numel()) ** 0.5)
             elif isinstance(part, SiteLinear):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from image2point.lifting.activations import Input, MaskedImages, evaluating
-from image2point.voxels import DenseVoxels, Sites, VoxelConv, VoxelTensor, Window, neighbour_table
+from image2point.voxels import DenseVoxels, Sites, TransposedConv, VoxelConv, VoxelTensor, Window, neighbour_table
 from image2point.voxels.conv.structure import Structure, whole
 
-COUNTED = (VoxelConv, nn.Conv1d, nn.Conv2d, nn.Linear)
+COUNTED = (VoxelConv, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,11 @@ def layer_cost(layer: nn.Module, x: Any, y: Any) -> Cost:
     """Cost of one call of a layer that made y from x."""
     weight = layer.kernel() if isinstance(layer, VoxelConv) else layer.weight
     assert isinstance(weight, Tensor)
+    transposed = isinstance(layer, TransposedConv | nn.ConvTranspose2d)
+    if transposed:
+        x, y = y, x  # as the convolution that leads from its outputs to its inputs
     if isinstance(layer, VoxelConv) and isinstance(x, VoxelTensor):
-        return sparse_cost(x.sites, layer.window, weight.shape, layer.structure())
+        return sparse_cost(x.sites, layer.window, weight.shape, layer.structure(), transposed)
     if isinstance(y, VoxelTensor):
         return Cost(*(len(y.sites) * weight.numel(),) * 2, grid_cells(y.sites) * weight.numel())
     grid = y.grid if isinstance(y, DenseVoxels) else y
@@ -109,17 +112,25 @@ def layer_cost(layer: nn.Module, x: Any, y: Any) -> Cost:
     return Cost(*(grid.numel() * prod(weight.shape[1:]),) * 3)
 
 
-def sparse_cost(sites: Sites, window: Window, kernel: tuple[int, ...], structure: Structure | None = None) -> Cost:
+def sparse_cost(
+    sites: Sites,
+    window: Window,
+    kernel: tuple[int, ...],
+    structure: Structure | None = None,
+    transposed: bool = False,
+) -> Cost:
     """Cost of a sparse convolution over given sites.
 
     Args:
         kernel: shape of the kernel, [C_out, C_in / groups, Kx, Ky, Kz].
         structure: slices of zeros and repetitions in its values; None for none.
+        transposed: whether it leads to these sites, from those of the stride; kernel [C_in, C_out / groups, ...].
     """
     structure = structure or whole(window)
     outputs, inputs = kernel[:2]
     cells = grid_cells(sites.coarsen(window.stride)) * window.taps
-    products = _products(sites, window, frozenset()), _products(sites, structure.window, structure.tied)
+    untied = _products(sites, window, frozenset(), transposed)
+    products = untied, _products(sites, structure.window, structure.tied, transposed)
     return Cost(*(float(number * outputs * inputs) for number in (*products, cells)))
 
 
@@ -131,19 +142,19 @@ def grid_cells(sites: Sites) -> int:
     return int((box + 1).prod(1).sum())
 
 
-def _products(sites: Sites, window: Window, tied: frozenset[int]) -> int:
+def _products(sites: Sites, window: Window, tied: frozenset[int], transposed: bool) -> int:
     """Products of a row with a matrix: one for each tap that finds a voxel, taps along tied axes together."""
     if window.is_pointwise():
         return len(sites)
 
     def count() -> int:
         table = neighbour_table(sites, window)
-        present = (table.reads >= 0).view(*table.kernel, table.targets)
+        present = (table.entries(backward=transposed) >= 0).view(*table.kernel, -1)
         for axis in tied:
             present = present.any(axis, keepdim=True)
         return int(present.sum())
 
-    return sites.plan(("products", window, tied), count)
+    return sites.plan(("products", window, tied, transposed), count)
 
 
 def _batch_size(x: Any) -> int:

@@ -1,22 +1,23 @@
-"""The 2D network as a graph: tracing it, and finding its stem and its classifier by their place in it."""
+"""The 2D network as a graph: tracing it, refusing transformers, and finding stem and classifier by their position."""
 
 from __future__ import annotations
 
 import inspect
 import operator
+import sys
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from image2point.errors import InputError, one_line
-from image2point.lifting.rules import class_rule, is_norm, rule_of
-from image2point.lifting.rules.elementwise import activation, elementwise, identity, prelu
-from image2point.lifting.rules.layout import permute
-from image2point.lifting.rules.pooling import space_to_depth
-from image2point.lifting.rules.table import POOLS, REDUCTIONS
+from image2point.lifting.rules.registry import class_rule, is_norm, python_functions, rule_of
+
+KERNELS = (nn.Conv2d, nn.ConvTranspose2d)
+"""2D layers that have a kernel to inflate."""
 
 
 class LiftError(InputError):
@@ -29,7 +30,7 @@ class Trace:
 
     Attributes:
         network: the 2D network; its modules are the leaves of the graph.
-        outputs: path of each submodule that was called → the node it gave.
+        outputs: path of each submodule that was called → the node of its output.
     """
 
     name: str
@@ -44,6 +45,10 @@ class Trace:
     def convolutions(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if isinstance(self.module(node), nn.Conv2d)]
 
+    def kernels(self) -> list[fx.Node]:
+        """Convolutions, and transposed ones."""
+        return [node for node in self.graph.nodes if isinstance(self.module(node), KERNELS)]
+
 
 @dataclass(frozen=True)
 class Stem:
@@ -55,7 +60,7 @@ class Stem:
         nodes: everything from the first convolution to that norm, and blocks of pixels moved into channels before it.
         pools: pooling that follows before anything but activations does.
         branches: whether several layers read the input side by side; they are the stem's convolutions then.
-        parts: pixels whose channels lie side by side in what the first convolution reads.
+        parts: number of pixels whose channels lie side by side in the input of the first convolution.
     """
 
     convolutions: tuple[fx.Node, ...]
@@ -72,10 +77,13 @@ class Stem:
 
 
 class _Tracer(fx.Tracer):
-    """Traces down to what has a rule, and notes what every submodule returns."""
+    """Traces down to the operations that have a rule, and notes what every submodule returns."""
 
     def __init__(self) -> None:
-        super().__init__()
+        functions = python_functions()
+        super().__init__(autowrap_functions=tuple(functions))
+        # A function may also be called as an attribute of its module.
+        self._autowrap_search += [sys.modules[f.__module__] for f in functions if f.__module__ in sys.modules]
         self.outputs: dict[str, fx.Node] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -104,6 +112,8 @@ def trace(network: nn.Module, name: str) -> Trace:
     try:
         graph = tracer.trace(network, concrete_args=defaults or None)
     except Exception as error:  # whatever the network's own code raises when it meets a proxy
+        if refused := refusal_of_attention(network, name):
+            raise refused from error
         reason = one_line(error, 300)
         raise LiftError(
             f"cannot lift {name}: torch.fx cannot trace it ({type(error).__name__}: {reason}). "
@@ -115,11 +125,61 @@ def trace(network: nn.Module, name: str) -> Trace:
     return Trace(name, network, graph, tracer.outputs)
 
 
+def refusal_of_attention(traced: Trace | nn.Module, name: str) -> LiftError | None:
+    """The error for a network that cannot be lifted because it is a transformer; None where it is not one.
+
+    Args:
+        traced: the traced network, or where it cannot be traced the network.
+    """
+    network = traced.network if isinstance(traced, Trace) else traced
+    paths = [path for path, module in network.named_modules() if _is_attention(module)]
+    if isinstance(traced, Trace):
+        calls = [node for node in traced.graph.nodes if node.target is F.scaled_dot_product_attention]
+        paths += [list(node.meta.get("nn_module_stack", {"": None}))[-1] for node in calls]
+    if not paths:
+        return None
+    kind = type(network.get_submodule(paths[0])).__name__
+    where = f"module {paths[0]} ({kind})" if paths[0] else kind
+    return LiftError(
+        f"cannot lift {name}: not a ConvNet: it has attention over a fixed number of tokens, in {where}. A cloud has "
+        "no fixed number of voxels. docs/coverage.md lists the ConvNets that lift."
+    )
+
+
+def check_convnet(traced: Trace) -> None:
+    """Refuse a transformer at once, before its weights are looked for.
+
+    Raises:
+        LiftError: where the network has attention, and an operation that has no rule.
+    """
+    operations = [node for node in traced.graph.nodes if node.op in _OPERATIONS]
+    has_rules = all(rule_of(traced.module(node), node.target) is not None for node in operations)
+    if not has_rules and (refused := refusal_of_attention(traced, traced.name)):
+        raise refused
+
+
+_OPERATIONS = ("call_module", "call_function", "call_method")
+_QUERIES = (
+    {"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"qk", "v"}, {"query", "key", "value"}, {"q_proj", "k_proj", "v_proj"},
+)  # fmt: skip
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """Whether a module has attention over tokens: it makes queries, keys and values, and has no rule.
+
+    Cross-covariance attention is over channels, whose number is fixed in 3D too; it has no rule yet, like any other
+    operation.
+    """
+    if class_rule(type(module)) is not None or type(module).__name__ in ("XCA", "CrossCovarianceAttn"):
+        return False
+    children = {name.removeprefix("to_").removesuffix("_conv") for name, _ in module.named_children()}
+    return isinstance(module, nn.MultiheadAttention) or any(names <= children for names in _QUERIES)
+
+
 def find_stem(traced: Trace) -> Stem:
     """The stem, by position: all convolutions in the part of the network (a child module) that holds the first one.
 
-    A part counts only as far as it is a plain chain without pooling; otherwise the first convolution alone is the
-    stem.
+    That part must be a plain chain without pooling; otherwise the first convolution alone is the stem.
 
     Raises:
         LiftError: where there is no convolution.
@@ -145,7 +205,7 @@ def find_stem(traced: Trace) -> Stem:
         last += 1
     nodes = tuple(chain[: last + 1])
     norms = tuple(node for node in nodes if is_norm(traced.module(node)))
-    before = [node for node in nodes[0].all_input_nodes if _has_rule(traced, node, space_to_depth)]
+    before = [node for node in nodes[0].all_input_nodes if _kind(traced, node) == "blocks"]
     parts = prod([_places(traced.module(node)) for node in before])
     return Stem(tuple(inside), norms, (*before, *nodes), _following_pools(traced, nodes[-1]), parts=parts)
 
@@ -164,9 +224,9 @@ def find_classifier(traced: Trace) -> fx.Node | None:
 
 
 def find_head(traced: Trace) -> frozenset[fx.Node]:
-    """Everything after the global pooling: what leads to the output without another reduction over space.
+    """The nodes after the global pooling: those that lead to the output without another reduction over space.
 
-    Pooled features that come back to feature maps, as in squeeze-and-excite, are not part of it.
+    Pooled features that are combined with feature maps again, as in squeeze-and-excite, are not among them.
     """
     found: set[fx.Node] = set()
     waiting = [node for node in traced.graph.nodes if node.op == "output"]
@@ -174,7 +234,7 @@ def find_head(traced: Trace) -> frozenset[fx.Node]:
         for node in waiting.pop().all_input_nodes:
             if node.op == "placeholder":
                 return frozenset()  # no global pooling
-            if node not in found and not _has_rule(traced, node, *REDUCTIONS):
+            if node not in found and _kind(traced, node) != "reduction":
                 found.add(node)
                 waiting.append(node)
     return frozenset(found)
@@ -216,7 +276,7 @@ def _chain(traced: Trace, first: fx.Node) -> list[fx.Node]:
     while len(chain[-1].users) == 1:
         node = next(iter(chain[-1].users))
         module = traced.module(node)
-        if not (isinstance(module, nn.Conv2d) or is_norm(module) or _is_elementwise(traced, node)):
+        if not (isinstance(module, nn.Conv2d) or is_norm(module) or _kind(traced, node) == "elementwise"):
             break
         chain.append(node)
     return chain
@@ -225,9 +285,9 @@ def _chain(traced: Trace, first: fx.Node) -> list[fx.Node]:
 def _following_pools(traced: Trace, node: fx.Node) -> tuple[fx.Node, ...]:
     while len(node.users) == 1:
         node = next(iter(node.users))
-        if _has_rule(traced, node, *POOLS):
+        if _kind(traced, node) == "pool":
             return (node,)
-        if not _is_elementwise(traced, node):
+        if _kind(traced, node) != "elementwise":
             break
     return ()
 
@@ -237,11 +297,9 @@ def _places(module: Any) -> int:
     return int(module.bs) ** 2
 
 
-def _is_elementwise(traced: Trace, node: fx.Node) -> bool:
-    return _has_rule(traced, node, activation, prelu, identity, elementwise, permute)
-
-
-def _has_rule(traced: Trace, node: fx.Node, *rules: Any) -> bool:
-    if node.op not in ("call_module", "call_function", "call_method"):
-        return False
-    return rule_of(traced.module(node), node.target) in rules
+def _kind(traced: Trace, node: fx.Node) -> str | None:
+    """What an operation is, see `rules.registry.Rule`; None where it has no rule."""
+    if node.op not in _OPERATIONS:
+        return None
+    rule = rule_of(traced.module(node), node.target)
+    return None if rule is None else rule.kind

@@ -31,7 +31,7 @@ from image2point.errors import InputError
 from image2point.lifting import graph
 from image2point.lifting.axes import check_axis
 from image2point.lifting.given import given_network
-from image2point.lifting.graph import LiftError, Trace, find_classifier, find_stem, trace
+from image2point.lifting.graph import LiftError, Trace, check_convnet, find_classifier, find_stem, trace
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.origins import record_origins
 from image2point.lifting.outputs import pixel_classifier, settle_output
@@ -160,6 +160,7 @@ def lift(
         moved = move_stride(image_network, name)
         logger.info("%s: stride moved from conv2 to conv1 in %d blocks", name, moved)
     traced = trace(image_network, name)
+    check_convnet(traced)
     settle_output(traced)
     if head != "linear" and pixel_classifier(traced) is not None:
         raise InputError(f"{name} gives a map, whose fresh last convolution takes head='linear' alone, found {head!r}")

@@ -14,13 +14,21 @@ from torch import Tensor, fx, nn
 from image2point.errors import InputError
 from image2point.lifting import controls, kernels, rules
 from image2point.lifting.axes import axis_of, check_patterns
-from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
+from image2point.lifting.graph import (
+    KERNELS,
+    LiftError,
+    Stem,
+    Trace,
+    find_classifier,
+    find_head,
+    overwrites,
+    refusal_of_attention,
+    stage_modules,
+)
 from image2point.lifting.heads import fresh_head, unit_length
 from image2point.lifting.outputs import fresh_scores, pixel_classifier
 from image2point.lifting.records import Options
 from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
-from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
-from image2point.lifting.rules.table import READ_PADDING
 from image2point.lifting.stems import FRESH_STEMS, fresh_convolution, replaced_nodes
 
 logger = logging.getLogger("image2point")
@@ -57,9 +65,7 @@ class Rewriter:
         self._scores = pixel_classifier(traced)
         if isinstance(options.axis, dict):
             replaced = replaced_nodes(stem, options.stem)
-            inflated = [
-                node for node in traced.convolutions() if node not in replaced and _is_wide(traced.module(node))
-            ]
+            inflated = [node for node in traced.kernels() if node not in replaced and _is_wide(traced.module(node))]
             check_patterns(options.axis, list(dict.fromkeys(str(node.target) for node in inflated)), traced.name)
 
     def run(self) -> None:
@@ -94,7 +100,8 @@ class Rewriter:
             value = self._values[node.all_input_nodes[0]]
             return self._fresh_stem(node, value) if node is stem.convolutions[-1] else value
         padded = any(self._values[operand].padded for operand in node.all_input_nodes)
-        if padded and rules.rule_of(self.traced.module(node), node.target) not in READ_PADDING:
+        rule = rules.rule_of(self.traced.module(node), node.target)
+        if padded and not (rule is not None and rule.reads_padding):
             raise Unsupported("no rule for padding that is not followed by a convolution or pooling")
         if node.op == "call_module":
             return self._lift_module(node)
@@ -134,13 +141,16 @@ class Rewriter:
         if (path, operand.kind) in self._built:  # the same module again
             again = rules.lift_module(module, operand, self._turned(None), *others)
             result = again.result if isinstance(again, Chain) else operand
-            return self._call(self._built[path, operand.kind], operand, result, others)
+            further = again.others if isinstance(again, Chain) else others
+            return self._call(self._built[path, operand.kind], operand, result, further)
         role = self._role(node, module, operand)
         replaced = node is self._last_linear and self.options.num_classes is not None
         if node is self._last_linear:
             self._features, self.classifier = operand, path
         if replaced:
             assert isinstance(module, nn.Linear)
+            if operand.axes == "BM":
+                raise Unsupported("no rule for a fresh classifier that reads a whole feature map")
             return self._fresh_head(operand, path, module.in_features, role)
         if node is self._scores and operand.kind == "voxels" and self.options.num_classes is not None:
             assert isinstance(module, nn.Conv2d)
@@ -148,14 +158,15 @@ class Rewriter:
             module = fresh_scores(module, self.options.num_classes, draw, self.traced.name)
             logger.info("%s gives a map: its last convolution %s is a fresh one", self.traced.name, path)
             self.fresh.add(path)
-        if rules.rule_of(module, None) is conditional_convolution:
-            module = Experts(module)
+        rule = rules.rule_of(module, None)
+        if rule is not None and rule.prepare is not None:
+            module = rule.prepare(module)
         control = self.options.control
         if control in ("random", "shuffled") and role in ("body", "norm") and _has_tensors(module):
             module = controls.CHANGES[control](module, kernels.generator(self.options.seed, path))
             if control == "random":
                 self.fresh.add(path)
-        if rules.rule_of(module, None) is standardised:
+        if rule is not None and rule.plain is not None:
             self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
             module = self._adapted(module)
@@ -177,7 +188,7 @@ class Rewriter:
         options = self.options
         if options.axis in kernels.AXES:
             return options
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, KERNELS):
             axis = axis_of(options.axis, path) if isinstance(options.axis, dict) else "zxy"[self._turns % 3]
             self._turns += module.kernel_size != (1, 1)
             return replace(options, axis=axis or "z")
@@ -211,8 +222,9 @@ class Rewriter:
                 f"in_channels = {wanted}: {self.traced.name} takes {conv.in_channels} channels in {conv.groups} "
                 "groups, which cannot be adapted"
             )
-        if rules.rule_of(conv, None) is standardised:
-            conv = plain_convolution(conv)
+        rule = rules.rule_of(conv, None)
+        if rule is not None and rule.plain is not None:
+            conv = rule.plain(conv)
         logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels // parts, wanted)
         adapted = copy.deepcopy(conv)
         adapted.in_channels = parts * wanted
@@ -243,7 +255,7 @@ class Rewriter:
         stages = {}
         for name in stage_modules(self.traced):
             stage = made.get(self.traced.outputs.get(name))  # type: ignore[arg-type]
-            if stage is not None and stage.kind == "voxels":
+            if stage is not None and stage.kind == "voxels" and stage.axes != "BM":
                 stages[name] = stage.node
         for path, traced in self.traced.outputs.items():
             layer = made.get(traced)
@@ -294,10 +306,14 @@ class Rewriter:
         self._built[path, operand.kind] = names
         return self._call(names, operand, lifted.result, lifted.others)
 
-    def _call(self, names: list[str], operand: Value, result: Value, others: Sequence[Value] = ()) -> Value:
+    def _call(
+        self, names: list[str], operand: Value, result: Value, others: Sequence[Value | FinerSites] = ()
+    ) -> Value:
         node = operand.node
         for name in names:
-            further = tuple(value.node for value in others) if name is names[-1] else ()
+            further: tuple[Any, ...] = ()
+            if name is names[-1]:
+                further = tuple(self._finer(v) if isinstance(v, FinerSites) else v.node for v in others)
             # The graph does not own the modules, so its own check of names would only warn.
             node = self.graph.create_node("call_module", name, (node, *further))
         return self._note(replace(result, node=node))
@@ -322,6 +338,8 @@ class Rewriter:
         return name
 
     def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
+        if refused := refusal_of_attention(self.traced, self.traced.name):
+            return refused
         module = self.traced.module(node)
         what = f"module {node.target} ({type(module).__name__})" if module is not None else f"operation {node.name}"
         if module is None and node.meta.get("nn_module_stack"):
@@ -331,13 +349,13 @@ class Rewriter:
         else:
             where = (
                 "It works on no substrate, sparse or dense; the operations with a rule are listed in "
-                "image2point/lifting/rules/table.py."
+                "image2point/lifting/rules/table.py, and image2point.register_rule adds one."
             )
         return LiftError(f"cannot lift {self.traced.name} at {what}: {reason}. {where}")
 
 
 def _is_wide(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+    return isinstance(module, KERNELS) and module.kernel_size != (1, 1)
 
 
 def _has_tensors(module: nn.Module) -> bool:

@@ -16,21 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from image2point.errors import InputError
-from image2point.voxels import DenseVoxels, VoxelConv, VoxelTensor
+from image2point.voxels import DenseVoxels, TransposedConv, VoxelConv, VoxelTensor
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.sites import Sites
 
 logger = logging.getLogger("image2point")
 
 
-def factor(kernel: Tensor, lifted: Tensor, copies: int, variance: str) -> float:
+def factor(kernel: Tensor, lifted: Tensor, copies: float, variance: str) -> float:
     """What a lifted kernel is multiplied with when it is made.
 
     Args:
         kernel: the 2D kernel [C_out, C_in / groups, K1, K2].
         lifted: what it became, [C_out, C_in / groups, Kx, Ky, Kz].
-        copies: how many undivided copies of the 2D kernel it consists of; 1 under `mean`, `center` and `rotate`, whose
-            response to a constant input is that of the 2D kernel.
+        copies: how many undivided copies of the 2D kernel it consists of, of a transposed one how many an output
+            reads; 1 under `mean`, `center` and `rotate`, whose response to a constant input is that of the 2D kernel.
         variance: `none`; `1/K`, one over the copies; `occupancy`, the factor that gives both kernels one sum of
             squares, as is right where every voxel is occupied (`calibrate` does the rest).
     """
@@ -61,11 +61,14 @@ def calibrate(network: nn.Module, names: list[str], batch: VoxelTensor | DenseVo
         conv = network.get_submodule(name)
         assert isinstance(conv, VoxelConv)
 
-        def scale(_: nn.Module, inputs: tuple[VoxelTensor | DenseVoxels]) -> None:
+        def scale(_: nn.Module, inputs: tuple[VoxelTensor | DenseVoxels, ...]) -> None:
             if name not in factors:
-                x = inputs[0].sparse() if isinstance(inputs[0], DenseVoxels) else inputs[0]
+                # The last input of a transposed convolution is on the finer sites.
+                x = inputs[-1].sparse() if isinstance(inputs[-1], DenseVoxels) else inputs[-1]
                 energy = conv.kernel().double().square().sum((0, 1)).flatten()
                 present = float(energy @ occupancy(x.sites, conv.window).to(energy.device))
+                if isinstance(conv, TransposedConv):  # an output reads one tap in stride³, if all voxels are there
+                    present *= conv.window.stride**3 * len(x.sites.coarsen(conv.window.stride)) / len(x.sites)
                 factors[name] = sqrt(float(energy.sum()) / present) if present else 1.0
                 conv.weight.mul_(factors[name])
 

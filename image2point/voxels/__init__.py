@@ -20,9 +20,11 @@ from image2point.voxels.quantise import voxelize
 from image2point.voxels.rearrange import SpaceToDepth
 from image2point.voxels.sites import Sites
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
-from image2point.voxels.whole_grid import MapConv, Stretch, TiedMapConv
+from image2point.voxels.transposed import TiedTransposedConv, TransposedConv
+from image2point.voxels.whole_grid import AdaptivePool, MapConv, MapLinear, Stretch, TiedMapConv, TiedMapLinear
 
 __all__ = [
+    "AdaptivePool",
     "AvgPool",
     "BatchNorm",
     "BlurPool",
@@ -34,6 +36,7 @@ __all__ = [
     "GroupNorm",
     "LayerNorm",
     "MapConv",
+    "MapLinear",
     "MaxPool",
     "Pointwise",
     "RmsNorm",
@@ -42,6 +45,9 @@ __all__ = [
     "Stretch",
     "TiedConv",
     "TiedMapConv",
+    "TiedMapLinear",
+    "TiedTransposedConv",
+    "TransposedConv",
     "VoxelConv",
     "VoxelError",
     "VoxelTensor",

@@ -209,6 +209,15 @@ def cat(parts: Sequence[Voxels]) -> Voxels:
     return torch.cat([p for p in parts if isinstance(p, Tensor)], 1)
 
 
+def spread(vectors: Tensor, like: Voxels) -> Voxels:
+    """The vector of each cloud [B, C] at every site of `like`."""
+    if isinstance(like, VoxelTensor):
+        return like.replace(vectors[like.sites.batch])
+    grid = like.grid if isinstance(like, DenseVoxels) else like
+    cells = vectors[..., None, None, None].expand(-1, -1, *grid.shape[2:])
+    return like.replace(cells) if isinstance(like, DenseVoxels) else cells
+
+
 def global_mean(x: Voxels) -> Tensor:
     """Mean over the occupied sites of each cloud: [B, C].
 

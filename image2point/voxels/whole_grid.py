@@ -14,10 +14,10 @@ from image2point.voxels.modules import TiedConv, VoxelConv, autocast_type, check
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 
-class Stretch(nn.Module):
-    """Stretches a grid that has fewer than `size` cells along an axis to that many, by adaptive mean pooling.
+class AdaptivePool(nn.Module):
+    """Means over as many boxes as `size` says, along x, y, z, whatever the size of the grid (adaptive mean pooling).
 
-    Of a masked grid the mean counts occupied cells, and a cell is occupied where any of those it covers is.
+    Of a masked grid the mean counts occupied cells, and a box is occupied where any of the cells it covers is.
     """
 
     def __init__(self, size: tuple[int, int, int]) -> None:
@@ -27,8 +27,7 @@ class Stretch(nn.Module):
     def forward(self, x: Voxels) -> DenseVoxels | Tensor:
         x = _need_grid(x, "a layer over a whole feature map")
         grid = x.grid if isinstance(x, DenseVoxels) else x
-        nx, ny, nz = (max(wanted, there) for wanted, there in zip(self.size, grid.shape[2:], strict=True))
-        size = (nx, ny, nz)
+        size = self.target((grid.shape[2], grid.shape[3], grid.shape[4]))
         if size == tuple(grid.shape[2:]):
             return x
         stretched = F.adaptive_avg_pool3d(grid, size)
@@ -37,8 +36,20 @@ class Stretch(nn.Module):
         share = F.adaptive_avg_pool3d(x.mask.to(grid.dtype), size)
         return DenseVoxels(stretched / torch.where(share > 0, share, 1), share > 0, x.stride)
 
+    def target(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Cells that a grid of that shape becomes."""
+        return self.size
+
     def extra_repr(self) -> str:
         return str(self.size)
+
+
+class Stretch(AdaptivePool):
+    """Stretches a grid that has fewer than `size` cells along an axis to that many, and leaves the other axes."""
+
+    def target(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        x, y, z = (max(wanted, there) for wanted, there in zip(self.size, shape, strict=True))
+        return x, y, z
 
 
 class MapConv(VoxelConv):
@@ -70,6 +81,18 @@ class MapConv(VoxelConv):
 
 class TiedMapConv(MapConv, TiedConv):
     """A `MapConv` whose parameter is a 2D kernel, repeated along the depth axis whenever it is applied."""
+
+
+class MapLinear(MapConv):
+    """A linear layer on all cells of a grid of the kernel's size: a vector per cloud, [B, C_out]."""
+
+    def forward(self, x: Voxels) -> Tensor:
+        cells = super().forward(x)
+        return (cells.grid if isinstance(cells, DenseVoxels) else cells).flatten(1)
+
+
+class TiedMapLinear(MapLinear, TiedConv):
+    """A `MapLinear` whose parameter is a 2D kernel, repeated along the depth axis whenever it is applied."""
 
 
 def _need_grid(x: Voxels, what: str) -> DenseVoxels | Tensor:

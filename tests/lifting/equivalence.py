@@ -72,6 +72,8 @@ def depth_constant(network: nn.Module, **options: Any) -> tuple[float, int]:
         found = net._run(image.unsqueeze(-1).repeat(1, 1, 1, 1, DEPTH))
         with Completed(whole) as completed, _Outputs(network, found["stages"]) as stages:
             scores = _guardless(network)(image)
+    if found["logits"].ndim == 5:  # a score for every pixel
+        scores = _volumes(scores, found["logits"].shape[-1])[0]
     errors = [relative(found["logits"], scores)]
     for name, volume in found["stages"].items():
         if name in stages:

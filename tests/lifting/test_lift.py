@@ -80,7 +80,7 @@ def test_large_families(name: str) -> None:
     ("name", "where", "what"),
     [
         ("edgenext_xx_small", "stages.1.blocks.1.pos_embd", "token_projection"),
-        ("iformer_t", "stages.2.blocks.7.mixer.module", "scaled_dot_product_attention"),
+        ("sequencer2d_s", "stages.0.blocks.0.rnn_tokens", "reshape"),
     ],
 )
 def test_what_has_no_rule_is_named(name: str, where: str, what: str) -> None:
@@ -250,11 +250,12 @@ class Indexed(nn.Module):
         (nn.Conv2d(8, 8, 1, padding=1), "enlarges"),
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "reflect"),
         (nn.MaxPool2d(2, return_indices=True), "indices"),
-        (nn.AdaptiveAvgPool2d(7), "size 7"),
+        (nn.AdaptiveAvgPool2d(7), "adaptive pooling to 7×7 cells has no meaning on sparse voxels"),
+        (nn.AdaptiveMaxPool2d(7), "size 7"),
         (nn.Flatten(), "before global pooling"),
         (nn.Upsample(scale_factor=2), "finer than the voxels"),
         (nn.Upsample(scale_factor=2, mode="bilinear"), "finer than the voxels"),
-        (nn.InstanceNorm2d(8), "InstanceNorm2d"),
+        (nn.InstanceNorm2d(8, track_running_stats=True), "running statistics"),
         (nn.ZeroPad2d(3), "beyond a kernel"),
         (Indexed(), "indexing"),
     ],

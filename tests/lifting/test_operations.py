@@ -57,10 +57,36 @@ class HighResolution(nn.Module):
         return x + self.up(torch.relu(self.coarse(self.down(x))))
 
 
+class Decoder(nn.Module):
+    """A coarse map, and a transposed convolution back to the sites of the fine one."""
+
+    def __init__(self, size: Any, stride: int = 2, padding: Any = 0, **named: Any) -> None:
+        super().__init__()
+        self.down, self.coarse = nn.Conv2d(8, 8, 3, stride, 1), nn.Conv2d(8, 4, 3, 1, 1)
+        self.up = nn.ConvTranspose2d(4, 8, size, stride, padding, **named)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(torch.relu(self.coarse(self.down(x))))
+
+
 class ToSize(HighResolution):
     def forward(self, x: Tensor) -> Tensor:
         y = self.coarse(self.down(x))
         return x * F.interpolate(y.sigmoid(), size=(x.shape[-2], x.shape[-1]), mode="nearest")
+
+
+class Pyramid(nn.Module):
+    """Features of the whole image at every pixel, beside those of the pixel, as DeepLab has it; and U-Net's padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.both = nn.Conv2d(8, 4, 1), nn.Conv2d(12, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = F.interpolate(self.whole(F.adaptive_avg_pool2d(x, 1)), size=x.shape[-2:], mode="bilinear")
+        missing = x.size()[2] - mean.size()[2], x.size(3) - mean.size(3)
+        mean = F.pad(mean, [missing[1] // 2, missing[1] - missing[1] // 2, missing[0] // 2, 0])
+        return self.both(torch.cat([mean, x], 1))
 
 
 class GroupNormWithoutBias(nn.GroupNorm):
@@ -99,6 +125,10 @@ def channels_last(x: Tensor, scale: Tensor) -> Tensor:
     y = x.permute(0, 2, 3, 1)
     y = F.gelu(y) * scale + 1
     return x + y.permute(0, 3, 1, 2)
+
+
+def normalised(x: Tensor, scale: Tensor) -> Tensor:
+    return F.layer_norm(x.permute(0, 2, 3, 1), (8,), scale, None, 1e-3).permute(0, 3, 1, 2)
 
 
 def layers() -> Any:
@@ -162,11 +192,23 @@ OPERATIONS: dict[str, Callable[[], nn.Module]] = {
     "convnext block with response norm": of("convnext", "ConvNeXtBlock", 8, kernel_size=3, use_grn=True),
     "repvgg block": of("byobnet", "RepVggBlock", 8, 8),
     "mobileone block": of("byobnet", "MobileOneBlock", 8, 8, num_conv_branches=2),
+    "transposed": lambda: Decoder(2),
+    "transposed that overlaps": lambda: Decoder(4, 2, 1, groups=2),
+    "transposed with output padding": lambda: Decoder(3, 2, 1, output_padding=1, bias=False),
+    "transposed by four": lambda: Decoder(5, 4, 1, output_padding=1),
+    "transposed of stride 1": lambda: Decoder(3, 1, 1),
+    "transposed and not square": lambda: Decoder((2, 4), 2, (0, 1)),
+    "transposed and dilated": lambda: Decoder(3, 2, 3, dilation=3, output_padding=1, groups=4),
+    "pyramid": Pyramid,
+    "instance norm": lambda: nn.InstanceNorm2d(8, affine=True),
+    "instance norm without parameters": lambda: nn.InstanceNorm2d(8),
+    "channel shuffle": lambda: nn.ChannelShuffle(4),
     "upsampling": HighResolution,
     "upsampling to a size": ToSize,
     "linear upsampling": lambda: HighResolution("bilinear"),
     "shuffle": lambda: Calls(channel_shuffle),
     "split, chunk, cat": lambda: Calls(exchanged),
+    "layer norm as a function": lambda: Calls(normalised),
     "channels last": lambda: Calls(channels_last),
     "factor per channel": lambda: Calls(lambda x, scale: x.mul(scale.reshape(1, -1, 1, 1)) ** 2 + scale[:, None, None]),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from image2point.lifting import kernels
 from image2point.lifting.layers import ExpertMixture, SiteLinear, VectorConv
 from image2point.lifting.records import Options
+from image2point.lifting.rules.registry import lift_module
 from image2point.lifting.rules.sizes import both, equal, near_padding
 from image2point.lifting.rules.values import Chain, Value, need, need_dense, on
 from image2point.lifting.variance import factor
 from image2point.networks.timm_import import load_timm
-from image2point.voxels import MapConv, Stretch, TiedConv, TiedMapConv, VoxelConv
+from image2point.voxels import MapConv, MapLinear, Stretch, TiedConv, TiedMapConv, TiedMapLinear, VoxelConv
 
 Layers: TypeAlias = tuple[type[VoxelConv], type[TiedConv]]
 LAYERS: Layers = (VoxelConv, TiedConv)
@@ -29,7 +31,7 @@ def convolution(conv: nn.Conv2d, x: Value, options: Options, same: bool = False,
 
     Args:
         same: padding after TensorFlow's rule.
-        layers: what it becomes, with a 3D kernel of its own and with a 2D kernel that is repeated (rule `tied`).
+        layers: the class it becomes, where its parameter is the 3D kernel, and where it is the 2D one (rule `tied`).
     """
     if x.kind == "vector":
         return vector_convolution(conv, x)
@@ -92,9 +94,9 @@ class Experts(nn.Conv2d):
 
 
 def conditional_convolution(conv: Any, x: Value, options: Options, routing: Value) -> Chain:
-    """CondConv (Yang et al., 2019): each cloud has a kernel of its own, a mixture of those of E experts.
+    """CondConv (Yang et al., 2019): each cloud has a kernel of its own, a mixture of the kernels of E experts.
 
-    A convolution is linear in its kernel, so that the mixture of the experts' answers is the same.
+    A convolution is linear in its kernel, so the same mixture of what the experts give is the result.
     """
     need(x.kind == "voxels" and routing.kind == "vector" and routing.axes == "BC", "a CondConv of pooled features")
     experts = conv if isinstance(conv, Experts) else Experts(conv)
@@ -104,9 +106,9 @@ def conditional_convolution(conv: Any, x: Value, options: Options, routing: Valu
 
 
 def whole_map_mlp(module: Any, x: Value, options: Options) -> Chain:
-    """The layers of VGG that were linear: a convolution over the whole feature map, and a 1×1 one.
+    """The hidden layers of timm's VGG classifier: a convolution over the whole feature map, and a 1×1 one.
 
-    A smaller map is stretched to the size of the kernel first. Voxels have no extent that a kernel could fill.
+    A smaller map is stretched to the size of the kernel first. Sparse voxels have no extent that a kernel could fill.
     """
     need(x.kind == "voxels" and x.axes == "BCHW", "a convolution over the whole of pooled features")
     need_dense(options, f"a convolution over a whole feature map (kernel {both(module.fc1.kernel_size)})")
@@ -120,8 +122,6 @@ def whole_map_mlp(module: Any, x: Value, options: Options) -> Chain:
 
 
 def _lift(module: nn.Module, x: Value, options: Options) -> Chain:
-    from image2point.lifting.rules.table import lift_module
-
     lifted = lift_module(module, x, options)
     assert isinstance(lifted, Chain)
     return lifted
@@ -176,7 +176,7 @@ def voxel_conv(
     With `shared`, the 2D kernel that it is the repetition of, a `TiedConv` that holds that one.
     """
     layer = layers[0] if shared is None else layers[1]
-    with torch.device("meta"):  # no time and no random numbers for values that are replaced at once
+    with torch.device("meta"):  # draws no values, which would be replaced at once
         conv = layer(
             kernel.shape[1] * groups,
             kernel.shape[0],
@@ -207,13 +207,24 @@ def vector_convolution(conv: nn.Conv2d, x: Value) -> Chain:
 
 
 def linear(module: nn.Linear, x: Value, options: Options) -> Chain:
-    """A linear layer: on one vector per cloud, or on each site where channels come last."""
+    """A linear layer: on one vector per cloud, on each site where channels come last, or on a whole feature map."""
+    if x.axes == "BM":
+        return _whole_map_linear(module, x, options)
     need(x.kind in ("voxels", "vector") and x.axes.endswith("C"), f"a linear layer on features laid out as {x.axes}")
     if x.kind == "vector":
         return on(x, copy.deepcopy(module))
     with torch.device("meta"):
         lifted = SiteLinear(module.in_features, module.out_features, module.bias is not None)
     return on(x, _with_state(lifted, module))
+
+
+def _whole_map_linear(module: nn.Linear, x: Value, options: Options) -> Chain:
+    """A linear layer on all cells of a feature map: a convolution whose kernel is as large as the map."""
+    with torch.device("meta"):
+        conv = nn.Conv2d(module.in_features // prod(x.extent), module.out_features, both(x.extent))
+    conv.weight, conv.bias = nn.Parameter(module.weight.detach().view(conv.weight.shape)), module.bias
+    chain = convolution(conv, x.with_axes("BCHW"), options, layers=(MapLinear, TiedMapLinear))
+    return replace(chain, result=Value("vector", axes="BC"))
 
 
 def _with_state(lifted: nn.Module, module: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ from image2point.voxels import Pointwise, functional
 
 
 def activation(module: nn.Module, x: Value, options: Options) -> Chain:
-    """An elementwise module. Never in place: the graph says who sees what, so nothing needs to be overwritten."""
+    """An elementwise module, never in place: the rewriter has already made every reader see the new value."""
     need(x.kind in ("voxels", "vector"), f"{type(module).__name__} of a {x.kind}")
     lifted = copy.deepcopy(module)
     if hasattr(lifted, "inplace"):
@@ -46,6 +46,15 @@ def drop_path(module: Any, x: Value, options: Options) -> Chain:
     """Stochastic depth: one draw per cloud."""
     need(x.kind == "voxels", "drop path of pooled features")
     return on(x, DropPath(float(module.drop_prob or 0.0), module.scale_by_keep))
+
+
+def stochastic_depth_module(module: Any, x: Value, options: Options) -> Chain:
+    """torchvision's StochasticDepth."""
+    return stochastic_depth(options, x, module.p, module.mode)
+
+
+def softmax_module(module: nn.Softmax, x: Value, options: Options) -> Lifted:
+    return softmax(options, x, module.dim)
 
 
 def identity(module: nn.Module, x: Value, options: Options) -> Value:
@@ -76,6 +85,11 @@ def multiply(options: Options, input: Any, other: Any) -> Lifted:
 
 
 def subtract(options: Options, input: Any, other: Any) -> Lifted:
+    if isinstance(input, Value) and isinstance(other, Value):
+        if _same_size(input, other):
+            return Value("size", axes="0")
+        if input.kind == other.kind == "size" and other.axes == "0":
+            return input
     need(isinstance(input, Value), "a number minus features")
     return _pair("sub", functional.subtract, operator.sub, input, other)
 
@@ -114,6 +128,13 @@ def _pair(name: str, on_voxels: Callable[..., Any], on_vectors: Callable[..., An
         need(x.kind == "voxels" and x.vector_axes == y.axes, f"{name} of features laid out as {x.axes} and {y.axes}")
         need(x.radix == y.radix, f"{name} of {x.radix} parts and {y.radix}")
     return Call(function, (x.node, y.node), result)
+
+
+def _same_size(x: Value, y: Value) -> bool:
+    """Whether two sizes along an image axis are those of maps of one scale, which a 2D network may have to pad."""
+    if x.of is None or y.of is None or not x.of.kind == y.of.kind == "voxels":
+        return False
+    return x.of.stride == y.of.stride and x.axes == y.axes and x.axes in ("H", "W")
 
 
 def _rank(x: Value) -> int:
@@ -165,3 +186,10 @@ def dropout_function(
 ) -> Lifted:
     """F.dropout; it follows the mode of the lifted network."""
     return activation(nn.Dropout(p), input, options)
+
+
+def stochastic_depth(options: Options, input: Value, p: float, mode: str, training: Any = True) -> Chain:
+    """torchvision's stochastic_depth; it follows the mode of the lifted network."""
+    need(input.kind == "voxels", "stochastic depth of pooled features")
+    need(mode == "row", f"stochastic depth of a whole batch (mode {mode!r})")
+    return on(input, DropPath(p))

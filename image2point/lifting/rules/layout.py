@@ -67,11 +67,13 @@ def transpose(options: Options, input: Value, dim0: int, dim1: int) -> Lifted:
 
 
 def flatten(options: Options, input: Value, start_dim: int = 0, end_dim: int = -1) -> Lifted:
-    """Of a vector per cloud, which is flat already; or of both image axes."""
+    """Flattening of a vector per cloud, which is flat already; of both image axes; or of a map of known extent."""
     need(input.kind in ("voxels", "vector"), f"flattening of a {input.kind}")
     start, end = start_dim % len(input.axes), end_dim % len(input.axes)
     inner = input.axes[start : end + 1]
     if input.kind == "voxels":
+        if inner == "CHW" and start == 1 and input.extent:
+            return input.with_axes("BM")
         need(inner == "HW", "flattening of a feature map, whose size a cloud does not fix, before global pooling")
         return input.with_axes(input.axes[:start] + "N" + input.axes[end + 1 :])
     need(start == 1 and input.radix == 1, f"flatten from dimension {start_dim}")
@@ -82,8 +84,13 @@ def flatten_module(module: nn.Flatten, x: Value, options: Options) -> Lifted:
     return flatten(options, x, module.start_dim, module.end_dim)
 
 
+def channel_shuffle(module: nn.ChannelShuffle, x: Value, options: Options) -> Lifted:
+    need(x.kind == "voxels" and x.axes == "BCHW", f"a channel shuffle of features laid out as {x.axes}")
+    return Call(functional.shuffle, (x.node, module.groups), replace(x, node=None))
+
+
 def reshape(options: Options, input: Value, *shape: Any) -> Lifted:
-    """A reshape that keeps clouds apart: of vectors, of both image axes, or of channels into parts and back."""
+    """A reshape within each cloud: of vectors, of both image axes, of channels into parts and back, of a whole map."""
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
     if input.kind == "parameter":
         return replace(input, shape=_parameter_shape(input.shape, sizes))
@@ -99,6 +106,8 @@ def reshape(options: Options, input: Value, *shape: Any) -> Lifted:
         need(len(letters) - len(ones) == 2, f"a reshape of pooled features to {letters}")
         return replace(input, axes="".join("1" if i in ones else "BC"[i > 0] for i in range(len(letters))), radix=1)
     need(input.kind == "voxels", f"a reshape of a {input.kind}")
+    if input.axes == "BCHW" and input.extent and len(letters) == 2 and letters[0] in "B*k":
+        return input.with_axes("BM")
     if input.axes == "BCHW" and len(letters) == 5 and isinstance(sizes[1], int) and letters[3:] == "HW":
         return replace(input, axes="BRCHW", radix=sizes[1])
     if input.axes == "BCRHW" and len(letters) == 4 and letters[2:] == "HW":
@@ -169,6 +178,8 @@ def read_attribute(options: Options, input: Value, name: str) -> Lifted:
 
 
 def size_arithmetic(options: Options, *operands: Any) -> Lifted:
+    if isinstance(operands[0], Value) and operands[0].kind == "size" and operands[0].axes == "0":
+        return operands[0]
     need(any(isinstance(value, Value) and value.kind == "size" for value in operands), "integer division of features")
     return Value("size", axes="?")
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from image2point.lifting.layers import VectorBatchNorm, VectorRmsNorm
 from image2point.lifting.records import Options
-from image2point.lifting.rules.values import Chain, Value, need
+from image2point.lifting.rules.registry import lift_module
+from image2point.lifting.rules.values import Call, Chain, Lifted, Value, need
 from image2point.voxels import (
     BatchNorm,
     EvoNorm,
@@ -20,11 +22,13 @@ from image2point.voxels import (
     GroupNorm,
     LayerNorm,
     RmsNorm,
+    Voxels,
 )
+from image2point.voxels.functional import on_sites
 
 
 def batch_norm(norm: Any, x: Value, options: Options) -> Chain:
-    """Batch norm: the same parameters and statistics, over occupied sites."""
+    """Batch norm: the same parameters and running statistics; batch statistics are those of the occupied sites."""
     layer = BatchNorm if x.kind == "voxels" else VectorBatchNorm
     need(x.kind in ("voxels", "vector") and (x.axes[1] == "C" or x.axes == "BC"), f"batch norm over {x.axes}")
     settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -55,6 +59,41 @@ def group_norm(norm: Any, x: Value, options: Options) -> Chain:
     return _finish(norm, x, options, lambda: layer(norm.num_groups, norm.num_channels, norm.eps, norm.affine))
 
 
+def instance_norm(norm: nn.InstanceNorm2d, x: Value, options: Options) -> Chain:
+    """Instance norm: each channel by its own mean and variance over the sites of each cloud."""
+    need(x.kind == "voxels" and x.axes == "BCHW", f"instance norm over {x.axes or x.kind}")
+    need(not norm.track_running_stats, "instance norm with running statistics")
+    return _finish(norm, x, options, lambda: GroupNorm(norm.num_features, norm.num_features, norm.eps, norm.affine))
+
+
+def layer_norm_function(
+    options: Options,
+    input: Value,
+    normalized_shape: Any,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    *unused: Any,
+) -> Lifted:
+    """F.layer_norm over channels that come last, with parameters that no layer holds."""
+    _need_channels(input, last=True)
+    shape = [normalized_shape] if isinstance(normalized_shape, int | Value) else list(normalized_shape)
+    need(len(shape) == 1, f"layer norm over a shape {shape}")
+    affine = [value for value in (weight, bias) if value is not None]
+    need(all(isinstance(value, Value) and value.kind == "parameter" for value in affine), "layer norm by features")
+    nodes = [None if value is None else value.node for value in (weight, bias)]
+    return Call(normalise_sites, (input.node, *nodes, eps), replace(input, node=None))
+
+
+def normalise_sites(x: Voxels, weight: Tensor | None, bias: Tensor | None, eps: float) -> Voxels:
+    """Layer norm over the channels of each site, or of a vector per cloud [B, C]; weight and bias [C]."""
+
+    def normalise(features: Tensor) -> Tensor:
+        return F.layer_norm(features, features.shape[-1:], weight, bias, eps)
+
+    return normalise(x) if isinstance(x, Tensor) and x.ndim == 2 else on_sites(normalise, x)
+
+
 def response_norm(norm: Any, x: Value, options: Options) -> Chain:
     """Global response norm, over the sites of each cloud."""
     need(x.kind == "voxels", "global response norm of pooled features")
@@ -81,9 +120,7 @@ def _need_channels(x: Value, last: bool) -> None:
 
 
 def _finish(norm: nn.Module, x: Value, options: Options, make: Callable[[], nn.Module]) -> Chain:
-    """The lifted norm with the 2D norm's tensors, and the modules that the 2D norm applies after it."""
-    from image2point.lifting.rules.table import lift_module
-
+    """The lifted norm with the tensors of the 2D norm, and what the 2D norm has inside: dropping, an activation."""
     with torch.device("meta"):
         lifted = make()
     if getattr(norm, "bias", lifted) is None:

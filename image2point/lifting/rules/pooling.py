@@ -13,6 +13,7 @@ from image2point.lifting.records import Options
 from image2point.lifting.rules.sizes import both, equal, near_padding, size_one
 from image2point.lifting.rules.values import Call, Chain, FinerSites, Lifted, Value, need, need_dense, on
 from image2point.voxels import (
+    AdaptivePool,
     AvgPool,
     BlurPool,
     GlobalPool,
@@ -56,7 +57,7 @@ def blur_pool(pool: Any, x: Value, options: Options) -> Chain:
 
 
 def space_to_depth(module: Any, x: Value, options: Options) -> Chain:
-    """Blocks of pixels moved into the channels: their columns of voxels, averaged, are."""
+    """Blocks of pixels moved into the channels: of a block of voxels, the means of its columns are."""
     need(x.kind == "voxels" and x.axes == "BCHW", "blocks of pooled features moved into the channels")
     axis = kernels.AXES.index(options.axis)
     return on(x, SpaceToDepth(module.bs, axis, first=options.rule == "center"), stride=module.bs)
@@ -73,9 +74,9 @@ def global_pool(kind: str, x: Value, keep: bool) -> Lifted:
 
 
 def adaptive_pool(kind: str, pool: Any, x: Value, options: Options) -> Lifted:
-    need(size_one(pool.output_size), f"adaptive pooling to size {pool.output_size}")
+    """Adaptive pooling: to one cell, which is global pooling; or of a grid, to as many cells as in 2D."""
     need(not getattr(pool, "return_indices", False), "max pooling that returns indices")
-    return global_pool(kind, x, keep=True)
+    return adaptive_pool_function(kind, options, x, pool.output_size)
 
 
 def fast_pool(kind: str, pool: Any, x: Value, options: Options) -> Lifted:
@@ -143,8 +144,17 @@ def vector_sum_parts(x: Any, parts: int) -> Any:
 
 
 def adaptive_pool_function(kind: str, options: Options, input: Value, output_size: Any) -> Lifted:
-    need(size_one(output_size), f"adaptive pooling to size {output_size}")
-    return global_pool(kind, input, keep=True)
+    if size_one(output_size):
+        return global_pool(kind, input, keep=True)
+    need(kind == "avg", f"adaptive pooling ({kind}) to size {output_size}")
+    need(input.kind == "voxels" and input.axes == "BCHW", "adaptive pooling of pooled features")
+    size = both(output_size)
+    need(all(isinstance(n, int) for n in size), f"adaptive pooling to size {output_size}")
+    need_dense(options, f"adaptive pooling to {size[0]}×{size[1]} cells")
+    cells = list(size)
+    cells.insert(kernels.AXES.index(options.axis), min(size))
+    chain = on(input, AdaptivePool((cells[0], cells[1], cells[2])), stride=1)
+    return replace(chain, result=replace(chain.result, extent=size))
 
 
 def pool_function(
@@ -164,9 +174,10 @@ def pad(
 ) -> Value:
     """Zeros before both image axes become near-side padding of the window that follows.
 
-    Zeros after them need no number: windows always go on to the last site.
+    Zeros after them need no number: windows reach the last site anyway.
     """
     need(input.kind == "voxels" and input.axes == "BCHW" and mode == "constant", f"padding ({mode}) of a {input.kind}")
+    pad = [0 if _is_zero(n) else n for n in pad]
     need(not value and len(pad) == 4 and all(isinstance(n, int) for n in pad), f"padding by {pad} with {value}")
     near = (input.padding[0] + pad[2], input.padding[1] + pad[0])
     return replace(input, padding=near, padded=input.padded or any(pad))
@@ -182,14 +193,17 @@ def interpolate(
     recompute_scale_factor: Any = None,
     antialias: bool = False,
 ) -> Lifted:
-    """Upsampling by a whole number, nearest or linear, onto the sites of an earlier map of that scale."""
+    """Upsampling by a whole number, nearest or linear, onto the sites of an earlier map of that scale.
+
+    Of pooled features, to the size of an earlier map: every site gets those of its cloud.
+    """
+    if input.kind == "vector" and input.axes == "BC11" and (like := _map_of(size)) is not None:
+        return Call(functional.spread, (input.node, like.node), replace(like, node=None, extent=()))
     need(input.kind == "voxels" and input.axes == "BCHW", "interpolation of pooled features")
     need(mode in ("nearest", "bilinear") and not antialias, f"{mode} interpolation (antialias={antialias})")
-    if isinstance(size, tuple | list) and all(isinstance(s, Value) and s.of is not None for s in size):
-        size = replace(size[0], axes="".join(s.axes for s in size))
-    if isinstance(size, Value) and size.of is not None and size.axes == "HW":
-        scale = input.stride / size.of.stride
-        finer: Any = size.of.node
+    if (like := _map_of(size)) is not None:
+        scale = input.stride / like.stride
+        finer: Any = like.node
     else:
         need(scale_factor is not None, f"interpolation to the size {size}")
         scale = float(equal(scale_factor, "scale factor"))
@@ -201,7 +215,7 @@ def interpolate(
         input.stride % scale == 0,
         f"interpolation by {scale:g} at stride {input.stride}: it would be finer than the voxels",
     )
-    result = replace(input, node=None, stride=int(input.stride // scale))
+    result = replace(input, node=None, stride=int(input.stride // scale), extent=())
     if mode == "nearest":
         return Call(upsample, (input.node, finer, int(scale)), result)
     if align_corners:
@@ -213,6 +227,20 @@ def interpolate(
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
+
+
+def _map_of(size: Any) -> Value | None:
+    """The map of which `size` is the size along both image axes, if it is that of one."""
+    if isinstance(size, tuple | list) and all(isinstance(s, Value) and s.of is not None for s in size):
+        size = replace(size[0], axes="".join(s.axes for s in size))
+    if isinstance(size, Value) and size.of is not None and size.of.kind == "voxels" and size.axes == "HW":
+        return size.of
+    return None
+
+
+def _is_zero(size: Any) -> bool:
+    """Whether a number is the difference of two equal sizes."""
+    return isinstance(size, Value) and size.kind == "size" and size.axes == "0"
 
 
 def _window(pool: Any, x: Value, options: Options, dilation: int, same: bool) -> tuple[Window, list[int]]:
@@ -228,10 +256,11 @@ def _window(pool: Any, x: Value, options: Options, dilation: int, same: bool) ->
 
 
 def _cube(options: Options, size: tuple[int, int], stride: int, padding: list[int], dilation: int = 1) -> Window:
-    """A window as deep as it is wide; one deep under `center`, where each depth slice is a 2D network of its own."""
+    """A window as deep as it is wide; under `center` one voxel deep, as each depth slice is a 2D network of its own."""
     depth = kernels.AXES.index(options.axis)
     narrow = 0 if size[0] <= size[1] else 1
     kernel, near = list(size), list(padding)
     kernel.insert(depth, 1 if options.rule == "center" else size[narrow])
-    near.insert(depth, 0 if options.rule == "center" else max(padding[narrow], 0))  # a shift of images is none of depth
+    # Negative padding shifts an image; there is nothing to shift along the depth.
+    near.insert(depth, 0 if options.rule == "center" else max(padding[narrow], 0))
     return Window((kernel[0], kernel[1], kernel[2]), stride, (near[0], near[1], near[2]), dilation)

@@ -1,23 +1,25 @@
-"""The tables: which rule covers which module, function and method. What is not listed cannot be lifted."""
+"""The rules that come with the package: which covers which module, function and method.
+
+What is not listed here, or registered with `image2point.register_rule`, cannot be lifted.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from image2point.lifting.records import Options
 from image2point.lifting.rules.attention import efficient_channel_attention, radix_softmax
 from image2point.lifting.rules.convolution import (
     Experts,
     conditional_convolution,
     convolution,
     linear,
+    plain_convolution,
     standardised,
     whole_map_mlp,
 )
@@ -36,10 +38,14 @@ from image2point.lifting.rules.elementwise import (
     power,
     prelu,
     softmax,
+    softmax_module,
+    stochastic_depth,
+    stochastic_depth_module,
     subtract,
 )
 from image2point.lifting.rules.layout import (
     cat,
+    channel_shuffle,
     chunk,
     expand,
     flatten,
@@ -62,7 +68,9 @@ from image2point.lifting.rules.norm import (
     evo_norm,
     filter_response_norm,
     group_norm,
+    instance_norm,
     layer_norm,
+    layer_norm_function,
     response_norm,
     rms_norm,
 )
@@ -82,215 +90,175 @@ from image2point.lifting.rules.pooling import (
     space_to_depth,
     upsample_module,
 )
-from image2point.lifting.rules.values import Lifted, Unsupported, Value
-from image2point.networks.timm_import import load_timm
+from image2point.lifting.rules.registry import RULES, Rule
+from image2point.lifting.rules.transposed import transposed_convolution
 
-Rule = Callable[..., Lifted]
-
-_ELEMENTWISE: tuple[type[nn.Module], ...] = (
+_ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish, nn.Hardtanh, nn.Hardswish,
-    nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.LogSigmoid, nn.Dropout,
+    nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.LogSigmoid, nn.Softsign, nn.Softshrink,
+    nn.Hardshrink, nn.Tanhshrink, nn.Dropout,
 )  # fmt: skip
 _TIMM_ELEMENTWISE = (
     "Swish", "Mish", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "HardMish", "GELU", "GELUTanh", "QuickGELU",
 )  # fmt: skip
-_SET_UP = {"__init__", "reset_parameters", "extra_repr", "init_weights"}
-NORMS: tuple[Rule, ...] = (
-    batch_norm, layer_norm, rms_norm, group_norm, response_norm, evo_norm, filter_response_norm,
-)  # fmt: skip
-POOLS: tuple[Rule, ...] = (max_pool, avg_pool, blur_pool)
-READ_PADDING: tuple[Rule, ...] = (
-    convolution, standardised, max_pool, avg_pool, pad, pad_module, identity, size, read_attribute,
-)  # fmt: skip
-TWO_OPERANDS: tuple[Rule, ...] = (conditional_convolution,)
-REDUCTIONS: tuple[Rule, ...] = (adaptive_pool, adaptive_pool_function, fast_pool, select_pool, reduce)
+
+_norm = partial(Rule, kind="norm")
+_pool = partial(Rule, kind="pool", reads_padding=True)
+_reduction = partial(Rule, kind="reduction")
+_elementwise = partial(Rule, kind="elementwise")
+_reader = partial(Rule, reads_padding=True)
 
 
-@cache
-def module_rules() -> dict[type[nn.Module], Rule]:
-    """Rule of each module class."""
-    load_timm()
-    from timm import layers
-    from timm.layers import (
-        adaptive_avgmax_pool,
-        eca,
-        grn,
-        norm,
-        norm_act,
-        pool2d_same,
-        split_attn,
-        std_conv,
-    )
-    from timm.layers import (
-        evo_norm as evo,
-    )
-    from timm.layers import (
-        filter_response_norm as frn,
-    )
-    from timm.layers import (
-        linear as timm_linear,
-    )
-    from timm.models import vgg
-
-    timm_elementwise = [getattr(layers, name) for name in _TIMM_ELEMENTWISE if hasattr(layers, name)]
-    first = partial(layer_norm, last=False)
-    return {
-        **dict.fromkeys((*_ELEMENTWISE, *timm_elementwise), activation),
-        **dict.fromkeys((nn.PReLU, layers.PReLU), prelu),
-        # convolutions
-        nn.Conv2d: convolution,
-        layers.Conv2dSame: partial(convolution, same=True),
-        **dict.fromkeys(
-            (std_conv.StdConv2d, std_conv.StdConv2dSame, std_conv.ScaledStdConv2d, std_conv.ScaledStdConv2dSame),
-            standardised,
-        ),
-        **dict.fromkeys((layers.CondConv2d, Experts), conditional_convolution),
-        vgg.ConvMlp: whole_map_mlp,
-        **dict.fromkeys((nn.Linear, timm_linear.Linear), linear),
-        # norms
-        **dict.fromkeys((nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm), batch_norm),
-        **dict.fromkeys((layers.BatchNormAct2d, norm_act.SyncBatchNormAct), batch_norm),
-        **dict.fromkeys((nn.LayerNorm, norm.LayerNorm, norm.LayerNormFp32), layer_norm),
-        **dict.fromkeys((norm_act.LayerNormAct, norm_act.LayerNormActFp32), layer_norm),
-        **dict.fromkeys((norm.LayerNorm2d, norm.LayerNorm2dFp32, norm.LayerNormExp2d), first),
-        **dict.fromkeys((norm_act.LayerNormAct2d, norm_act.LayerNormAct2dFp32), first),
-        **dict.fromkeys((norm.RmsNorm, norm.RmsNormFp32, norm_act.RmsNormAct, norm_act.RmsNormActFp32), rms_norm),
-        **dict.fromkeys((norm.RmsNorm2d, norm.RmsNorm2dFp32), partial(rms_norm, last=False)),
-        **dict.fromkeys((norm_act.RmsNormAct2d, norm_act.RmsNormAct2dFp32), partial(rms_norm, last=False)),
-        **dict.fromkeys((norm.SimpleNorm, norm.SimpleNormFp32), partial(rms_norm, centred=True)),
-        **dict.fromkeys((norm.SimpleNorm2d, norm.SimpleNorm2dFp32), partial(rms_norm, last=False, centred=True)),
-        **dict.fromkeys((nn.GroupNorm, norm.GroupNorm, norm.GroupNorm1), group_norm),
-        **dict.fromkeys((norm_act.GroupNormAct, norm_act.GroupNorm1Act), group_norm),
-        grn.GlobalResponseNorm: response_norm,
-        evo.EvoNorm2dS0: evo_norm,
-        evo.EvoNorm2dS0a: partial(evo_norm, always_divides=True),
-        frn.FilterResponseNormTlu2d: filter_response_norm,
-        # pooling
-        nn.MaxPool2d: max_pool,
-        pool2d_same.MaxPool2dSame: partial(max_pool, same=True),
-        nn.AvgPool2d: avg_pool,
-        pool2d_same.AvgPool2dSame: partial(avg_pool, same=True),
-        layers.BlurPool2d: blur_pool,
-        nn.AdaptiveAvgPool2d: partial(adaptive_pool, "avg"),
-        nn.AdaptiveMaxPool2d: partial(adaptive_pool, "max"),
-        layers.SelectAdaptivePool2d: select_pool,
-        layers.AdaptiveAvgMaxPool2d: partial(adaptive_pool, "avgmax"),
-        adaptive_avgmax_pool.AdaptiveCatAvgMaxPool2d: partial(adaptive_pool, "catavgmax"),
-        adaptive_avgmax_pool.FastAdaptiveAvgPool: partial(fast_pool, "avg"),
-        adaptive_avgmax_pool.FastAdaptiveMaxPool: partial(fast_pool, "max"),
-        nn.Upsample: upsample_module,
-        layers.SpaceToDepth: space_to_depth,
-        **dict.fromkeys((nn.ZeroPad2d, nn.ConstantPad2d), pad_module),
-        # gates, dropping
-        **dict.fromkeys((eca.EcaModule, eca.CecaModule), efficient_channel_attention),
-        split_attn.RadixSoftmax: radix_softmax,
-        layers.LayerScale: partial(layer_scale, last=True),
-        layers.LayerScale2d: partial(layer_scale, last=False),
-        nn.Dropout2d: channel_dropout,
-        layers.DropPath: drop_path,
-        nn.Identity: identity,
-        nn.Flatten: flatten_module,
-    }
+def _timm(file: str, *names: str) -> list[str]:
+    return [f"timm.layers.{file}.{name}" for name in names]
 
 
-FUNCTION_RULES: dict[Any, Rule] = {
-    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), add),
-    **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), multiply),
-    **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_"), subtract),
-    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), divide),
-    **dict.fromkeys((operator.pow, torch.pow, "pow"), power),
-    **dict.fromkeys((torch.square, "square"), partial(power, exponent=2)),
-    **dict.fromkeys((torch.cat, torch.concat), cat),
-    torch.stack: stack,
-    **dict.fromkeys((torch.split, "split"), split),
-    **dict.fromkeys((torch.chunk, "chunk"), chunk),
-    **dict.fromkeys((torch.permute, "permute"), permute),
-    **dict.fromkeys((torch.transpose, "transpose"), transpose),
-    **dict.fromkeys((torch.mean, "mean"), partial(reduce, "avg")),
-    **dict.fromkeys((torch.amax, "amax"), partial(reduce, "max")),
-    **dict.fromkeys((torch.sum, "sum"), partial(reduce, "sum")),
-    F.adaptive_avg_pool2d: partial(adaptive_pool_function, "avg"),
-    F.adaptive_max_pool2d: partial(adaptive_pool_function, "max"),
-    F.max_pool2d: partial(pool_function, max_pool, nn.MaxPool2d),
-    F.avg_pool2d: partial(pool_function, avg_pool, nn.AvgPool2d),
-    torch.max_pool2d: partial(pool_function, max_pool, nn.MaxPool2d),
-    F.interpolate: interpolate,
-    F.pad: pad,
-    **dict.fromkeys((torch.flatten, "flatten"), flatten),
-    **dict.fromkeys(("view", "reshape", torch.reshape), reshape),
-    **dict.fromkeys(("squeeze", torch.squeeze), squeeze),
-    **dict.fromkeys(("unsqueeze", torch.unsqueeze), unsqueeze),
-    **dict.fromkeys(("expand", "expand_as"), expand),
-    **dict.fromkeys(("contiguous", "clone", "detach"), through),
-    "size": size,
-    getattr: read_attribute,
-    operator.getitem: item,
-    operator.floordiv: size_arithmetic,
-    **dict.fromkeys((torch.softmax, F.softmax, "softmax"), softmax),
-    **dict.fromkeys((operator.matmul, torch.matmul, "matmul"), matmul),
-    **dict.fromkeys((F.dropout, torch.dropout), dropout_function),
-    **dict.fromkeys((F.relu, torch.relu, "relu", "relu_", torch.relu_, F.relu_), partial(elementwise, nn.ReLU)),
-    F.relu6: partial(elementwise, nn.ReLU6),
-    F.leaky_relu: partial(elementwise, nn.LeakyReLU),
-    F.silu: partial(elementwise, nn.SiLU),
-    F.gelu: partial(elementwise, nn.GELU),
-    F.mish: partial(elementwise, nn.Mish),
-    F.hardswish: partial(elementwise, nn.Hardswish),
-    F.hardsigmoid: partial(elementwise, nn.Hardsigmoid),
-    F.softplus: partial(elementwise, nn.Softplus),
-    **dict.fromkeys((torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_"), partial(elementwise, nn.Sigmoid)),
-    **dict.fromkeys((torch.tanh, F.tanh, "tanh"), partial(elementwise, nn.Tanh)),
-}
+def _function(make: type[nn.Module]) -> Rule:
+    """The rule of an activation that is a function: that of the module."""
+    return _elementwise(partial(elementwise, make))
 
 
-def class_rule(kind: type[nn.Module]) -> Rule | None:
-    """Rule of a module class. A subclass inherits it only if it changes nothing but how it is set up."""
-    own: set[str] = set()
-    for base in kind.__mro__:
-        if base in module_rules():
-            return module_rules()[base] if own <= _SET_UP else None
-        own |= {name for name, value in vars(base).items() if callable(value) or isinstance(value, property)}
-    return None
+MODULES: tuple[tuple[Rule, list[Any]], ...] = (
+    (_elementwise(activation), [*_ELEMENTWISE, *_timm("activations", *_TIMM_ELEMENTWISE)]),
+    (_elementwise(prelu), [nn.PReLU, *_timm("activations", "PReLU")]),
+    (_elementwise(identity, reads_padding=True), [nn.Identity]),
+    # convolutions
+    (_reader(convolution), [nn.Conv2d]),
+    (_reader(partial(convolution, same=True)), _timm("conv2d_same", "Conv2dSame")),
+    (
+        _reader(standardised, plain=plain_convolution),
+        _timm("std_conv", "StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"),
+    ),
+    (
+        Rule(conditional_convolution, operands=2, prepare=Experts),
+        [Experts, *_timm("cond_conv2d", "CondConv2d")],
+    ),
+    (Rule(transposed_convolution), [nn.ConvTranspose2d]),
+    (Rule(whole_map_mlp), ["timm.models.vgg.ConvMlp"]),
+    (Rule(linear), [nn.Linear, *_timm("linear", "Linear")]),
+    # norms
+    (
+        _norm(batch_norm),
+        [nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm, *_timm("norm_act", "BatchNormAct2d", "SyncBatchNormAct")],
+    ),
+    (
+        _norm(layer_norm),
+        [
+            nn.LayerNorm,
+            *_timm("norm", "LayerNorm", "LayerNormFp32"),
+            *_timm("norm_act", "LayerNormAct", "LayerNormActFp32"),
+        ],
+    ),
+    (
+        _norm(partial(layer_norm, last=False)),
+        [
+            *_timm("norm", "LayerNorm2d", "LayerNorm2dFp32", "LayerNormExp2d"),
+            *_timm("norm_act", "LayerNormAct2d", "LayerNormAct2dFp32"),
+            "torchvision.models.convnext.LayerNorm2d",
+        ],
+    ),
+    (_norm(rms_norm), [*_timm("norm", "RmsNorm", "RmsNormFp32"), *_timm("norm_act", "RmsNormAct", "RmsNormActFp32")]),
+    (
+        _norm(partial(rms_norm, last=False)),
+        [*_timm("norm", "RmsNorm2d", "RmsNorm2dFp32"), *_timm("norm_act", "RmsNormAct2d", "RmsNormAct2dFp32")],
+    ),
+    (_norm(partial(rms_norm, centred=True)), _timm("norm", "SimpleNorm", "SimpleNormFp32")),
+    (_norm(partial(rms_norm, last=False, centred=True)), _timm("norm", "SimpleNorm2d", "SimpleNorm2dFp32")),
+    (
+        _norm(group_norm),
+        [nn.GroupNorm, *_timm("norm", "GroupNorm", "GroupNorm1"), *_timm("norm_act", "GroupNormAct", "GroupNorm1Act")],
+    ),
+    (_norm(instance_norm), [nn.InstanceNorm2d]),
+    (_norm(response_norm), _timm("grn", "GlobalResponseNorm")),
+    (_norm(evo_norm), _timm("evo_norm", "EvoNorm2dS0")),
+    (_norm(partial(evo_norm, always_divides=True)), _timm("evo_norm", "EvoNorm2dS0a")),
+    (_norm(filter_response_norm), _timm("filter_response_norm", "FilterResponseNormTlu2d")),
+    # pooling
+    (_pool(max_pool), [nn.MaxPool2d]),
+    (_pool(partial(max_pool, same=True)), _timm("pool2d_same", "MaxPool2dSame")),
+    (_pool(avg_pool), [nn.AvgPool2d]),
+    (_pool(partial(avg_pool, same=True)), _timm("pool2d_same", "AvgPool2dSame")),
+    (_pool(blur_pool, reads_padding=False), _timm("blur_pool", "BlurPool2d")),
+    (_reduction(partial(adaptive_pool, "avg")), [nn.AdaptiveAvgPool2d]),
+    (_reduction(partial(adaptive_pool, "max")), [nn.AdaptiveMaxPool2d]),
+    (_reduction(partial(adaptive_pool, "avgmax")), _timm("adaptive_avgmax_pool", "AdaptiveAvgMaxPool2d")),
+    (_reduction(partial(adaptive_pool, "catavgmax")), _timm("adaptive_avgmax_pool", "AdaptiveCatAvgMaxPool2d")),
+    (_reduction(select_pool), _timm("adaptive_avgmax_pool", "SelectAdaptivePool2d")),
+    (_reduction(partial(fast_pool, "avg")), _timm("adaptive_avgmax_pool", "FastAdaptiveAvgPool")),
+    (_reduction(partial(fast_pool, "max")), _timm("adaptive_avgmax_pool", "FastAdaptiveMaxPool")),
+    (Rule(upsample_module), [nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d]),
+    (Rule(space_to_depth, kind="blocks"), _timm("space_to_depth", "SpaceToDepth")),
+    (_reader(pad_module), [nn.ZeroPad2d, nn.ConstantPad2d]),
+    # gates, dropping, layout
+    (Rule(efficient_channel_attention), _timm("eca", "EcaModule", "CecaModule")),
+    (Rule(radix_softmax), _timm("split_attn", "RadixSoftmax")),
+    (Rule(softmax_module), [nn.Softmax]),
+    (Rule(partial(layer_scale, last=True)), _timm("layer_scale", "LayerScale")),
+    (Rule(partial(layer_scale, last=False)), _timm("layer_scale", "LayerScale2d")),
+    (Rule(channel_dropout), [nn.Dropout2d]),
+    (Rule(drop_path), _timm("drop", "DropPath")),
+    (Rule(stochastic_depth_module), ["torchvision.ops.stochastic_depth.StochasticDepth"]),
+    (Rule(flatten_module), [nn.Flatten]),
+    (Rule(channel_shuffle), [nn.ChannelShuffle]),
+)
 
+FUNCTIONS: tuple[tuple[Rule, list[Any]], ...] = (
+    (Rule(add), [operator.add, operator.iadd, torch.add, "add", "add_"]),
+    (Rule(multiply), [operator.mul, operator.imul, torch.mul, "mul", "mul_"]),
+    (Rule(subtract), [operator.sub, operator.isub, torch.sub, "sub", "sub_"]),
+    (Rule(divide), [operator.truediv, operator.itruediv, torch.div, "div", "div_"]),
+    (Rule(power), [operator.pow, torch.pow, "pow"]),
+    (Rule(partial(power, exponent=2)), [torch.square, "square"]),
+    (Rule(matmul), [operator.matmul, torch.matmul, "matmul"]),
+    (Rule(softmax), [torch.softmax, F.softmax, "softmax"]),
+    (Rule(dropout_function), [F.dropout, torch.dropout]),
+    (Rule(stochastic_depth), ["torchvision.ops.stochastic_depth.stochastic_depth"]),
+    (Rule(layer_norm_function), [F.layer_norm, torch.layer_norm]),
+    # activations
+    (_function(nn.ReLU), [F.relu, torch.relu, "relu", "relu_", torch.relu_]),
+    (_function(nn.ReLU6), [F.relu6]),
+    (_function(nn.LeakyReLU), [F.leaky_relu]),
+    (_function(nn.ELU), [F.elu]),
+    (_function(nn.CELU), [F.celu]),
+    (_function(nn.SELU), [F.selu]),
+    (_function(nn.Hardtanh), [F.hardtanh]),
+    (_function(nn.SiLU), [F.silu]),
+    (_function(nn.GELU), [F.gelu]),
+    (_function(nn.Mish), [F.mish]),
+    (_function(nn.Hardswish), [F.hardswish]),
+    (_function(nn.Hardsigmoid), [F.hardsigmoid]),
+    (_function(nn.Softplus), [F.softplus]),
+    (_function(nn.LogSigmoid), [F.logsigmoid]),
+    (_function(nn.Sigmoid), [torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_"]),
+    (_function(nn.Tanh), [torch.tanh, F.tanh, "tanh"]),
+    # pooling, upsampling
+    (_reduction(partial(reduce, "avg")), [torch.mean, "mean"]),
+    (_reduction(partial(reduce, "max")), [torch.amax, "amax"]),
+    (_reduction(partial(reduce, "sum")), [torch.sum, "sum"]),
+    (_reduction(partial(adaptive_pool_function, "avg")), [F.adaptive_avg_pool2d]),
+    (_reduction(partial(adaptive_pool_function, "max")), [F.adaptive_max_pool2d]),
+    (_pool(partial(pool_function, max_pool, nn.MaxPool2d)), [F.max_pool2d, torch.max_pool2d]),
+    (_pool(partial(pool_function, avg_pool, nn.AvgPool2d)), [F.avg_pool2d]),
+    (Rule(interpolate), [F.interpolate]),
+    (_reader(pad), [F.pad]),
+    # layout
+    (Rule(cat), [torch.cat, torch.concat]),
+    (Rule(stack), [torch.stack]),
+    (Rule(split), [torch.split, "split"]),
+    (Rule(chunk), [torch.chunk, "chunk"]),
+    (_elementwise(permute), [torch.permute, "permute"]),
+    (Rule(transpose), [torch.transpose, "transpose"]),
+    (Rule(flatten), [torch.flatten, "flatten"]),
+    (Rule(reshape), ["view", "reshape", torch.reshape]),
+    (Rule(squeeze), ["squeeze", torch.squeeze]),
+    (Rule(unsqueeze), ["unsqueeze", torch.unsqueeze]),
+    (Rule(expand), ["expand", "expand_as"]),
+    (Rule(through), ["contiguous", "clone", "detach"]),
+    (_reader(size), ["size"]),
+    (_reader(read_attribute), [getattr]),
+    (Rule(item), [operator.getitem]),
+    (Rule(size_arithmetic), [operator.floordiv]),
+)
 
-def lift_module(module: nn.Module, x: Value, options: Options, *others: Value) -> Lifted:
-    """Lift one module of the 2D network, which is called on x, and on others where it takes more than one operand.
-
-    Raises:
-        Unsupported: where no rule covers it.
-    """
-    rule = class_rule(type(module))
-    name = type(module).__name__
-    if rule is None:
-        raise Unsupported(f"no rule for the module class {name}")
-    if len(others) != (rule in TWO_OPERANDS):
-        raise Unsupported(f"no rule for {name} of {1 + len(others)} operands")
-    return rule(module, x, options, *others)
-
-
-def lift_function(target: Any, arguments: tuple[Any, ...], named: dict[str, Any], options: Options) -> Lifted:
-    """Lift one function or method call, its operands given as `Value`s.
-
-    Raises:
-        Unsupported: where no rule covers it.
-    """
-    rule = FUNCTION_RULES.get(target)
-    name = target if isinstance(target, str) else getattr(target, "__name__", repr(target))
-    if rule is None:
-        raise Unsupported(f"no rule for the operation {name}")
-    try:
-        return rule(options, *arguments, **named)
-    except TypeError as error:
-        raise Unsupported(f"no rule for {name} with these arguments ({error})") from None
-
-
-def rule_of(module: nn.Module | None, target: Any) -> Any:
-    """The rule, without the arguments that the table binds to it."""
-    rule = FUNCTION_RULES.get(target) if module is None else class_rule(type(module))
-    while isinstance(rule, partial):
-        rule = rule.args[0] if rule.args and callable(rule.args[0]) and rule.func is pool_function else rule.func
-    return rule
-
-
-def is_norm(module: nn.Module | None) -> bool:
-    return module is not None and rule_of(module, None) in NORMS
+for _rule, _operations in (*MODULES, *FUNCTIONS):
+    RULES.update(dict.fromkeys(_operations, _rule))

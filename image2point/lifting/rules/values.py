@@ -1,4 +1,4 @@
-"""What rules receive and what they answer with."""
+"""What rules receive and what they return."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["voxels", "vector", "parts", "parameter", "size"]
 
 
 class Unsupported(Exception):
-    """Why an operation cannot be lifted; the caller adds where it is.
+    """Why an operation cannot be lifted. A rule raises it, and `lift` adds where the operation is.
 
     Attributes:
         works: the substrates on which it can be lifted.
@@ -27,18 +27,21 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the lifted graph, and the layout that its 2D counterpart has.
+    """A value of the lifted graph, and the layout of the 2D value that it stands for.
 
     Attributes:
         kind: voxels; one vector per cloud, always [B, C] in 3D; parts (a tuple of either); a parameter, always [C] in
             3D; or a size, which 3D code never needs.
-        node: what computes it; None for a size, and in a rule's answer, where it is not yet written.
+        node: the node of the graph that computes it; None for a size, and in a result, which has no node yet.
         axes: letters of the 2D axes: "BCHW" for an image, "BHWC" with channels last, "BCN" or "BNC" with both image
-            axes flattened, "BC", "BC11" or "B11C" for a vector. "R" stands for parts of the channels: "BRCHW".
+            axes flattened, "BM" with these and the channels flattened, "BC", "BC11" or "B11C" for a vector. "R" stands
+            for parts of the channels: "BRCHW". Of a size, the axes that it is the size of: "?" where it is arithmetic,
+            "0" for a difference of equal sizes.
         stride: edge of a voxel in input voxels.
         padding: zeros that padding modules have put before both image axes; the next window reads them.
         padded: whether there are such zeros, before or after the image axes.
         radix: number of parts that "R" stands for.
+        extent: cells along both image axes right after adaptive pooling, which fixes them; else empty.
         shape: shape of a 2D parameter.
         of: what a size is the size of.
     """
@@ -50,6 +53,7 @@ class Value:
     padding: tuple[int, int] = (0, 0)
     padded: bool = False
     radix: int = 1
+    extent: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
     of: Value | None = field(default=None, repr=False)
 
@@ -69,21 +73,22 @@ class Value:
 
 @dataclass(frozen=True)
 class Chain:
-    """Modules that run one after another on `operand`, each with the suffix of its name; `result` has no node yet.
+    """Modules that run one after another on `operand`; `result` has no node yet.
 
     Attributes:
+        modules: each with the suffix of its name: "" for one that takes the name of the 2D module, else a child of it.
         others: further operands of the last module.
     """
 
     operand: Value
     modules: tuple[tuple[str, nn.Module], ...]
     result: Value
-    others: tuple[Value, ...] = ()
+    others: tuple[Value | FinerSites, ...] = ()
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function of values; `result` has no node yet."""
+    """A function of the nodes of values (and of numbers) that is in the graph; `result` has no node yet."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -105,14 +110,19 @@ def need_dense(options: Options, what: str) -> None:
         raise Unsupported(f"{what} has no meaning on sparse voxels", works=("dense",))
 
 
-def on(x: Value, *modules: nn.Module, stride: int = 1) -> Chain:
-    """Modules without names of their own, whose result is laid out as their operand."""
-    result = replace(x, node=None, stride=x.stride * stride, padding=(0, 0), padded=False)
+def on(x: Value, *modules: nn.Module, stride: int | None = None) -> Chain:
+    """A chain of modules under the 2D module's name, whose result is laid out as x.
+
+    Args:
+        stride: of the window that they move over the sites; None where they take each site by itself.
+    """
+    extent = x.extent if stride is None else ()
+    result = replace(x, node=None, stride=x.stride * (stride or 1), padding=(0, 0), padded=False, extent=extent)
     return Chain(x, tuple(("" if i == 0 else str(i), module) for i, module in enumerate(modules)), result)
 
 
 @dataclass(frozen=True)
 class FinerSites:
-    """An argument of a call: any earlier voxels of that stride, for their sites."""
+    """An operand that `lift` looks for: earlier voxels of that stride, for their sites."""
 
     stride: int
