@@ -16,7 +16,7 @@ from image2point.datasets.files import unit_sphere, unit_spheres
 from image2point.datasets.h5 import Array, flat_labels, keep_rows, read
 from image2point.datasets.listed import FileClouds, disjoint, file_seed, folder, json_list, lines, present
 from image2point.datasets.splits import Origins, Splits, StoredClouds
-from image2point.datasets.text import read_table, whole
+from image2point.datasets.text import read_table, whole_numbers
 from image2point.errors import InputError
 
 CLASSES = (
@@ -79,7 +79,7 @@ def _text(root: Path, options: Options) -> Splits:
 def read_shape(path: Path, options: Options) -> Cloud:
     """One file: points, normals and parts, all of them or `options.points` at random."""
     table = read_table(path, columns=(7,))
-    parts = whole(table[:, 6], path, "part", 0, PART_STARTS[-1])
+    parts = whole_numbers(table[:, 6], path, "part", 0, PART_STARTS[-1])
     points = unit_sphere(table[:, :3]) if options.normalise is not False else table[:, :3]
     cloud = Cloud(points, table[:, 3:6], parts=parts)
     if options.points is not None and options.points < len(cloud):
