@@ -54,7 +54,10 @@ def read_npz(path: Path) -> Cloud:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             main = "points" if "points" in entries else next(iter(entries), "") if len(entries) == 1 else ""
             if not main:
-                raise InputError(f"{path}: expected an array `points` or a single one, found {[one_line(name, 40) for name in sorted(entries)[:8]]}")
+                raise InputError(
+                    f"{path}: expected an array `points` or a single one, found "
+                    f"{[one_line(name, 40) for name in sorted(entries)[:8]]}"
+                )
             arrays = {}
             for field, names in {"points": (main,), **NAMES}.items():
                 for name in names:

@@ -79,7 +79,7 @@ class Dataset:
     """How to come by the data where they may not be fetched without registration."""
 
 
-def choose(found: str | None, variants: tuple[str, ...], dataset: str) -> str:
+def choose_variant(found: str | None, variants: tuple[str, ...], dataset: str) -> str:
     """The variant asked for, or the first; InputError for one that does not exist."""
     if found is None:
         return variants[0]

@@ -67,9 +67,9 @@ def info(name: Name, json_file: Json = None) -> None:
 
         image2point data info scanobjectnn
     """
-    from image2point.datasets.registry import find
+    from image2point.datasets.registry import find_dataset
 
-    dataset = find(name)
+    dataset = find_dataset(name)
     if _write_json(json_file, _facts(dataset)):
         return
     print(dataset.title)
@@ -99,10 +99,10 @@ def fetch(
 
         image2point data fetch modelnet --accept-terms
     """
-    from image2point.datasets.download import fetch as get
-    from image2point.datasets.registry import find
+    from image2point.datasets.download import fetch_archive
+    from image2point.datasets.registry import find_dataset
 
-    dataset = find(name)
+    dataset = find_dataset(name)
     if not dataset.downloads:
         how = dataset.get or "it is made or brought by you"
         raise InputError(f"{name} cannot be fetched: {how}. Terms: {dataset.terms}")
@@ -117,7 +117,7 @@ def fetch(
         raise InputError("nothing was fetched: read the terms above and add --accept-terms")
     with _progress("bytes", "fetching") as bar:
         task = bar.add_task("fetching", total=None)
-        place = get(source, into, lambda done, total: bar.update(task, completed=done, total=total))
+        place = fetch_archive(source, into, lambda done, total: bar.update(task, completed=done, total=total))
     if not _write_json(json_file, {"dataset": name, "url": source.url, "root": str(place)}):
         print(f"unpacked to {place}; check it with: image2point data verify {name} {place}")
 
@@ -151,16 +151,16 @@ def prepare(
 
         image2point data prepare modelnet_off data/ModelNet40 data/modelnet40_2048 --points 2048 --workers 4
     """
-    from image2point.datasets.prepare import prepare as write
-    from image2point.datasets.registry import find
+    from image2point.datasets.prepare import prepare_dataset
+    from image2point.datasets.registry import find_dataset
 
     options = _options(variant, classes, points, seed, normalise, [] if skip_bad else None)
-    splits = find(name).load(root, options)
+    splits = find_dataset(name).load(root, options)
     parts = (splits.train, splits.validation, splits.test)
     settings = {"variant": variant, "classes": classes, "points": points, "seed": seed, "normalise": normalise}
     with _progress("clouds", "preparing") as bar:
         task = bar.add_task("preparing", total=sum(len(part) for part in parts if part is not None))
-        summary = write(
+        summary = prepare_dataset(
             splits, out, name, settings, encoding, skip_bad, workers, overwrite=overwrite,
             progress=lambda count: bar.advance(task, count),
         )  # fmt: skip
@@ -198,13 +198,13 @@ def verify(
 
         image2point data verify modelnet data/modelnet40_ply_hdf5_2048 --json report.json
     """
-    from image2point.datasets.registry import find
-    from image2point.datasets.verify import verify as check
+    from image2point.datasets.registry import find_dataset
+    from image2point.datasets.verify import verify_dataset
 
     options = _options(variant, classes, points, seed, normalise, None)
     with _progress("clouds", "reading") as bar:
         task = bar.add_task("reading", total=None)
-        report = check(find(name), root, options, workers, lambda count: bar.advance(task, count))
+        report = verify_dataset(find_dataset(name), root, options, workers, lambda count: bar.advance(task, count))
     if not _write_json(json_file, asdict(report)):
         _print_report(report)
     wrong = report.problems + (report.notes if strict else [])

@@ -42,25 +42,25 @@ DAMAGE = (
 """What the libraries raise for archives that are broken, encrypted or of an unknown kind."""
 
 
-def fetch(source: Download, into: Path, progress: Callable[[int, int | None], None] = lambda *_: None) -> Path:
+def fetch_archive(source: Download, into: Path, progress: Callable[[int, int | None], None] = lambda *_: None) -> Path:
     """Download an archive to the folder `into`, unpack it there, and return the folder that it makes.
 
     A download that broke off is gone on with. The archive is kept until it is unpacked, with its sha256 compared where
     one is published.
 
-    Raises InputError for what `download` and `unpack` refuse, and where the folder exists already.
+    Raises InputError for what `download_file` and `unpack_archive` refuse, and where the folder exists already.
     """
     target = into / source.folder
     if target.exists():
         raise InputError(f"{target} exists already; remove it to fetch it again")
     archive = into / source.url.rsplit("/", 1)[-1]
-    download(source.url, archive, source.bytes_limit, source.sha256, progress)
-    unpack(archive, into, source.folder)
+    download_file(source.url, archive, source.bytes_limit, source.sha256, progress)
+    unpack_archive(archive, into, source.folder)
     archive.unlink()
     return target
 
 
-def download(
+def download_file(
     url: str,
     path: Path,
     bytes_limit: int,
@@ -128,7 +128,7 @@ def _get(url: str, part: Path, bytes_limit: int, progress: Callable[[int, int | 
     validator.unlink(missing_ok=True)
 
 
-def unpack(archive: Path, into: Path, expected: str) -> None:
+def unpack_archive(archive: Path, into: Path, expected: str) -> None:
     """Unpack a .zip or .tar archive into `into`, where it must make the folder `expected`, or nothing changes.
 
     Raises InputError for damage, names that leave the folder (`..`, absolute, drive letters), links and devices, more

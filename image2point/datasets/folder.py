@@ -10,7 +10,7 @@ import numpy as np
 from image2point.datasets.catalogue import Dataset, Options
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.files import READERS, read_cloud
-from image2point.datasets.listed import FileClouds, file_seed, folder
+from image2point.datasets.listed import FileClouds, entries_of, existing_folder, file_seed, is_litter
 from image2point.datasets.splits import Splits, hold_out
 from image2point.errors import InputError
 
@@ -27,8 +27,8 @@ LAYOUT = (
 )
 
 
-def load(root: Path, options: Options) -> Splits:
-    """Classes in alphabetical order. Names that begin with a dot are ignored, anything else unexpected is refused.
+def load_folder(root: Path, options: Options) -> Splits:
+    """Classes in alphabetical order. Litter of file managers is passed over, anything else unexpected is refused.
 
     Without train and test folders, a fifth of every class, drawn by `options.seed` and at least one cloud, is the test
     set; a class then needs two clouds.
@@ -38,8 +38,8 @@ def load(root: Path, options: Options) -> Splits:
     Raises InputError for a folder without classes, an empty class, a class of the test set that train does not have,
     files of an unknown suffix, and one of train and test without the other.
     """
-    folder(root, "point-cloud", LAYOUT)
-    files = (path for path in root.rglob("*") if path.suffix.lower() in READERS)
+    existing_folder(root, "point-cloud", LAYOUT)
+    files = (path for path in root.rglob("*") if path.suffix.lower() in READERS and not is_litter(path.name))
     bare = len({KINDS.get(path.suffix.lower(), path.suffix.lower()) for path in files}) > 1
     top = subfolders(root)
     places = {split: [root / name for name in top if name.lower() in known] for split, known in NAMES.items()}
@@ -67,8 +67,8 @@ def read_file(path: Path, options: Options, bare: bool = False) -> Cloud:
 
 
 def subfolders(root: Path) -> list[str]:
-    """Names of the folders in `root`, sorted, without hidden ones and what macOS puts into archives."""
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    """Names of the folders in `root`, sorted, without litter."""
+    return [path.name for path in entries_of(root) if path.is_dir()]
 
 
 def _cut(root: Path, classes: list[str], bare: bool, options: Options) -> Splits:
@@ -100,8 +100,8 @@ def _clouds(root: Path, classes: tuple[str, ...], split: str, bare: bool, option
     if unknown:
         raise InputError(f"{root / unknown[0]}: there is no class {unknown[0]!r} in train")
     paths, labels = [], []
-    for path in sorted(root.iterdir()):
-        if not path.is_dir() and not path.name.startswith("."):
+    for path in entries_of(root):
+        if not path.is_dir():
             options.refuse(f"{path}: expected only class folders in {root}")
     for label, name in enumerate(classes):
         found = _files(root / name, options) if (root / name).is_dir() else []
@@ -115,9 +115,7 @@ def _clouds(root: Path, classes: tuple[str, ...], split: str, bare: bool, option
 
 def _files(place: Path, options: Options) -> list[Path]:
     found = []
-    for path in sorted(place.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in entries_of(place):
         if path.is_dir():
             options.refuse(f"{path}: a folder inside a class folder; expected files")
         elif path.suffix.lower() in READERS:
@@ -130,7 +128,7 @@ def _files(place: Path, options: Options) -> list[Path]:
 DATASET = Dataset(
     name="folder",
     title="your own clouds, a folder for each class",
-    load=load,
+    load=load_folder,
     layout=LAYOUT,
     splits="the folders train, test and validation; without them a fifth of each class, by seed, is the test set",
     classes="the names of the folders in alphabetical order",

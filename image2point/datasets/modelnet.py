@@ -14,8 +14,8 @@ import numpy as np
 
 from image2point.datasets.catalogue import Dataset, Download, Options
 from image2point.datasets.files import unit_spheres
-from image2point.datasets.h5 import Array, flat_labels, keep_rows, read
-from image2point.datasets.listed import folder, lines
+from image2point.datasets.h5 import Array, flat_labels, keep_rows, read_arrays
+from image2point.datasets.listed import existing_folder, read_list
 from image2point.datasets.splits import Origins, Splits, StoredClouds
 from image2point.errors import InputError
 
@@ -30,7 +30,7 @@ LAYOUT = (
 )
 
 
-def load(
+def load_modelnet(
     root: str | Path, classes: int | None = 40, options: Options | None = None
 ) -> tuple[StoredClouds, StoredClouds]:
     """Read the train and the test set of an h5 folder.
@@ -45,8 +45,8 @@ def load(
     are not finite, and a file that is listed twice.
     """
     options = options or Options()
-    root = folder(Path(root), "ModelNet", LAYOUT)
-    listed = tuple(lines(root, "shape_names.txt", LAYOUT))
+    root = existing_folder(Path(root), "ModelNet", LAYOUT)
+    listed = tuple(read_list(root, "shape_names.txt", LAYOUT))
     if len(set(listed)) != len(listed):
         raise InputError(f"{root / 'shape_names.txt'}: a class is listed twice")
     if classes not in (None, 10, 40):
@@ -73,7 +73,7 @@ def load(
 def _files(root: Path, split: str) -> list[Path]:
     # The published lists carry the directories of their author's disk; only the base names mean anything
     # here.
-    listed = lines(root, f"{split}_files.txt", LAYOUT)
+    listed = read_list(root, f"{split}_files.txt", LAYOUT)
     paths = [root / line.replace("\\", "/").rsplit("/", 1)[-1] for line in listed]
     for path in paths:
         if not path.is_file():
@@ -121,9 +121,9 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
     """Points and normals float32 [N, P, 3], labels and rows int64 [N] of one file, checked."""
     triples = Array("f", "(N, P, 3)", (3,), 3)
-    found = read(path, {"data": triples, "label": Array("i", "(N, 1)", (1, 2))}, {"normal": triples})
-    points, labels = found["data"].astype(np.float32, copy=False), flat_labels(found["label"], path)
-    normals = found["normal"].astype(np.float32, copy=False) if "normal" in found else None
+    arrays = read_arrays(path, {"data": triples, "label": Array("i", "(N, 1)", (1, 2))}, {"normal": triples})
+    points, labels = arrays["data"].astype(np.float32, copy=False), flat_labels(arrays["label"], path)
+    normals = arrays["normal"].astype(np.float32, copy=False) if "normal" in arrays else None
     if normals is not None and normals.shape != points.shape:
         raise InputError(f"{path}: expected `normal` floating {points.shape}, found {normals.dtype} {normals.shape}")
     known = (labels >= 0) & (labels < len(listed))
@@ -150,15 +150,15 @@ TERMS = "for academic research only; the models are other people's, collected fr
 COUNTS = {"40": {"train": 9843, "test": 2468}, "10": {"train": 3991, "test": 908}}
 
 
-def _load(root: Path, options: Options) -> Splits:
-    train, test = load(root, options.classes, options)
+def _load_splits(root: Path, options: Options) -> Splits:
+    train, test = load_modelnet(root, options.classes, options)
     return Splits(train, None, test)
 
 
 DATASET = Dataset(
     name="modelnet",
     title="ModelNet40 and ModelNet10, 2048 points a shape (h5)",
-    load=_load,
+    load=_load_splits,
     layout=LAYOUT,
     splits="train and test, official; the published modelnet40_ply_hdf5_2048 has 9,840 training shapes, 3 fewer",
     classes="40, in the order of shape_names.txt; or ModelNet10, ten of them in alphabetical order",

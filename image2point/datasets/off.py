@@ -82,7 +82,7 @@ def _faces(path: Path, rows: list[str], count: int) -> list[list[int]]:
         words = rows[at].split() if at < len(rows) else []
         size = int(words[0]) if words and re.fullmatch(r"\d{1,9}", words[0]) else -1
         at += 1
-        while 0 <= size and len(words) <= size and at < len(rows):
+        while size >= 0 and len(words) <= size and at < len(rows):
             words += rows[at].split()
             at += 1
         polygons.append(_numbers(path, f"face {number}", words[1 : 1 + max(size, 0)], size, int))

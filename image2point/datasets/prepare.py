@@ -33,7 +33,7 @@ CHUNK = 16
 
 @dataclass
 class Summary:
-    """What `prepare` wrote. largest_error: of any coordinate; skipped: rows that were left out, and why."""
+    """What `prepare_dataset` wrote. largest_error: of any coordinate; skipped: rows that were left out, and why."""
 
     clouds: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
@@ -41,7 +41,7 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
 
 
-def prepare(
+def prepare_dataset(
     splits: Splits,
     out: Path,
     dataset: str,

@@ -17,6 +17,7 @@ from image2point.datasets import (
 from image2point.datasets.catalogue import Dataset, Options
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
+from image2point.files import user_path
 
 DATASETS: dict[str, Dataset] = {
     module.DATASET.name: module.DATASET
@@ -24,16 +25,21 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def find(name: str) -> Dataset:
+def find_dataset(name: str) -> Dataset:
     """The entry of a dataset; InputError for a name that is none."""
     if name not in DATASETS:
         raise InputError(f"there is no dataset {name!r}; there are {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
-def load(name: str, root: str | Path, options: Options | None = None) -> Splits:
+def load_dataset(name: str, root: str | Path, options: Options | None = None) -> Splits:
     """The splits of a dataset that lies in `root`; validation is None unless the dataset has its own.
 
-    Raises InputError as the dataset's own reader does.
+    Raises InputError as the dataset's own reader does, and for names of classes that cannot be printed: they would go
+    to terminals, tables and pages as they are.
     """
-    return find(name).load(Path(root), options or Options())
+    splits = find_dataset(name).load(user_path(root), options or Options())
+    odd = [each for each in splits.train.classes if not each.isprintable() or not each.strip()]
+    if odd:
+        raise InputError(f"{root}: the class name {odd[0]!r} is empty or holds characters that cannot be printed")
+    return splits

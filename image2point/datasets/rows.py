@@ -86,7 +86,9 @@ def _read_rows(path: Path, columns: str | None, usual: dict[int, str], note: Not
 
 def _names(line: str) -> tuple[str, ...] | None:
     """The names of a line that names columns, `//X Y Z` or `"x","y","z"`; None for any other line."""
-    words = tuple(word.strip("\"'") for word in re.split(r"[\s,;]+", line.strip().lstrip("#/").strip().strip(",;").lower()))
+    words = tuple(
+        word.strip("\"'") for word in re.split(r"[\s,;]+", line.strip().lstrip("#/").strip().strip(",;").lower())
+    )
     return words if set(COORDINATES) <= set(words) and not any(map(is_number, words)) else None
 
 

@@ -160,7 +160,9 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def split(train: Labelled, test: Labelled, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
+def make_splits(
+    train: Labelled, test: Labelled, shots: int | None = None, validation: float = 0.0, seed: int = 0
+) -> Splits:
     """Take `shots` per class from train (None: everything), then hold out a fraction of these for validation.
 
     Validation is None where nothing is held out: with K shots and a fraction below 1/(2K) that is the case.

@@ -47,8 +47,8 @@ def _text_corners(text: str, path: Path) -> np.ndarray:
     facets = sum(row[:1] == ["facet"] for row in rows)
     if len(vertices) != 3 * facets or not any(row[:1] == ["endsolid"] for row in rows):
         raise InputError(
-            f"{path}: damaged, or not a .stl file: {facets} facets need {3 * facets} vertices and a line endsolid, found "
-            f"{len(vertices)} vertices"
+            f"{path}: damaged, or not a .stl file: {facets} facets need {3 * facets} vertices and a line endsolid, "
+            f"found {len(vertices)} vertices"
         )
     for number, row in enumerate(vertices):
         if len(row) != 3:

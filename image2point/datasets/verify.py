@@ -32,7 +32,7 @@ class SplitReport:
 
 @dataclass
 class Report:
-    """What `verify` found. problems: what cannot be used; notes: what can, and should be known."""
+    """What `verify_dataset` found. problems: what cannot be used; notes: what can, and should be known."""
 
     dataset: str
     splits: dict[str, SplitReport] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(
+def verify_dataset(
     dataset: Dataset,
     root: Path,
     options: Options,

@@ -20,11 +20,11 @@ import numpy as np
 
 from image2point.datasets import registry
 from image2point.datasets.catalogue import Options
-from image2point.datasets.download import unpack
+from image2point.datasets.download import unpack_archive
 from image2point.datasets.files import read_cloud
-from image2point.datasets.prepare import prepare, read_all
+from image2point.datasets.prepare import prepare_dataset, read_all
 from image2point.datasets.splits import Splits, StoredClouds
-from image2point.datasets.verify import verify
+from image2point.datasets.verify import verify_dataset
 from image2point.errors import InputError
 
 
@@ -72,7 +72,7 @@ def _set(what: str, dataset: str, layout: Callable[[Path], Path], damage: Callab
         return root
 
     def read(root: Path) -> None:
-        splits = registry.load(dataset, root)
+        splits = registry.load_dataset(dataset, root)
         for part in (splits.train, splits.validation, splits.test):
             for cloud, _, _, problem in read_all(part) if part is not None else ():
                 if cloud is None:
@@ -90,7 +90,7 @@ def _archive(what: str, *names: str, mode: int = stat.S_IFREG | 0o644, content: 
                 file.writestr(entry, content, zipfile.ZIP_DEFLATED)
         return folder / "archive.zip"
 
-    return Case(what, make, lambda path: unpack(path, path.parent / "data", "data"))
+    return Case(what, make, lambda path: unpack_archive(path, path.parent / "data", "data"))
 
 
 def _h5(name: str, **arrays: object) -> Callable[[Path], object]:
@@ -135,7 +135,7 @@ def _index(change: Callable[[dict], object]) -> Callable[[Path], object]:
 def _prepared(root: Path) -> Path:
     points = layouts.points(0, 6, 8)
     clouds = StoredClouds("made", ("a", "b"), points, np.arange(6) % 2)
-    prepare(Splits(clouds, None, clouds), root, "made")
+    prepare_dataset(Splits(clouds, None, clouds), root, "made")
     return root
 
 
@@ -144,7 +144,7 @@ def _cut(name: str, keep: int) -> Callable[[Path], object]:
 
 
 def _strict(root: Path) -> None:
-    report = verify(registry.find("folder"), root, Options())
+    report = verify_dataset(registry.find_dataset("folder"), root, Options())
     if report.notes:
         raise InputError(report.notes[0])
 
@@ -239,7 +239,7 @@ CASES: tuple[Case, ...] = (
         read_cloud,
     ),
     # datasets
-    Case("a root that does not exist", lambda folder: folder / "nowhere", lambda root: registry.load("modelnet", root)),
+    Case("a root that does not exist", lambda folder: folder / "nowhere", lambda root: registry.load_dataset("modelnet", root)),
     _set(
         "a list of files that is empty",
         "modelnet",
@@ -406,6 +406,6 @@ CASES: tuple[Case, ...] = (
     Case(
         "a web page in place of an archive",
         _file("archive.zip", "<html>404</html>"),
-        lambda p: unpack(p, p.parent / "data", "data"),
+        lambda p: unpack_archive(p, p.parent / "data", "data"),
     ),
 )

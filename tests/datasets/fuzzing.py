@@ -15,7 +15,7 @@ import numpy as np
 
 from image2point.datasets import registry
 from image2point.datasets.files import import_open3d, read_cloud
-from image2point.datasets.prepare import prepare
+from image2point.datasets.prepare import prepare_dataset
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
 
@@ -115,7 +115,7 @@ def _reader(dataset: str, make: Callable[[Path], Path], damaged: str) -> Callabl
             make(folder)
             (folder / damaged).write_bytes(content)
             (folder / ".made").touch()
-        splits = registry.load(dataset, folder)
+        splits = registry.load_dataset(dataset, folder)
         parts = (splits.train, splits.validation, splits.test)
         # Meshes are left alone: the lists that lead to them are what is damaged.
         if damaged.endswith(".csv"):
@@ -188,9 +188,9 @@ def _small_shapes(root: Path) -> Path:
 
 def _prepared(root: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
-        splits = registry.load("modelnet", layouts.modelnet_h5(Path(folder)))
+        splits = registry.load_dataset("modelnet", layouts.modelnet_h5(Path(folder)))
         out = Path(folder) / "out"
-        prepare(splits, out, "modelnet")
+        prepare_dataset(splits, out, "modelnet")
         for path in sorted(out.rglob("*")):
             if path.is_file():
                 layouts.write(root / path.relative_to(out), path.read_bytes())

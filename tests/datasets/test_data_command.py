@@ -45,7 +45,7 @@ def test_prepare_verify_and_train_on_it(tmp_path: Path) -> None:
         )
         found = json.loads(report.read_text())
         assert found["splits"]["train"]["per_class"] == {"chair": 3, "night_stand": 3} and not found["problems"]
-    assert registry.load("prepared", out).train[0].normals is not None
+    assert registry.load_dataset("prepared", out).train[0].normals is not None
 
 
 def test_bad_rows_are_listed_where_that_is_asked_for(tmp_path: Path) -> None:

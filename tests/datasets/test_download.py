@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from image2point.cli import app
 from image2point.datasets import registry
 from image2point.datasets.catalogue import Download
-from image2point.datasets.download import download, fetch, unpack
+from image2point.datasets.download import download_file, fetch_archive, unpack_archive
 from image2point.errors import InputError
 
 CONTENT = bytes(range(256)) * 4000
@@ -84,42 +84,42 @@ def server() -> Iterator[Server]:
 def test_a_download_that_broke_off_is_gone_on_with(server: Server, tmp_path: Path) -> None:
     path, server.break_after = tmp_path / "data.zip", 300_000
     with pytest.raises(InputError, match=r"ended after .* of 1,024,000 bytes; the same command goes on|bytes are kept"):
-        download(server.url, path, 2**30)
+        download_file(server.url, path, 2**30)
     part = tmp_path / "data.zip.part"
     kept = part.stat().st_size
     assert 0 < kept <= 300_000 and not path.exists()
     seen: list[tuple[int, int | None]] = []
-    download(server.url, path, 2**30, hashlib.sha256(CONTENT).hexdigest(), lambda *now: seen.append(now))
+    download_file(server.url, path, 2**30, hashlib.sha256(CONTENT).hexdigest(), lambda *now: seen.append(now))
     assert path.read_bytes() == CONTENT and server.ranges == [None, f"bytes={kept}-"]
     assert seen[-1] == (len(CONTENT), len(CONTENT)) and seen[0][0] > kept
     assert [each.name for each in tmp_path.iterdir()] == ["data.zip"]
-    download(server.url, path, 2**30)  # there already: nothing is sent
+    download_file(server.url, path, 2**30)  # there already: nothing is sent
     assert len(server.ranges) == 2
 
 
 def test_a_file_that_changed_is_sent_from_the_start(server: Server, tmp_path: Path) -> None:
     server.break_after = 300_000
     with pytest.raises(InputError):
-        download(server.url, tmp_path / "data.zip", 2**30)
+        download_file(server.url, tmp_path / "data.zip", 2**30)
     server.content, server.etag = CONTENT[::-1], '"two"'
-    download(server.url, tmp_path / "data.zip", 2**30)
+    download_file(server.url, tmp_path / "data.zip", 2**30)
     assert (tmp_path / "data.zip").read_bytes() == CONTENT[::-1]
 
 
 def test_what_a_server_may_not_do(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     with pytest.raises(InputError, match="has 1,024,000 bytes; at most 1,000 are expected"):
-        download(server.url, path, 1000)
+        download_file(server.url, path, 1000)
     with pytest.raises(InputError, match=r"sha256 .*, expected 00; the file was removed"):
-        download(server.url, path, 2**30, "00")
+        download_file(server.url, path, 2**30, "00")
     assert not path.exists()
     server.answers = 404
     with pytest.raises(InputError, match="the server answers 404"):
-        download(server.url, path, 2**30)
+        download_file(server.url, path, 2**30)
     with pytest.raises(InputError, match="expected an http address, found file:"):
-        download("file:///etc/passwd", path, 2**30)
+        download_file("file:///etc/passwd", path, 2**30)
     with pytest.raises(InputError, match="refused"):
-        download("http://127.0.0.1:9/x.zip", path, 2**30)
+        download_file("http://127.0.0.1:9/x.zip", path, 2**30)
 
 
 def archive(path: Path, *entries: tuple[str, bytes, int]) -> Path:
@@ -184,7 +184,7 @@ def test_hostile_archives_leave_no_trace(tmp_path: Path, name: str) -> None:
     home.mkdir()
     path = HOSTILE[name](tmp_path / "archive")
     with pytest.raises(InputError, match=MESSAGES[name]) as caught:
-        unpack(path, home, "x")
+        unpack_archive(path, home, "x")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not list(home.iterdir()) and sorted(p.name for p in tmp_path.iterdir()) == ["archive", "home"]
 
@@ -193,7 +193,7 @@ def test_fetch_shows_the_terms_first(server: Server, tmp_path: Path, monkeypatch
     root = layouts.modelnet_h5(tmp_path / "source")
     files = [(f"modelnet/{path.name}", path.read_bytes(), REGULAR) for path in root.iterdir()]
     server.content = archive(tmp_path / "made.zip", *files).read_bytes()
-    entry = replace(registry.find("modelnet"), downloads=(Download(server.url, "modelnet", 2**20),))
+    entry = replace(registry.find_dataset("modelnet"), downloads=(Download(server.url, "modelnet", 2**20),))
     monkeypatch.setitem(registry.DATASETS, "modelnet", entry)
     into = tmp_path / "data"
     result = CliRunner().invoke(app, ["data", "fetch", "modelnet", "--into", str(into)])
@@ -202,9 +202,9 @@ def test_fetch_shows_the_terms_first(server: Server, tmp_path: Path, monkeypatch
     result = CliRunner().invoke(app, ["data", "fetch", "modelnet", "--into", str(into), "--accept-terms"])
     assert result.exit_code == 0, result.output
     assert [path.name for path in into.iterdir()] == ["modelnet"]
-    assert len(registry.load("modelnet", into / "modelnet").train) == 12
+    assert len(registry.load_dataset("modelnet", into / "modelnet").train) == 12
     with pytest.raises(InputError, match="exists already"):
-        fetch(entry.downloads[0], into)
+        fetch_archive(entry.downloads[0], into)
 
 
 def test_fetch_says_how_to_get_what_may_not_be_fetched() -> None:

@@ -324,5 +324,5 @@ def test_rows_of_a_damaged_list_stay_on_one_line(tmp_path: Path) -> None:
     (tmp_path / "all.csv").write_text(f"id,synsetId,subSynsetId,modelId,split\n{row}")
     (tmp_path / "02691156").mkdir()
     with pytest.raises(InputError, match="row 1") as caught:
-        registry.load("shapenet", tmp_path)
+        registry.load_dataset("shapenet", tmp_path)
     assert str(caught.value).isprintable()
