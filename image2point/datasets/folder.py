@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from image2point.datasets.files import READERS, read_cloud
 from image2point.datasets.listed import FileClouds, entries_of, existing_folder, file_seed, is_litter
 from image2point.datasets.splits import Splits, hold_out
 from image2point.errors import InputError
+
+logger = logging.getLogger("image2point")
 
 TEST_FRACTION = 0.2
 """Share of each class that becomes the test set where the folder has no train and test of its own."""
@@ -60,10 +63,29 @@ def load_folder(root: Path, options: Options) -> Splits:
 
 
 def read_file(path: Path, options: Options, bare: bool = False) -> Cloud:
-    """One file, sampled by its own name, in the unit sphere unless the options say otherwise. `bare`: points alone."""
-    normalise = options.normalise is not False
-    cloud = read_cloud(path, points=options.points, seed=file_seed(path, options.seed), normalise=normalise)
+    """One file, sampled by its own name, in the unit sphere unless the options say otherwise. `bare`: points alone.
+
+    What is left out of the files is told of the first in each folder: the others are mostly alike.
+    """
+    cloud = read_cloud(
+        path,
+        points=options.points,
+        seed=file_seed(path, options.seed),
+        normalise=options.normalise is not False,
+        columns=options.columns,
+        nan_points=options.nan_points,
+        note=lambda line: _note_once(path.parent, line),
+    )
     return Cloud(cloud.points) if bare else cloud
+
+
+_noted: set[Path] = set()
+
+
+def _note_once(folder: Path, line: str) -> None:
+    if folder not in _noted:
+        _noted.add(folder)
+        logger.warning("%s (other files of this folder are not listed)", line)
 
 
 def subfolders(root: Path) -> list[str]:

@@ -21,7 +21,8 @@ from image2point.datasets.cloud import Cloud
 from image2point.datasets.prepared import FORMAT, INDEX, NORMAL_STEPS, VERSION, decode
 from image2point.datasets.splits import CloudSet, Splits, origin
 from image2point.datasets.validate import check_cloud
-from image2point.errors import InputError
+from image2point.errors import InputError, printable
+from image2point.files import user_path
 
 ENCODINGS = ("exact", "int16")
 SHARD_BYTES = 64 * 2**20
@@ -63,6 +64,7 @@ def prepare_dataset(
     """
     if encoding not in ENCODINGS:
         raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, found {encoding!r}")
+    out = user_path(out)
     if out.exists() and not (overwrite and (out / INDEX).is_file()):
         kind = "already, and holds no prepared data" if overwrite else "already; choose another or ask to overwrite it"
         raise InputError(f"{out} exists {kind}")
@@ -184,7 +186,7 @@ class _Writer:
                 f"{', '.join(self._has or ())}; all clouds of a split must have the same"
             )
         self._has = has
-        self._names.write(where.replace("\n", " ") + "\n")
+        self._names.write(printable(where) + "\n")
         self._labels.append(label)
         self._sizes.append(len(cloud))
         self._waiting.append(cloud)

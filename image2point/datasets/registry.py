@@ -17,7 +17,6 @@ from image2point.datasets import (
 from image2point.datasets.catalogue import Dataset, Options
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
-from image2point.files import user_path
 
 DATASETS: dict[str, Dataset] = {
     module.DATASET.name: module.DATASET
@@ -35,11 +34,6 @@ def find_dataset(name: str) -> Dataset:
 def load_dataset(name: str, root: str | Path, options: Options | None = None) -> Splits:
     """The splits of a dataset that lies in `root`; validation is None unless the dataset has its own.
 
-    Raises InputError as the dataset's own reader does, and for names of classes that cannot be printed: they would go
-    to terminals, tables and pages as they are.
+    Raises InputError as `Dataset.read` does.
     """
-    splits = find_dataset(name).load(user_path(root), options or Options())
-    odd = [each for each in splits.train.classes if not each.isprintable() or not each.strip()]
-    if odd:
-        raise InputError(f"{root}: the class name {odd[0]!r} is empty or holds characters that cannot be printed")
-    return splits
+    return find_dataset(name).read(root, options or Options())

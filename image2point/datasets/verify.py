@@ -63,7 +63,7 @@ def verify_dataset(
             report.bytes += path.stat().st_size
     if dataset.name == prepared.DATASET.name:
         _compare_hashes(root, report)
-    splits = dataset.load(root, options)
+    splits = dataset.read(root, options)
     seen: dict[bytes, str] = {}
     for name, clouds in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         if clouds is not None:

@@ -70,11 +70,16 @@ def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
 def _load(data: configuration.Data) -> Splits:
     if data.name != "synthetic":
         classes = data.classes if data.name.startswith("modelnet") else None
-        return registry.load_dataset(
-            data.name,
-            data.root,
-            Options(data.variant, classes, data.sample, data.sample_seed, data.normalise),
-        )
+        options = Options(
+            data.variant, classes, data.sample, data.sample_seed, data.normalise,
+            columns=data.columns, nan_points=data.nan_points,
+        )  # fmt: skip
+        whole = registry.load_dataset(data.name, data.root, options)
+        if len(whole.train.classes) < 2:
+            raise InputError(
+                f"{data.root} has the one class {', '.join(whole.train.classes)}; a run needs clouds of two or more"
+            )
+        return whole
     shapes = data.synthetic
     difficulty = synthetic.Difficulty(**shapes.difficulty.model_dump())
     names = shapes.classes or tuple(synthetic.SOLIDS)

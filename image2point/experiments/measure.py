@@ -25,6 +25,7 @@ from image2point.experiments.image_ingredients import (
     make_image_recipe,
 )
 from image2point.experiments.ingredients import calibration_batch, load_novel, load_splits, make_network, make_recipe
+from image2point.files import user_path
 from image2point.image_network import ImageNetwork
 from image2point.training import distributed
 from image2point.training.batches import Preparation
@@ -82,7 +83,7 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
     would begin; an architecture with `network.weights=...` on `images...=...`, as in a pre-training config.
     `overrides`: what differs here, such as data.root=... or training.threads=1.
     """
-    path = Path(target)
+    path = user_path(target)
     finished = path.is_dir()
     config: Config | Pretrain
     single = [*overrides, "training.devices=1", "training.nodes=1"]
