@@ -79,7 +79,7 @@ def parse_columns(text: str) -> tuple[str, ...]:
     partial = [triple for triple in triples if 0 < len(set(triple) & set(names)) < 3]
     if unknown or twice or partial or not set(COORDINATES) <= set(names):
         raise InputError(
-            f"columns {one_line(text)!r}: expected x y z, perhaps nx ny nz and red green blue (r g b), each once, in "
+            f"columns '{one_line(text)}': expected x y z, perhaps nx ny nz and red green blue (r g b), each once, in "
             "the order of the file, and _ for each column that is to be left out"
         )
     return names

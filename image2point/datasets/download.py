@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
 import os
 import shutil
@@ -246,9 +245,8 @@ def _is_tar(archive: Path) -> bool:
 def _untar(archive: Path, place: Path) -> None:
     with _open_unpacked(archive) as stream:
         bounded: Any = _Bounded(stream, archive)
-        file = tarfile.open(fileobj=bounded, mode="r:")
         files, size = 0, 0
-        for row, entry in enumerate(file):
+        for row, entry in enumerate(file := tarfile.TarFile(fileobj=bounded)):
             where = f"{archive} entry {row} {one_line(repr(entry.name))}"
             if not (entry.isreg() or entry.isdir()):
                 raise InputError(f"{where} is a link or a device, which are not unpacked")

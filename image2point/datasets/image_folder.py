@@ -58,7 +58,7 @@ def load_image_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
     train = root / "train"
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if not train.is_dir() or test is None:
-        raise InputError(f"{root} is no image folder: expected {LAYOUT}")
+        raise InputError(f"no image folder at {root}: expected {LAYOUT}")
     classes = tuple(path.name for path in entries_of(train) if path.is_dir())
     if len(classes) < 2:
         raise InputError(f"{train} has {len(classes)} class folders, expected two or more: expected {LAYOUT}")

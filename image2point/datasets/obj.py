@@ -57,11 +57,13 @@ def read_obj(path: Path) -> Mesh | Cloud:
             if isinstance(error, InputError):
                 raise
             wanted = "v x y z" if words[0] == "v" else "f with numbers of vertices"
-            raise InputError(f"{path} line {number}: expected {wanted}, found {one_line(line, 60)!r}") from None
+            raise InputError(f"{path} line {number}: expected {wanted}, found '{one_line(line, 60)}'") from None
     vertices = np.array(points).reshape(-1, 3)
     if not len(vertices):
         raise InputError(f"{path}: damaged, or not a .obj file: it has no vertices, lines that begin with v")
     shades = unit_colours(np.array(colours).reshape(-1, 3)) if len(colours) == len(points) else None
+    if len(corners) and max(corners) >= len(vertices):
+        raise InputError(f"{path}: a face uses vertex {max(corners) + 1}, but there are {len(vertices)} vertices")
     if len(sizes):
         return Mesh(vertices, fan_triangles(np.array(corners), np.array(sizes), str(path)), shades)
     shapes = sorted(others & set(OTHER_SHAPES))

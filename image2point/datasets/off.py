@@ -95,5 +95,5 @@ def _numbers(path: Path, what: str, words: Sequence[str], width: int, kind: type
     except (ValueError, OverflowError):
         values = []
     if len(values) != width or any(abs(value) >= 2**62 for value in values if kind is int):
-        raise InputError(f"{path}: {what}: expected {max(width, 0)} numbers, found {one_line(' '.join(words), 60)!r}")
+        raise InputError(f"{path}: {what}: expected {max(width, 0)} numbers, found '{one_line(' '.join(words), 60)}'")
     return values

@@ -163,7 +163,7 @@ def read_index(root: Path) -> dict[str, Any]:
     path = root / INDEX
     if not path.is_file():
         existing_folder(root, "prepared", LAYOUT)
-        raise InputError(f"{path} is missing: expected {LAYOUT}")
+        raise InputError(f"no prepared data at {root}, {INDEX} is missing: expected {LAYOUT}")
     index = read_json(path, LARGEST_INDEX)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{path} is not the index of prepared data")

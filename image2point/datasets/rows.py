@@ -53,7 +53,7 @@ def _read_rows(path: Path, columns: str | None, usual: dict[int, str], note: Not
             promised += int(fields[0])
             continue
         if len(fields) < 3 or not all(map(is_number, fields[:3])):
-            raise InputError(f"{path} point {len(rows)}: expected x y z, found {one_line(line, 60)!r}")
+            raise InputError(f"{path} point {len(rows)}: expected x y z, found '{one_line(line, 60)}'")
         if re.fullmatch(r"(-?\d+,\d+[\s;]+){2,}(-?\d+,\d+)", text):
             raise InputError(f"{path} line {number}: expected decimal points, found decimal commas: {line[:60]!r}")
         rows.append(fields)
@@ -101,4 +101,4 @@ def _numbers(path: Path, rows: Sequence[Sequence[str]], places: Sequence[int], w
         return np.array(rows, dtype=np.float64).reshape(len(rows), width)
     except ValueError:
         row, wrong = next((row, word) for row, fields in enumerate(rows) for word in fields if not is_number(word))
-        raise InputError(f"{path} line {places[row]}: expected a number, found {one_line(wrong, 40)!r}") from None
+        raise InputError(f"{path} line {places[row]}: expected a number, found '{one_line(wrong, 40)}'") from None

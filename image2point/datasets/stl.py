@@ -52,7 +52,7 @@ def _text_corners(text: str, path: Path) -> np.ndarray:
         )
     for number, row in enumerate(vertices):
         if len(row) != 3:
-            raise InputError(f"{path} vertex {number}: expected three numbers, found {one_line(' '.join(row), 60)!r}")
+            raise InputError(f"{path} vertex {number}: expected three numbers, found '{one_line(' '.join(row), 60)}'")
     try:
         return np.array(vertices, dtype=np.float64).reshape(-1, 3, 3)
     except ValueError as error:

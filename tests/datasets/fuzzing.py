@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,18 @@ WORDS = (
     b"nan", b"inf", b"-1", b"0", b"4294967295", b"999999999999", b"1e308", b"-2147483648", b"\xff\xff\xff\xff",
     b"\x00\x00\x00\x00", b"\x7f\xff\xff\xff", b"\n", b" ", b"\xe6\xa4", b"property list uchar int x\n", b"{", b"[" * 50,
 )  # fmt: skip
+
+
+TRISTRIPS = (
+    b"ply\nformat binary_big_endian 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    b"property uchar diffuse_red\nproperty uchar diffuse_green\nproperty uchar diffuse_blue\nelement tristrips 1\n"
+    b"property list int int vertex_indices\nend_header\n"
+    + b"".join(struct.pack(">3f3B", i & 1, i >> 1, i, i, i, i) for i in range(4))
+    + struct.pack(">9i", 8, 0, 1, 2, 3, -1, 2, 1, 0)
+)
+OVER_LINES = (
+    "COFF\n4 2 0\n" + "".join(f"{i & 1} {i >> 1} {i} 9 9 {i} 255\n" for i in range(4)) + "4 0\n1\n2 3\n3 1 2 3 7\n"
+)
 
 
 @dataclass(frozen=True)
@@ -160,15 +173,24 @@ def _single() -> dict[str, tuple[bytes, ...]]:
     np.save(array, points)
     np.savez_compressed(archive, points=points, normals=points)
     return {
-        ".ply": ply,
-        ".pcd": pcd,
-        ".xyz": (rows.encode(),),
+        ".ply": (*ply, TRISTRIPS),
+        ".pcd": (*pcd, pcd[0].replace(b"x y z", b"X Y Z"), pcd[0].replace(b"\n0", b"\nnan", 3)),
+        ".xyz": (
+            rows.encode(),
+            f"//X,Y,Z,R,G,B\n{rows}".replace("\n", ",1,2,3\n").replace("B,1,2,3", "B").replace(" ", ",").encode(),
+            rows.encode("utf-16"),
+        ),
         ".pts": (
             f"12\n{rows}".encode(),
             f"12\n{rows}".replace("\n", " 1 2 3 4\n").replace("12 1 2 3 4", "12").encode(),
         ),
-        ".off": (layouts.off().encode(), layouts.off(joined=True).encode(), boxes[1]),
-        ".obj": (layouts.obj().encode(), boxes[0], f"{layouts.obj()}f 1 2 3 4\n".encode()),
+        ".off": (layouts.off().encode(), layouts.off(joined=True).encode(), boxes[1], OVER_LINES.encode()),
+        ".obj": (
+            layouts.obj().encode(),
+            boxes[0],
+            f"{layouts.obj()}f 1 2 3 4\n".encode(),
+            f"{layouts.obj()}usemtl a\nf -4/-1 -3/-1 \\\n -2/-1\n".encode(),
+        ),
         ".stl": (
             bytes(80) + (4).to_bytes(4, "little") + triangles.tobytes(),
             f"solid a\n{facets}endsolid a\n".encode(),

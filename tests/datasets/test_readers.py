@@ -144,7 +144,8 @@ def test_a_folder_is_cut_by_seed(tmp_path: Path) -> None:
     assert not names(splits.train) & names(splits.test) and len(names(splits.train) | names(splits.test)) == 12
     assert names(splits.test) == names(registry.load_dataset("folder", tmp_path).test)
     assert any(
-        names(splits.test) != names(registry.load_dataset("folder", tmp_path, Options(seed=s)).test) for s in range(1, 5)
+        names(splits.test) != names(registry.load_dataset("folder", tmp_path, Options(seed=s)).test)
+        for s in range(1, 5)
     )
 
 
