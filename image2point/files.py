@@ -33,6 +33,21 @@ def looked_for(path: str | Path) -> str:
     return "" if user_path(path).is_absolute() else f" (a relative path, looked for in {Path.cwd()})"
 
 
+def csv_cell(value: object) -> object:
+    """A value for a cell of a CSV file: text that a spreadsheet would run as a formula gets an apostrophe in front.
+
+    >>> [csv_cell(value) for value in ("=HYPERLINK(1)", "-1e-3", "resnet50", 0.5)]
+    ["'=HYPERLINK(1)", '-1e-3', 'resnet50', 0.5]
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it onto `path` if the block succeeds.

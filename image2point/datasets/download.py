@@ -53,7 +53,7 @@ DAMAGE = (
 """What the libraries raise for archives that are broken, encrypted or of an unknown kind."""
 
 
-class _WebOnly(HTTPRedirectHandler):
+class WebOnly(HTTPRedirectHandler):
     """Follows redirects within the web alone: not to ftp or a file, and from https to nothing that can be changed on
     the way."""
 
@@ -121,7 +121,7 @@ def _get(url: str, part: Path, bytes_limit: int, progress: Callable[[int, int | 
     else:
         done = 0
     try:
-        with build_opener(_WebOnly).open(Request(url, headers=headers), timeout=TIMEOUT) as answer:
+        with build_opener(WebOnly).open(Request(url, headers=headers), timeout=TIMEOUT) as answer:
             resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
             done = done if resumed else 0
             length = answer.headers.get("Content-Length", "")

@@ -7,22 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
+from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
 
 
-class ImageSet(Protocol):
+class ImageSet(Labelled, Protocol):
     """Images with labels, held in memory or read on demand: `labels` int64 [n], `self[i]` uint8 RGB [H, W, 3]."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> np.ndarray: ...
 

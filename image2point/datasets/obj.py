@@ -11,7 +11,7 @@ import numpy as np
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.columns import unit_colours
 from image2point.datasets.meshes import Mesh
-from image2point.datasets.polygons import fan_triangles
+from image2point.datasets.polygons import polygon_triangles
 from image2point.datasets.text import LARGEST, decode_text
 from image2point.errors import InputError, one_line
 
@@ -65,7 +65,7 @@ def read_obj(path: Path) -> Mesh | Cloud:
     if len(corners) and max(corners) >= len(vertices):
         raise InputError(f"{path}: a face uses vertex {max(corners) + 1}, but there are {len(vertices)} vertices")
     if len(sizes):
-        return Mesh(vertices, fan_triangles(np.array(corners), np.array(sizes), str(path)), shades)
+        return Mesh(vertices, polygon_triangles(vertices, np.array(corners), np.array(sizes), str(path)), shades)
     shapes = sorted(others & set(OTHER_SHAPES))
     if shapes:
         raise InputError(f"{path}: has no faces, only lines or curves ({', '.join(shapes)}), which have no surface")

@@ -16,7 +16,7 @@ import numpy as np
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.columns import unit_colours
 from image2point.datasets.meshes import Mesh
-from image2point.datasets.polygons import fan_triangles
+from image2point.datasets.polygons import polygon_triangles
 from image2point.datasets.text import read_lines
 from image2point.errors import InputError, one_line
 
@@ -59,7 +59,8 @@ def read_off(path: Path) -> Mesh | Cloud:
     else:
         polygons = _faces(path, rows, faces)
         sizes = np.array([len(polygon) for polygon in polygons])
-        triangles = fan_triangles(np.fromiter(chain.from_iterable(polygons), np.int64), sizes, str(path))
+        corners = np.fromiter(chain.from_iterable(polygons), np.int64)
+        triangles = polygon_triangles(table[:, :3], corners, sizes, str(path))
     return Mesh(table[:, :3], triangles, colours)
 
 

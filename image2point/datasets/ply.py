@@ -16,7 +16,7 @@ import numpy as np
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.columns import cloud_of_columns
 from image2point.datasets.meshes import Mesh
-from image2point.datasets.polygons import fan_triangles, strip_triangles
+from image2point.datasets.polygons import polygon_triangles, strip_triangles
 from image2point.datasets.text import is_number
 from image2point.errors import InputError, one_line
 
@@ -70,17 +70,19 @@ def read_ply(path: Path) -> Cloud | Mesh:
     order, elements, start = _header(path, content)
     body: _Text | _Binary = _Binary(path, content, start, order) if order else _Text(path, content, start)
     vertices: dict[str, np.ndarray] = {}
-    triangles = np.empty((0, 3), dtype=np.int64)
+    polygons, strips = list[Lists](), list[np.ndarray]()
     for element in elements:
         columns, lists = body.read(element)
         corners = next((values for name, values in lists.items() if name.lower() in CORNERS), None)
         if element.name == "vertex":
             vertices = columns
         elif element.name == "face" and corners is not None:
-            triangles = np.concatenate([triangles, fan_triangles(corners.values, corners.sizes, str(path))])
+            polygons.append(corners)
         elif element.name == "tristrips" and corners is not None:
-            triangles = np.concatenate([triangles, strip_triangles(corners.rows())])
+            strips += corners.rows()
     cloud = cloud_of_columns(vertices, str(path))
+    cut = [polygon_triangles(cloud.points, each.values, each.sizes, str(path)) for each in polygons]
+    triangles = np.concatenate([*cut, strip_triangles(strips)])
     return Mesh(cloud.points, triangles, cloud.colours) if len(triangles) else cloud
 
 

@@ -26,8 +26,8 @@ def read_xyz(path: Path, columns: str | None = None, note: Note = lambda _: None
     else x, y, z and others that nobody has named: `note` gets a line about those.
     A line with one whole number is the number of the points that follow.
 
-    Raises InputError with the path for fewer than three numbers in a line, and columns or points of another number
-    than is said.
+    Raises InputError with the path for fewer than three numbers in a line, lines of different numbers of columns, and
+    columns or points of another number than is said.
     """
     return _read_rows(path, columns, {}, note)
 
@@ -61,9 +61,15 @@ def _read_rows(path: Path, columns: str | None, usual: dict[int, str], note: Not
     if promised and promised != len(rows):
         raise InputError(f"{path}: its first line promises {promised} points, found {len(rows)}")
     widths = {len(row) for row in rows}
+    if len(widths) > 1:
+        width = len(rows[0])
+        row = next(row for row, fields in enumerate(rows) if len(fields) != width)
+        raise InputError(
+            f"{path} line {places[row]}: expected {width} columns as in the lines before, found {len(rows[row])}"
+        )
     if names is None and header is not None and len(header) >= max(widths, default=0):
         names = header
-    if names is None and len(widths) == 1 and (known := usual.get(widths.copy().pop())):
+    if names is None and (known := usual.get(max(widths, default=0))):
         last = _numbers(path, [row[-3:] for row in rows], places, 3)
         if ((last >= 0) & (last <= 255) & (last == np.floor(last))).all():
             names = parse_columns(known)
@@ -75,9 +81,8 @@ def _read_rows(path: Path, columns: str | None, usual: dict[int, str], note: Not
             )
         names = COORDINATES
     elif columns and widths - {len(names)}:
-        row = next(row for row, fields in enumerate(rows) if len(fields) != len(names))
         raise InputError(
-            f"{path} line {places[row]}: `columns` names {len(names)} columns, found {len(rows[row])}; name those to "
+            f"{path} line {places[0]}: `columns` names {len(names)} columns, found {len(rows[0])}; name those to "
             "leave out `_`"
         )
     table = _numbers(path, [row[: len(names)] for row in rows], places, len(names))

@@ -14,22 +14,11 @@ from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
 
 
-class CloudSet(Protocol):
+class CloudSet(Labelled, Protocol):
     """Clouds with labels, held in memory or made on demand.
 
     `labels` is int64 [n]; the arrays of `self[i]` belong to the caller, who may write to them.
     """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Cloud: ...
 

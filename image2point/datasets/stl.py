@@ -27,7 +27,8 @@ def read_stl(path: Path) -> Mesh:
     count = int.from_bytes(content[80:HEADER], "little") if len(content) >= HEADER else None
     if count is not None and len(content) == HEADER + RECORD.itemsize * count:
         # Many binary files begin with `solid` as text does: the size tells them apart.
-        corners = np.frombuffer(content, RECORD, count, HEADER)["corners"].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # what is not finite is refused later, with its place
+            corners = np.frombuffer(content, RECORD, count, HEADER)["corners"].astype(np.float64)
     elif re.match(rb"(\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s*s\0?o\0?l\0?i\0?d", content[:64], re.IGNORECASE):
         corners = _text_corners(decode_text(content, str(path), errors="replace"), path)
     else:

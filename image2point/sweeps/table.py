@@ -15,6 +15,7 @@ import yaml
 from rich.table import Table
 
 from image2point.errors import InputError
+from image2point.files import csv_cell
 from image2point.report.arms import IDLE
 from image2point.report.read import Record
 
@@ -259,7 +260,7 @@ def _csv(table: Pivot) -> str:
     writer.writerow([*table.row_fields, *table.column_fields, "seeds", table.value])
     for (row, column), cell in table.cells.items():
         for seeds, value in cell.values.items():
-            writer.writerow([*row, *column, " ".join(seeds), repr(value)])
+            writer.writerow([*map(csv_cell, (*row, *column, " ".join(seeds))), repr(value)])
     return stream.getvalue()
 
 

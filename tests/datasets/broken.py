@@ -306,6 +306,7 @@ CASES: tuple[Case, ...] = (
     _cloud(".xyz that is no text", "a.xyz", b"\xff\xfe\x00\x01"),
     _cloud(".xyz with a number beyond float32", "a.xyz", "1 2 3\n4 1e300 6\n"),
     _cloud(".pts with fewer points than its first line says", "a.pts", "5\n1 2 3\n"),
+    _cloud(".xyz with a line that ran into the next", "a.xyz", "1 2 3\n4 5 6 7 8 9\n"),
     _cloud(".xyz with decimal commas", "a.xyz", "1,5 2,5 3,5\n"),
     _cloud(".xyz that names its columns, with a row too short", "a.xyz", "x y z nx ny nz\n1 2 3 0 0 1\n1 2 3 0\n"),
     _cloud(".xyz with zero bytes", "a.xyz", b"1 2 3\n\x00\x00\n"),

@@ -99,7 +99,7 @@ def targets() -> dict[str, Target]:
     found = {}
     for suffix, contents in _single().items():
         name = f"file{suffix}"
-        found[suffix] = Target(contents, name, lambda folder, name=name: read_cloud(folder / name))  # type: ignore[misc]
+        found[suffix] = Target(contents, name, lambda folder, name=name: read_cloud(folder / name, note=str))  # type: ignore[misc]
     for name, dataset, make, damaged in (
         ("modelnet h5", "modelnet", layouts.modelnet_h5, "ply_data_train0.h5"),
         ("modelnet list", "modelnet", layouts.modelnet_h5, "train_files.txt"),
