@@ -84,7 +84,7 @@ def test_a_tilde_and_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("folder", "modelnet", "prepared", "shapenet"):
         lost = call("verify", name, "clouds")
         assert lost.exit_code == 2 and f"relative path, looked for in {tmp_path / 'elsewhere'}" in lost.stderr
-    assert "relative" not in call("verify", "folder", "~/nowhere").stderr
+    assert "a relative path" not in call("verify", "folder", "~/nowhere").stderr
     assert "~nobody-of-this-name/x" in call("verify", "folder", "~nobody-of-this-name/x").stderr
 
 
