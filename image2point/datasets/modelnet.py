@@ -8,6 +8,7 @@ here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from image2point.datasets.catalogue import Dataset, Download, Options
 from image2point.datasets.files import unit_spheres
 from image2point.datasets.h5 import Array, flat_labels, keep_rows, read_arrays
 from image2point.datasets.listed import existing_folder, read_list
-from image2point.datasets.splits import Origins, Splits, StoredClouds
+from image2point.datasets.splits import FileRows, Splits, StoredClouds, join_files
 from image2point.errors import InputError
 
 MODELNET10 = (
@@ -89,37 +90,24 @@ def _select(
     """Read the files and keep the clouds of the classes `names`, numbered in that order."""
     renumbered = np.full(len(listed), -1, dtype=np.int64)
     renumbered[[listed.index(each) for each in names]] = np.arange(len(names))
-    clouds: list[np.ndarray] = []
-    normals: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    origins: list[tuple[Path, np.ndarray]] = []
+    chosen = []
     for path in files:
-        points, own_normals, old, rows = _read(path, listed, options)
-        if clouds and points.shape[1] != clouds[0].shape[1]:
-            raise InputError(
-                f"{path.name} has {points.shape[1]} points per cloud but {files[0].name} has {clouds[0].shape[1]}"
+        file = _read(path, listed, options)
+        wanted = renumbered[file.labels] >= 0
+        chosen.append(
+            replace(
+                file,
+                rows=file.rows[wanted],
+                points=unit_spheres(file.points[wanted]) if options.normalise else file.points[wanted],
+                labels=renumbered[file.labels[wanted]],
+                normals=None if file.normals is None else file.normals[wanted],
             )
-        wanted = renumbered[old] >= 0
-        clouds.append(points[wanted])
-        labels.append(renumbered[old][wanted])
-        origins.append((path, rows[wanted]))
-        if own_normals is not None:
-            normals.append(own_normals[wanted])
-    if normals and len(normals) < len(files):
-        raise InputError(
-            f"{files[0].parent}: {len(normals)} of the {len(files)} files of {name} have `normal`; all or none"
         )
-    points = np.concatenate(clouds)
-    if options.normalise:
-        points = unit_spheres(points)
-    joined = np.concatenate(normals) if normals else None
-    return StoredClouds(name, names, points, np.concatenate(labels), joined, origins=Origins.of_files(origins))
+    return join_files(name, names, chosen)
 
 
-def _read(
-    path: Path, listed: tuple[str, ...], options: Options
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
-    """Points and normals float32 [N, P, 3], labels and rows int64 [N] of one file, checked."""
+def _read(path: Path, listed: tuple[str, ...], options: Options) -> FileRows:
+    """The clouds of one file, checked, with labels as in the file."""
     triples = Array("f", "(N, P, 3)", (3,), 3)
     arrays = read_arrays(path, {"data": triples, "label": Array("i", "(N, 1)", (1, 2))}, {"normal": triples})
     points, labels = arrays["data"].astype(np.float32, copy=False), flat_labels(arrays["label"], path)
@@ -139,7 +127,7 @@ def _read(
         )
 
     rows = keep_rows(np.asarray(np.logical_and.reduce([known, *finite])), wrong, options)
-    return points[rows], None if normals is None else normals[rows], labels[rows], rows
+    return FileRows(path, rows, points[rows], labels[rows], None if normals is None else normals[rows])
 
 
 CITATION = (

@@ -13,7 +13,7 @@ from image2point.datasets.catalogue import Dataset, Options, choose_variant
 from image2point.datasets.files import unit_spheres
 from image2point.datasets.h5 import Array, flat_labels, keep_rows, read_arrays
 from image2point.datasets.listed import existing_folder
-from image2point.datasets.splits import Origins, Splits, StoredClouds
+from image2point.datasets.splits import FileRows, Splits, StoredClouds, join_files
 from image2point.errors import InputError
 
 CLASSES = (
@@ -79,7 +79,7 @@ def _split(path: Path, name: str, options: Options) -> StoredClouds:
     if options.normalise is not False:
         points = unit_spheres(points)
     parts = None if mask is None else (mask[rows] != BACKGROUND).astype(np.int64)
-    return StoredClouds(name, CLASSES, points, labels, parts=parts, origins=Origins.of_files([(path, rows)]))
+    return join_files(name, CLASSES, [FileRows(path, rows, points, labels, parts=parts)])
 
 
 def _wrong(path: Path, row: int, labels: np.ndarray) -> str:

@@ -26,7 +26,7 @@ from image2point.datasets.listed import (
     read_json_list,
     read_list,
 )
-from image2point.datasets.splits import Origins, Splits, StoredClouds
+from image2point.datasets.splits import FileRows, Splits, join_files
 from image2point.datasets.text import read_text
 from image2point.errors import InputError, one_line
 
@@ -172,12 +172,12 @@ def _h5(root: Path, options: Options) -> Splits:
     classes = tuple(names[label] for label in sorted(names))
     if len(set(classes)) != len(classes):
         raise InputError(f"{root}: two labels have one name in the id2name lists: {', '.join(classes)}")
-    sets = {split: _join(f"shapenet/{split}", classes, found) for split, found in parts.items() if found}
+    sets = {split: join_files(f"shapenet/{split}", classes, files) for split, files in parts.items() if files}
     return Splits(sets["train"], sets.get("validation"), sets["test"])
 
 
-def _file(path: Path, names: dict[int, str], options: Options) -> tuple[Path, np.ndarray, np.ndarray, np.ndarray]:
-    """Points, labels and rows of one file; adds the names of its labels to `names`."""
+def _file(path: Path, names: dict[int, str], options: Options) -> FileRows:
+    """The clouds of one file; adds the names of its labels to `names`."""
     arrays = read_arrays(path, {"data": Array("f", "(N, P, 3)", (3,), 3), "label": Array("i", "(N, 1)", (1, 2))})
     points, labels = arrays["data"].astype(np.float32, copy=False), flat_labels(arrays["label"], path)
     listed = read_json_list(path.with_name(f"{path.stem}_id2name.json"), "class names")
@@ -192,23 +192,7 @@ def _file(path: Path, names: dict[int, str], options: Options) -> tuple[Path, np
             labels[row] = -1
     rows = keep_rows(good, lambda row: f"{path} row {row}: NaN or infinite coordinates", options)
     rows = rows[labels[rows] >= 0]
-    return path, points[rows], labels[rows], rows
-
-
-def _join(
-    name: str, classes: tuple[str, ...], found: list[tuple[Path, np.ndarray, np.ndarray, np.ndarray]]
-) -> StoredClouds:
-    widths = {points.shape[1]: path for path, points, _, _ in found}
-    if len(widths) > 1:
-        wrong, (first, path) = list(widths)[1], next(iter(widths.items()))
-        raise InputError(f"{widths[wrong]} has {wrong} points per cloud but {path.name} has {first}")
-    return StoredClouds(
-        name,
-        classes,
-        np.concatenate([points for _, points, _, _ in found]),
-        np.concatenate([labels for _, _, labels, _ in found]),
-        origins=Origins.of_files([(path, rows) for path, _, _, rows in found]),
-    )
+    return FileRows(path, rows, points[rows], labels[rows])
 
 
 DATASET = Dataset(

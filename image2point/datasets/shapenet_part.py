@@ -23,7 +23,7 @@ from image2point.datasets.listed import (
     read_json_list,
     read_list,
 )
-from image2point.datasets.splits import Origins, Splits, StoredClouds
+from image2point.datasets.splits import FileRows, Splits, StoredClouds, join_files
 from image2point.datasets.text import read_table, whole_numbers
 from image2point.errors import InputError
 
@@ -104,31 +104,19 @@ def _h5(root: Path, options: Options) -> Splits:
     seen: dict[str, str] = {}
     for split, short in NAMES.items():
         listed_in = f"{short}_hdf5_file_list.txt"
-        found = []
+        files = []
         for line in read_list(root, listed_in, LAYOUTS["h5"]):
             path = root / line.replace("\\", "/").rsplit("/", 1)[-1]
             if path.name in seen:
                 raise InputError(f"{path.name} is listed in {seen[path.name]} and again in {root / listed_in}")
             seen[path.name] = listed_in
-            found.append((path, *_file(path, np.array(list(synsets.values())), options)))
-        widths = {points.shape[1] for _, points, _, _, _ in found}
-        if len(widths) > 1:
-            raise InputError(
-                f"{root / listed_in}: its files have different numbers of points per cloud: {sorted(widths)}"
-            )
-        sets[split] = StoredClouds(
-            f"shapenet_part/{split}",
-            CLASSES,
-            np.concatenate([points for _, points, _, _, _ in found]),
-            np.concatenate([labels for _, _, labels, _, _ in found]),
-            parts=np.concatenate([parts for _, _, _, parts, _ in found]),
-            origins=Origins.of_files([(path, rows) for path, _, _, _, rows in found]),
-        )
+            files.append(_file(path, np.array(list(synsets.values())), options))
+        sets[split] = join_files(f"shapenet_part/{split}", CLASSES, files)
     return Splits(sets["train"], sets["validation"], sets["test"])
 
 
-def _file(path: Path, order: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Points, labels, parts and rows of one file. order [16]: the class of each label that the file may hold."""
+def _file(path: Path, order: np.ndarray, options: Options) -> FileRows:
+    """The clouds of one file. order [16]: the class of each label that the file may hold."""
     arrays = read_arrays(
         path,
         {
@@ -154,7 +142,7 @@ def _file(path: Path, order: np.ndarray, options: Options) -> tuple[np.ndarray, 
     if not len(rows):
         raise InputError(f"{path}: no row can be used")
     points = points[rows] if options.normalise is False else unit_spheres(points[rows])
-    return points, order[labels[rows]], parts[rows], rows
+    return FileRows(path, rows, points, order[labels[rows]], parts=parts[rows])
 
 
 def _categories(root: Path, name: str, layout: str) -> dict[str, int]:

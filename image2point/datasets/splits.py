@@ -71,6 +71,53 @@ class StoredClouds:
         return Cloud(self.points[index].copy(), own(self.normals), own(self.colours), own(self.parts))
 
 
+@dataclass(frozen=True)
+class FileRows:
+    """The clouds of one file that are used: rows int64 [n] of it, and what lies there, as in `StoredClouds`."""
+
+    path: Path
+    rows: np.ndarray
+    points: np.ndarray
+    labels: np.ndarray
+    normals: np.ndarray | None = None
+    parts: np.ndarray | None = None
+
+
+def join_files(name: str, classes: tuple[str, ...], files: Sequence[FileRows]) -> StoredClouds:
+    """The clouds of several files as one set.
+
+    Raises InputError where files have other numbers of points per cloud, some lack normals, or nothing is left.
+    """
+    first = files[0]
+    for file in files:
+        if file.points.shape[1] != first.points.shape[1]:
+            raise InputError(
+                f"{file.path} has {file.points.shape[1]} points per cloud but {first.path.name} has "
+                f"{first.points.shape[1]}"
+            )
+    with_normals = sum(file.normals is not None for file in files)
+    if 0 < with_normals < len(files):
+        raise InputError(
+            f"{first.path.parent}: {with_normals} of the {len(files)} files of {name} have normals; all or none"
+        )
+    if not sum(len(file.rows) for file in files):
+        raise InputError(f"{first.path}: no row can be used")
+
+    def joined(values: list[np.ndarray | None]) -> np.ndarray | None:
+        known = [each for each in values if each is not None]
+        return np.concatenate(known) if known else None
+
+    return StoredClouds(
+        name,
+        classes,
+        np.concatenate([file.points for file in files]),
+        np.concatenate([file.labels for file in files]),
+        joined([file.normals for file in files]),
+        parts=joined([file.parts for file in files]),
+        origins=Origins.of_files([(file.path, file.rows) for file in files]),
+    )
+
+
 class Subset:
     """The samples of `whole` at `indices`, in that order; the class list stays that of the whole."""
 

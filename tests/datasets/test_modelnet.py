@@ -65,7 +65,7 @@ def test_normals_where_all_files_have_them(root: Path) -> None:
     np.testing.assert_array_equal(train[2].normals, train.normals[2])
     with h5py.File(root / "ply_data_train1.h5", "r+") as file:
         del file["normal"]
-    with pytest.raises(InputError, match=r"1 of the 2 files of .*/train have `normal`; all or none"):
+    with pytest.raises(InputError, match=r"1 of the 2 files of .*/train have normals; all or none"):
         modelnet.load_modelnet(root, classes=None)
 
 
