@@ -100,7 +100,11 @@ class Dataset:
 
 
 def choose_variant(found: str | None, variants: tuple[str, ...], dataset: str) -> str:
-    """The variant asked for, or the first; InputError for one that does not exist."""
+    """The variant asked for, or the first; InputError for one that does not exist.
+
+    >>> choose_variant(None, ("pb_t50_rs", "obj_only"), "scanobjectnn")
+    'pb_t50_rs'
+    """
     if found is None:
         return variants[0]
     if found not in variants:

@@ -262,7 +262,11 @@ def _untar(archive: Path, place: Path) -> None:
 
 
 def inside(name: str, place: Path, where: str) -> Path:
-    """The path of an entry below `place`; InputError for a name that leads elsewhere."""
+    """The path of an entry below `place`; InputError for a name that leads elsewhere.
+
+    >>> inside("data/a.off", Path("/place"), "entry 0").as_posix()
+    '/place/data/a.off'
+    """
     pure = PurePosixPath(name.replace("\\", "/"))
     drive = pure.parts and ":" in pure.parts[0]
     if not pure.parts or pure.is_absolute() or drive or ".." in pure.parts or "\0" in name:

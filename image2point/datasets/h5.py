@@ -116,7 +116,11 @@ def keep_rows(good: np.ndarray, what: Any, options: Options) -> np.ndarray:
 
 
 def flat_labels(label: np.ndarray, path: Path) -> np.ndarray:
-    """int64 [n] from integer [n] or [n, 1]."""
+    """int64 [n] from integer [n] or [n, 1].
+
+    >>> flat_labels(np.array([[3], [1]], dtype=np.uint8), Path("a.h5"))
+    array([3, 1])
+    """
     if label.ndim == 2 and label.shape[1] != 1:
         raise InputError(f"{path}: expected `label` integer (N, 1), found {label.dtype} {label.shape}")
     return label.reshape(-1).astype(np.int64)

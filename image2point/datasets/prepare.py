@@ -252,6 +252,10 @@ def to_grid(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The step is the smallest power of two with which the longest side fits into 65,532 steps, the offset a multiple of
     it; or, where that is exact, the offset is 0 (such clouds load faster). So coordinates that are multiples of the
     step come back as they were; the others move by at most half a step.
+
+    >>> steps, grid = to_grid(np.array([[0.5, 0, 0], [1.0, 0, 0]], dtype=np.float32))
+    >>> (steps * grid[3]).tolist()
+    [[0.5, 0.0, 0.0], [1.0, 0.0, 0.0]]
     """
     reach = float(np.abs(points).max())
     if reach > 0:

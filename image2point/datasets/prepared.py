@@ -122,7 +122,11 @@ class PreparedClouds:
 
 
 def decode(field: str, stored: np.ndarray, grid: np.ndarray | None) -> np.ndarray:
-    """The values of one cloud, as `Cloud` has them, from what a shard holds; a new array. grid: float32 [4]."""
+    """The values of one cloud, as `Cloud` has them, from what a shard holds; a new array. grid: float32 [4].
+
+    >>> decode("colours", np.array([[255, 0, 51]], dtype=np.uint8), None)
+    array([[1. , 0. , 0.2]], dtype=float32)
+    """
     if field == "parts":
         return stored.astype(np.int64)
     values = stored.astype(np.float32)

@@ -28,6 +28,13 @@ def read_xyz(path: Path, columns: str | None = None, note: Note = lambda _: None
 
     Raises InputError with the path for fewer than three numbers in a line, lines of different numbers of columns, and
     columns or points of another number than is said.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "a.xyz"
+    ...     _ = path.write_text("x, y, z, nx, ny, nz\\n1, 2, 3, 0, 0, 1\\n")
+    ...     read_xyz(path).normals
+    array([[0., 0., 1.]])
     """
     return _read_rows(path, columns, {}, note)
 

@@ -139,7 +139,11 @@ class Subset:
 
 
 def origin(clouds: CloudSet, index: int) -> str:
-    """Where a cloud is from, for messages: its file and row, where the set knows them."""
+    """Where a cloud is from, for messages: its file and row, where the set knows them.
+
+    >>> origin(StoredClouds("made", ("a",), np.zeros((1, 8, 3)), np.zeros(1, int)), 0)
+    'made cloud 0'
+    """
     known = getattr(clouds, "origin", None)
     return known(index) if known is not None else f"{clouds.name} cloud {index}"
 
@@ -164,6 +168,9 @@ def few_shot(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str] =
     notice classes without any sample, and in errors.
 
     Raises InputError where a class has fewer than `shots` samples, and for `shots` < 1.
+
+    >>> few_shot(np.array([0, 0, 0, 1, 1, 1]), shots=2, seed=0).shape
+    (4,)
     """
     if shots < 1:
         raise InputError(f"shots must be at least 1, found {shots}")
@@ -184,6 +191,10 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     never all of them. The second array is empty where that leaves nothing.
 
     Raises InputError unless 0 <= fraction < 1.
+
+    >>> kept, held = hold_out(np.array([0] * 10 + [1] * 5), fraction=0.2, seed=0)
+    >>> len(kept), len(held)
+    (12, 3)
     """
     if not 0 <= fraction < 1:
         raise InputError(f"the fraction held out for validation must be in [0, 1), found {fraction}")
@@ -202,6 +213,11 @@ def make_splits(
     """Take `shots` per class from train (None: everything), then hold out a fraction of these for validation.
 
     Validation is None where nothing is held out: with K shots and a fraction below 1/(2K) that is the case.
+
+    >>> clouds = StoredClouds("made", ("a", "b"), np.zeros((20, 8, 3), np.float32), np.arange(20) % 2)
+    >>> splits = make_splits(clouds, clouds, shots=5, validation=0.2)
+    >>> len(splits.train), len(splits.validation), len(splits.test)
+    (8, 2, 20)
     """
     indices = np.arange(len(train)) if shots is None else few_shot(train.labels, shots, seed, train.classes)
     kept, held = hold_out(train.labels[indices], validation, seed)

@@ -83,7 +83,11 @@ def read_table(path: Path, columns: tuple[int, ...], delimiter: str | None = Non
 
 
 def whole_numbers(values: np.ndarray, path: Path, what: str, low: int = 0, high: int | None = None) -> np.ndarray:
-    """int64 [P] from float64 [P]; InputError with the first row that is no whole number in low <= value < high."""
+    """int64 [P] from float64 [P]; InputError with the first row that is no whole number in low <= value < high.
+
+    >>> whole_numbers(np.array([1.0, 2.0]), Path("a.txt"), "part", high=50)
+    array([1, 2])
+    """
     top = np.inf if high is None else high
     good = np.isfinite(values) & (values == np.floor(values)) & (values >= low) & (values < min(top, 2**62))
     if not good.all():
@@ -94,7 +98,11 @@ def whole_numbers(values: np.ndarray, path: Path, what: str, low: int = 0, high:
 
 
 def is_number(word: str | bytes) -> bool:
-    """Whether `float` takes a word."""
+    """Whether `float` takes a word.
+
+    >>> is_number("1e-3"), is_number(b"x")
+    (True, False)
+    """
     try:
         float(word)
     except ValueError:
