@@ -1,4 +1,4 @@
-"""What is known of each dataset: one entry a reader, read by `image2point data` and by the config."""
+"""What a dataset's entry holds: its reader and what a user must know. `image2point data` and configs use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from image2point.files import user_path
 
 @dataclass(frozen=True)
 class Options:
-    """How a dataset is read. A reader ignores what its data have no use for.
+    """How a dataset is read. A reader ignores the options that do not apply to its data.
 
     variant: which of the dataset's variants, by name; None for its usual one.
     classes: how many of ModelNet's classes, 40 or 10; None takes what the folder holds.
@@ -44,7 +44,7 @@ class Options:
             )
 
     def refuse(self, message: str) -> None:
-        """Raise InputError, or note the row as skipped where that was asked for."""
+        """Raise InputError, or record the row as skipped if bad rows are collected."""
         if self.skipped is None:
             raise InputError(message)
         self.skipped.append(message)
@@ -84,7 +84,7 @@ class Dataset:
     variants: tuple[str, ...] = ()
     downloads: tuple[Download, ...] = ()
     get: str = ""
-    """How to come by the data where they may not be fetched without registration."""
+    """How to get the data if they require registration."""
 
     def read(self, root: str | Path, options: Options) -> Splits:
         """The splits that lie in `root`, with what holds for all datasets checked.

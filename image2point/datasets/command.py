@@ -28,7 +28,7 @@ Name = Annotated[str, typer.Argument(help="Name of a dataset, see `image2point d
 Root = Annotated[Path, typer.Argument(help="The folder that holds the dataset.")]
 Json = Annotated[
     Optional[Path],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON too; - prints it in place of the text."),
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON too; - prints it instead of the text."),
 ]
 Variant = Annotated[Optional[str], typer.Option(help="Which variant of the dataset, by name.")]  # noqa: UP045
 Classes = Annotated[Optional[int], typer.Option(help="ModelNet: 40 or 10 classes; without it all there are.")]  # noqa: UP045
@@ -101,7 +101,7 @@ def fetch(
 ) -> None:
     """Show the terms of a dataset, and get it from its official source once they are accepted.
 
-    A download that broke off is gone on with by the same command.
+    The same command resumes an interrupted download.
 
     Example:
 
@@ -147,7 +147,7 @@ def prepare(
         typer.Option(help="exact: bit for bit; int16: 6 bytes a point, with the largest error stated."),
     ] = "exact",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out and list what cannot be read, in place of stopping.")
+        bool, typer.Option("--skip-bad", help="Skip and list what cannot be read instead of stopping.")
     ] = False,
     workers: Workers = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace prepared data that are there.")] = False,
@@ -289,7 +289,7 @@ def _write_json(path: Path | None, value: Any) -> bool:
 
 @contextmanager
 def _progress(unit: str, what: str) -> Iterator[Progress]:
-    """A progress bar on stderr; nothing where that is no terminal."""
+    """A progress bar on stderr; none if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

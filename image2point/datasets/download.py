@@ -1,4 +1,4 @@
-"""Files from official sources: resumable, limited in size, checked, and unpacked where they belong and nowhere else."""
+"""Downloads from official sources: resumed, limited in size, checked, and unpacked into one folder only."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class WebOnly(HTTPRedirectHandler):
 def fetch_archive(source: Download, into: Path, progress: Callable[[int, int | None], None] = lambda *_: None) -> Path:
     """Download an archive to the folder `into`, unpack it there, and return the folder that it makes.
 
-    A download that broke off is gone on with. The archive is kept until it is unpacked, with its sha256 compared where
-    one is published.
+    An interrupted download is resumed. The archive is deleted once it is unpacked; its sha256 is compared where one is
+    published.
 
     Raises InputError for what `download_file` and `unpack_archive` refuse, and where the folder exists already.
     """
@@ -90,7 +90,7 @@ def download_file(
     sha256: str | None = None,
     progress: Callable[[int, int | None], None] = lambda *_: None,
 ) -> None:
-    """Get `url` into `path`, going on with `path`.part where that is there. Done already: nothing is sent.
+    """Download `url` to `path`, resuming from `path`.part if it exists. If `path` exists, nothing is requested.
 
     progress: called with the bytes so far and the whole, where the server says so.
 
@@ -145,9 +145,9 @@ def _get(url: str, part: Path, bytes_limit: int, progress: Callable[[int, int | 
         raise InputError(f"{url}: the server answers {error.code} {one_line(error.reason)}") from None
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = one_line(getattr(error, "reason", error))
-        raise InputError(f"{url}: {reason}; {done:,} bytes are kept, the same command goes on with them") from None
+        raise InputError(f"{url}: {reason}; {done:,} bytes are kept; the same command resumes") from None
     if total is not None and done < total:
-        raise InputError(f"{url} ended after {done:,} of {total:,} bytes; the same command goes on with them")
+        raise InputError(f"{url} ended after {done:,} of {total:,} bytes; the same command resumes")
     validator.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What a network is told about each point: named features, each with a scaling factor that runs store.
+"""Input features of a point, by name, each with a scaling factor that is stored with a run.
 
 A voxel carries the mean over its points, of every feature alike. So its normal is as long as its points' normals
 agree: 1 on a plane, shorter across an edge, 0 between two sheets back to back. It is not brought to length 1 again,

@@ -1,4 +1,4 @@
-"""Arrays from h5 files, checked before anything is allocated for them."""
+"""Reads arrays of h5 files, and checks them before it allocates memory for them."""
 
 from __future__ import annotations
 

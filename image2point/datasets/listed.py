@@ -1,4 +1,4 @@
-"""Clouds that lie in one file each, read when they are asked for, and the folders and lists that lead to them."""
+"""Data sets of one file per cloud, read on demand, and the folders and lists that name the files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONGEST_LIST = 64 * 2**20
 
 
 class FileClouds:
-    """A `CloudSet` of one file a cloud: paths [n], labels int64 [n], and how one file is read."""
+    """A `CloudSet` of one file per cloud: paths [n], labels int64 [n], and a function that reads one file."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "$rec
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name was left by the system rather than by a user, and is passed over.
+    """Whether a file or folder of this name was left by the system, not by a user; readers skip such files.
 
     >>> [is_litter(name) for name in (".DS_Store", "._chair.off", "Thumbs.db", "chair.off")]
     [True, True, True, False]
@@ -104,7 +104,7 @@ def existing_folder(root: Path, what: str, layout: str) -> Path:
 
 
 def read_list(root: Path, name: str, layout: str) -> list[str]:
-    """The lines of a list file that hold anything; InputError where it is missing, unreadable or empty."""
+    """The non-empty lines of a list file; InputError if it is missing, unreadable or empty."""
     path = root / name
     try:
         text = read_text(path, LONGEST_LIST)
@@ -143,7 +143,7 @@ def read_json_list(path: Path, entries: str) -> list[str]:
 
 
 def existing_rows(paths: Sequence[Path], labels: Sequence[int], listed_in: str, options: Options) -> list[int]:
-    """The rows whose file is there, and not there twice; the others are refused, by name."""
+    """The rows whose file exists and is listed once; the others are refused, by name."""
     kept, seen = [], set()
     for row, (path, _) in enumerate(zip(paths, labels, strict=True)):
         if path in seen:

@@ -1,4 +1,4 @@
-"""Normals of a cloud that brings none, or none that one trusts: estimated from the points alone."""
+"""Normals estimated from the points alone, for clouds that have none or none to trust."""
 
 from __future__ import annotations
 

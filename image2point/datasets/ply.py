@@ -53,6 +53,8 @@ class Property:
 
 @dataclass
 class Element:
+    """One kind of row in the file (`vertex`, `face`), and how many there are."""
+
     name: str
     rows: int
     properties: list[Property]

@@ -56,8 +56,8 @@ def prepare_dataset(
 ) -> Summary:
     """Write `splits` to the folder `out`, which appears when all of it is written.
 
-    settings: what the dataset was read with, kept in the index. encoding: "exact" or "int16". skip: leave out the
-    clouds that cannot be read and list them, in place of stopping at the first. workers: processes that read.
+    settings: what the dataset was read with, kept in the index. encoding: "exact" or "int16". skip: skip the
+    clouds that cannot be read and list them, instead of stopping at the first. workers: processes that read.
     progress: called with the number of clouds after each few.
 
     Raises InputError for a bad cloud (unless skipped), a split of which nothing is left, and an `out` that exists.
@@ -144,7 +144,7 @@ _kept: CloudSet | None = None
 
 
 def _keep(clouds: CloudSet) -> None:
-    """Give a worker the set once, rather than with every chunk."""
+    """Send the set to a worker once, not with every chunk."""
     global _kept
     _kept = clouds
 
@@ -165,7 +165,7 @@ def _read_chunk(clouds: CloudSet, indices: range) -> list[tuple[Cloud | None, st
 
 
 class _Writer:
-    """One split: collects clouds up to the size of a shard, writes it, goes on."""
+    """Writes one split: collects clouds until they fill a shard, writes it, and starts the next."""
 
     def __init__(self, root: Path, split: str, encoding: str, shard_bytes: int) -> None:
         self.root, self.split, self.encoding, self.shard_bytes = root, split, encoding, shard_bytes

@@ -1,4 +1,4 @@
-"""What a dataset is, and how one is cut: K shots per class, and a validation part taken from train."""
+"""What a dataset is, and how it is split: K shots per class, and a validation part taken from train."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Origins:
 
     @classmethod
     def of_files(cls, parts: Sequence[tuple[Path, np.ndarray]]) -> Origins:
-        """Of clouds that are the given rows of the given files, in this order."""
+        """The origins of clouds that are the given rows of the given files, in this order."""
         sizes = [len(rows) for _, rows in parts]
         rows = np.concatenate([rows for _, rows in parts])
         return cls(tuple(path for path, _ in parts), np.repeat(np.arange(len(parts)), sizes), rows)
@@ -185,7 +185,7 @@ def few_shot(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str] =
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a part off, class by class: return the indices that stay and those held out, each sorted, int64.
+    """Hold out a part of every class: return the indices that stay and those held out, each sorted, int64.
 
     Of a class with n samples, fraction · n are held out, rounded to the nearest whole number (halves up), but
     never all of them. The second array is empty where that leaves nothing.

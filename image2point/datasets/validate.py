@@ -1,4 +1,4 @@
-"""Is this array a point cloud? One place that says so, for files, datasets and calls from Python alike."""
+"""Checks that an array is a point cloud, for files, datasets and calls from Python alike."""
 
 from __future__ import annotations
 

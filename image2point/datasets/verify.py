@@ -1,4 +1,4 @@
-"""Is a dataset whole? Every cloud read, counted, hashed and compared, and each thing that is wrong with it listed."""
+"""Checks a whole dataset: reads, counts, hashes and compares every cloud, and lists everything that is wrong."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _listed_files(index: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _compare_counts(dataset: Dataset, options: Options, report: Report) -> None:
-    """Note where the official split has another size."""
+    """Note splits whose size differs from the official one."""
     classes = {len(split.per_class) for split in report.splits.values()}
     keys = (options.variant or "", *map(str, classes), next(iter(dataset.variants), ""), "")
     official = next((dataset.counts[key] for key in keys if key in dataset.counts), None)

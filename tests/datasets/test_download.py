@@ -92,7 +92,7 @@ def server() -> Iterator[Server]:
 
 def test_a_download_that_broke_off_is_gone_on_with(server: Server, tmp_path: Path) -> None:
     path, server.break_after = tmp_path / "data.zip", 300_000
-    with pytest.raises(InputError, match=r"ended after .* of 1,024,000 bytes; the same command goes on|bytes are kept"):
+    with pytest.raises(InputError, match=r"ended after .* of 1,024,000 bytes; the same command resumes|bytes are kept"):
         download_file(server.url, path, 2**30)
     part = tmp_path / "data.zip.part"
     kept = part.stat().st_size
