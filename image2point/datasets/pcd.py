@@ -15,7 +15,7 @@ import numpy as np
 
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.columns import cloud_of_columns
-from image2point.datasets.text import is_number
+from image2point.datasets.text import as_bytes, is_number
 from image2point.errors import InputError, one_line
 
 LONGEST_HEADER = 64 * 2**10
@@ -116,6 +116,8 @@ def _text(path: Path, body: bytes, fields: dict[str, str], kind: np.dtype, point
             raise InputError(f"{path} point {row}: expected a number, found {wrong!r}") from None
         with np.errstate(invalid="ignore", over="ignore"):
             columns[name] = values.astype(base) if name.lower() in PACKED else values
+        if base == np.uint8:
+            columns[name] = as_bytes(values)
         at += kind[key].shape[0]
     return columns
 

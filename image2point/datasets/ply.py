@@ -17,7 +17,7 @@ from image2point.datasets.cloud import Cloud
 from image2point.datasets.columns import cloud_of_columns
 from image2point.datasets.meshes import Mesh
 from image2point.datasets.polygons import polygon_triangles, strip_triangles
-from image2point.datasets.text import is_number
+from image2point.datasets.text import as_bytes, is_number
 from image2point.errors import InputError, one_line
 
 TYPES = {
@@ -77,7 +77,8 @@ def read_ply(path: Path) -> Cloud | Mesh:
         columns, lists = body.read(element)
         corners = next((values for name, values in lists.items() if name.lower() in CORNERS), None)
         if element.name == "vertex":
-            vertices = columns
+            vertices = {p.name: as_bytes(columns[p.name]) if p.kind == "u1" else columns[p.name]
+                        for p in element.properties if not p.count}  # fmt: skip
         elif element.name == "face" and corners is not None:
             polygons.append(corners)
         elif element.name == "tristrips" and corners is not None:

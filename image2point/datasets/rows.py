@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,55 +46,86 @@ def read_pts(path: Path, columns: str | None = None, note: Note = lambda _: None
 
 
 def _read_rows(path: Path, columns: str | None, usual: dict[int, str], note: Note) -> Cloud:
-    names = parse_columns(columns) if columns else None
-    promised, header, rows, places = 0, None, list[list[str]](), list[int]()
-    for number, line in enumerate(read_text(path, errors="replace").splitlines(), start=1):
-        named = _names(line) if not rows and header is None else None
-        if named is not None:
-            header = named
-            continue
-        text = re.split("#|//", line, maxsplit=1)[0].strip()
-        fields = re.split(r"[\s,;]+", text.strip(",;"))
-        if not text:
-            continue
-        if len(fields) == 1 and re.fullmatch(r"\d{1,15}", fields[0]):
-            promised += int(fields[0])
-            continue
-        if len(fields) < 3 or not all(map(is_number, fields[:3])):
-            raise InputError(f"{path} point {len(rows)}: expected x y z, found '{one_line(line, 60)}'")
-        if re.fullmatch(r"(-?\d+,\d+[\s;]+){2,}(-?\d+,\d+)", text):
-            raise InputError(f"{path} line {number}: expected decimal points, found decimal commas: {line[:60]!r}")
-        rows.append(fields)
-        places.append(number)
-    if promised and promised != len(rows):
-        raise InputError(f"{path}: its first line promises {promised} points, found {len(rows)}")
-    widths = {len(row) for row in rows}
-    if len(widths) > 1:
-        width = len(rows[0])
-        row = next(row for row, fields in enumerate(rows) if len(fields) != width)
+    rows, headers = _split_rows(path)
+    names, eight_bit = parse_columns(columns) if columns else None, False
+    if not rows.words:
+        return Cloud(np.empty((0, 3)))  # refused later, with its place
+    width = len(rows.words[0])
+    if names is not None and len(names) != width:
         raise InputError(
-            f"{path} line {places[row]}: expected {width} columns as in the lines before, found {len(rows[row])}"
+            f"{path} line {rows.lines[0]}: `columns` names {len(names)} columns, found {width}; name those to leave "
+            "out `_`"
         )
-    if names is None and header is not None and len(header) >= max(widths, default=0):
-        names = header
-    if names is None and (known := usual.get(max(widths, default=0))):
-        last = _numbers(path, [row[-3:] for row in rows], places, 3)
-        if ((last >= 0) & (last <= 255) & (last == np.floor(last))).all():
-            names = parse_columns(known)
     if names is None:
-        if widths - {3}:
+        names = next((header for header in headers if len(header) == width), None)
+    if names is None and width in usual:
+        last = rows.numbers(slice(-3, None))
+        eight_bit = bool(((last >= 0) & (last <= 255) & (last == np.floor(last))).all())
+        names = parse_columns(usual[width]) if eight_bit else None
+    if names is None:
+        if width > 3:
             note(
-                f"{path}: columns 4 to {max(widths)} are left out, since nothing says what they are; name them, for "
+                f"{path}: columns 4 to {width} are left out, since nothing says what they are; name them, for "
                 "example columns='x y z red green blue' (data.columns in a config, --columns on the command line)"
             )
         names = COORDINATES
-    elif columns and widths - {len(names)}:
-        raise InputError(
-            f"{path} line {places[0]}: `columns` names {len(names)} columns, found {len(rows[0])}; name those to "
-            "leave out `_`"
-        )
-    table = _numbers(path, [row[: len(names)] for row in rows], places, len(names))
-    return cloud_of_columns({name: table[:, at] for at, name in enumerate(names) if name != "_"}, str(path))
+    table = rows.numbers(slice(len(names)))
+    named = {name: table[:, at] for at, name in enumerate(names) if name != "_"}
+    if eight_bit:
+        named |= {name: named[name].astype(np.uint8) for name in ("red", "green", "blue")}
+    return cloud_of_columns(named, str(path))
+
+
+@dataclass
+class _Rows:
+    """The words of each point, all of one number, and the lines of the file that they are from."""
+
+    path: Path
+    words: list[list[str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def numbers(self, columns: slice) -> np.ndarray:
+        """float64 [P, C] of some columns."""
+        rows = [words[columns] for words in self.words]
+        try:
+            return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+        except ValueError:
+            row, wrong = next((row, word) for row, words in enumerate(rows) for word in words if not is_number(word))
+            raise InputError(
+                f"{self.path} line {self.lines[row]}: expected a number, found '{one_line(wrong, 40)}'"
+            ) from None
+
+
+def _split_rows(path: Path) -> tuple[_Rows, list[tuple[str, ...]]]:
+    """The rows of a file, and what lines before them name columns: a first line, and comments that may be prose."""
+    rows, headers, promised = _Rows(path), list[tuple[str, ...]](), 0
+    for number, line in enumerate(read_text(path, errors="replace").splitlines(), start=1):
+        named = _names(line) if not rows.words else None
+        if named is not None:
+            headers.append(named)
+            continue
+        text = re.split("#|//", line, maxsplit=1)[0].strip()
+        words = re.split(r"[\s,;]+", text.strip(",;"))
+        if not text:
+            continue
+        if len(words) == 1 and re.fullmatch(r"\d{1,15}", words[0]):
+            promised += int(words[0])
+            continue
+        if len(words) < 3 or not all(map(is_number, words[:3])):
+            raise InputError(f"{path} point {len(rows.words)}: expected x y z, found '{one_line(line, 60)}'")
+        if rows.words and len(words) != len(rows.words[0]):
+            wanted = f"{len(rows.words[0])} columns as in the lines before"
+            raise InputError(f"{path} line {number}: expected {wanted}, found {len(words)}")
+        parts = re.split(r"[\s;]+", text)
+        if len(parts) > 2 and any(re.fullmatch(r"[-+]?\d+,\d+", part) for part in parts):
+            raise InputError(
+                f"{path} line {number}: expected decimal points, found a decimal comma: '{one_line(line, 60)}'"
+            )
+        rows.words.append(words)
+        rows.lines.append(number)
+    if promised and promised != len(rows.words):
+        raise InputError(f"{path}: its first line promises {promised} points, found {len(rows.words)}")
+    return rows, headers
 
 
 def _names(line: str) -> tuple[str, ...] | None:
@@ -102,15 +134,3 @@ def _names(line: str) -> tuple[str, ...] | None:
         word.strip("\"'") for word in re.split(r"[\s,;]+", line.strip().lstrip("#/").strip().strip(",;").lower())
     )
     return words if set(COORDINATES) <= set(words) and not any(map(is_number, words)) else None
-
-
-def _numbers(path: Path, rows: Sequence[Sequence[str]], places: Sequence[int], width: int) -> np.ndarray:
-    """float64 [P, width] of words."""
-    for row, fields in enumerate(rows):
-        if len(fields) != width:
-            raise InputError(f"{path} line {places[row]}: expected {width} columns, found {len(fields)}")
-    try:
-        return np.array(rows, dtype=np.float64).reshape(len(rows), width)
-    except ValueError:
-        row, wrong = next((row, word) for row, fields in enumerate(rows) for word in fields if not is_number(word))
-        raise InputError(f"{path} line {places[row]}: expected a number, found '{one_line(wrong, 40)}'") from None

@@ -97,6 +97,15 @@ def whole_numbers(values: np.ndarray, path: Path, what: str, low: int = 0, high:
     return values.astype(np.int64)
 
 
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """uint8 [P] of whole numbers 0..255, as a text file has bytes; anything else as it was.
+
+    >>> as_bytes(np.array([1.0, 255.0])).dtype
+    dtype('uint8')
+    """
+    return values.astype(np.uint8) if np.isin(values, np.arange(256)).all() else values
+
+
 def is_number(word: str | bytes) -> bool:
     """Whether `float` takes a word.
 

@@ -58,7 +58,7 @@ def _rendered(split: str, count: int, size: int, seed: int, difficulty: Difficul
     return RenderedImages(split, count, size, seed, difficulty=difficulty)
 
 
-_cifar10 = lru_cache(maxsize=1)(cifar10.load)
+_cifar10 = lru_cache(maxsize=1)(cifar10.load_cifar10)
 
 
 def _at_most(images: Labelled, per_class: int | None, seed: int) -> Labelled:

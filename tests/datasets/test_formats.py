@@ -218,6 +218,7 @@ def test_colours_by_any_name(tmp_path: Path, fields: str, sizes: str, types: str
     ("kind", "prefix", "row"),
     [
         ("uchar", "diffuse_", "255 0 51"),
+        ("uint8", "", "255 0 51"),
         ("ushort", "", "65535 0 13107"),
         ("ushort", "", "255 0 51"),
         ("float", "", "1 0 0.2"),
@@ -230,6 +231,15 @@ def test_colours_of_any_type(tmp_path: Path, kind: str, prefix: str, row: str) -
     rows = "".join(f"{point} {row}\n" for point in SQUARE.splitlines())
     cloud = read_cloud(text(tmp_path / "a.ply", f"ply\nformat ascii 1.0\n{XYZ}{properties}end_header\n{rows}"))
     np.testing.assert_allclose(cloud.colours, [[1, 0, 0.2]] * 4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dark.ply", "dark.pcd", "dark.pts"])
+def test_bytes_are_bytes_however_dark(tmp_path: Path, name: str) -> None:
+    properties = "".join(f"property uchar {each}\n" for each in ("red", "green", "blue"))
+    header = {"ply": f"ply\nformat ascii 1.0\n{XYZ}{properties}end_header\n", "pts": "4\n",
+              "pcd": PCD.format("x y z red green blue", "4 4 4 1 1 1", "F F F U U U")}[name[-3:]]  # fmt: skip
+    cloud = read_cloud(text(tmp_path / name, header + SQUARE.replace("\n", " 1 0 1\n")))
+    np.testing.assert_allclose(cloud.colours, [[1 / 255, 0, 1 / 255]] * 4, atol=1e-7)
 
 
 def test_an_older_header_and_commas(tmp_path: Path) -> None:
@@ -262,6 +272,19 @@ def test_a_header_names_the_columns(tmp_path: Path, header: str) -> None:
     cloud = read_cloud(text(tmp_path / "a.xyz", f"{header}\n2\n1 2 3 0 0 5\n4 5 6 0 5 0\n"))
     assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]] and cloud.colours is None
     assert cloud.normals is not None and cloud.normals.tolist() == [[0, 0, 1], [0, 1, 0]]
+
+
+def test_a_comment_about_x_y_z_is_no_header(tmp_path: Path) -> None:
+    cloud = read_cloud(text(tmp_path / "a.xyz", "# x y z in metres\n# points: 2\n1 2 3\n4 5 6\n"))
+    assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]]
+    with pytest.raises(InputError, match="line 1: expected decimal points, found a decimal comma"):
+        read_cloud(text(tmp_path / "b.xyz", "1,5;2,5;3,5;255;0;0\n"))
+
+
+def test_no_rows_at_all(tmp_path: Path) -> None:
+    for columns in (None, "x y z nx ny nz"):
+        with pytest.raises(InputError, match="the cloud is empty"):
+            read_cloud(text(tmp_path / "a.xyz", "x y z nx ny nz\n"), columns=columns)
 
 
 def test_a_user_names_the_columns(tmp_path: Path) -> None:
