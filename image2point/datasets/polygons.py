@@ -73,7 +73,7 @@ def _ears(corners: np.ndarray) -> list[list[int]]:
             if turn(a, b, c) > 0:
                 others = [other for other in left if other not in (a, b, c)]
                 within = (turn(a, b, others) >= 0) & (turn(b, c, others) >= 0) & (turn(c, a, others) >= 0)
-                apart = (flat[others] != flat[a]).any(axis=1) & (flat[others] != flat[c]).any(axis=1)
+                apart = (flat[others][:, None] != flat[[a, b, c]]).any(axis=2).all(axis=1)
                 if not (within & apart).any():
                     triangles.append([a, b, c])
                     left.pop(at)

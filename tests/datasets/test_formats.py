@@ -128,10 +128,13 @@ def test_colours_between_the_vertices_of_an_obj(tmp_path: Path) -> None:
 
 L = [(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)]
 ARROW = [(0, 0), (2, 1), (0, 2), (1, 1)]
+KEYHOLE = [(0, 0), (3, 0), (3, 3), (0, 3), (0, 0), (1, 1), (1, 2), (2, 2), (2, 1), (1, 1)]
 COMB = [(0, 0), (5, 0), (5, 3), (4, 3), (4, 1), (3, 1), (3, 3), (2, 3), (2, 1), (1, 1), (1, 3), (0, 3)]
 
 
-@pytest.mark.parametrize(("outline", "area"), [(L, 3), (ARROW, 1), (COMB, 11), ([(0, 0), (1, 0), (2, 0), (1, 1)], 1)])
+@pytest.mark.parametrize(
+    ("outline", "area"), [(L, 3), (ARROW, 1), (COMB, 11), (KEYHOLE, 8), ([(0, 0), (1, 0), (2, 0), (1, 1)], 1)]
+)
 @pytest.mark.parametrize("plane", [(0, 1), (1, 2), (2, 0), (1, 0)])
 @pytest.mark.parametrize("start", range(4))
 def test_polygons_that_are_not_convex(
