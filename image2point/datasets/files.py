@@ -137,7 +137,7 @@ def _seen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str],
     if not gone.any():
         return cloud
     if gone.all():
-        raise InputError(f"{path}: all of its {len(cloud):,} points are NaN: nothing was seen")
+        raise InputError(f"{path}: none of its {len(cloud):,} points are finite: all are NaN, where nothing was seen")
     fields = (cloud.normals, cloud.colours, cloud.parts)
     if any(values is not None and len(values) != len(cloud) for values in fields):
         return cloud  # refused, with what is wrong, by check_cloud

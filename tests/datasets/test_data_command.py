@@ -57,7 +57,7 @@ def test_bad_rows_are_listed_where_that_is_asked_for(tmp_path: Path) -> None:
     assert stopped.exit_code == 2 and "notes.doc: unsupported suffix '.doc'" in stopped.stderr
     done = call("prepare", "folder", root, tmp_path / "out", "--skip-bad")
     assert done.exit_code == 0, done.output
-    assert "skipped: 2" in done.stdout and "nan.npy: all of its 4 points are NaN" in done.stdout
+    assert "skipped: 2" in done.stdout and "nan.npy: none of its 4 points are finite: all are NaN" in done.stdout
     checked = call("verify", "folder", root)
     assert checked.exit_code == 2 and "problems: 2" in checked.stdout
     assert len(checked.stderr.splitlines()) == 1 and "2 problems, the first" in checked.stderr

@@ -173,7 +173,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "cut.pcd": (PCD + ROWS[:-10], "the header promises 8 points, found"),
     "short_line.pcd": (PCD + ROWS.replace("1 1 1", "1 1"), "promises 8 points, found 7 complete lines"),
     "inf.pcd": (PCD + ROWS.replace("0 0 0\n", "inf 0 0\n"), "not finite"),
-    "blind.pcd": (PCD + "nan nan nan\n" * 8, "all of its 8 points are NaN"),
+    "blind.pcd": (PCD + "nan nan nan\n" * 8, "none of its 8 points are finite: all are NaN"),
     "binary_cut.pcd": ((PCD.replace("ascii", "binary")).encode() + bytes(50), "promises 8 points, 4 are there"),
     "empty.xyz": (b"", "the cloud is empty"),
     "two_columns.xyz": ("1 2 3\n4 5\n6 7 8\n", "point 1: expected x y z, found '4 5'"),
@@ -225,7 +225,7 @@ def test_damage_is_one_line(tmp_path: Path, name: str, capfd: pytest.CaptureFixt
         (np.zeros(5), r"found \(5,\)"),
         (np.zeros((5, 3), complex), "expected real numbers"),
         (np.full((5, 3), [0, np.nan, 0]), "5 of 5 points are not finite"),
-        (np.full((5, 3), np.nan), "all of its 5 points are NaN"),
+        (np.full((5, 3), np.nan), "none of its 5 points are finite: all are NaN"),
         (np.array([[None, 1, 2]], dtype=object), "not a readable .npy array"),
     ],
 )
