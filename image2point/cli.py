@@ -15,12 +15,15 @@ from typer.core import TyperGroup
 from image2point.benchmarks.command import app as bench
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
-from image2point.errors import InputError
+from image2point.errors import InputError, printable
 from image2point.experiments.command import measure, pretrain, rank, study
 from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR,
+    errno.EISDIR, errno.EEXIST, errno.ELOOP,
+}  # fmt: skip
 
 
 class _Commands(TyperGroup):
@@ -67,7 +70,7 @@ def _reason(error: Exception) -> str:
 def _complain(line: str) -> None:
     # Of several processes of one run, the first speaks for all.
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 app = typer.Typer(

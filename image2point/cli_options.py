@@ -7,8 +7,10 @@ from typing import Annotated, Optional
 
 import typer
 
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.")]
-RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
+from image2point.files import user_path
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.", callback=user_path)]
+RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.", callback=user_path)]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
     typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's, e.g. data.shots=10 seed=1."),

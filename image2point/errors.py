@@ -15,8 +15,16 @@ class InputError(ValueError):
 
 def one_line(text: object, most: int = 150) -> str:
     """Text from a file or another package as a message gives it: on one line, without control characters, not long."""
-    words = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)[:most]
+    return printable(" ".join(str(text).split()))[:most]
+
+
+def printable(text: object) -> str:
+    r"""`text` with its control characters written out, so that printing it cannot steer a terminal.
+
+    >>> printable("chair\x1b[2J")
+    'chair\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

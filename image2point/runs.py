@@ -13,6 +13,7 @@ from typing import Any
 
 from image2point import files
 from image2point.errors import InputError
+from image2point.files import user_path
 
 
 class Claimed(InputError):
@@ -106,7 +107,7 @@ class Run:
 
 def open_run(path: str | Path) -> Run:
     """An existing run directory; InputError where there is none."""
-    run = Run(Path(path))
+    run = Run(user_path(path))
     if not run.path.is_dir():
         raise InputError(f"{path} is not a run directory: no such folder")
     if not run.config.is_file():

@@ -23,7 +23,9 @@ written by `python scripts/bad_input_table.py`.
 
 Readers are also fed damaged files at random, each in a process of its own that watches for crashes, hangs and
 allocations: `python scripts/fuzz_readers.py --files 10000`. On 2026-11-26 that gave 220,000 files of 22 kinds, and no
-crash, no hang and no unbounded allocation; three messages had two lines, which was mended and run again.
+crash, no hang and no unbounded allocation; three messages had two lines, which was mended and run again. On 2026-11-27,
+after readers of `.obj`, `.stl`, `.xyz` and `.pts` of our own, 2,000 files of each kind but ShapeNet's JSON lists gave
+none either.
 
 | what is wrong | what the user is told |
 |---|---|

@@ -58,7 +58,7 @@ def _timed(load: Callable[[], CloudSet]) -> tuple[float, float, int]:
 
 
 def _load(name: str, root: Path) -> CloudSet:
-    return registry.load(name, root, Options()).train
+    return registry.load_dataset(name, root, Options()).train
 
 
 def _row_by_row(root: Path) -> float:

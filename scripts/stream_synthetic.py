@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from image2point.datasets import registry
-from image2point.datasets.prepare import prepare
+from image2point.datasets.prepare import prepare_dataset
 from image2point.datasets.splits import Splits
 from image2point.datasets.synthetic import SyntheticShapes
 from image2point.datasets.transforms import PAPER
@@ -44,7 +44,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if not (arguments.out / "prepared.json").exists():
         _prepare(arguments)
-    train = registry.load("prepared", arguments.out).train
+    train = registry.load_dataset("prepared", arguments.out).train
     size = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
     print(f"{len(train):,} clouds in {len(train.shards)} shards, {size:,} bytes")  # type: ignore[attr-defined]
 
@@ -78,7 +78,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     test = SyntheticShapes("test", 10, arguments.points, classes=CLASSES)
     with Memory() as memory:
         start = time.perf_counter()
-        summary = prepare(
+        summary = prepare_dataset(
             Splits(train, None, test), arguments.out, "synthetic", encoding=arguments.encoding,
             workers=arguments.workers,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from image2point.voxels.sites import unique_sites
 
 def modelnet_voxels(root: Path, clouds: int, voxel_size: float) -> VoxelTensor:
     """The first clouds of the shuffled ModelNet40 test set, with their coordinates as features."""
-    test = modelnet.load(str(root), 40)[1]
+    test = modelnet.load_modelnet(str(root), 40)[1]
     chosen = np.random.default_rng(0).permutation(len(test))[:clouds]
     return voxelize([torch.from_numpy(np.asarray(test[int(i)].points)) for i in chosen], voxel_size)
 

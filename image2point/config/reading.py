@@ -14,6 +14,7 @@ from image2point.config.explain import explain
 from image2point.config.pretraining import Pretrain
 from image2point.config.sections import Config, Section
 from image2point.errors import InputError
+from image2point.files import user_path
 
 COMMAND_LINE = "command line"
 
@@ -56,7 +57,7 @@ def from_values_as(
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The values that a config file and its bases hold, unchecked and nested, and the file that each comes from."""
-    values, origins = _read(Path(path), ())
+    values, origins = _read(user_path(path), ())
     values.setdefault("name", Path(path).stem)
     return values, origins
 
@@ -158,7 +159,7 @@ def _read(path: Path, visited: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
         return _with_origins(values, str(path))
     if not isinstance(base, str):
         raise InputError(f"base = {base!r} in {path} should be the path of one config file")
-    merged, origins = _read(where.parent / base, (*visited, where))
+    merged, origins = _read(where.parent / user_path(base), (*visited, where))
     _merge(merged, values, origins, str(path))
     return merged, origins
 

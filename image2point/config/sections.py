@@ -133,6 +133,11 @@ class Data(Section):
     """Seed of that sampling, together with the name of each file."""
     normalise: bool | None = None
     """Move and scale each cloud into the unit sphere; null as `image2point data info NAME` says."""
+    columns: str | None = None
+    """What the columns of .xyz and .pts files are, in their order, such as `x y z red green blue` or `x y z nx ny nz`;
+    `_` leaves one out. null goes by a first line of names, else takes x, y and z."""
+    nan_points: Literal["drop", "refuse"] = "drop"
+    """Depth cameras write NaN where they saw nothing: leave such points out, or refuse their file."""
     class_split: ClassSplit = ClassSplit()
     """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None

@@ -8,11 +8,13 @@ import tokenize
 import warnings
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from image2point.datasets.cloud import Cloud
+from image2point.datasets.columns import cloud_of_columns, unit_colours
 from image2point.errors import InputError, one_line
 
 LARGEST_MEMBER = 2 * 2**30
@@ -29,34 +31,46 @@ NAMES = {"normals": ("normals", "normal"), "colours": ("colours", "colors"), "pa
 
 
 def read_npy(path: Path) -> Cloud:
-    """Points from an array [P, 3 or more] of real numbers."""
+    """Points from an array [P, 3 or more] of real numbers, or [P] of records with the fields x, y and z.
+
+    Raises InputError with the path for other arrays, and for what is no .npy file.
+    """
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):  # of a damaged header, the error says enough
             warnings.simplefilter("ignore")
             array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps at most what the file has
     except DAMAGE as error:
         raise InputError(f"{path}: not a readable .npy array of numbers: {_short(error)}") from None
-    return Cloud(np.array(_points(array, path, "an array")))
+    return _cloud_of_array(array, path, "an array")
 
 
 def read_npz(path: Path) -> Cloud:
-    """Points from the array `points` or the only one; `normals`, `colours` and `parts` where there are such arrays."""
+    """Points from the array `points` or the only one; `normals`, `colours` and `parts` where there are such arrays.
+
+    Raises InputError with the path for other archives, and for arrays of another size than they promise.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             main = "points" if "points" in entries else next(iter(entries), "") if len(entries) == 1 else ""
             if not main:
-                raise InputError(f"{path}: expected an array `points` or a single one, found {sorted(entries)[:8]}")
-            found = {}
+                raise InputError(
+                    f"{path}: expected an array `points` or a single one, found "
+                    f"{[one_line(name, 40) for name in sorted(entries)[:8]]}"
+                )
+            arrays = {}
             for field, names in {"points": (main,), **NAMES}.items():
                 for name in names:
                     if name in entries and (field == "points" or name != main):
-                        found[field] = _member(archive, entries[name], path)
+                        arrays[field] = _member(archive, entries[name], path)
     except (*DAMAGE, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError) as error:
         if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise InputError(f"{path}: damaged, or not a .npz archive: {_short(error)}") from None
-    return Cloud(**{**found, "points": _points(found["points"], path, f"`{one_line(main)}`")})
+    cloud = _cloud_of_array(arrays.pop("points"), path, f"`{one_line(main)}`")
+    if arrays.get("colours", np.empty(0)).shape == cloud.points.shape:
+        arrays["colours"] = unit_colours(arrays["colours"])
+    return replace(cloud, **arrays)
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.ndarray:
@@ -84,10 +98,14 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.
         raise InputError(f"{where} is not a readable array of numbers: {_short(error)}") from None
 
 
-def _points(array: np.ndarray, path: Path, what: str) -> np.ndarray:
+def _cloud_of_array(array: np.ndarray, path: Path, what: str) -> Cloud:
+    """`what` names the array in messages."""
+    if isinstance(array, np.ndarray) and array.dtype.names is not None and array.ndim == 1:
+        scalar = [name for name in array.dtype.names if array.dtype[name].kind in "fiu"]
+        return cloud_of_columns({name: np.array(array[name]) for name in scalar}, str(path))
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3:
         raise InputError(f"{path}: expected {what} (P, 3 or more), found {getattr(array, 'shape', 'an archive')}")
-    return array[:, :3]
+    return Cloud(np.array(array[:, :3]))
 
 
 def _short(error: Exception) -> str:

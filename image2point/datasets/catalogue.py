@@ -1,18 +1,21 @@
-"""What is known of each dataset: one entry a reader, read by `image2point data` and by the config."""
+"""What a dataset's entry holds: its reader and what a user must know. `image2point data` and configs use it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from image2point.datasets.columns import parse_columns
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
+from image2point.files import user_path
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a dataset is read. A reader ignores what its data have no use for.
+    """How a dataset is read. A reader ignores the options that do not apply to its data.
 
     variant: which of the dataset's variants, by name; None for its usual one.
     classes: how many of ModelNet's classes, 40 or 10; None takes what the folder holds.
@@ -20,6 +23,7 @@ class Options:
     seed: of the sampling, together with the name of the file: no cloud depends on the other files.
     normalise: move and scale each cloud into the unit sphere; None as the dataset's entry says.
     skipped: None ends reading at the first bad row; a list collects the bad rows, which are left out.
+    columns, nan_points: as in `files.read_cloud`, for files that are clouds.
     """
 
     variant: str | None = None
@@ -28,15 +32,19 @@ class Options:
     seed: int = 0
     normalise: bool | None = None
     skipped: list[str] | None = field(default=None, compare=False)
+    columns: str | None = None
+    nan_points: Literal["drop", "refuse"] = "drop"
 
     def __post_init__(self) -> None:
+        if self.columns is not None:
+            parse_columns(self.columns)
         if self.classes not in (None, 10, 40):
             raise InputError(
                 f"classes must be 40 (ModelNet40), 10 (ModelNet10) or none (all that are there), found {self.classes}"
             )
 
     def refuse(self, message: str) -> None:
-        """Raise InputError, or note the row as skipped where that was asked for."""
+        """Raise InputError, or record the row as skipped if bad rows are collected."""
         if self.skipped is None:
             raise InputError(message)
         self.skipped.append(message)
@@ -58,7 +66,7 @@ class Download:
 class Dataset:
     """A reader and all that a user must know of its data.
 
-    load: (root, options) → train, validation (None unless the dataset has its own) and test.
+    load: (root, options) → train, validation (None unless the dataset has its own) and test; called through `read`.
     counts: clouds of each official split, where there is one, by variant; "" is the usual variant.
     """
 
@@ -76,11 +84,27 @@ class Dataset:
     variants: tuple[str, ...] = ()
     downloads: tuple[Download, ...] = ()
     get: str = ""
-    """How to come by the data where they may not be fetched without registration."""
+    """How to get the data if they require registration."""
+
+    def read(self, root: str | Path, options: Options) -> Splits:
+        """The splits that lie in `root`, with what holds for all datasets checked.
+
+        Raises InputError as the dataset's reader does, and for names of classes that cannot be printed: they go to
+        terminals, tables and pages as they are.
+        """
+        splits = self.load(user_path(root), options)
+        odd = [name for name in splits.train.classes if not name.isprintable() or not name.strip()]
+        if odd:
+            raise InputError(f"{root}: the class name {odd[0]!r} is empty or holds characters that cannot be printed")
+        return splits
 
 
-def choose(found: str | None, variants: tuple[str, ...], dataset: str) -> str:
-    """The variant asked for, or the first; InputError for one that does not exist."""
+def choose_variant(found: str | None, variants: tuple[str, ...], dataset: str) -> str:
+    """The variant asked for, or the first; InputError for one that does not exist.
+
+    >>> choose_variant(None, ("pb_t50_rs", "obj_only"), "scanobjectnn")
+    'pb_t50_rs'
+    """
     if found is None:
         return variants[0]
     if found not in variants:

@@ -11,29 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from image2point.datasets.images import StoredImages
+from image2point.datasets.listed import existing_folder, read_list
 from image2point.errors import InputError
+from image2point.files import user_path
 
 RECORD = 1 + 3 * 32 * 32
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
 NAMES = "batches.meta.txt"
 LAYOUT = (
-    f"expected the folder cifar-10-batches-bin with {NAMES}, data_batch_1.bin … data_batch_5.bin and test_batch.bin "
+    f"the folder cifar-10-batches-bin with {NAMES}, data_batch_1.bin … data_batch_5.bin and test_batch.bin "
     "(the binary version of CIFAR-10)"
 )
 
 
-def load(root: str | Path) -> tuple[StoredImages, StoredImages]:
+def load_cifar10(root: str | Path) -> tuple[StoredImages, StoredImages]:
     """Read the train and the test set of the folder of binary files.
 
     Raises InputError, naming the file, for what is missing or damaged, and for labels outside the class list.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"no CIFAR-10 data at {root}: {LAYOUT}")
-    try:
-        names = (root / NAMES).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{root / NAMES} cannot be read ({error}): {LAYOUT}") from None
+    root = existing_folder(user_path(root), "CIFAR-10", LAYOUT)
+    names = " ".join(read_list(root, NAMES, LAYOUT)).split()
     if len(names) < 2 or len(set(names)) != len(names):
         raise InputError(f"{root / NAMES} should list at least two different classes, found {', '.join(names)}")
     train, test = (_read(root, split, tuple(names)) for split in ("train", "test"))
@@ -51,7 +48,7 @@ def _records(path: Path, classes: int) -> np.ndarray:
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): {LAYOUT}") from None
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): expected {LAYOUT}") from None
     if not len(content) or len(content) % RECORD:
         raise InputError(
             f"{path} has {len(content):,} bytes, expected a multiple of {RECORD:,} (one record per image); get it again"

@@ -73,7 +73,12 @@ def split_classes(
     and more base classes contain the fewer.
 
     Raises InputError for a class that is not there or in both, and where there are too few.
+
+    >>> split_classes(("bed", "chair", "sofa"), novel=["bed"])
+    (('chair', 'sofa'), ('bed',))
     """
+    if len(names) < 2:
+        raise InputError(f"expected two or more classes, found {', '.join(names) or 'none'}")
     given = [("novel", novel), ("base", base)]
     for what, some in given:
         unknown = [] if some is None or isinstance(some, int) else sorted(set(some) - set(names))

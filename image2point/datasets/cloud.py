@@ -15,6 +15,10 @@ class Cloud:
     normals: float32 [P, 3], of length 1; a row of zeros where a normal is unknown.
     colours: float32 [P, 3], red, green and blue in 0..1.
     parts: int64 [P], the part of the object that each point belongs to.
+
+    >>> cloud = Cloud(np.zeros((4, 3)), parts=np.arange(4))
+    >>> cloud.take(np.array([3, 1])).parts
+    array([3, 1])
     """
 
     points: np.ndarray

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from image2point.errors import InputError
+from image2point.errors import InputError, printable
+from image2point.files import user_path, write_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,7 +28,7 @@ Name = Annotated[str, typer.Argument(help="Name of a dataset, see `image2point d
 Root = Annotated[Path, typer.Argument(help="The folder that holds the dataset.")]
 Json = Annotated[
     Optional[Path],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON too; - prints it in place of the text."),
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON too; - prints it instead of the text."),
 ]
 Variant = Annotated[Optional[str], typer.Option(help="Which variant of the dataset, by name.")]  # noqa: UP045
 Classes = Annotated[Optional[int], typer.Option(help="ModelNet: 40 or 10 classes; without it all there are.")]  # noqa: UP045
@@ -39,6 +40,13 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampling, together w
 Normalise = Annotated[
     Optional[bool],  # noqa: UP045
     typer.Option("--normalise/--as-is", help="Into the unit sphere or not; without it what `data info` says."),
+]
+Columns = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="What the columns of .xyz and .pts are, such as 'x y z red green blue'; _ leaves one out."),
+]
+NanPoints = Annotated[
+    str, typer.Option(help="drop leaves out points that a camera did not see (NaN), refuse refuses their file.")
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read.")]
 
@@ -67,9 +75,9 @@ def info(name: Name, json_file: Json = None) -> None:
 
         image2point data info scanobjectnn
     """
-    from image2point.datasets.registry import find
+    from image2point.datasets.registry import find_dataset
 
-    dataset = find(name)
+    dataset = find_dataset(name)
     if _write_json(json_file, _facts(dataset)):
         return
     print(dataset.title)
@@ -93,16 +101,16 @@ def fetch(
 ) -> None:
     """Show the terms of a dataset, and get it from its official source once they are accepted.
 
-    A download that broke off is gone on with by the same command.
+    The same command resumes an interrupted download.
 
     Example:
 
         image2point data fetch modelnet --accept-terms
     """
-    from image2point.datasets.download import fetch as get
-    from image2point.datasets.registry import find
+    from image2point.datasets.download import fetch_archive
+    from image2point.datasets.registry import find_dataset
 
-    dataset = find(name)
+    dataset = find_dataset(name)
     if not dataset.downloads:
         how = dataset.get or "it is made or brought by you"
         raise InputError(f"{name} cannot be fetched: {how}. Terms: {dataset.terms}")
@@ -117,7 +125,7 @@ def fetch(
         raise InputError("nothing was fetched: read the terms above and add --accept-terms")
     with _progress("bytes", "fetching") as bar:
         task = bar.add_task("fetching", total=None)
-        place = get(source, into, lambda done, total: bar.update(task, completed=done, total=total))
+        place = fetch_archive(source, into, lambda done, total: bar.update(task, completed=done, total=total))
     if not _write_json(json_file, {"dataset": name, "url": source.url, "root": str(place)}):
         print(f"unpacked to {place}; check it with: image2point data verify {name} {place}")
 
@@ -132,12 +140,14 @@ def prepare(
     points: Points = None,
     seed: Seed = 0,
     normalise: Normalise = None,
+    columns: Columns = None,
+    nan_points: NanPoints = "drop",
     encoding: Annotated[
         str,
         typer.Option(help="exact: bit for bit; int16: 6 bytes a point, with the largest error stated."),
     ] = "exact",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out and list what cannot be read, in place of stopping.")
+        bool, typer.Option("--skip-bad", help="Skip and list what cannot be read instead of stopping.")
     ] = False,
     workers: Workers = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace prepared data that are there.")] = False,
@@ -151,16 +161,16 @@ def prepare(
 
         image2point data prepare modelnet_off data/ModelNet40 data/modelnet40_2048 --points 2048 --workers 4
     """
-    from image2point.datasets.prepare import prepare as write
-    from image2point.datasets.registry import find
+    from image2point.datasets.prepare import prepare_dataset
+    from image2point.datasets.registry import load_dataset
 
-    options = _options(variant, classes, points, seed, normalise, [] if skip_bad else None)
-    splits = find(name).load(root, options)
+    options = _options(variant, classes, points, seed, normalise, columns, nan_points, [] if skip_bad else None)
+    splits = load_dataset(name, root, options)
     parts = (splits.train, splits.validation, splits.test)
-    settings = {"variant": variant, "classes": classes, "points": points, "seed": seed, "normalise": normalise}
+    settings = {key: value for key, value in asdict(options).items() if key != "skipped"}
     with _progress("clouds", "preparing") as bar:
         task = bar.add_task("preparing", total=sum(len(part) for part in parts if part is not None))
-        summary = write(
+        summary = prepare_dataset(
             splits, out, name, settings, encoding, skip_bad, workers, overwrite=overwrite,
             progress=lambda count: bar.advance(task, count),
         )  # fmt: skip
@@ -173,7 +183,7 @@ def prepare(
     if skip_bad:
         print(f"skipped: {len(skipped)}")
         for message in skipped:
-            print(f"  {message}")
+            print(f"  {printable(message)}")
 
 
 @app.command()
@@ -185,6 +195,8 @@ def verify(
     points: Points = None,
     seed: Seed = 0,
     normalise: Normalise = None,
+    columns: Columns = None,
+    nan_points: NanPoints = "drop",
     workers: Workers = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Count notes (duplicates, sizes) as problems.")] = False,
     json_file: Json = None,
@@ -198,13 +210,14 @@ def verify(
 
         image2point data verify modelnet data/modelnet40_ply_hdf5_2048 --json report.json
     """
-    from image2point.datasets.registry import find
-    from image2point.datasets.verify import verify as check
+    from image2point.datasets.registry import find_dataset
+    from image2point.datasets.verify import verify_dataset
 
-    options = _options(variant, classes, points, seed, normalise, None)
+    root = user_path(root)
+    options = _options(variant, classes, points, seed, normalise, columns, nan_points, None)
     with _progress("clouds", "reading") as bar:
         task = bar.add_task("reading", total=None)
-        report = check(find(name), root, options, workers, lambda count: bar.advance(task, count))
+        report = verify_dataset(find_dataset(name), root, options, workers, lambda count: bar.advance(task, count))
     if not _write_json(json_file, asdict(report)):
         _print_report(report)
     wrong = report.problems + (report.notes if strict else [])
@@ -218,11 +231,16 @@ def _options(
     points: int | None,
     seed: int,
     normalise: bool | None,
+    columns: str | None,
+    nan_points: str,
     skipped: list[str] | None,
 ) -> Options:
     from image2point.datasets.catalogue import Options
 
-    return Options(variant, classes, points, seed, normalise, skipped)
+    if nan_points not in ("drop", "refuse"):
+        raise InputError(f"--nan-points must be drop or refuse, found {nan_points!r}")
+    kind: Any = nan_points
+    return Options(variant, classes, points, seed, normalise, skipped, columns, kind)
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
@@ -254,26 +272,24 @@ def _print_report(report: Report) -> None:
     for title, messages in (("notes", report.notes), ("problems", report.problems)):
         print(f"{title}: {len(messages)}")
         for message in messages:
-            print(f"  {message}")
+            print(f"  {printable(message)}")
 
 
 def _write_json(path: Path | None, value: Any) -> bool:
     """Write JSON where asked for; True where it went to the terminal, and nothing else should."""
-    from image2point import files
-
     if path is None:
         return False
     text = json.dumps(value, indent=1)
     if str(path) == "-":
         print(text)
         return True
-    files.write_text(path, text + "\n")
+    write_text(path, text + "\n")
     return False
 
 
 @contextmanager
 def _progress(unit: str, what: str) -> Iterator[Progress]:
-    """A progress bar on stderr; nothing where that is no terminal."""
+    """A progress bar on stderr; none if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

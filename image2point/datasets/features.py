@@ -1,4 +1,4 @@
-"""What a network is told about each point: named features, each with a scaling factor that runs store.
+"""Input features of a point, by name, each with a scaling factor that is stored with a run.
 
 A voxel carries the mean over its points, of every feature alike. So its normal is as long as its points' normals
 agree: 1 on a plane, shorter across an edge, 0 between two sheets back to back. It is not brought to length 1 again,
@@ -23,7 +23,11 @@ normal; `colour`: red, green and blue in 0..1; `height`: how far it lies above t
 
 
 def feature_width(names: Sequence[str]) -> int:
-    """The number of input channels that these features make together."""
+    """The number of input channels that these features make together.
+
+    >>> feature_width(("xyz", "normals", "height"))
+    7
+    """
     _check_names(names)
     return sum(WIDTHS[name] for name in names)
 
@@ -41,6 +45,11 @@ def input_features(
 
     Raises InputError for unknown or repeated names, in `names` or in `scaling`, for `normals` or `colour` of a cloud
     without them, and for `height` without `up`.
+
+    >>> cloud = Cloud(np.array([[0, 0, 1], [0, 0, 3]], dtype=np.float32))
+    >>> input_features(cloud, ("height", "occupancy"), {"height": 0.5}, up="z")
+    array([[0., 1.],
+           [1., 1.]], dtype=float32)
     """
     _check_names(names)
     factors = scaling or {}

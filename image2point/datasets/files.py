@@ -1,40 +1,69 @@
 """One cloud from one file, whatever its format: points as they are, meshes sampled from their surface.
 
-Open3D samples meshes. Files are read by `ply.py`, `pcd.py`, `off.py` and `arrays.py`, and by trimesh (.obj, .stl):
-Open3D's own readers hand back whatever they had of a damaged file, drop polygons, and end the process on one damaged
-file in fifty.
+Open3D samples meshes. Files are read by our own parsers, one module a format: Open3D's own readers hand back whatever
+they had of a damaged file, drop polygons, and end the process on one damaged file in fifty.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from image2point.datasets.arrays import read_npy, read_npz
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.meshes import Mesh, areas
+from image2point.datasets.obj import read_obj
 from image2point.datasets.off import read_off
 from image2point.datasets.pcd import read_pcd
 from image2point.datasets.ply import read_ply
-from image2point.datasets.text import LARGEST, read_lines
+from image2point.datasets.rows import read_pts, read_xyz
+from image2point.datasets.stl import read_stl
 from image2point.datasets.validate import check_cloud, check_points
 from image2point.errors import InputError, one_line
+from image2point.files import looked_for, user_path
+
+logger = logging.getLogger("image2point")
 
 SAMPLES = 2048
 """Points of a mesh where no number is asked for."""
 
 
-def read_cloud(path: str | Path, points: int | None = 1024, seed: int = 0, normalise: bool = False) -> Cloud:
+NanPoints = Literal["drop", "refuse"]
+
+READERS: dict[str, Callable[[Path], Cloud | Mesh]] = {
+    ".ply": read_ply,
+    ".pcd": read_pcd,
+    ".xyz": read_xyz,
+    ".pts": read_pts,
+    ".off": read_off,
+    ".obj": read_obj,
+    ".stl": read_stl,
+    ".npy": read_npy,
+    ".npz": read_npz,
+}
+
+WITH_COLUMNS = {".xyz": read_xyz, ".pts": read_pts}
+"""Formats that do not say themselves what their columns are."""
+
+
+def read_cloud(
+    path: str | Path,
+    points: int | None = 1024,
+    seed: int = 0,
+    normalise: bool = False,
+    columns: str | None = None,
+    nan_points: NanPoints = "drop",
+    note: Callable[[str], None] = logger.warning,
+) -> Cloud:
     """Read a cloud from a .ply, .pcd, .xyz, .pts, .off, .obj, .stl, .npy or .npz file.
 
     A mesh gives `points` points, uniform over its surface. A point file gives `points` of its points at
@@ -43,40 +72,77 @@ def read_cloud(path: str | Path, points: int | None = 1024, seed: int = 0, norma
     Coordinates stay in the file's units, unless `normalise` moves them into the unit sphere (before rounding
     to float32, which matters for coordinates far from the origin, as in maps).
 
-    Normals and colours of the points come with .ply and .pcd that have them. On a mesh, normals are those of the
-    faces, towards the side from which the file winds them counterclockwise, and colours those of the vertices,
-    interpolated.
+    Normals and colours of the points come with the formats that name them (.ply, .pcd, .npz, records in .npy); a
+    normal that is NaN is unknown, a row of zeros. On a mesh, normals are those of the faces, towards the side from
+    which the file winds them counterclockwise, and colours those of the vertices, interpolated. Colours become 0..1
+    from bytes, 0..255 or 0..65535. A .ply, .off or .obj file without faces gives its vertices as points.
 
-    .xyz: one point per line, x y z first, separated by blanks or commas; # begins a comment. .pts: the same, perhaps
-    after a line with the number of points; seven columns are x y z, intensity and 8-bit red, green, blue. .npy: real
-    numbers [P, C], C >= 3, of which the first three columns are x, y, z. .npz: such an array named `points`, or
-    alone; `normals`, `colours` and `parts` where it has arrays of these names.
+    columns: what the columns of .xyz and .pts are, such as "x y z red green blue" or "x y z nx ny nz", with `_` for
+    each to leave out; otherwise a first line of names says it, .pts of six or seven columns end in 8-bit red, green,
+    blue, and other columns than x, y, z are left out.
+    nan_points: depth cameras write NaN where they saw nothing. "drop" leaves out points of .pcd with a coordinate that
+    is NaN, and of other files those of which all three are; "refuse" refuses the file.
+    note: called with one line about anything that was left out of the file, such as the number of those points.
 
     Raises InputError, in one line that begins with the path, for a missing or unreadable file, another
-    suffix, damage, no points, NaN or infinite coordinates, and a mesh without area.
+    suffix, damage, no points, other NaN and infinite coordinates, and a mesh without area.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "two.xyz"
+    ...     _ = path.write_text("0 0 0 255 0 0\\n1 0 0 0 255 0\\n")
+    ...     read_cloud(path, columns="x y z red green blue").colours
+    array([[1., 0., 0.],
+           [0., 1., 0.]], dtype=float32)
     """
-    path = Path(path)
+    path = user_path(path)
     if points is not None and points < 1:
         raise InputError(f"points must be at least 1, found {points}")
-    reader = READERS.get(path.suffix.lower())
+    if nan_points not in ("drop", "refuse"):
+        raise InputError(f"nan_points must be drop or refuse, found {nan_points!r}")
+    suffix = path.suffix.lower()
+    reader = READERS.get(suffix)
+    if suffix in WITH_COLUMNS:
+        reader = partial(WITH_COLUMNS[suffix], columns=columns, note=note)
     if reader is None:
         raise InputError(f"{path}: unsupported suffix {path.suffix!r}; supported are {' '.join(READERS)}")
-    if not path.is_file():
-        raise InputError(f"{path}: " + ("this is a folder, expected a file" if path.is_dir() else "no such file"))
     try:
+        if not path.is_file():
+            problem = "this is a folder, expected a file" if path.is_dir() else f"no such file{looked_for(path)}"
+            raise InputError(f"{path}: {problem}")
         content = reader(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {one_line(error.strerror or error)}") from None
 
     if isinstance(content, Mesh):
         cloud = _sample(content, points or SAMPLES, seed, path)
     else:
-        check_cloud(content, str(path))
-        few = points is None or len(content) <= points
-        cloud = (
-            content if few else content.take(np.random.default_rng(seed).choice(len(content), points, replace=False))
-        )
+        cloud = _seen(content, path, nan_points, note)
+        check_cloud(cloud, str(path))
+        if points is not None and len(cloud) > points:
+            cloud = cloud.take(np.random.default_rng(seed).choice(len(cloud), points, replace=False))
     return check_cloud(replace(cloud, points=unit_sphere(cloud.points)) if normalise else cloud, str(path))
+
+
+def _seen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str], None]) -> Cloud:
+    """The points that were seen, see `read_cloud`; NaN normals, where nothing is known, become zero."""
+    if cloud.normals is not None and cloud.normals.dtype.kind == "f" and cloud.normals.ndim == 2:
+        unknown = np.isnan(cloud.normals).any(axis=1)
+        if unknown.any():
+            cloud = replace(cloud, normals=np.where(unknown[:, None], 0, cloud.normals))
+    if nan_points == "refuse" or cloud.points.dtype.kind != "f":
+        return cloud
+    nan = np.isnan(cloud.points)
+    gone = nan.any(axis=1) if path.suffix.lower() == ".pcd" else nan.all(axis=1)
+    if not gone.any():
+        return cloud
+    if gone.all():
+        raise InputError(f"{path}: none of its {len(cloud):,} points are finite: all are NaN, where nothing was seen")
+    fields = (cloud.normals, cloud.colours, cloud.parts)
+    if any(values is not None and len(values) != len(cloud) for values in fields):
+        return cloud  # refused, with what is wrong, by check_cloud
+    note(f"{path}: {gone.sum():,} of {len(cloud):,} points are NaN, where nothing was seen, and left out")
+    return cloud.take(np.flatnonzero(~gone))
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite afterwards is refused, with its place
@@ -84,6 +150,10 @@ def unit_sphere(points: np.ndarray) -> np.ndarray:
     """Move the mean of `points` [P, 3] to the origin and scale the farthest point to distance 1; same type, new array.
 
     Points that all coincide become the origin.
+
+    >>> unit_sphere(np.array([[1.0, 0, 0], [3.0, 0, 0]]))
+    array([[-1.,  0.,  0.],
+           [ 1.,  0.,  0.]])
     """
     points = np.asarray(points)
     kind = points.dtype if points.dtype.kind == "f" else np.dtype(np.float32)
@@ -102,88 +172,13 @@ def unit_spheres(points: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _read_xyz(path: Path) -> Cloud:
-    return Cloud(np.array(list(_rows(path, 3))).reshape(-1, 3))
-
-
-def _read_pts(path: Path) -> Cloud:
-    rows = list(_rows(path, 7, counted=True))
-    wide = bool(rows) and all(len(row) == 7 for row in rows)
-    table = np.array([row if wide else row[:3] for row in rows]).reshape(len(rows), 7 if wide else 3)
-    return Cloud(table[:, :3], colours=table[:, 4:] / 255 if wide else None)
-
-
-def _rows(path: Path, width: int, counted: bool = False) -> Iterator[list[float]]:
-    """The first `width` numbers of each line, at least three. `counted`: the first line may be their number, alone."""
-    promised, found = None, 0
-    for line in read_lines(path):
-        fields = line.replace(",", " ").split()
-        if counted and not found and promised is None and re.fullmatch(r"\d{1,15}", line):
-            promised = int(line)
-            continue
-        try:
-            row = [float(field) for field in fields[:width]]
-        except ValueError:
-            row = []
-        if len(row) < 3:
-            raise InputError(f"{path} point {found}: expected x y z, found {line[:60]!r}")
-        found += 1
-        yield row
-    if promised is not None and promised != found:
-        raise InputError(f"{path}: its first line promises {promised} points, found {found}")
-
-
-def _read_obj(path: Path) -> Mesh:
-    return _trimesh_mesh(path, skip_materials=True, maintain_order=True)
-
-
-def _read_stl(path: Path) -> Mesh:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not (head.lstrip().startswith(b"solid") and b"facet" in head):
-        count = int.from_bytes(head[80:84], "little") if len(head) >= 84 else None
-        if count is None or 84 + 50 * count != size:
-            promised = "no number of triangles" if count is None else f"{count} triangles, {84 + 50 * count:,} bytes"
-            raise InputError(f"{path}: damaged, or not a .stl file: its header has {promised}, the file {size:,} bytes")
-    return _trimesh_mesh(path)
-
-
-def _trimesh_mesh(path: Path, **options: Any) -> Mesh:
-    import trimesh
-
-    if path.stat().st_size > LARGEST:
-        raise InputError(f"{path}: {path.stat().st_size:,} bytes; expected at most {LARGEST:,}")
-    try:
-        with np.errstate(all="ignore"), quiet("trimesh"):
-            mesh: Any = trimesh.load(path, force="mesh", process=False, **options)
-            vertices, triangles = np.asarray(mesh.vertices), np.asarray(mesh.faces).astype(np.int64)
-    except Exception as error:  # trimesh raises whatever its parsing stumbled over
-        reason = one_line(error)
-        raise InputError(f"{path}: damaged, or not a {path.suffix} file: {type(error).__name__}: {reason}") from None
-    return Mesh(vertices, triangles.reshape(-1, 3))
-
-
-READERS: dict[str, Callable[[Path], Cloud | Mesh]] = {
-    ".ply": read_ply,
-    ".pcd": read_pcd,
-    ".xyz": _read_xyz,
-    ".pts": _read_pts,
-    ".off": read_off,
-    ".obj": _read_obj,
-    ".stl": _read_stl,
-    ".npy": read_npy,
-    ".npz": read_npz,
-}
-
-
 def _sample(mesh: Mesh, count: int, seed: int, path: Path) -> Cloud:
     """`count` points of a mesh, uniform over its area, with the normals of their faces and colours between vertices.
 
     Only vertices that a face uses matter; they must exist and be finite.
     """
     if not len(mesh.triangles):
-        raise InputError(f"{path}: a mesh without faces; for points alone use .ply or .xyz")
+        raise InputError(f"{path}: a mesh without faces")
     low, high = int(mesh.triangles.min()), int(mesh.triangles.max())
     if low < 0 or high >= len(mesh.vertices):
         wrong = low if low < 0 else high
@@ -203,18 +198,6 @@ def _sample(mesh: Mesh, count: int, seed: int, path: Path) -> Cloud:
     points = surface.sample_points_uniformly(count, use_triangle_normal=True)
     colours = np.array(points.colors) if mesh.colours is not None else None
     return Cloud(np.array(points.points), np.array(points.normals), colours)
-
-
-@contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Keep a library and its modules from logging: what it complains of becomes the error."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def import_open3d() -> ModuleType:

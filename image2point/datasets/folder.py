@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 from image2point.datasets.catalogue import Dataset, Options
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.files import READERS, read_cloud
-from image2point.datasets.listed import FileClouds, file_seed, folder
+from image2point.datasets.listed import FileClouds, entries_of, existing_folder, file_seed, is_litter
 from image2point.datasets.splits import Splits, hold_out
 from image2point.errors import InputError
+
+logger = logging.getLogger("image2point")
 
 TEST_FRACTION = 0.2
 """Share of each class that becomes the test set where the folder has no train and test of its own."""
@@ -27,8 +30,8 @@ LAYOUT = (
 )
 
 
-def load(root: Path, options: Options) -> Splits:
-    """Classes in alphabetical order. Names that begin with a dot are ignored, anything else unexpected is refused.
+def load_folder(root: Path, options: Options) -> Splits:
+    """Classes in alphabetical order. Litter of file managers is passed over, anything else unexpected is refused.
 
     Without train and test folders, a fifth of every class, drawn by `options.seed` and at least one cloud, is the test
     set; a class then needs two clouds.
@@ -38,8 +41,8 @@ def load(root: Path, options: Options) -> Splits:
     Raises InputError for a folder without classes, an empty class, a class of the test set that train does not have,
     files of an unknown suffix, and one of train and test without the other.
     """
-    folder(root, "point-cloud", LAYOUT)
-    files = (path for path in root.rglob("*") if path.suffix.lower() in READERS)
+    existing_folder(root, "point-cloud", LAYOUT)
+    files = (path for path in root.rglob("*") if path.suffix.lower() in READERS and not is_litter(path.name))
     bare = len({KINDS.get(path.suffix.lower(), path.suffix.lower()) for path in files}) > 1
     top = subfolders(root)
     places = {split: [root / name for name in top if name.lower() in known] for split, known in NAMES.items()}
@@ -60,15 +63,34 @@ def load(root: Path, options: Options) -> Splits:
 
 
 def read_file(path: Path, options: Options, bare: bool = False) -> Cloud:
-    """One file, sampled by its own name, in the unit sphere unless the options say otherwise. `bare`: points alone."""
-    normalise = options.normalise is not False
-    cloud = read_cloud(path, points=options.points, seed=file_seed(path, options.seed), normalise=normalise)
+    """One file, sampled by its own name, in the unit sphere unless the options say otherwise. `bare`: points alone.
+
+    What is left out of the files is told of the first in each folder: the others are mostly alike.
+    """
+    cloud = read_cloud(
+        path,
+        points=options.points,
+        seed=file_seed(path, options.seed),
+        normalise=options.normalise is not False,
+        columns=options.columns,
+        nan_points=options.nan_points,
+        note=lambda line: _note_once(path.parent, line),
+    )
     return Cloud(cloud.points) if bare else cloud
 
 
+_noted: set[Path] = set()
+
+
+def _note_once(folder: Path, line: str) -> None:
+    if folder not in _noted:
+        _noted.add(folder)
+        logger.warning("%s (other files of this folder are not listed)", line)
+
+
 def subfolders(root: Path) -> list[str]:
-    """Names of the folders in `root`, sorted, without hidden ones and what macOS puts into archives."""
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    """Names of the folders in `root`, sorted, without litter."""
+    return [path.name for path in entries_of(root) if path.is_dir()]
 
 
 def _cut(root: Path, classes: list[str], bare: bool, options: Options) -> Splits:
@@ -100,8 +122,8 @@ def _clouds(root: Path, classes: tuple[str, ...], split: str, bare: bool, option
     if unknown:
         raise InputError(f"{root / unknown[0]}: there is no class {unknown[0]!r} in train")
     paths, labels = [], []
-    for path in sorted(root.iterdir()):
-        if not path.is_dir() and not path.name.startswith("."):
+    for path in entries_of(root):
+        if not path.is_dir():
             options.refuse(f"{path}: expected only class folders in {root}")
     for label, name in enumerate(classes):
         found = _files(root / name, options) if (root / name).is_dir() else []
@@ -115,9 +137,7 @@ def _clouds(root: Path, classes: tuple[str, ...], split: str, bare: bool, option
 
 def _files(place: Path, options: Options) -> list[Path]:
     found = []
-    for path in sorted(place.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in entries_of(place):
         if path.is_dir():
             options.refuse(f"{path}: a folder inside a class folder; expected files")
         elif path.suffix.lower() in READERS:
@@ -130,7 +150,7 @@ def _files(place: Path, options: Options) -> list[Path]:
 DATASET = Dataset(
     name="folder",
     title="your own clouds, a folder for each class",
-    load=load,
+    load=load_folder,
     layout=LAYOUT,
     splits="the folders train, test and validation; without them a fifth of each class, by seed, is the test set",
     classes="the names of the folders in alphabetical order",

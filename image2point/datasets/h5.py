@@ -1,4 +1,4 @@
-"""Arrays from h5 files, checked before anything is allocated for them."""
+"""Reads arrays of h5 files, and checks them before it allocates memory for them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ class Array:
     columns: int | None = None
 
 
-def read(path: Path, arrays: dict[str, Array], optional: dict[str, Array] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: Path, arrays: dict[str, Array], optional: dict[str, Array] | None = None
+) -> dict[str, np.ndarray]:
     """The named arrays of a file, of equal length; those of `optional` only where they are there.
 
     Raises InputError naming the file and what is wrong: no h5 file, damage, missing arrays, wrong shapes or types,
-    arrays larger than the file can hold.
+    arrays larger than the file can hold, and arrays whose content lies in another file.
     """
     import h5py
 
@@ -44,34 +46,46 @@ def read(path: Path, arrays: dict[str, Array], optional: dict[str, Array] | None
         raise InputError(f"{path}: no such file")
     try:
         with h5py.File(path, "r") as file:
-            found = {}
+            checked = {}
             for name, wanted in {**arrays, **(optional or {})}.items():
-                if isinstance(file.get(name), h5py.Dataset):
-                    _check(path, name, file[name], wanted)
-                    found[name] = file[name]
+                if file.id.links.exists(name.encode()):  # `name in file` would open what a link leads to
+                    checked[name] = _own_array(path, file, name, wanted)
                 elif name in arrays:
                     expected = " and ".join(f"`{each}`" for each in arrays)
-                    raise InputError(f"{path}: expected the arrays {expected}, found {sorted(file)}")
-            lengths = {name: len(array) for name, array in found.items()}
+                    raise InputError(f"{path}: expected the arrays {expected}, found {_names(file)}")
+            lengths = {name: len(array) for name, array in checked.items()}
             first = next(iter(lengths))
             for name, length in lengths.items():
                 if length != lengths[first]:
                     raise InputError(f"{path}: `{first}` has {lengths[first]} rows but `{name}` has {length}")
-            return {name: array[...] for name, array in found.items()}
+            return {name: array[...] for name, array in checked.items()}
     except InputError:
         raise
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        MemoryError,
-        AttributeError,
-        OverflowError,
-    ) as error:
+    except DAMAGE as error:
         reason = one_line(error, 200)
         raise InputError(f"{path} is not a readable h5 file (truncated or damaged?): {reason}; get it again") from None
+
+
+def _own_array(path: Path, file: Any, name: str, wanted: Array) -> Any:
+    """The dataset `name`, if all of it lies in this file and looks as it must. A stranger's file could otherwise have
+    any file of this machine read as clouds: by a link, by external storage, by a virtual dataset.
+    """
+    import h5py
+
+    if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise InputError(f"{path}: `{name}` is a link, to another place or file; expected the array itself")
+    array = file[name]
+    if not isinstance(array, h5py.Dataset):
+        raise InputError(f"{path}: expected `{name}` to be an array, found a group or a type")
+    if array.external or array.is_virtual:
+        raise InputError(f"{path}: `{name}` has its content in other files, which are not read")
+    _check(path, name, array, wanted)
+    return array
+
+
+def _names(file: Any) -> list[str]:
+    """The first of the names in a file, for messages."""
+    return [one_line(name, 40) for name in sorted(file)[:8]]
 
 
 def _check(path: Path, name: str, array: Any, wanted: Array) -> None:
@@ -92,7 +106,7 @@ def _check(path: Path, name: str, array: Any, wanted: Array) -> None:
 
 
 def keep_rows(good: np.ndarray, what: Any, options: Options) -> np.ndarray:
-    """The rows that are good [n] bool; the others are refused with the message what(row)."""
+    """The indices, int64, of the rows that are good [n] bool; the others are refused with the message what(row)."""
     bad = np.flatnonzero(~good)
     if len(bad) and options.skipped is None:
         raise InputError(f"{what(int(bad[0]))} ({len(bad)} such rows)")
@@ -102,7 +116,11 @@ def keep_rows(good: np.ndarray, what: Any, options: Options) -> np.ndarray:
 
 
 def flat_labels(label: np.ndarray, path: Path) -> np.ndarray:
-    """int64 [n] from integer [n] or [n, 1]."""
+    """int64 [n] from integer [n] or [n, 1].
+
+    >>> flat_labels(np.array([[3], [1]], dtype=np.uint8), Path("a.h5"))
+    array([3, 1])
+    """
     if label.ndim == 2 and label.shape[1] != 1:
         raise InputError(f"{path}: expected `label` integer (N, 1), found {label.dtype} {label.shape}")
     return label.reshape(-1).astype(np.int64)

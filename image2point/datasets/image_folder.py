@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from image2point.datasets.images import check_image
+from image2point.datasets.listed import entries_of, existing_folder, is_litter
 from image2point.errors import InputError
+from image2point.files import user_path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-LAYOUT = "expected ROOT/train/CLASS/*.jpg (or .png …) and the same classes in ROOT/test or ROOT/val"
+LAYOUT = "ROOT/train/CLASS/*.jpg (or .png …) and the same classes in ROOT/test or ROOT/val"
 
 
 class ImageFolder:
@@ -24,9 +26,11 @@ class ImageFolder:
         self.files: list[Path] = []
         labels = []
         for label, each in enumerate(classes):
-            files = sorted(p for p in (folder / each).rglob("*") if p.suffix.lower() in SUFFIXES)
+            files = sorted(
+                p for p in (folder / each).rglob("*") if p.suffix.lower() in SUFFIXES and not is_litter(p.name)
+            )
             if not files:
-                raise InputError(f"{folder / each} holds no image ({', '.join(SUFFIXES)}): {LAYOUT}")
+                raise InputError(f"{folder / each} holds no image ({', '.join(SUFFIXES)}): expected {LAYOUT}")
             self.files += files
             labels += [label] * len(files)
         self.labels = np.array(labels, dtype=np.int64)
@@ -45,14 +49,17 @@ class ImageFolder:
             raise InputError(f"{path} cannot be read as an image: {error}") from None
 
 
-def load(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
-    """The train and the test set of an image folder; the classes are the folders in `train`."""
-    root = Path(root)
+def load_image_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
+    """The train and the test set of an image folder; the classes are the folders in `train`.
+
+    Raises InputError for a folder without train, test or val, and fewer than two classes.
+    """
+    root = existing_folder(user_path(root), "image-folder", LAYOUT)
     train = root / "train"
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if not train.is_dir() or test is None:
-        raise InputError(f"no image folder at {root}: {LAYOUT}")
-    classes = tuple(sorted(path.name for path in train.iterdir() if path.is_dir()))
+        raise InputError(f"no image folder at {root}: expected {LAYOUT}")
+    classes = tuple(path.name for path in entries_of(train) if path.is_dir())
     if len(classes) < 2:
-        raise InputError(f"{train} has {len(classes)} class folders, expected two or more: {LAYOUT}")
+        raise InputError(f"{train} has {len(classes)} class folders, expected two or more: expected {LAYOUT}")
     return ImageFolder(train, classes, f"{root.name}/train"), ImageFolder(test, classes, f"{root.name}/{test.name}")

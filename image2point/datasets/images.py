@@ -7,22 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
+from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
 
 
-class ImageSet(Protocol):
+class ImageSet(Labelled, Protocol):
     """Images with labels, held in memory or read on demand: `labels` int64 [n], `self[i]` uint8 RGB [H, W, 3]."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> np.ndarray: ...
 
@@ -56,7 +46,11 @@ class ImageAugmentation:
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of an image, `size` pixels wide: its shorter side scaled to `size` (bicubic), the rest cut."""
+    """The middle square of an image, `size` pixels wide: its shorter side scaled to `size` (bicubic), the rest cut.
+
+    >>> resized(np.zeros((20, 40, 3), np.uint8), 10).shape
+    (10, 10, 3)
+    """
     from PIL import Image
 
     height, width = image.shape[:2]
@@ -82,13 +76,21 @@ def augmented(image: np.ndarray, changes: ImageAugmentation, rng: np.random.Gene
 
 
 def normalised(image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """float32 [3, S, S], (value/255 − mean) / std by channel."""
+    """float32 [3, S, S], (value/255 − mean) / std by channel.
+
+    >>> normalised(np.full((1, 1, 3), 255, np.uint8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).ravel()
+    array([1., 1., 1.], dtype=float32)
+    """
     scaled = (image.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
 def check_image(image: np.ndarray, where: str) -> np.ndarray:
-    """The image, if it is uint8 [H, W, 3] and not empty; InputError beginning with `where` otherwise."""
+    """The image, if it is uint8 [H, W, 3] and not empty; InputError beginning with `where` otherwise.
+
+    >>> check_image(np.zeros((4, 4, 3), np.uint8), "image").shape
+    (4, 4, 3)
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(f"{where}: expected RGB pixels uint8 [H, W, 3], found {image.dtype} {list(image.shape)}")
     return image

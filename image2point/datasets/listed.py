@@ -1,4 +1,4 @@
-"""Clouds that lie in one file each, read when they are asked for."""
+"""Data sets of one file per cloud, read on demand, and the folders and lists that name the files."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from image2point.datasets.catalogue import Options
 from image2point.datasets.cloud import Cloud
+from image2point.datasets.text import read_text
 from image2point.datasets.validate import check_cloud
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
+from image2point.files import looked_for
 
 LONGEST_LIST = 64 * 2**20
 """Bytes of the longest text list that is read; the real ones are below 5 MB."""
 
 
 class FileClouds:
-    """A `CloudSet` of one file a cloud: paths [n], labels int64 [n], and how one file is read."""
+    """A `CloudSet` of one file per cloud: paths [n], labels int64 [n], and a function that reads one file."""
 
     def __init__(
         self,
@@ -47,59 +50,100 @@ class FileClouds:
 
 
 def file_seed(path: Path, seed: int, depth: int = 3) -> int:
-    """The seed of one file's sampling: from `seed` and the last `depth` parts of its path, nothing else."""
+    """The seed of one file's sampling: from `seed` and the last `depth` parts of its path, nothing else.
+
+    >>> file_seed(Path("/a/chair/train/1.off"), 0) == file_seed(Path("/b/chair/train/1.off"), 0)
+    True
+    """
     name = "/".join(path.parts[-depth:])
     return zlib.crc32(f"{seed} {name}".encode())
 
 
-def numbered(path: Path) -> tuple[tuple[int, object], ...]:
-    """A sorting key that puts train2 before train10."""
+def by_number(path: Path) -> tuple[tuple[int, object], ...]:
+    """A sorting key that puts train2 before train10.
+
+    >>> [path.name for path in sorted([Path("train10.h5"), Path("train2.h5")], key=by_number)]
+    ['train2.h5', 'train10.h5']
+    """
     parts = re.split(r"(\d+)", path.name)
     return tuple((1, int(part)) if part.isdigit() else (0, part) for part in parts)
 
 
-def folder(root: Path, what: str, layout: str) -> Path:
-    """`root`, if it is a folder."""
+LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "$recycle.bin", "@eadir", "lost+found"}
+"""What file managers, archivers and disks leave in folders, in lower case, besides names that begin with a dot."""
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name was left by the system, not by a user; readers skip such files.
+
+    >>> [is_litter(name) for name in (".DS_Store", "._chair.off", "Thumbs.db", "chair.off")]
+    [True, True, True, False]
+    """
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without litter.
+
+    Raises InputError for names that are no text: with control characters, they could steer the terminals and tables
+    that they are printed in.
+    """
+    entries = sorted(path for path in folder.iterdir() if not is_litter(path.name))
+    odd = [path for path in entries if not path.name.isprintable()]
+    if odd:
+        raise InputError(f"{folder}: the name {odd[0].name!r} holds characters that cannot be printed; rename it")
+    return entries
+
+
+def existing_folder(root: Path, what: str, layout: str) -> Path:
+    """`root`, if it is a folder; InputError, with what a folder of `what` holds, otherwise."""
     if not root.is_dir():
-        problem = " (a file)" if root.exists() else ""
+        problem = ", which is a file" if root.exists() else looked_for(root)
         raise InputError(f"no {what} data at {root}{problem}: expected {layout}")
     return root
 
 
-def lines(root: Path, name: str, layout: str) -> list[str]:
-    """The lines of a list file that hold anything; InputError where it is missing, unreadable or empty."""
+def read_list(root: Path, name: str, layout: str) -> list[str]:
+    """The non-empty lines of a list file; InputError if it is missing, unreadable or empty."""
     path = root / name
     try:
-        if path.stat().st_size > LONGEST_LIST:
-            raise InputError(f"{path}: a list of {path.stat().st_size} bytes; expected at most {LONGEST_LIST}")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, LONGEST_LIST)
     except FileNotFoundError:
         raise InputError(f"{name} is missing in {root}: expected {layout}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not found:
+    entries = [line.strip() for line in text.splitlines() if line.strip()]
+    if not entries:
         raise InputError(f"{path} is empty: expected {layout}")
-    return found
+    return entries
 
 
-def json_list(path: Path, entries: str) -> list[str]:
+def read_json(path: Path, largest: int = LONGEST_LIST) -> Any:
+    """What a JSON file of at most `largest` bytes holds.
+
+    Raises InputError for larger files and what is no JSON, FileNotFoundError where there is none.
+    """
+    try:
+        return json.loads(read_text(path, largest))
+    except (FileNotFoundError, InputError):
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {one_line(error)}") from None
+
+
+def read_json_list(path: Path, entries: str) -> list[str]:
     """A JSON file that holds a list of texts; `entries` says of what, in errors."""
     try:
-        if path.stat().st_size > LONGEST_LIST:
-            raise InputError(f"{path}: a list of {path.stat().st_size} bytes; expected at most {LONGEST_LIST}")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: expected a JSON list of {entries}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+    if not isinstance(content, list) or not all(isinstance(entry, str) for entry in content):
         raise InputError(f"{path}: expected a JSON list of {entries}")
-    return found
+    return content
 
 
-def present(paths: Sequence[Path], labels: Sequence[int], listed_in: str, options: Options) -> list[int]:
-    """The rows whose file is there, and not there twice; the others are refused, by name."""
+def existing_rows(paths: Sequence[Path], labels: Sequence[int], listed_in: str, options: Options) -> list[int]:
+    """The rows whose file exists and is listed once; the others are refused, by name."""
     kept, seen = [], set()
     for row, (path, _) in enumerate(zip(paths, labels, strict=True)):
         if path in seen:
@@ -112,7 +156,7 @@ def present(paths: Sequence[Path], labels: Sequence[int], listed_in: str, option
     return kept
 
 
-def disjoint(train: Sequence[Path], test: Sequence[Path], where: str) -> None:
+def check_disjoint(train: Sequence[Path], test: Sequence[Path], where: str) -> None:
     """Refuse a file that is in two splits."""
     shared = sorted(set(train) & set(test))
     if shared:

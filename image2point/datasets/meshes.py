@@ -23,7 +23,12 @@ class Mesh:
 
 
 def join(*meshes: Mesh) -> Mesh:
-    """Several meshes as one, each as it is: where they overlap, the parts inside each other stay."""
+    """Several meshes as one, each as it is: where they overlap, the parts inside each other stay.
+
+    >>> one = Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]]))
+    >>> join(one, one).triangles.tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
     starts = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
     return Mesh(
         np.concatenate([mesh.vertices for mesh in meshes]),
@@ -86,7 +91,11 @@ def blocks(filled: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> M
 
 
 def areas(mesh: Mesh) -> np.ndarray:
-    """The area of every triangle, float64 [T]."""
+    """The area of every triangle, float64 [T].
+
+    >>> areas(Mesh(np.array([[0, 0, 0], [2, 0, 0], [0, 3, 0.0]]), np.array([[0, 1, 2]])))
+    array([3.])
+    """
     return 0.5 * _lengths(_crosses(mesh))
 
 
@@ -97,6 +106,10 @@ def sample_surface(mesh: Mesh, count: int, rng: np.random.Generator, where: str 
     are any, are interpolated. `where` begins error messages.
 
     Raises InputError for a mesh without area.
+
+    >>> mesh = Mesh(np.array([[0, 0, 0], [2, 0, 0], [0, 3, 0.0]]), np.array([[0, 1, 2]]))
+    >>> sample_surface(mesh, 100, np.random.default_rng(0)).normals[0].tolist()
+    [0.0, 0.0, 1.0]
     """
     crosses = _crosses(mesh)
     doubled = _lengths(crosses)

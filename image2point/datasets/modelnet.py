@@ -8,15 +8,16 @@ here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from image2point.datasets.catalogue import Dataset, Download, Options
 from image2point.datasets.files import unit_spheres
-from image2point.datasets.h5 import Array, flat_labels, keep_rows, read
-from image2point.datasets.listed import folder, lines
-from image2point.datasets.splits import Origins, Splits, StoredClouds
+from image2point.datasets.h5 import Array, flat_labels, keep_rows, read_arrays
+from image2point.datasets.listed import existing_folder, read_list
+from image2point.datasets.splits import FileRows, Splits, StoredClouds, join_files
 from image2point.errors import InputError
 
 MODELNET10 = (
@@ -30,7 +31,7 @@ LAYOUT = (
 )
 
 
-def load(
+def load_modelnet(
     root: str | Path, classes: int | None = 40, options: Options | None = None
 ) -> tuple[StoredClouds, StoredClouds]:
     """Read the train and the test set of an h5 folder.
@@ -45,8 +46,8 @@ def load(
     are not finite, and a file that is listed twice.
     """
     options = options or Options()
-    root = folder(Path(root), "ModelNet", LAYOUT)
-    listed = tuple(lines(root, "shape_names.txt", LAYOUT))
+    root = existing_folder(Path(root), "ModelNet", LAYOUT)
+    listed = tuple(read_list(root, "shape_names.txt", LAYOUT))
     if len(set(listed)) != len(listed):
         raise InputError(f"{root / 'shape_names.txt'}: a class is listed twice")
     if classes not in (None, 10, 40):
@@ -73,7 +74,7 @@ def load(
 def _files(root: Path, split: str) -> list[Path]:
     # The published lists carry the directories of their author's disk; only the base names mean anything
     # here.
-    listed = lines(root, f"{split}_files.txt", LAYOUT)
+    listed = read_list(root, f"{split}_files.txt", LAYOUT)
     paths = [root / line.replace("\\", "/").rsplit("/", 1)[-1] for line in listed]
     for path in paths:
         if not path.is_file():
@@ -89,41 +90,28 @@ def _select(
     """Read the files and keep the clouds of the classes `names`, numbered in that order."""
     renumbered = np.full(len(listed), -1, dtype=np.int64)
     renumbered[[listed.index(each) for each in names]] = np.arange(len(names))
-    clouds: list[np.ndarray] = []
-    normals: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    origins: list[tuple[Path, np.ndarray]] = []
+    chosen = []
     for path in files:
-        points, own_normals, old, rows = _read(path, listed, options)
-        if clouds and points.shape[1] != clouds[0].shape[1]:
-            raise InputError(
-                f"{path.name} has {points.shape[1]} points per cloud but {files[0].name} has {clouds[0].shape[1]}"
+        file = _read(path, listed, options)
+        wanted = renumbered[file.labels] >= 0
+        chosen.append(
+            replace(
+                file,
+                rows=file.rows[wanted],
+                points=unit_spheres(file.points[wanted]) if options.normalise else file.points[wanted],
+                labels=renumbered[file.labels[wanted]],
+                normals=None if file.normals is None else file.normals[wanted],
             )
-        wanted = renumbered[old] >= 0
-        clouds.append(points[wanted])
-        labels.append(renumbered[old][wanted])
-        origins.append((path, rows[wanted]))
-        if own_normals is not None:
-            normals.append(own_normals[wanted])
-    if normals and len(normals) < len(files):
-        raise InputError(
-            f"{files[0].parent}: {len(normals)} of the {len(files)} files of {name} have `normal`; all or none"
         )
-    points = np.concatenate(clouds)
-    if options.normalise:
-        points = unit_spheres(points)
-    joined = np.concatenate(normals) if normals else None
-    return StoredClouds(name, names, points, np.concatenate(labels), joined, origins=Origins.of_files(origins))
+    return join_files(name, names, chosen)
 
 
-def _read(
-    path: Path, listed: tuple[str, ...], options: Options
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
-    """Points and normals float32 [N, P, 3], labels and rows int64 [N] of one file, checked."""
+def _read(path: Path, listed: tuple[str, ...], options: Options) -> FileRows:
+    """The clouds of one file, checked, with labels as in the file."""
     triples = Array("f", "(N, P, 3)", (3,), 3)
-    found = read(path, {"data": triples, "label": Array("i", "(N, 1)", (1, 2))}, {"normal": triples})
-    points, labels = found["data"].astype(np.float32, copy=False), flat_labels(found["label"], path)
-    normals = found["normal"].astype(np.float32, copy=False) if "normal" in found else None
+    arrays = read_arrays(path, {"data": triples, "label": Array("i", "(N, 1)", (1, 2))}, {"normal": triples})
+    points, labels = arrays["data"].astype(np.float32, copy=False), flat_labels(arrays["label"], path)
+    normals = arrays["normal"].astype(np.float32, copy=False) if "normal" in arrays else None
     if normals is not None and normals.shape != points.shape:
         raise InputError(f"{path}: expected `normal` floating {points.shape}, found {normals.dtype} {normals.shape}")
     known = (labels >= 0) & (labels < len(listed))
@@ -139,7 +127,7 @@ def _read(
         )
 
     rows = keep_rows(np.asarray(np.logical_and.reduce([known, *finite])), wrong, options)
-    return points[rows], None if normals is None else normals[rows], labels[rows], rows
+    return FileRows(path, rows, points[rows], labels[rows], None if normals is None else normals[rows])
 
 
 CITATION = (
@@ -150,15 +138,15 @@ TERMS = "for academic research only; the models are other people's, collected fr
 COUNTS = {"40": {"train": 9843, "test": 2468}, "10": {"train": 3991, "test": 908}}
 
 
-def _load(root: Path, options: Options) -> Splits:
-    train, test = load(root, options.classes, options)
+def _load_splits(root: Path, options: Options) -> Splits:
+    train, test = load_modelnet(root, options.classes, options)
     return Splits(train, None, test)
 
 
 DATASET = Dataset(
     name="modelnet",
     title="ModelNet40 and ModelNet10, 2048 points a shape (h5)",
-    load=_load,
+    load=_load_splits,
     layout=LAYOUT,
     splits="train and test, official; the published modelnet40_ply_hdf5_2048 has 9,840 training shapes, 3 fewer",
     classes="40, in the order of shape_names.txt; or ModelNet10, ten of them in alphabetical order",

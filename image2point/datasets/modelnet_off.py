@@ -12,7 +12,7 @@ import numpy as np
 
 from image2point.datasets.catalogue import Dataset, Download, Options
 from image2point.datasets.folder import read_file, subfolders
-from image2point.datasets.listed import FileClouds, folder
+from image2point.datasets.listed import FileClouds, entries_of, existing_folder
 from image2point.datasets.modelnet import CITATION, COUNTS, MODELNET10, TERMS
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
@@ -20,14 +20,14 @@ from image2point.errors import InputError
 LAYOUT = "a folder ModelNet40 or ModelNet10 with CLASS/train/CLASS_0001.off ... and CLASS/test/..."
 
 
-def load(root: Path, options: Options) -> Splits:
+def load_modelnet_off(root: Path, options: Options) -> Splits:
     """Train and test clouds, sampled from the meshes when they are asked for.
 
     Both forms of the OFF header occur in these files: `OFF` and the counts on lines of their own, and `OFF490 518 0`.
 
     Raises InputError for a missing folder, a class without train or test, files that are no .off.
     """
-    folder(root, "ModelNet", LAYOUT)
+    existing_folder(root, "ModelNet", LAYOUT)
     names = tuple(subfolders(root))
     if options.classes == 40 and len(names) != 40:
         raise InputError(f"{root} has {len(names)} class folders, expected the 40 of ModelNet40: {LAYOUT}")
@@ -50,10 +50,10 @@ def _split(root: Path, split: str, names: tuple[str, ...], options: Options) -> 
             options.refuse(f"{place} is missing: expected {LAYOUT}")
             continue
         found = []
-        for path in sorted(place.iterdir()):
+        for path in entries_of(place):
             if path.suffix.lower() == ".off":
                 found.append(path)
-            elif not path.name.startswith("."):
+            else:
                 options.refuse(f"{path}: expected only .off files in {place}")
         if not found:
             options.refuse(f"{place} has no .off files")
@@ -67,7 +67,7 @@ def _split(root: Path, split: str, names: tuple[str, ...], options: Options) -> 
 DATASET = Dataset(
     name="modelnet_off",
     title="ModelNet40 and ModelNet10, the meshes (OFF)",
-    load=load,
+    load=load_modelnet_off,
     layout=LAYOUT,
     splits="train and test, official, by folder",
     classes="40 or 10, the names of the folders in alphabetical order",

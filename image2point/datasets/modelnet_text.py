@@ -13,7 +13,7 @@ import numpy as np
 from image2point.datasets.catalogue import Dataset, Download, Options
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.files import unit_sphere
-from image2point.datasets.listed import FileClouds, disjoint, file_seed, folder, lines, present
+from image2point.datasets.listed import FileClouds, check_disjoint, existing_folder, existing_rows, file_seed, read_list
 from image2point.datasets.modelnet import CITATION, COUNTS, TERMS
 from image2point.datasets.splits import Splits
 from image2point.datasets.text import read_table
@@ -25,32 +25,32 @@ LAYOUT = (
 )
 
 
-def load(root: Path, options: Options) -> Splits:
+def load_modelnet_text(root: Path, options: Options) -> Splits:
     """Train and test clouds, read when they are asked for. Classes are numbered as in the list of names.
 
     Raises InputError for missing lists and files, names of unknown classes, and a shape in both splits.
     """
-    folder(root, "ModelNet", LAYOUT)
+    existing_folder(root, "ModelNet", LAYOUT)
     prefix = f"modelnet{options.classes or 40}"
-    names = tuple(lines(root, f"{prefix}_shape_names.txt", LAYOUT))
+    names = tuple(read_list(root, f"{prefix}_shape_names.txt", LAYOUT))
     if len(set(names)) != len(names):
         raise InputError(f"{root / f'{prefix}_shape_names.txt'}: a class is listed twice")
     train, test = (_split(root, prefix, split, names, options) for split in ("train", "test"))
-    disjoint(train.paths, test.paths, str(root))
+    check_disjoint(train.paths, test.paths, str(root))
     return Splits(train, None, test)
 
 
 def _split(root: Path, prefix: str, split: str, names: tuple[str, ...], options: Options) -> FileClouds:
     listed_in = f"{prefix}_{split}.txt"
     paths, labels = [], []
-    for row, shape in enumerate(lines(root, listed_in, LAYOUT)):
+    for row, shape in enumerate(read_list(root, listed_in, LAYOUT)):
         name = shape.rpartition("_")[0]
         if name not in names or "/" in shape or "\\" in shape:
             options.refuse(f"{root / listed_in} row {row}: {shape!r} is no CLASS_NUMBER of a listed class")
             continue
         paths.append(root / name / f"{shape}.txt")
         labels.append(names.index(name))
-    kept = present(paths, labels, listed_in, options)
+    kept = existing_rows(paths, labels, listed_in, options)
     clouds, own = [paths[row] for row in kept], np.array([labels[row] for row in kept], dtype=np.int64)
     return FileClouds(f"{prefix}/{split}", names, clouds, own, partial(read_shape, options=options))
 
@@ -68,7 +68,7 @@ def read_shape(path: Path, options: Options) -> Cloud:
 DATASET = Dataset(
     name="modelnet_text",
     title="ModelNet40 and ModelNet10, 10,000 points with normals a shape (text)",
-    load=load,
+    load=load_modelnet_text,
     layout=LAYOUT,
     splits="train and test, official, listed in text files",
     classes="40 or 10, in the order of the list of names",

@@ -1,4 +1,4 @@
-"""Normals of a cloud that brings none, or none that one trusts: estimated from the points alone."""
+"""Normals estimated from the points alone, for clouds that have none or none to trust."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ def estimate_normals(points: np.ndarray) -> np.ndarray:
     The sign follows from the points too: each normal points away from the mean of the cloud. That is outward for
     convex shapes, and for others a rule that does not depend on the order of the points or their pose. Points without
     a plane (fewer than three, or all on a line) get some direction across them.
+
+    >>> grid = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0), [0.0]), axis=-1).reshape(-1, 3)
+    >>> np.abs(estimate_normals(grid)).max(axis=0).round(3)
+    array([0., 0., 1.], dtype=float32)
     """
     from image2point.datasets.files import import_open3d
 

@@ -6,6 +6,7 @@ name some of the fields of a normal.
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 from pathlib import Path
@@ -13,23 +14,28 @@ from pathlib import Path
 import numpy as np
 
 from image2point.datasets.cloud import Cloud
-from image2point.errors import InputError
+from image2point.datasets.columns import cloud_of_columns
+from image2point.datasets.text import as_bytes, is_number
+from image2point.errors import InputError, one_line
 
 LONGEST_HEADER = 64 * 2**10
 KINDS = {"F": "f", "I": "i", "U": "u"}
 SIZES = {"f": (4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8)}
+PACKED = ("rgb", "rgba")
+"""Fields that hold a colour in three bytes of one number."""
 LARGEST_RATIO = 300
 """Bytes per compressed byte; LZF gives at most 264 from 3."""
 
 
 def read_pcd(path: Path) -> Cloud:
-    """The points, with `normal_x` ... and `rgb` where there are such fields; other fields are passed over.
+    """The points, with `normal_x` ... and `rgb`, or `red` ..., where there are such fields, in capitals or not; other
+    fields are passed over. NaN, which depth cameras write where they saw nothing, is left in.
 
     Raises InputError with the path for a header that lacks a line or contradicts itself, and for more or fewer points
     than it promises.
     """
-    content = path.read_bytes()
-    end = re.search(rb"^DATA[ \t]+(\w+)[ \t]*(\r\n|\n)", content[:LONGEST_HEADER], re.MULTILINE)
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    end = re.search(rb"^DATA[ \t]+(\w+)[ \t]*(\r\n|\n)", content[:LONGEST_HEADER], re.MULTILINE | re.IGNORECASE)
     if end is None:
         raise InputError(f"{path}: damaged, or not a .pcd file: its header has no line DATA")
     fields, kind, points = _header(path, content[: end.start()].decode("latin-1"))
@@ -45,16 +51,11 @@ def read_pcd(path: Path) -> Cloud:
         columns = _compressed(path, body, fields, kind, points)
     else:
         raise InputError(f"{path}: expected DATA ascii, binary or binary_compressed, found {form.decode('latin-1')}")
-    missing = [axis for axis in "xyz" if axis not in columns]
-    if missing:
-        raise InputError(f"{path}: expected the fields x, y and z; {missing[0]} is missing")
-    normals = [columns[name] for name in ("normal_x", "normal_y", "normal_z") if name in columns]
-    with np.errstate(invalid="ignore"):  # what is not finite is refused later, with its place
-        return Cloud(
-            np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1),
-            np.stack([each.astype(np.float64) for each in normals], axis=1) if len(normals) == 3 else None,
-            next((_colours(columns[name]) for name in ("rgb", "rgba") if name in columns), None),
-        )
+    packed = next((columns[name] for name in columns if name.lower() in PACKED), None)
+    if packed is not None:
+        columns |= dict(zip(("red", "green", "blue"), _bytes_of_colours(packed), strict=True))
+    with np.errstate(invalid="ignore"):  # what is not finite is seen to later
+        return cloud_of_columns(columns, str(path))
 
 
 def _header(path: Path, text: str) -> tuple[dict[str, str], np.dtype, int]:
@@ -64,6 +65,13 @@ def _header(path: Path, text: str) -> tuple[dict[str, str], np.dtype, int]:
         words = line.split("#")[0].split()
         if words:
             lines[words[0].upper()] = words[1:]
+    if "COLUMNS" in lines:  # so up to version 0.5
+        lines.setdefault("FIELDS", lines["COLUMNS"])
+    if "POINTS" in lines and not {"WIDTH", "HEIGHT"} & set(lines):  # so up to version 0.6
+        lines |= {"WIDTH": lines["POINTS"], "HEIGHT": ["1"]}
+    if lines.get("WIDTH") and lines.get("HEIGHT") and "POINTS" not in lines:
+        width, height = _numbers(path, "WIDTH", lines)[0], _numbers(path, "HEIGHT", lines)[0]
+        lines["POINTS"] = [str(width * height)]
     for key in ("FIELDS", "SIZE", "TYPE", "WIDTH", "HEIGHT", "POINTS"):
         if not lines.get(key):
             raise InputError(f"{path}: damaged, or not a .pcd file: its header has no line {key}")
@@ -93,7 +101,7 @@ def _numbers(path: Path, key: str, lines: dict[str, list[str]]) -> list[int]:
 
 def _text(path: Path, body: bytes, fields: dict[str, str], kind: np.dtype, points: int) -> dict[str, np.ndarray]:
     width = sum(kind[key].shape[0] for key in fields)
-    rows = [line.split() for line in body.splitlines() if line.strip()]
+    rows = [line.replace(b",", b" ").split() for line in body.splitlines() if line.strip()]
     complete = sum(len(row) >= width for row in rows)
     if len(rows) != points or complete != points:
         raise InputError(f"{path}: the header promises {points} points, found {complete} complete lines")
@@ -103,11 +111,13 @@ def _text(path: Path, body: bytes, fields: dict[str, str], kind: np.dtype, point
         try:
             values = np.array([row[at] for row in rows], dtype=np.float64)
         except ValueError:
-            row = next(number for number, row in enumerate(rows) if not _is_number(row[at]))
-            found = rows[row][at][:40].decode("latin-1")
-            raise InputError(f"{path} point {row}: expected a number, found {found!r}") from None
+            row = next(number for number, row in enumerate(rows) if not is_number(row[at]))
+            wrong = one_line(rows[row][at][:40].decode("latin-1"))
+            raise InputError(f"{path} point {row}: expected a number, found {wrong!r}") from None
         with np.errstate(invalid="ignore", over="ignore"):
-            columns[name] = values.astype(base) if name in ("rgb", "rgba") else values
+            columns[name] = values.astype(base) if name.lower() in PACKED else values
+        if base == np.uint8:
+            columns[name] = as_bytes(values)
         at += kind[key].shape[0]
     return columns
 
@@ -157,15 +167,8 @@ def _lzf(packed: bytes, size: int) -> bytes:
     return bytes(out[:size])
 
 
-def _colours(packed: np.ndarray) -> np.ndarray:
-    """Red, green and blue in 0..1, float64 [P, 3], from the three low bytes of each value."""
+def _bytes_of_colours(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Red, green and blue, uint8 [P] each: the three low bytes of each value, of floats those of their bits."""
     bits = packed.astype(np.float32).view(np.uint32) if packed.dtype.kind == "f" else packed.astype(np.uint32)
-    return np.stack([bits >> 16 & 255, bits >> 8 & 255, bits & 255], axis=1) / 255
-
-
-def _is_number(word: bytes) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    red, green, blue = ((bits >> shift & 255).astype(np.uint8) for shift in (16, 8, 0))
+    return red, green, blue

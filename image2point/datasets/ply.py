@@ -5,16 +5,20 @@ Read here and not by Open3D, which ends the process on faces whose corners do no
 
 from __future__ import annotations
 
+import codecs
 import re
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from image2point.datasets.cloud import Cloud
+from image2point.datasets.columns import cloud_of_columns
 from image2point.datasets.meshes import Mesh
-from image2point.datasets.polygons import fans, grouped
-from image2point.errors import InputError
+from image2point.datasets.polygons import polygon_triangles, strip_triangles
+from image2point.datasets.text import as_bytes, is_number
+from image2point.errors import InputError, one_line
 
 TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -28,6 +32,17 @@ CORNERS = ("vertex_indices", "vertex_index")
 
 
 @dataclass(frozen=True)
+class Lists:
+    """A list of each of R rows: the values of all, one after the other, and sizes int64 [R]."""
+
+    values: np.ndarray
+    sizes: np.ndarray
+
+    def rows(self) -> list[np.ndarray]:
+        return np.split(self.values, np.cumsum(self.sizes)[:-1])
+
+
+@dataclass(frozen=True)
 class Property:
     """kind: of the values, as numpy writes it; count: of the length of a list, or empty."""
 
@@ -38,49 +53,40 @@ class Property:
 
 @dataclass
 class Element:
+    """One kind of row in the file (`vertex`, `face`), and how many there are."""
+
     name: str
     rows: int
     properties: list[Property]
 
 
 def read_ply(path: Path) -> Cloud | Mesh:
-    """A mesh where there are faces, else points; with the normals and colours of the vertices where there are any.
+    """A mesh where there are faces or triangle strips, else points; with the colours of the vertices, and the normals
+    of points, where there are any.
 
-    Polygons are cut into triangles. Elements besides `vertex` and `face` are passed over.
+    Polygons are cut into triangles. Elements besides `vertex`, `face` and `tristrips` are passed over.
 
     Raises InputError with the path for a damaged header, and for fewer values than it promises.
     """
-    content = path.read_bytes()
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     order, elements, start = _header(path, content)
     body: _Text | _Binary = _Binary(path, content, start, order) if order else _Text(path, content, start)
     vertices: dict[str, np.ndarray] = {}
-    triangles = np.empty((0, 3), dtype=np.int64)
+    polygons, strips = list[Lists](), list[np.ndarray]()
     for element in elements:
         columns, lists = body.read(element)
+        corners = next((values for name, values in lists.items() if name.lower() in CORNERS), None)
         if element.name == "vertex":
-            vertices = columns
-        elif element.name == "face":
-            corners = [polygons for name, polygons in lists.items() if name in CORNERS]
-            triangles = fans(corners[0], str(path)) if corners else triangles
-    missing = [axis for axis in "xyz" if axis not in vertices]
-    if missing:
-        raise InputError(f"{path}: expected vertices with x, y and z; {missing[0]} is missing")
-    points = _together(vertices, "x", "y", "z")
-    assert points is not None
-    colours = _together(vertices, "red", "green", "blue")
-    if colours is not None:
-        kind = next(p.kind for e in elements if e.name == "vertex" for p in e.properties if p.name == "red")
-        colours = colours / np.iinfo(kind).max if kind[0] in "iu" else colours
-    if len(triangles):
-        return Mesh(points, triangles, colours)
-    return Cloud(points, _together(vertices, "nx", "ny", "nz"), colours)
-
-
-def _together(columns: dict[str, np.ndarray], *names: str) -> np.ndarray | None:
-    """float64 [P, 3] of three columns; None where one is missing."""
-    if not all(name in columns for name in names):
-        return None
-    return np.stack([columns[name].astype(np.float64) for name in names], axis=1)
+            vertices = {p.name: as_bytes(columns[p.name]) if p.kind == "u1" else columns[p.name]
+                        for p in element.properties if not p.count}  # fmt: skip
+        elif element.name == "face" and corners is not None:
+            polygons.append(corners)
+        elif element.name == "tristrips" and corners is not None:
+            strips += corners.rows()
+    cloud = cloud_of_columns(vertices, str(path))
+    cut = [polygon_triangles(cloud.points, each.values, each.sizes, str(path)) for each in polygons]
+    triangles = np.concatenate([*cut, strip_triangles(strips)])
+    return Mesh(cloud.points, triangles, cloud.colours) if len(triangles) else cloud
 
 
 def _header(path: Path, content: bytes) -> tuple[str, list[Element], int]:
@@ -116,8 +122,25 @@ def _header(path: Path, content: bytes) -> tuple[str, list[Element], int]:
     return order, elements, end.end()
 
 
-Columns = tuple[dict[str, np.ndarray], dict[str, list[np.ndarray]]]
-"""The properties of an element: columns [rows], and lists, grouped by their length: [n, length] each."""
+Columns = tuple[dict[str, np.ndarray], dict[str, Lists]]
+"""The properties of an element: columns [rows], and lists."""
+
+
+class _Rows:
+    """The properties of an element, collected row by row."""
+
+    def __init__(self, element: Element) -> None:
+        self.columns: dict[str, list] = {p.name: [] for p in element.properties if not p.count}
+        self.values = {p.name: array("d" if p.kind[0] == "f" else "q") for p in element.properties if p.count}
+        self.sizes = {name: array("q") for name in self.values}
+
+    def add_list(self, name: str, values: np.ndarray) -> None:
+        self.values[name].extend(values.tolist())
+        self.sizes[name].append(len(values))
+
+    def whole(self) -> Columns:
+        lists = {name: Lists(np.array(values), np.array(self.sizes[name])) for name, values in self.values.items()}
+        return {name: np.array(values) for name, values in self.columns.items()}, lists
 
 
 class _Binary:
@@ -136,7 +159,10 @@ class _Binary:
             rows = np.frombuffer(self.content, kind, element.rows, self.at)
             if all((rows[f"{name} length"] == length).all() for name, length in lengths.items()):
                 self.at += element.rows * kind.itemsize
-                lists = {name: [rows[name].reshape(element.rows, -1)] for name in lengths}
+                lists = {
+                    name: Lists(rows[name].reshape(-1), np.full(element.rows, length))
+                    for name, length in lengths.items()
+                }
                 return {p.name: rows[p.name] for p in element.properties if not p.count}, lists
         if not lengths:
             self._short(element, 0)
@@ -167,8 +193,7 @@ class _Binary:
         return length
 
     def _ragged(self, element: Element) -> Columns:
-        columns: dict[str, list] = {p.name: [] for p in element.properties if not p.count}
-        lists: dict[str, list] = {p.name: [] for p in element.properties if p.count}
+        read = _Rows(element)
         for row in range(element.rows):
             for each in element.properties:
                 length = 1
@@ -181,10 +206,10 @@ class _Binary:
                 values = np.frombuffer(self.content, self.order + each.kind, length, self.at)
                 self.at += size
                 if each.count:
-                    lists[each.name].append(values.tolist())
+                    read.add_list(each.name, values)
                 else:
-                    columns[each.name].append(values[0])
-        return {k: np.array(v) for k, v in columns.items()}, {k: grouped(v) for k, v in lists.items()}
+                    read.columns[each.name].append(values[0])
+        return read.whole()
 
     def _short(self, element: Element, row: int) -> None:
         raise InputError(
@@ -203,21 +228,24 @@ class _Text:
             width = len(element.properties)
             table = self._take(element, 0, element.rows * width).reshape(-1, width)
             return {p.name: table[:, number] for number, p in enumerate(element.properties)}, {}
-        columns: dict[str, list] = {p.name: [] for p in element.properties if not p.count}
-        lists: dict[str, list] = {p.name: [] for p in element.properties if p.count}
+        read = _Rows(element)
         for row in range(element.rows):
             for each in element.properties:
                 value = self._take(element, row, 1)[0]
                 if not each.count:
-                    columns[each.name].append(value)
+                    read.columns[each.name].append(value)
                     continue
                 if not (0 <= value < 2**31 and value == int(value)):
                     raise InputError(f"{self.path}: {element.name} row {row}: a list of length {value:g}")
-                corners = self._take(element, row, int(value))
-                if not (np.abs(corners) < 2**62).all():  # false for NaN too
-                    raise InputError(f"{self.path}: {element.name} row {row}: expected whole numbers in {each.name}")
-                lists[each.name].append(corners.astype(np.int64).tolist())
-        return {k: np.array(v) for k, v in columns.items()}, {k: grouped(v) for k, v in lists.items()}
+                values = self._take(element, row, int(value))
+                if each.kind[0] != "f":
+                    if not (np.abs(values) < 2**62).all() or (values != np.floor(values)).any():  # true for NaN too
+                        raise InputError(
+                            f"{self.path}: {element.name} row {row}: expected whole numbers in {each.name}"
+                        )
+                    values = values.astype(np.int64)
+                read.add_list(each.name, values)
+        return read.whole()
 
     def _take(self, element: Element, row: int, count: int) -> np.ndarray:
         words = self.words[self.at : self.at + count]
@@ -229,15 +257,7 @@ class _Text:
         try:
             return np.array(words, dtype=np.float64)
         except ValueError:
-            bad = next(number for number, word in enumerate(words) if not _is_number(word))
+            bad = next(number for number, word in enumerate(words) if not is_number(word))
             row += bad // max(len(element.properties), 1)
-            found = words[bad][:40].decode("latin-1")
-            raise InputError(f"{self.path}: {element.name} row {row}: expected a number, found {found!r}") from None
-
-
-def _is_number(word: bytes) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+            wrong = one_line(words[bad][:40].decode("latin-1"))
+            raise InputError(f"{self.path}: {element.name} row {row}: expected a number, found {wrong!r}") from None

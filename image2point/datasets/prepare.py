@@ -21,7 +21,8 @@ from image2point.datasets.cloud import Cloud
 from image2point.datasets.prepared import FORMAT, INDEX, NORMAL_STEPS, VERSION, decode
 from image2point.datasets.splits import CloudSet, Splits, origin
 from image2point.datasets.validate import check_cloud
-from image2point.errors import InputError
+from image2point.errors import InputError, printable
+from image2point.files import user_path
 
 ENCODINGS = ("exact", "int16")
 SHARD_BYTES = 64 * 2**20
@@ -33,7 +34,7 @@ CHUNK = 16
 
 @dataclass
 class Summary:
-    """What `prepare` wrote. largest_error: of any coordinate; skipped: rows that were left out, and why."""
+    """What `prepare_dataset` wrote. largest_error: of any coordinate; skipped: rows that were left out, and why."""
 
     clouds: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
@@ -41,7 +42,7 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
 
 
-def prepare(
+def prepare_dataset(
     splits: Splits,
     out: Path,
     dataset: str,
@@ -55,14 +56,15 @@ def prepare(
 ) -> Summary:
     """Write `splits` to the folder `out`, which appears when all of it is written.
 
-    settings: what the dataset was read with, kept in the index. encoding: "exact" or "int16". skip: leave out the
-    clouds that cannot be read and list them, in place of stopping at the first. workers: processes that read.
+    settings: what the dataset was read with, kept in the index. encoding: "exact" or "int16". skip: skip the
+    clouds that cannot be read and list them, instead of stopping at the first. workers: processes that read.
     progress: called with the number of clouds after each few.
 
     Raises InputError for a bad cloud (unless skipped), a split of which nothing is left, and an `out` that exists.
     """
     if encoding not in ENCODINGS:
         raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, found {encoding!r}")
+    out = user_path(out)
     if out.exists() and not (overwrite and (out / INDEX).is_file()):
         kind = "already, and holds no prepared data" if overwrite else "already; choose another or ask to overwrite it"
         raise InputError(f"{out} exists {kind}")
@@ -142,7 +144,7 @@ _kept: CloudSet | None = None
 
 
 def _keep(clouds: CloudSet) -> None:
-    """Give a worker the set once, rather than with every chunk."""
+    """Send the set to a worker once, not with every chunk."""
     global _kept
     _kept = clouds
 
@@ -163,7 +165,7 @@ def _read_chunk(clouds: CloudSet, indices: range) -> list[tuple[Cloud | None, st
 
 
 class _Writer:
-    """One split: collects clouds up to the size of a shard, writes it, goes on."""
+    """Writes one split: collects clouds until they fill a shard, writes it, and starts the next."""
 
     def __init__(self, root: Path, split: str, encoding: str, shard_bytes: int) -> None:
         self.root, self.split, self.encoding, self.shard_bytes = root, split, encoding, shard_bytes
@@ -184,7 +186,7 @@ class _Writer:
                 f"{', '.join(self._has or ())}; all clouds of a split must have the same"
             )
         self._has = has
-        self._names.write(where.replace("\n", " ") + "\n")
+        self._names.write(printable(where) + "\n")
         self._labels.append(label)
         self._sizes.append(len(cloud))
         self._waiting.append(cloud)
@@ -250,6 +252,10 @@ def to_grid(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The step is the smallest power of two with which the longest side fits into 65,532 steps, the offset a multiple of
     it; or, where that is exact, the offset is 0 (such clouds load faster). So coordinates that are multiples of the
     step come back as they were; the others move by at most half a step.
+
+    >>> steps, grid = to_grid(np.array([[0.5, 0, 0], [1.0, 0, 0]], dtype=np.float32))
+    >>> (steps * grid[3]).tolist()
+    [[0.5, 0.0, 0.0], [1.0, 0.0, 0.0]]
     """
     reach = float(np.abs(points).max())
     if reach > 0:

@@ -20,7 +20,6 @@ cloud's longest side per coordinate.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +31,9 @@ import numpy as np
 from image2point.datasets.arrays import DAMAGE
 from image2point.datasets.catalogue import Dataset, Options
 from image2point.datasets.cloud import Cloud
+from image2point.datasets.listed import existing_folder, read_json
 from image2point.datasets.splits import Splits
+from image2point.datasets.text import read_text
 from image2point.errors import InputError
 
 FORMAT, VERSION = "image2point prepared clouds", 1
@@ -108,7 +109,7 @@ class PreparedClouds:
     @cached_property
     def _origins(self) -> list[str]:
         path = self.root / "origins.txt"
-        return path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        return read_text(path).split("\n") if path.is_file() else []
 
     def origin(self, index: int) -> str:
         where = f"{self.root} cloud {index}"
@@ -121,7 +122,11 @@ class PreparedClouds:
 
 
 def decode(field: str, stored: np.ndarray, grid: np.ndarray | None) -> np.ndarray:
-    """The values of one cloud, as `Cloud` has them, from what a shard holds; a new array. grid: float32 [4]."""
+    """The values of one cloud, as `Cloud` has them, from what a shard holds; a new array. grid: float32 [4].
+
+    >>> decode("colours", np.array([[255, 0, 51]], dtype=np.uint8), None)
+    array([[1. , 0. , 0.2]], dtype=float32)
+    """
     if field == "parts":
         return stored.astype(np.int64)
     values = stored.astype(np.float32)
@@ -136,7 +141,7 @@ def decode(field: str, stored: np.ndarray, grid: np.ndarray | None) -> np.ndarra
     return values
 
 
-def load(root: Path, options: Options) -> Splits:
+def load_prepared(root: Path, options: Options) -> Splits:
     """The splits of a prepared folder, opened and not read. The files must have the sizes that prepared.json gives;
     `image2point data verify prepared ROOT` compares their contents too.
 
@@ -160,14 +165,10 @@ def load(root: Path, options: Options) -> Splits:
 def read_index(root: Path) -> dict[str, Any]:
     """prepared.json, of a format and version that can be read."""
     path = root / INDEX
-    try:
-        if path.stat().st_size > LARGEST_INDEX:
-            raise InputError(f"{path} has {path.stat().st_size} bytes; expected at most {LARGEST_INDEX}")
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no prepared data at {root}: expected {LAYOUT}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    if not path.is_file():
+        existing_folder(root, "prepared", LAYOUT)
+        raise InputError(f"no prepared data at {root}, {INDEX} is missing: expected {LAYOUT}")
+    index = read_json(path, LARGEST_INDEX)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{path} is not the index of prepared data")
     if index.get("version") != VERSION:
@@ -249,7 +250,7 @@ def _array(path: Path) -> np.ndarray:
 DATASET = Dataset(
     name="prepared",
     title="the output of `image2point data prepare`",
-    load=load,
+    load=load_prepared,
     layout=LAYOUT,
     splits="those of the dataset that was prepared",
     classes="those of the dataset that was prepared",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from image2point.datasets.catalogue import Dataset, Options, choose
+from image2point.datasets.catalogue import Dataset, Options, choose_variant
 from image2point.datasets.files import unit_spheres
-from image2point.datasets.h5 import Array, flat_labels, keep_rows, read
-from image2point.datasets.listed import folder
-from image2point.datasets.splits import Origins, Splits, StoredClouds
+from image2point.datasets.h5 import Array, flat_labels, keep_rows, read_arrays
+from image2point.datasets.listed import existing_folder
+from image2point.datasets.splits import FileRows, Splits, StoredClouds, join_files
 from image2point.errors import InputError
 
 CLASSES = (
@@ -41,13 +41,13 @@ LAYOUT = (
 )
 
 
-def load(root: Path, options: Options) -> Splits:
+def load_scanobjectnn(root: Path, options: Options) -> Splits:
     """Train and test clouds of one variant, in memory. `parts` of a point: 1 on the object, 0 in the background.
 
     Raises InputError for missing or damaged files, labels outside the 15 classes and values that are not finite.
     """
-    variant = choose(options.variant, tuple(FILES), "scanobjectnn")
-    folder(root, "ScanObjectNN", LAYOUT)
+    variant = choose_variant(options.variant, tuple(FILES), "scanobjectnn")
+    existing_folder(root, "ScanObjectNN", LAYOUT)
     place, stem = FILES[variant]
     homes = [home for home in (root / place, root / "h5_files" / place) if home.is_dir()]
     if not homes:
@@ -60,26 +60,26 @@ def load(root: Path, options: Options) -> Splits:
 
 
 def _split(path: Path, name: str, options: Options) -> StoredClouds:
-    found = read(
+    arrays = read_arrays(
         path,
         {"data": Array("f", "(N, P, 3)", (3,), 3), "label": Array("i", "(N,)", (1, 2))},
         {"mask": Array("n", "(N, P)", (2,))},
     )
-    points = found["data"].astype(np.float32, copy=False)
-    labels = flat_labels(found["label"], path)
+    points = arrays["data"].astype(np.float32, copy=False)
+    labels = flat_labels(arrays["label"], path)
     known = (labels >= 0) & (labels < len(CLASSES))
     finite = np.isfinite(points).all(axis=(1, 2))
     rows = keep_rows(known & finite, lambda row: _wrong(path, row, labels), options)
     if not len(rows):
         raise InputError(f"{path}: no row can be used")
     points, labels = points[rows], labels[rows]
-    mask = found.get("mask")
+    mask = arrays.get("mask")
     if mask is not None and mask.shape[1] != points.shape[1]:
         raise InputError(f"{path}: `data` has {points.shape[1]} points per cloud but `mask` has {mask.shape[1]}")
     if options.normalise is not False:
         points = unit_spheres(points)
     parts = None if mask is None else (mask[rows] != BACKGROUND).astype(np.int64)
-    return StoredClouds(name, CLASSES, points, labels, parts=parts, origins=Origins.of_files([(path, rows)]))
+    return join_files(name, CLASSES, [FileRows(path, rows, points, labels, parts=parts)])
 
 
 def _wrong(path: Path, row: int, labels: np.ndarray) -> str:
@@ -91,7 +91,7 @@ def _wrong(path: Path, row: int, labels: np.ndarray) -> str:
 DATASET = Dataset(
     name="scanobjectnn",
     title="ScanObjectNN, objects from real scans (h5)",
-    load=load,
+    load=load_scanobjectnn,
     layout=LAYOUT,
     splits="train and test, the official main split",
     classes="15, in the order of the files' labels",

@@ -12,11 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from image2point.datasets.catalogue import Dataset, Options, choose
+from image2point.datasets.catalogue import Dataset, Options, choose_variant
 from image2point.datasets.folder import read_file, subfolders
-from image2point.datasets.h5 import Array, flat_labels, keep_rows, read
-from image2point.datasets.listed import LONGEST_LIST, FileClouds, disjoint, folder, json_list, lines, numbered, present
-from image2point.datasets.splits import Origins, Splits, StoredClouds
+from image2point.datasets.h5 import Array, flat_labels, keep_rows, read_arrays
+from image2point.datasets.listed import (
+    LONGEST_LIST,
+    FileClouds,
+    by_number,
+    check_disjoint,
+    entries_of,
+    existing_folder,
+    existing_rows,
+    read_json_list,
+    read_list,
+)
+from image2point.datasets.splits import FileRows, Splits, join_files
+from image2point.datasets.text import read_text
 from image2point.errors import InputError, one_line
 
 SYNSETS = {
@@ -50,7 +61,7 @@ LAYOUT = "; or ".join(LAYOUTS.values())
 NAMES = {"train": "train", "validation": "val", "test": "test"}
 
 
-def load(root: Path, options: Options) -> Splits:
+def load_shapenet(root: Path, options: Options) -> Splits:
     """Train, validation and test clouds; ShapeNet55 has no validation part.
 
     The form is `options.variant`, or else told by what lies in the folder. Meshes and .npy files are read when they are
@@ -59,10 +70,10 @@ def load(root: Path, options: Options) -> Splits:
     Raises InputError for a folder of none of the forms, listed files that are missing (v2 itself lacks about 60 of the
     models that are listed), and what the single forms refuse.
     """
-    folder(root, "ShapeNetCore", LAYOUT)
+    existing_folder(root, "ShapeNetCore", LAYOUT)
     forms: dict[str, Callable[[Path, Options], Splits]] = {"meshes": _meshes, "h5": _h5, "npy": _npy}
     if options.variant is not None:
-        return forms[choose(options.variant, tuple(forms), "shapenet")](root, options)
+        return forms[choose_variant(options.variant, tuple(forms), "shapenet")](root, options)
     if list(root.glob("train*.h5")):
         return _h5(root, options)
     if (root / "shapenet_pc").is_dir() or any((root / synset / "train").is_dir() for synset in SYNSETS):
@@ -94,19 +105,16 @@ def _meshes(root: Path, options: Options) -> Splits:
 
 def _csv(path: Path) -> list[tuple[str, str, str]]:
     """(synset, model, split) of every row."""
-    if path.stat().st_size > LONGEST_LIST:
-        raise InputError(f"{path}: a list of {path.stat().st_size} bytes; expected at most {LONGEST_LIST}")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in ("synsetId", "modelId", "split") if name not in (rows.fieldnames or ())]
-            if missing:
-                raise InputError(
-                    f"{path}: expected the columns id,synsetId,subSynsetId,modelId,split; {missing[0]} is missing"
-                )
-            # Some copies of the list have lost the leading zeros of the synsets to a spreadsheet.
-            return [((row["synsetId"] or "").zfill(8), row["modelId"] or "", row["split"] or "") for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = csv.DictReader(read_text(path, LONGEST_LIST).splitlines(keepends=True))
+        missing = [name for name in ("synsetId", "modelId", "split") if name not in (rows.fieldnames or ())]
+        if missing:
+            raise InputError(
+                f"{path}: expected the columns id,synsetId,subSynsetId,modelId,split; {missing[0]} is missing"
+            )
+        # Some copies of the list have lost the leading zeros of the synsets to a spreadsheet.
+        return [((row["synsetId"] or "").zfill(8), row["modelId"] or "", row["split"] or "") for row in rows]
+    except (OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
@@ -116,7 +124,7 @@ def _npy(root: Path, options: Options) -> Splits:
     if (root / "shapenet_pc").is_dir():
         for split in ("train", "test"):
             paths, labels = found[split] = ([], [])
-            for row, name in enumerate(lines(root / "ShapeNet-55", f"{split}.txt", LAYOUTS["npy"])):
+            for row, name in enumerate(read_list(root / "ShapeNet-55", f"{split}.txt", LAYOUTS["npy"])):
                 synset = name.partition("-")[0]
                 if synset not in order or "/" in name or "\\" in name or not name.endswith(".npy"):
                     options.refuse(
@@ -128,19 +136,23 @@ def _npy(root: Path, options: Options) -> Splits:
         return _listed(found, "ShapeNet-55", tuple(SYNSETS.values()), options)
     synsets = [name for name in subfolders(root) if name in order]
     for split, short in NAMES.items():
-        files = [(path, synset) for synset in synsets for path in sorted((root / synset / short).glob("*.npy"))]
+        files = [(path, synset) for synset in synsets for path in _npy_files(root / synset / short)]
         found[split] = [path for path, _ in files], [synsets.index(synset) for _, synset in files]
     return _listed(found, str(root), tuple(SYNSETS[synset] for synset in synsets), options)
+
+
+def _npy_files(folder: Path) -> list[Path]:
+    return [path for path in entries_of(folder) if path.suffix == ".npy"] if folder.is_dir() else []
 
 
 def _listed(
     found: dict[str, tuple[list[Path], list[int]]], listed_in: str, classes: tuple[str, ...], options: Options
 ) -> Splits:
     """Sets of one file a cloud; every class that the list knows is a class, with clouds or without."""
-    disjoint(found["train"][0], found["test"][0], listed_in)
+    check_disjoint(found["train"][0], found["test"][0], listed_in)
     sets = {}
     for split, (paths, labels) in found.items():
-        kept = present(paths, labels, listed_in, options)
+        kept = existing_rows(paths, labels, listed_in, options)
         if kept or split != "validation":
             own = np.array([labels[row] for row in kept], dtype=np.int64)
             files = [paths[row] for row in kept]
@@ -150,7 +162,7 @@ def _listed(
 
 def _h5(root: Path, options: Options) -> Splits:
     names: dict[int, str] = {}
-    parts = {split: [_file(path, names, options) for path in sorted(root.glob(f"{short}*.h5"), key=numbered)]
+    parts = {split: [_file(path, names, options) for path in sorted(root.glob(f"{short}*.h5"), key=by_number)]
              for split, short in NAMES.items()}  # fmt: skip
     if not parts["test"]:
         raise InputError(f"{root} has no test*.h5: expected {LAYOUTS['h5']}")
@@ -160,15 +172,15 @@ def _h5(root: Path, options: Options) -> Splits:
     classes = tuple(names[label] for label in sorted(names))
     if len(set(classes)) != len(classes):
         raise InputError(f"{root}: two labels have one name in the id2name lists: {', '.join(classes)}")
-    sets = {split: _join(f"shapenet/{split}", classes, found) for split, found in parts.items() if found}
+    sets = {split: join_files(f"shapenet/{split}", classes, files) for split, files in parts.items() if files}
     return Splits(sets["train"], sets.get("validation"), sets["test"])
 
 
-def _file(path: Path, names: dict[int, str], options: Options) -> tuple[Path, np.ndarray, np.ndarray, np.ndarray]:
-    """Points, labels and rows of one file; adds the names of its labels to `names`."""
-    found = read(path, {"data": Array("f", "(N, P, 3)", (3,), 3), "label": Array("i", "(N, 1)", (1, 2))})
-    points, labels = found["data"].astype(np.float32, copy=False), flat_labels(found["label"], path)
-    listed = json_list(path.with_name(f"{path.stem}_id2name.json"), "class names")
+def _file(path: Path, names: dict[int, str], options: Options) -> FileRows:
+    """The clouds of one file; adds the names of its labels to `names`."""
+    arrays = read_arrays(path, {"data": Array("f", "(N, P, 3)", (3,), 3), "label": Array("i", "(N, 1)", (1, 2))})
+    points, labels = arrays["data"].astype(np.float32, copy=False), flat_labels(arrays["label"], path)
+    listed = read_json_list(path.with_name(f"{path.stem}_id2name.json"), "class names")
     if len(listed) != len(labels):
         raise InputError(f"{path.stem}_id2name.json lists {len(listed)} names but {path.name} has {len(labels)} rows")
     good = np.asarray(np.isfinite(points).all(axis=(1, 2)))
@@ -180,29 +192,13 @@ def _file(path: Path, names: dict[int, str], options: Options) -> tuple[Path, np
             labels[row] = -1
     rows = keep_rows(good, lambda row: f"{path} row {row}: NaN or infinite coordinates", options)
     rows = rows[labels[rows] >= 0]
-    return path, points[rows], labels[rows], rows
-
-
-def _join(
-    name: str, classes: tuple[str, ...], found: list[tuple[Path, np.ndarray, np.ndarray, np.ndarray]]
-) -> StoredClouds:
-    widths = {points.shape[1]: path for path, points, _, _ in found}
-    if len(widths) > 1:
-        wrong, (first, path) = list(widths)[1], next(iter(widths.items()))
-        raise InputError(f"{widths[wrong]} has {wrong} points per cloud but {path.name} has {first}")
-    return StoredClouds(
-        name,
-        classes,
-        np.concatenate([points for _, points, _, _ in found]),
-        np.concatenate([labels for _, _, labels, _ in found]),
-        origins=Origins.of_files([(path, rows) for path, _, _, rows in found]),
-    )
+    return FileRows(path, rows, points[rows], labels[rows])
 
 
 DATASET = Dataset(
     name="shapenet",
     title="ShapeNetCore (meshes, h5 or npy)",
-    load=load,
+    load=load_shapenet,
     layout=LAYOUT,
     splits="train, val and test of SHREC 2016 (all.csv; the other forms carry them); ShapeNet55 has train and test",
     classes="55 by synset, in the order of the WordNet offsets; in the h5 form in the order of its labels",

@@ -10,13 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from image2point.datasets.catalogue import Dataset, Download, Options, choose
+from image2point.datasets.catalogue import Dataset, Download, Options, choose_variant
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.files import unit_sphere, unit_spheres
-from image2point.datasets.h5 import Array, flat_labels, keep_rows, read
-from image2point.datasets.listed import FileClouds, disjoint, file_seed, folder, json_list, lines, present
-from image2point.datasets.splits import Origins, Splits, StoredClouds
-from image2point.datasets.text import read_table, whole
+from image2point.datasets.h5 import Array, flat_labels, keep_rows, read_arrays
+from image2point.datasets.listed import (
+    FileClouds,
+    check_disjoint,
+    existing_folder,
+    existing_rows,
+    file_seed,
+    read_json_list,
+    read_list,
+)
+from image2point.datasets.splits import FileRows, Splits, StoredClouds, join_files
+from image2point.datasets.text import read_table, whole_numbers
 from image2point.errors import InputError
 
 CLASSES = (
@@ -37,16 +45,16 @@ LAYOUT = "; or ".join(LAYOUTS.values())
 NAMES = {"train": "train", "validation": "val", "test": "test"}
 
 
-def load(root: Path, options: Options) -> Splits:
+def load_shapenet_part(root: Path, options: Options) -> Splits:
     """Train, validation and test clouds with `parts`, 0..49 over all classes; the text form has normals too.
 
     The form is `options.variant`, or else told by what lies in the folder. Text is read when it is asked for.
 
     Raises InputError for a folder of neither form, missing files, and labels or parts that do not exist.
     """
-    folder(root, "ShapeNetPart", LAYOUT)
+    existing_folder(root, "ShapeNetPart", LAYOUT)
     if options.variant is not None:
-        form = choose(options.variant, tuple(LAYOUTS), "shapenet_part")
+        form = choose_variant(options.variant, tuple(LAYOUTS), "shapenet_part")
     elif (root / "synsetoffset2category.txt").is_file():
         form = "text"
     elif (root / "train_hdf5_file_list.txt").is_file():
@@ -62,24 +70,24 @@ def _text(root: Path, options: Options) -> Splits:
     for split, short in NAMES.items():
         listed_in = root / "train_test_split" / f"shuffled_{short}_file_list.json"
         paths, labels = [], []
-        for row, entry in enumerate(json_list(listed_in, "shape_data/SYNSET/MODEL")):
+        for row, entry in enumerate(read_json_list(listed_in, "shape_data/SYNSET/MODEL")):
             parts = entry.split("/")
             if len(parts) != 3 or parts[1] not in synsets or parts[2] in ("", ".", "..") or "\\" in entry:
                 options.refuse(f"{listed_in} row {row}: expected shape_data/SYNSET/MODEL, found {entry[:80]!r}")
                 continue
             paths.append(root / parts[1] / f"{parts[2]}.txt")
             labels.append(synsets[parts[1]])
-        kept = present(paths, labels, listed_in.name, options)
+        kept = existing_rows(paths, labels, listed_in.name, options)
         files, own = [paths[row] for row in kept], np.array([labels[row] for row in kept], dtype=np.int64)
         sets[split] = FileClouds(f"shapenet_part/{split}", CLASSES, files, own, partial(read_shape, options=options))
-    disjoint(sets["train"].paths, sets["test"].paths, str(root))
+    check_disjoint(sets["train"].paths, sets["test"].paths, str(root))
     return Splits(sets["train"], sets["validation"], sets["test"])
 
 
 def read_shape(path: Path, options: Options) -> Cloud:
     """One file: points, normals and parts, all of them or `options.points` at random."""
     table = read_table(path, columns=(7,))
-    parts = whole(table[:, 6], path, "part", 0, PART_STARTS[-1])
+    parts = whole_numbers(table[:, 6], path, "part", 0, PART_STARTS[-1])
     points = unit_sphere(table[:, :3]) if options.normalise is not False else table[:, :3]
     cloud = Cloud(points, table[:, 3:6], parts=parts)
     if options.points is not None and options.points < len(cloud):
@@ -96,32 +104,20 @@ def _h5(root: Path, options: Options) -> Splits:
     seen: dict[str, str] = {}
     for split, short in NAMES.items():
         listed_in = f"{short}_hdf5_file_list.txt"
-        found = []
-        for line in lines(root, listed_in, LAYOUTS["h5"]):
+        files = []
+        for line in read_list(root, listed_in, LAYOUTS["h5"]):
             path = root / line.replace("\\", "/").rsplit("/", 1)[-1]
             if path.name in seen:
                 raise InputError(f"{path.name} is listed in {seen[path.name]} and again in {root / listed_in}")
             seen[path.name] = listed_in
-            found.append((path, *_file(path, np.array(list(synsets.values())), options)))
-        widths = {points.shape[1] for _, points, _, _, _ in found}
-        if len(widths) > 1:
-            raise InputError(
-                f"{root / listed_in}: its files have different numbers of points per cloud: {sorted(widths)}"
-            )
-        sets[split] = StoredClouds(
-            f"shapenet_part/{split}",
-            CLASSES,
-            np.concatenate([points for _, points, _, _, _ in found]),
-            np.concatenate([labels for _, _, labels, _, _ in found]),
-            parts=np.concatenate([parts for _, _, _, parts, _ in found]),
-            origins=Origins.of_files([(path, rows) for path, _, _, _, rows in found]),
-        )
+            files.append(_file(path, np.array(list(synsets.values())), options))
+        sets[split] = join_files(f"shapenet_part/{split}", CLASSES, files)
     return Splits(sets["train"], sets["validation"], sets["test"])
 
 
-def _file(path: Path, order: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Points, labels, parts and rows of one file. order [16]: the class of each label that the file may hold."""
-    found = read(
+def _file(path: Path, order: np.ndarray, options: Options) -> FileRows:
+    """The clouds of one file. order [16]: the class of each label that the file may hold."""
+    arrays = read_arrays(
         path,
         {
             "data": Array("f", "(N, P, 3)", (3,), 3),
@@ -129,8 +125,8 @@ def _file(path: Path, order: np.ndarray, options: Options) -> tuple[np.ndarray, 
             "pid": Array("i", "(N, P)", (2,)),
         },
     )
-    points, labels = found["data"].astype(np.float32, copy=False), flat_labels(found["label"], path)
-    parts = found["pid"].astype(np.int64)
+    points, labels = arrays["data"].astype(np.float32, copy=False), flat_labels(arrays["label"], path)
+    parts = arrays["pid"].astype(np.int64)
     if parts.shape[1] != points.shape[1]:
         raise InputError(f"{path}: `data` has {points.shape[1]} points per cloud but `pid` has {parts.shape[1]}")
     good: dict[str, np.ndarray] = {
@@ -146,13 +142,13 @@ def _file(path: Path, order: np.ndarray, options: Options) -> tuple[np.ndarray, 
     if not len(rows):
         raise InputError(f"{path}: no row can be used")
     points = points[rows] if options.normalise is False else unit_spheres(points[rows])
-    return points, order[labels[rows]], parts[rows], rows
+    return FileRows(path, rows, points, order[labels[rows]], parts=parts[rows])
 
 
 def _categories(root: Path, name: str, layout: str) -> dict[str, int]:
     """Synset → class, in the order of the file."""
     found: dict[str, int] = {}
-    for row, line in enumerate(lines(root, name, layout)):
+    for row, line in enumerate(read_list(root, name, layout)):
         fields = line.split()
         if len(fields) != 2 or fields[0].lower() not in CLASSES or fields[1] in found or "/" in fields[1]:
             raise InputError(
@@ -165,7 +161,7 @@ def _categories(root: Path, name: str, layout: str) -> dict[str, int]:
 DATASET = Dataset(
     name="shapenet_part",
     title="ShapeNetPart (text with normals, or h5)",
-    load=load,
+    load=load_shapenet_part,
     layout=LAYOUT,
     splits="train, validation and test, official",
     classes="16 object classes in alphabetical order; 50 parts, numbered over all classes",

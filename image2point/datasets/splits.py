@@ -1,4 +1,4 @@
-"""What a dataset is, and how one is cut: K shots per class, and a validation part taken from train."""
+"""What a dataset is, and how it is split: K shots per class, and a validation part taken from train."""
 
 from __future__ import annotations
 
@@ -14,22 +14,11 @@ from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
 
 
-class CloudSet(Protocol):
+class CloudSet(Labelled, Protocol):
     """Clouds with labels, held in memory or made on demand.
 
     `labels` is int64 [n]; the arrays of `self[i]` belong to the caller, who may write to them.
     """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Cloud: ...
 
@@ -44,7 +33,7 @@ class Origins:
 
     @classmethod
     def of_files(cls, parts: Sequence[tuple[Path, np.ndarray]]) -> Origins:
-        """Of clouds that are the given rows of the given files, in this order."""
+        """The origins of clouds that are the given rows of the given files, in this order."""
         sizes = [len(rows) for _, rows in parts]
         rows = np.concatenate([rows for _, rows in parts])
         return cls(tuple(path for path, _ in parts), np.repeat(np.arange(len(parts)), sizes), rows)
@@ -82,6 +71,53 @@ class StoredClouds:
         return Cloud(self.points[index].copy(), own(self.normals), own(self.colours), own(self.parts))
 
 
+@dataclass(frozen=True)
+class FileRows:
+    """The clouds of one file that are used: rows int64 [n] of it, and what lies there, as in `StoredClouds`."""
+
+    path: Path
+    rows: np.ndarray
+    points: np.ndarray
+    labels: np.ndarray
+    normals: np.ndarray | None = None
+    parts: np.ndarray | None = None
+
+
+def join_files(name: str, classes: tuple[str, ...], files: Sequence[FileRows]) -> StoredClouds:
+    """The clouds of several files as one set.
+
+    Raises InputError where files have other numbers of points per cloud, some lack normals, or nothing is left.
+    """
+    first = files[0]
+    for file in files:
+        if file.points.shape[1] != first.points.shape[1]:
+            raise InputError(
+                f"{file.path} has {file.points.shape[1]} points per cloud but {first.path.name} has "
+                f"{first.points.shape[1]}"
+            )
+    with_normals = sum(file.normals is not None for file in files)
+    if 0 < with_normals < len(files):
+        raise InputError(
+            f"{first.path.parent}: {with_normals} of the {len(files)} files of {name} have normals; all or none"
+        )
+    if not sum(len(file.rows) for file in files):
+        raise InputError(f"{first.path}: no row can be used")
+
+    def joined(values: list[np.ndarray | None]) -> np.ndarray | None:
+        known = [each for each in values if each is not None]
+        return np.concatenate(known) if known else None
+
+    return StoredClouds(
+        name,
+        classes,
+        np.concatenate([file.points for file in files]),
+        np.concatenate([file.labels for file in files]),
+        joined([file.normals for file in files]),
+        parts=joined([file.parts for file in files]),
+        origins=Origins.of_files([(file.path, file.rows) for file in files]),
+    )
+
+
 class Subset:
     """The samples of `whole` at `indices`, in that order; the class list stays that of the whole."""
 
@@ -103,7 +139,11 @@ class Subset:
 
 
 def origin(clouds: CloudSet, index: int) -> str:
-    """Where a cloud is from, for messages: its file and row, where the set knows them."""
+    """Where a cloud is from, for messages: its file and row, where the set knows them.
+
+    >>> origin(StoredClouds("made", ("a",), np.zeros((1, 8, 3)), np.zeros(1, int)), 0)
+    'made cloud 0'
+    """
     known = getattr(clouds, "origin", None)
     return known(index) if known is not None else f"{clouds.name} cloud {index}"
 
@@ -128,6 +168,9 @@ def few_shot(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str] =
     notice classes without any sample, and in errors.
 
     Raises InputError where a class has fewer than `shots` samples, and for `shots` < 1.
+
+    >>> few_shot(np.array([0, 0, 0, 1, 1, 1]), shots=2, seed=0).shape
+    (4,)
     """
     if shots < 1:
         raise InputError(f"shots must be at least 1, found {shots}")
@@ -142,12 +185,16 @@ def few_shot(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str] =
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a part off, class by class: return the indices that stay and those held out, each sorted, int64.
+    """Hold out a part of every class: return the indices that stay and those held out, each sorted, int64.
 
     Of a class with n samples, fraction · n are held out, rounded to the nearest whole number (halves up), but
     never all of them. The second array is empty where that leaves nothing.
 
     Raises InputError unless 0 <= fraction < 1.
+
+    >>> kept, held = hold_out(np.array([0] * 10 + [1] * 5), fraction=0.2, seed=0)
+    >>> len(kept), len(held)
+    (12, 3)
     """
     if not 0 <= fraction < 1:
         raise InputError(f"the fraction held out for validation must be in [0, 1), found {fraction}")
@@ -160,10 +207,17 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def split(train: Labelled, test: Labelled, shots: int | None = None, validation: float = 0.0, seed: int = 0) -> Splits:
+def make_splits(
+    train: Labelled, test: Labelled, shots: int | None = None, validation: float = 0.0, seed: int = 0
+) -> Splits:
     """Take `shots` per class from train (None: everything), then hold out a fraction of these for validation.
 
     Validation is None where nothing is held out: with K shots and a fraction below 1/(2K) that is the case.
+
+    >>> clouds = StoredClouds("made", ("a", "b"), np.zeros((20, 8, 3), np.float32), np.arange(20) % 2)
+    >>> splits = make_splits(clouds, clouds, shots=5, validation=0.2)
+    >>> len(splits.train), len(splits.validation), len(splits.test)
+    (8, 2, 20)
     """
     indices = np.arange(len(train)) if shots is None else few_shot(train.labels, shots, seed, train.classes)
     kept, held = hold_out(train.labels[indices], validation, seed)

@@ -105,7 +105,7 @@ class SyntheticShapes:
         return make_cloud(kind, self.points, self.difficulty, rng)
 
 
-def load(
+def load_synthetic(
     train_per_class: int = 100,
     test_per_class: int = 50,
     points: int = 1024,

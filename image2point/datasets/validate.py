@@ -1,4 +1,4 @@
-"""Is this array a point cloud? One place that says so, for files, datasets and calls from Python alike."""
+"""Checks that an array is a point cloud, for files, datasets and calls from Python alike."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cl
 
     Raises InputError too for normals, colours or parts of another shape, values that are not finite, colours
     outside 0..1, and parts that are not whole numbers.
+
+    >>> check_cloud(Cloud(np.zeros((1, 3)), normals=np.array([[0, 0, 2.0]])), "cloud").normals
+    array([[0., 0., 1.]], dtype=float32)
     """
     points = check_points(cloud.points, where, voxel_size)
     normals = _rows(cloud.normals, "normals", where, points)
@@ -63,6 +66,12 @@ def check_points(points: Any, where: str, voxel_size: float | None = None) -> np
 
     Raises InputError for another shape, no points, a type that is no real number, NaN or infinite coordinates
     (those beyond the range of float32 included), and overflowing indices.
+
+    >>> check_points([[0, 1, 2]], "cloud")
+    array([[0., 1., 2.]], dtype=float32)
+    >>> check_points([[0, 1]], "cloud")
+    Traceback (most recent call last):
+    image2point.errors.InputError: cloud: expected points of shape (P, 3), found (1, 2)
     """
     array = np.asarray(points)
     if array.dtype.kind not in "fiu":
@@ -86,7 +95,10 @@ def check_points(points: Any, where: str, voxel_size: float | None = None) -> np
 
 
 def check_indices(cloud: np.ndarray, where: str, voxel_size: float) -> None:
-    """Raise InputError where floor(p / voxel_size), or that less the cloud's own minimum, overflows int32."""
+    """Raise InputError where floor(p / voxel_size), or that less the cloud's own minimum, overflows int32.
+
+    >>> check_indices(np.array([[0, 0, 1e6]], dtype=np.float32), "cloud", 0.05)
+    """
     if not (np.isfinite(voxel_size) and voxel_size > 0):
         raise InputError(f"voxel size must be a positive length, found {voxel_size}")
     if float(np.abs(cloud).max()) < INDEX_LIMIT / 2 * voxel_size:

@@ -1,4 +1,4 @@
-"""Is a dataset whole? Every cloud read, counted, hashed and compared, and each thing that is wrong with it listed."""
+"""Checks a whole dataset: reads, counts, hashes and compares every cloud, and lists everything that is wrong."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SplitReport:
 
 @dataclass
 class Report:
-    """What `verify` found. problems: what cannot be used; notes: what can, and should be known."""
+    """What `verify_dataset` found. problems: what cannot be used; notes: what can, and should be known."""
 
     dataset: str
     splits: dict[str, SplitReport] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(
+def verify_dataset(
     dataset: Dataset,
     root: Path,
     options: Options,
@@ -63,7 +63,7 @@ def verify(
             report.bytes += path.stat().st_size
     if dataset.name == prepared.DATASET.name:
         _compare_hashes(root, report)
-    splits = dataset.load(root, options)
+    splits = dataset.read(root, options)
     seen: dict[bytes, str] = {}
     for name, clouds in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         if clouds is not None:
@@ -131,7 +131,7 @@ def _listed_files(index: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _compare_counts(dataset: Dataset, options: Options, report: Report) -> None:
-    """Note where the official split has another size."""
+    """Note splits whose size differs from the official one."""
     classes = {len(split.per_class) for split in report.splits.values()}
     keys = (options.variant or "", *map(str, classes), next(iter(dataset.variants), ""), "")
     official = next((dataset.counts[key] for key in keys if key in dataset.counts), None)

@@ -86,7 +86,7 @@ def read_voxels(folder: Path | None, recipe: Recipe, count: int) -> list[VoxelTe
         shapes = SyntheticShapes("test", samples_per_class=-(-count // classes))
         chosen = np.arange(count)
     else:
-        shapes = modelnet.load(folder, classes=None)[1]
+        shapes = modelnet.load_modelnet(folder, classes=None)[1]
         chosen = np.array(_some(list(range(len(shapes))), count))
     part = Subset(shapes, chosen)
     return [_sparse(batch.voxels) for batch in batches(part, in_order(len(part), BATCH), recipe)]

@@ -17,6 +17,7 @@ from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
+from image2point.files import user_path
 from image2point.jobs.image_ingredients import (
     load_images,
     load_novel_images,
@@ -82,7 +83,7 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
     would begin; an architecture with `network.weights=...` on `images...=...`, as in a pre-training config.
     `overrides`: what differs here, such as data.root=... or training.threads=1.
     """
-    path = Path(target)
+    path = user_path(target)
     finished = path.is_dir()
     config: Config | Pretrain
     single = [*overrides, "training.devices=1", "training.nodes=1"]

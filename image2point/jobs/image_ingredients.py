@@ -10,7 +10,7 @@ from image2point.datasets import Splits, cifar10, image_folder
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.images import ImageAugmentation
 from image2point.datasets.rendered import RenderedImages
-from image2point.datasets.splits import Subset, few_shot, split
+from image2point.datasets.splits import Subset, few_shot, make_splits
 from image2point.datasets.synthetic import Difficulty
 from image2point.errors import InputError
 from image2point.jobs.ingredients import base_part, novel_part
@@ -27,7 +27,7 @@ def load_images(images: Images) -> Splits:
     train, test = (base_part(each, images.class_split) for each in _load(images))
     if not images.validation:
         return Splits(train, None, test)
-    splits = split(train, test, None, images.validation, images.seed)
+    splits = make_splits(train, test, None, images.validation, images.seed)
     if splits.validation is None:
         raise InputError(
             f"images.validation = {images.validation} of {len(train)} training images leaves none; raise it or set 0"
@@ -48,7 +48,7 @@ def _load(images: Images) -> tuple[Labelled, Labelled]:
         return drawn[0], drawn[1]
     train: Labelled
     test: Labelled
-    train, test = _cifar10(images.root) if images.name == "cifar10" else image_folder.load(images.root)
+    train, test = _cifar10(images.root) if images.name == "cifar10" else image_folder.load_image_folder(images.root)
     return _at_most(train, images.train_per_class, images.seed), _at_most(test, images.test_per_class, images.seed)
 
 
@@ -58,7 +58,7 @@ def _rendered(split: str, count: int, size: int, seed: int, difficulty: Difficul
     return RenderedImages(split, count, size, seed, difficulty=difficulty)
 
 
-_cifar10 = lru_cache(maxsize=1)(cifar10.load)
+_cifar10 = lru_cache(maxsize=1)(cifar10.load_cifar10)
 
 
 def _at_most(images: Labelled, per_class: int | None, seed: int) -> Labelled:

@@ -11,7 +11,7 @@ from image2point.datasets import Splits, registry, synthetic
 from image2point.datasets.catalogue import Options
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.features import feature_width
-from image2point.datasets.splits import split
+from image2point.datasets.splits import make_splits
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
 from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
@@ -32,7 +32,7 @@ def load_splits(data: configuration.Data) -> Splits:
         return whole
     if data.shots is None and not data.validation_fraction:
         return Splits(whole.train, None, whole.test)
-    splits = split(whole.train, whole.test, data.shots, data.validation_fraction, data.shot_seed)
+    splits = make_splits(whole.train, whole.test, data.shots, data.validation_fraction, data.shot_seed)
     if splits.validation is None and data.validation:
         raise InputError(
             f"data.validation = {data.validation} of {len(splits.train)} training clouds in "
@@ -70,11 +70,16 @@ def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
 def _load(data: configuration.Data) -> Splits:
     if data.name != "synthetic":
         classes = data.classes if data.name.startswith("modelnet") else None
-        return registry.load(
-            data.name,
-            data.root,
-            Options(data.variant, classes, data.sample, data.sample_seed, data.normalise),
-        )
+        options = Options(
+            data.variant, classes, data.sample, data.sample_seed, data.normalise,
+            columns=data.columns, nan_points=data.nan_points,
+        )  # fmt: skip
+        whole = registry.load_dataset(data.name, data.root, options)
+        if len(whole.train.classes) < 2:
+            raise InputError(
+                f"{data.root} has the one class {', '.join(whole.train.classes)}; a run needs clouds of two or more"
+            )
+        return whole
     shapes = data.synthetic
     difficulty = synthetic.Difficulty(**shapes.difficulty.model_dump())
     names = shapes.classes or tuple(synthetic.SOLIDS)

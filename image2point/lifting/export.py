@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from image2point.errors import InputError, one_line
-from image2point.files import writing
+from image2point.files import user_path, writing
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import DenseVoxels
 
@@ -39,7 +39,7 @@ def export(network: LiftedNetwork, example: Tensor | DenseVoxels, path: str | Pa
         InputError: on another suffix or another kind of example, where ONNX's packages are missing, where weights are
             too large for an ONNX file, or where the program cannot be made.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise InputError(f"{path}: expected a name that ends with .onnx (ONNX) or .pt2 (torch.export)")
     if path.suffix == ".onnx":

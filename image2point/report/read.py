@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from image2point import runs
 from image2point.errors import InputError
+from image2point.files import user_path
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
 from image2point.roles import ORIGINS, ROLES
 from image2point.tasks.display import DISPLAYS
@@ -124,7 +125,7 @@ def read_runs(paths: Iterable[str | Path]) -> list[Record]:
 
     Raises InputError naming the file where a run is missing, unfinished or damaged, and where one is given twice.
     """
-    folders = [Path(path) for path in paths]
+    folders = [user_path(path) for path in paths]
     if not folders:
         raise InputError("a report needs at least one run directory; none was given")
     seen: dict[Path, Path] = {}

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 from rich.table import Table
 
 from image2point.errors import InputError, one_line
+from image2point.files import csv_cell
 from image2point.report.arms import IDLE
 from image2point.report.numbers import ABSENT, UNDEFINED
 from image2point.report.plain import cell_text, markdown_table
@@ -260,18 +260,11 @@ def _csv(table: Pivot) -> str:
     """One line per run, for programs; an undefined number is `nan`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(map(_inert, [*table.row_fields, *table.column_fields, "seeds", table.value]))
+    writer.writerow(map(csv_cell, [*table.row_fields, *table.column_fields, "seeds", table.value]))
     for (row, column), cell in table.cells.items():
         for seeds, value in cell.values.items():
-            writer.writerow([*map(_inert, [*row, *column, " ".join(seeds)]), repr(value)])
+            writer.writerow([*map(csv_cell, (*row, *column, " ".join(seeds))), repr(value)])
     return stream.getvalue()
-
-
-def _inert(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: with an apostrophe before it, where it could be one."""
-    with suppress(ValueError):
-        return str(float(text)) and text  # a number, -0.5 say, is one
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 # ------------------------------------------------------------------------------------------------------------ runs

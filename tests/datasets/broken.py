@@ -20,11 +20,11 @@ import numpy as np
 
 from image2point.datasets import registry
 from image2point.datasets.catalogue import Options
-from image2point.datasets.download import unpack
+from image2point.datasets.download import unpack_archive
 from image2point.datasets.files import read_cloud
-from image2point.datasets.prepare import prepare, read_all
+from image2point.datasets.prepare import prepare_dataset, read_all
 from image2point.datasets.splits import Splits, StoredClouds
-from image2point.datasets.verify import verify
+from image2point.datasets.verify import verify_dataset
 from image2point.errors import InputError
 
 
@@ -72,7 +72,7 @@ def _set(what: str, dataset: str, layout: Callable[[Path], Path], damage: Callab
         return root
 
     def read(root: Path) -> None:
-        splits = registry.load(dataset, root)
+        splits = registry.load_dataset(dataset, root)
         for part in (splits.train, splits.validation, splits.test):
             for cloud, _, _, problem in read_all(part) if part is not None else ():
                 if cloud is None:
@@ -90,7 +90,7 @@ def _archive(what: str, *names: str, mode: int = stat.S_IFREG | 0o644, content: 
                 file.writestr(entry, content, zipfile.ZIP_DEFLATED)
         return folder / "archive.zip"
 
-    return Case(what, make, lambda path: unpack(path, path.parent / "data", "data"))
+    return Case(what, make, lambda path: unpack_archive(path, path.parent / "data", "data"))
 
 
 def _h5(name: str, **arrays: object) -> Callable[[Path], object]:
@@ -135,7 +135,7 @@ def _index(change: Callable[[dict], object]) -> Callable[[Path], object]:
 def _prepared(root: Path) -> Path:
     points = layouts.points(0, 6, 8)
     clouds = StoredClouds("made", ("a", "b"), points, np.arange(6) % 2)
-    prepare(Splits(clouds, None, clouds), root, "made")
+    prepare_dataset(Splits(clouds, None, clouds), root, "made")
     return root
 
 
@@ -144,7 +144,7 @@ def _cut(name: str, keep: int) -> Callable[[Path], object]:
 
 
 def _strict(root: Path) -> None:
-    report = verify(registry.find("folder"), root, Options())
+    report = verify_dataset(registry.find_dataset("folder"), root, Options())
     if report.notes:
         raise InputError(report.notes[0])
 
@@ -156,6 +156,79 @@ def _shared(root: Path) -> None:
 def _loop(root: Path) -> None:
     os.symlink("tetra.off", root / "train" / "椅子" / "broken.off")
     (root / "train" / "椅子" / "tetra.off").unlink()
+
+
+def _bomb(content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("points.npy", content)
+        data = bytearray((folder / "a.npz").read_bytes())
+        if len(content) > 2**20:  # the sizes that the archive says of itself, made a hundred times as large
+            for at in (data.find(b"PK\1\2") + 24, 22):
+                data[at : at + 4] = (100 * len(content) % 2**32).to_bytes(4, "little")
+        (folder / "a.npz").write_bytes(data)
+        return folder / "a.npz"
+
+    return make
+
+
+def _read_long(path: Path) -> object:
+    try:
+        return read_cloud(path)
+    except InputError as error:
+        raise InputError(str(error).replace("missing" * 50, "missing…")) from None
+
+
+def _elsewhere(root: Path) -> Path:
+    """A file with an array, outside of the data."""
+    with h5py.File(root.parent / "private.h5", "w") as file:
+        file["data"] = layouts.points(0, 6, 16)
+    return root.parent / "private.h5"
+
+
+def _replaced(root: Path, put: Callable[[h5py.File], object]) -> None:
+    with h5py.File(root / "ply_data_train0.h5", "r+") as file:
+        del file["data"]
+        put(file)
+
+
+def _external_link(root: Path) -> None:
+    link = h5py.ExternalLink(str(_elsewhere(root)), "data")
+    _replaced(root, lambda file: file.__setitem__("data", link))
+
+
+def _external_storage(root: Path) -> None:
+    place = [(str(_elsewhere(root)), 0, 6 * 16 * 3 * 4)]
+    _replaced(root, lambda file: file.create_dataset("data", (6, 16, 3), "f4", external=place))
+
+
+def _virtual(root: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(6, 16, 3), dtype="f4")
+    layout[:] = h5py.VirtualSource(str(_elsewhere(root)), "data", shape=(6, 16, 3))
+    _replaced(root, lambda file: file.create_virtual_dataset("data", layout))
+
+
+def _load_relative(place: Path) -> object:
+    place.mkdir()
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        return registry.load_dataset("folder", "clouds")
+    finally:
+        os.chdir(before)
+
+
+def _one_class(folder: Path) -> Path:
+    for split in ("train", "test"):
+        layouts.write(folder / "clouds" / split / "ball" / "a.xyz", "1 2 3\n")
+    return folder / "clouds"
+
+
+def _splits_of_a_run(root: Path) -> object:
+    from image2point import config as configuration
+    from image2point.jobs.ingredients import load_splits
+
+    return load_splits(configuration.from_values({"data": {"name": "folder", "root": str(root)}}).data)
 
 
 PLY = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
@@ -170,6 +243,7 @@ NPY = (
     + b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999, 3), }".ljust(117)
     + b"\n"
 )
+OBJ = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 STL = bytes(80) + (4_000_000_000).to_bytes(4, "little") + bytes(50)
 
 CASES: tuple[Case, ...] = (
@@ -200,6 +274,22 @@ CASES: tuple[Case, ...] = (
         "a.ply",
         PLY.replace("ascii", "binary_little_endian").encode() + b"end_header\n" + bytes(20),
     ),
+    _cloud(
+        ".ply with a triangle strip of a vertex that is not there",
+        "a.ply",
+        PLY + FACES.replace("face", "tristrips") + "end_header\n" + ROWS + "4 0 1 2 7\n",
+    ),
+    _cloud(
+        ".ply with colours beyond 16 bits",
+        "a.ply",
+        PLY
+        + "".join(f"property int {c}\n" for c in ("red", "green", "blue"))
+        + "end_header\n"
+        + ROWS.replace("\n", " 0 0 70000\n"),
+    ),
+    _cloud(".pcd of which nothing was seen", "a.pcd", PCD + "nan nan nan\n" * 3),
+    _cloud(".pcd with infinity", "a.pcd", PCD + ROWS.replace("1 0 0", "inf 0 0")),
+    _cloud(".pcd with capital fields and no Z", "a.pcd", PCD.replace("x y z", "X Y H") + ROWS),
     _cloud(".pcd without a header", "a.pcd", ROWS),
     _cloud(".pcd with fewer lines than promised", "a.pcd", PCD + "0 0 0\n"),
     _cloud(".pcd whose counts contradict each other", "a.pcd", PCD.replace("WIDTH 3", "WIDTH 4") + ROWS),
@@ -216,17 +306,38 @@ CASES: tuple[Case, ...] = (
     _cloud(".xyz that is no text", "a.xyz", b"\xff\xfe\x00\x01"),
     _cloud(".xyz with a number beyond float32", "a.xyz", "1 2 3\n4 1e300 6\n"),
     _cloud(".pts with fewer points than its first line says", "a.pts", "5\n1 2 3\n"),
+    _cloud(".xyz with a line that ran into the next", "a.xyz", "1 2 3\n4 5 6 7 8 9\n"),
+    _cloud(".xyz with decimal commas", "a.xyz", "1,5 2,5 3,5\n"),
+    _cloud(".xyz that names its columns, with a row too short", "a.xyz", "x y z nx ny nz\n1 2 3 0 0 1\n1 2 3 0\n"),
+    _cloud(".xyz with zero bytes", "a.xyz", b"1 2 3\n\x00\x00\n"),
+    Case(
+        ".xyz of six columns, of which a user names four",
+        _file("a.xyz", "1 2 3 4 5 6\n"),
+        lambda path: read_cloud(path, columns="x y z intensity"),
+    ),
+    Case(
+        ".pcd with NaN, where that is to be refused",
+        _file("a.pcd", PCD + ROWS.replace("1 0 0", "nan nan nan")),
+        lambda path: read_cloud(path, nan_points="refuse"),
+    ),
     _cloud(".off without OFF", "a.off", "3 1 0\n" + ROWS + "3 0 1 2\n"),
     _cloud(".off that promises 999,999,999 faces", "a.off", "OFF\n3 999999999 0\n" + ROWS + "3 0 1 2\n"),
     _cloud(".off with a negative vertex number", "a.off", "OFF\n3 1 0\n" + ROWS + "3 0 1 -1\n"),
     _cloud(".off with a face of a billion corners", "a.off", "OFF\n3 1 0\n" + ROWS + "999999999 0 1 2\n"),
     _cloud(".off with joined header, cut off", "a.off", "OFF3 1 0\n" + ROWS),
-    _cloud(".off without faces", "a.off", "OFF\n3 0 0\n" + ROWS),
+    _cloud(".off with a face over two lines, cut off", "a.off", "OFF\n3 1 0\n" + ROWS + "3 0\n1\n"),
+    _cloud("binary .off", "a.off", "OFF BINARY\n" + ROWS),
     _cloud(".off whose surface has no area", "a.off", "OFF\n3 1 0\n0 0 0\n0 0 0\n0 0 0\n3 0 1 2\n"),
     _cloud(".obj with a face of a vertex that is not there", "a.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n"),
-    _cloud(".obj of points only", "a.obj", "v 0 0 0\nv 1 0 0\n"),
+    _cloud(".obj of lines only", "a.obj", "v 0 0 0\nv 1 0 0\nl 1 2\n"),
+    _cloud(".obj without vertices", "a.obj", "hello\n"),
+    _cloud(".obj that counts from 0", "a.obj", OBJ + "f 0 1 2\n"),
+    _cloud(".obj that counts back beyond the first vertex", "a.obj", OBJ + "f -1 -2 -4\n"),
+    _cloud(".obj with a word in a face", "a.obj", OBJ + "f 1 2 \x1b[2J\n"),
+    _cloud(".obj with a vertex of two numbers", "a.obj", "v 0 0\n"),
     _cloud(".stl that promises four billion triangles", "a.stl", STL),
     _cloud(".stl cut off", "a.stl", bytes(40)),
+    _cloud("text .stl cut off", "a.stl", "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\n"),
     _cloud(".npy that promises 12 TB", "a.npy", NPY),
     Case(".npy of two columns", _array("a.npy", np.zeros((5, 2))), read_cloud),
     Case(".npy of Python objects", _array("a.npy", np.array([[None, 1, 2]], dtype=object)), read_cloud),
@@ -238,8 +349,37 @@ CASES: tuple[Case, ...] = (
         lambda f: (np.savez(f / "a.npz", a=np.ones(3), b=np.ones(3)), f / "a.npz")[1],
         read_cloud,
     ),
+    Case(".npz whose array promises more than it holds", _bomb(NPY), read_cloud),
+    Case(".npz that unpacks to a thousand times its size", _bomb(bytes(64 * 2**20)), read_cloud),
+    Case(
+        ".npy of records without z",
+        _array("a.npy", np.zeros(5, dtype=[("X", "f4"), ("Y", "f4")])),
+        read_cloud,
+    ),
+    Case("a name that is too long", lambda folder: folder / f"{'missing' * 50}.ply", _read_long),
     # datasets
-    Case("a root that does not exist", lambda folder: folder / "nowhere", lambda root: registry.load("modelnet", root)),
+    Case("a relative root, from another folder", lambda folder: folder / "elsewhere", _load_relative),
+    _set("an h5 file with a link into another file", "modelnet", layouts.modelnet_h5, _external_link),
+    _set("an h5 file with its numbers in another file", "modelnet", layouts.modelnet_h5, _external_storage),
+    _set("an h5 file that is a view of another", "modelnet", layouts.modelnet_h5, _virtual),
+    _set(
+        "a class name that steers the terminal",
+        "modelnet",
+        layouts.modelnet_h5,
+        _text("shape_names.txt", "chair", "cha\x1b[2Jir"),
+    ),
+    _set(
+        "a file name that steers the terminal",
+        "folder",
+        layouts.folder,
+        lambda r: layouts.write(r / "train" / "table" / "a\x1b]0;b\x07.xyz", "1 2 3\n"),
+    ),
+    Case("a folder of one class", _one_class, _splits_of_a_run),
+    Case(
+        "a root that does not exist",
+        lambda folder: folder / "nowhere",
+        lambda root: registry.load_dataset("modelnet", root),
+    ),
     _set(
         "a list of files that is empty",
         "modelnet",
@@ -403,9 +543,13 @@ CASES: tuple[Case, ...] = (
     _archive("an archive with a link", "data/link", mode=stat.S_IFLNK | 0o777, content=b"/etc/passwd"),
     _archive("an archive that unpacks to a hundred thousand times its size", "data/bomb", content=bytes(64 * 2**20)),
     _archive("an archive of something else", "other/a"),
+    _archive("an archive with a name that is too long", f"data/{'a' * 300}"),
+    _archive("an archive of a thousand folders in one another", "data/" + "a/" * 1000 + "b"),
+    _archive("an archive with a file that is a folder elsewhere", "data/a", "data/a/b"),
+    _archive("an archive with a name that steers the terminal", "data\x1b[2J/a"),
     Case(
         "a web page in place of an archive",
         _file("archive.zip", "<html>404</html>"),
-        lambda p: unpack(p, p.parent / "data", "data"),
+        lambda p: unpack_archive(p, p.parent / "data", "data"),
     ),
 )

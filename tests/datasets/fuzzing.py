@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from image2point.datasets import registry
 from image2point.datasets.files import import_open3d, read_cloud
-from image2point.datasets.prepare import prepare
+from image2point.datasets.prepare import prepare_dataset
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
 
@@ -23,6 +24,22 @@ WORDS = (
     b"nan", b"inf", b"-1", b"0", b"4294967295", b"999999999999", b"1e308", b"-2147483648", b"\xff\xff\xff\xff",
     b"\x00\x00\x00\x00", b"\x7f\xff\xff\xff", b"\n", b" ", b"\xe6\xa4", b"property list uchar int x\n", b"{", b"[" * 50,
 )  # fmt: skip
+
+
+TRISTRIPS = (
+    b"ply\nformat binary_big_endian 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    b"property uchar diffuse_red\nproperty uchar diffuse_green\nproperty uchar diffuse_blue\nelement tristrips 1\n"
+    b"property list int int vertex_indices\nend_header\n"
+    + b"".join(struct.pack(">3f3B", i & 1, i >> 1, i, i, i, i) for i in range(4))
+    + struct.pack(">9i", 8, 0, 1, 2, 3, -1, 2, 1, 0)
+)
+OVER_LINES = (
+    "COFF\n4 2 0\n" + "".join(f"{i & 1} {i >> 1} {i} 9 9 {i} 255\n" for i in range(4)) + "4 0\n1\n2 3\n3 1 2 3 7\n"
+)
+
+
+def print_nothing(_: str) -> None:
+    """In place of the log, where notes about thousands of files would go."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,7 @@ def targets() -> dict[str, Target]:
     found = {}
     for suffix, contents in _single().items():
         name = f"file{suffix}"
-        found[suffix] = Target(contents, name, lambda folder, name=name: read_cloud(folder / name))  # type: ignore[misc]
+        found[suffix] = Target(contents, name, lambda folder, name=name: read_cloud(folder / name, note=print_nothing))  # type: ignore[misc]
     for name, dataset, make, damaged in (
         ("modelnet h5", "modelnet", layouts.modelnet_h5, "ply_data_train0.h5"),
         ("modelnet list", "modelnet", layouts.modelnet_h5, "train_files.txt"),
@@ -115,7 +132,7 @@ def _reader(dataset: str, make: Callable[[Path], Path], damaged: str) -> Callabl
             make(folder)
             (folder / damaged).write_bytes(content)
             (folder / ".made").touch()
-        splits = registry.load(dataset, folder)
+        splits = registry.load_dataset(dataset, folder)
         parts = (splits.train, splits.validation, splits.test)
         # Meshes are left alone: the lists that lead to them are what is damaged.
         if damaged.endswith(".csv"):
@@ -160,15 +177,24 @@ def _single() -> dict[str, tuple[bytes, ...]]:
     np.save(array, points)
     np.savez_compressed(archive, points=points, normals=points)
     return {
-        ".ply": ply,
-        ".pcd": pcd,
-        ".xyz": (rows.encode(),),
+        ".ply": (*ply, TRISTRIPS),
+        ".pcd": (*pcd, pcd[0].replace(b"x y z", b"X Y Z"), pcd[0].replace(b"\n0", b"\nnan", 3)),
+        ".xyz": (
+            rows.encode(),
+            f"//X,Y,Z,R,G,B\n{rows}".replace("\n", ",1,2,3\n").replace("B,1,2,3", "B").replace(" ", ",").encode(),
+            rows.encode("utf-16"),
+        ),
         ".pts": (
             f"12\n{rows}".encode(),
             f"12\n{rows}".replace("\n", " 1 2 3 4\n").replace("12 1 2 3 4", "12").encode(),
         ),
-        ".off": (layouts.off().encode(), layouts.off(joined=True).encode(), boxes[1]),
-        ".obj": (layouts.obj().encode(), boxes[0], f"{layouts.obj()}f 1 2 3 4\n".encode()),
+        ".off": (layouts.off().encode(), layouts.off(joined=True).encode(), boxes[1], OVER_LINES.encode()),
+        ".obj": (
+            layouts.obj().encode(),
+            boxes[0],
+            f"{layouts.obj()}f 1 2 3 4\n".encode(),
+            f"{layouts.obj()}usemtl a\nf -4/-1 -3/-1 \\\n -2/-1\n".encode(),
+        ),
         ".stl": (
             bytes(80) + (4).to_bytes(4, "little") + triangles.tobytes(),
             f"solid a\n{facets}endsolid a\n".encode(),
@@ -188,9 +214,9 @@ def _small_shapes(root: Path) -> Path:
 
 def _prepared(root: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
-        splits = registry.load("modelnet", layouts.modelnet_h5(Path(folder)))
+        splits = registry.load_dataset("modelnet", layouts.modelnet_h5(Path(folder)))
         out = Path(folder) / "out"
-        prepare(splits, out, "modelnet")
+        prepare_dataset(splits, out, "modelnet")
         for path in sorted(out.rglob("*")):
             if path.is_file():
                 layouts.write(root / path.relative_to(out), path.read_bytes())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import stat
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import Request
 
 import layouts
 import pytest
@@ -21,7 +24,7 @@ from typer.testing import CliRunner
 from image2point.cli import app
 from image2point.datasets import registry
 from image2point.datasets.catalogue import Download
-from image2point.datasets.download import download, fetch, unpack
+from image2point.datasets.download import WebOnly, download_file, fetch_archive, unpack_archive
 from image2point.errors import InputError
 
 CONTENT = bytes(range(256)) * 4000
@@ -30,7 +33,7 @@ CONTENT = bytes(range(256)) * 4000
 class Server(ThreadingHTTPServer):
     """Serves `content` with ranges; breaks off after `break_after` bytes of an answer, once."""
 
-    content, etag, break_after, answers = CONTENT, '"one"', 0, 200
+    content, etag, break_after, answers, moved_to = CONTENT, '"one"', 0, 200, ""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -47,6 +50,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers.get("Range")
         server.ranges.append(wanted)
+        if server.moved_to:
+            self.send_response(302)
+            self.send_header("Location", server.moved_to)
+            self.end_headers()
+            server.moved_to = ""
+            return
         if server.answers != 200:
             self.send_error(server.answers)
             return
@@ -83,43 +92,43 @@ def server() -> Iterator[Server]:
 
 def test_a_download_that_broke_off_is_gone_on_with(server: Server, tmp_path: Path) -> None:
     path, server.break_after = tmp_path / "data.zip", 300_000
-    with pytest.raises(InputError, match=r"ended after .* of 1,024,000 bytes; the same command goes on|bytes are kept"):
-        download(server.url, path, 2**30)
+    with pytest.raises(InputError, match=r"ended after .* of 1,024,000 bytes; the same command resumes|bytes are kept"):
+        download_file(server.url, path, 2**30)
     part = tmp_path / "data.zip.part"
     kept = part.stat().st_size
     assert 0 < kept <= 300_000 and not path.exists()
     seen: list[tuple[int, int | None]] = []
-    download(server.url, path, 2**30, hashlib.sha256(CONTENT).hexdigest(), lambda *now: seen.append(now))
+    download_file(server.url, path, 2**30, hashlib.sha256(CONTENT).hexdigest(), lambda *now: seen.append(now))
     assert path.read_bytes() == CONTENT and server.ranges == [None, f"bytes={kept}-"]
     assert seen[-1] == (len(CONTENT), len(CONTENT)) and seen[0][0] > kept
     assert [each.name for each in tmp_path.iterdir()] == ["data.zip"]
-    download(server.url, path, 2**30)  # there already: nothing is sent
+    download_file(server.url, path, 2**30)  # there already: nothing is sent
     assert len(server.ranges) == 2
 
 
 def test_a_file_that_changed_is_sent_from_the_start(server: Server, tmp_path: Path) -> None:
     server.break_after = 300_000
     with pytest.raises(InputError):
-        download(server.url, tmp_path / "data.zip", 2**30)
+        download_file(server.url, tmp_path / "data.zip", 2**30)
     server.content, server.etag = CONTENT[::-1], '"two"'
-    download(server.url, tmp_path / "data.zip", 2**30)
+    download_file(server.url, tmp_path / "data.zip", 2**30)
     assert (tmp_path / "data.zip").read_bytes() == CONTENT[::-1]
 
 
 def test_what_a_server_may_not_do(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     with pytest.raises(InputError, match="has 1,024,000 bytes; at most 1,000 are expected"):
-        download(server.url, path, 1000)
+        download_file(server.url, path, 1000)
     with pytest.raises(InputError, match=r"sha256 .*, expected 00; the file was removed"):
-        download(server.url, path, 2**30, "00")
+        download_file(server.url, path, 2**30, "00")
     assert not path.exists()
     server.answers = 404
     with pytest.raises(InputError, match="the server answers 404"):
-        download(server.url, path, 2**30)
+        download_file(server.url, path, 2**30)
     with pytest.raises(InputError, match="expected an http address, found file:"):
-        download("file:///etc/passwd", path, 2**30)
+        download_file("file:///etc/passwd", path, 2**30)
     with pytest.raises(InputError, match="refused"):
-        download("http://127.0.0.1:9/x.zip", path, 2**30)
+        download_file("http://127.0.0.1:9/x.zip", path, 2**30)
 
 
 def archive(path: Path, *entries: tuple[str, bytes, int]) -> Path:
@@ -160,6 +169,13 @@ HOSTILE = {
     "tar device": lambda p: tar(p, "x/null", tarfile.CHRTYPE),
     "tar parent": lambda p: tar(p, "../evil", tarfile.REGTYPE),
     "damaged": lambda p: layouts.write(p, damaged(archive(p, NOISE))),
+    "long": lambda p: archive(p, ("x/" + "é" * 128, b"", REGULAR)),
+    "deep": lambda p: archive(p, ("x/" * 3000 + "a", b"", REGULAR)),
+    "file above": lambda p: archive(p, ("x/a", b"", REGULAR), ("x/a/b/c", b"", REGULAR)),
+    "file there": lambda p: archive(p, ("x/a", b"", REGULAR), ("x/a/", b"", stat.S_IFDIR | 0o755)),
+    "folder there": lambda p: archive(p, ("x/a/b", b"", REGULAR), ("x/a", b"", REGULAR)),
+    "escape": lambda p: archive(p, ("x\x1b[2J/../../a", b"", REGULAR)),
+    "tar long": lambda p: tar(p, f"x/{'a' * 300}", tarfile.REGTYPE),
 }
 MESSAGES = {
     "parent": "entry 0 'x/../../evil' leads out of the folder", "absolute": "leads out", "backslash": "leads out",
@@ -168,7 +184,11 @@ MESSAGES = {
     "text": "expected a .zip or .tar archive; its first bytes are b'<html>no'",
     "cut": "expected a .zip or .tar|damaged", "tar link": "is a link or a device",
     "tar hard link": "is a link or a device", "tar device": "is a link or a device",
-    "tar parent": "leads out", "damaged": "is damaged: .*; get it again",
+    "tar parent": "leads out", "long": "a name of 256 bytes in 2 folders is too long",
+    "deep": "in 3,001 folders is too long", "file above": "entry 1 'x/a/b/c': the archive has a file where",
+    "file there": "entry 1 'x/a/': the archive has a file where", "folder there": "is in the archive twice",
+    "escape": r"'x\\x1b\[2J/../../a' leads out", "tar long": "a name of 300 bytes",
+    "damaged": "is damaged: .*; get it again",
 }  # fmt: skip
 
 
@@ -184,8 +204,8 @@ def test_hostile_archives_leave_no_trace(tmp_path: Path, name: str) -> None:
     home.mkdir()
     path = HOSTILE[name](tmp_path / "archive")
     with pytest.raises(InputError, match=MESSAGES[name]) as caught:
-        unpack(path, home, "x")
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        unpack_archive(path, home, "x")
+    assert str(path) in str(caught.value) and str(caught.value).isprintable()
     assert not list(home.iterdir()) and sorted(p.name for p in tmp_path.iterdir()) == ["archive", "home"]
 
 
@@ -193,7 +213,7 @@ def test_fetch_shows_the_terms_first(server: Server, tmp_path: Path, monkeypatch
     root = layouts.modelnet_h5(tmp_path / "source")
     files = [(f"modelnet/{path.name}", path.read_bytes(), REGULAR) for path in root.iterdir()]
     server.content = archive(tmp_path / "made.zip", *files).read_bytes()
-    entry = replace(registry.find("modelnet"), downloads=(Download(server.url, "modelnet", 2**20),))
+    entry = replace(registry.find_dataset("modelnet"), downloads=(Download(server.url, "modelnet", 2**20),))
     monkeypatch.setitem(registry.DATASETS, "modelnet", entry)
     into = tmp_path / "data"
     result = CliRunner().invoke(app, ["data", "fetch", "modelnet", "--into", str(into)])
@@ -202,9 +222,9 @@ def test_fetch_shows_the_terms_first(server: Server, tmp_path: Path, monkeypatch
     result = CliRunner().invoke(app, ["data", "fetch", "modelnet", "--into", str(into), "--accept-terms"])
     assert result.exit_code == 0, result.output
     assert [path.name for path in into.iterdir()] == ["modelnet"]
-    assert len(registry.load("modelnet", into / "modelnet").train) == 12
+    assert len(registry.load_dataset("modelnet", into / "modelnet").train) == 12
     with pytest.raises(InputError, match="exists already"):
-        fetch(entry.downloads[0], into)
+        fetch_archive(entry.downloads[0], into)
 
 
 def test_fetch_says_how_to_get_what_may_not_be_fetched() -> None:
@@ -213,3 +233,60 @@ def test_fetch_says_how_to_get_what_may_not_be_fetched() -> None:
         assert result.exit_code == 2 and f"error: {name} cannot be fetched" in result.stderr and word in result.stderr
     result = CliRunner().invoke(app, ["data", "fetch", "modelnet_off", "--folder", "ModelNet41"])
     assert result.exit_code == 2 and "ModelNet40, ModelNet10; found 'ModelNet41'" in result.stderr
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/data.zip", "FTP://127.0.0.1/\x1b[2J", "file:///etc/passwd"])
+def test_a_redirect_stays_on_the_web(server: Server, tmp_path: Path, target: str) -> None:
+    server.moved_to = target
+    with pytest.raises(InputError) as caught:
+        download_file(server.url, tmp_path / "data.zip", 2**30)
+    text = str(caught.value)
+    assert "the server sends us on to" in text or f"Redirection to url '{target}' is not allowed" in text
+    assert text.isprintable() and not (tmp_path / "data.zip").exists()
+
+
+def test_a_redirect_within_the_web_is_followed(server: Server, tmp_path: Path) -> None:
+    server.moved_to = f"{server.url}?again"
+    download_file(server.url, tmp_path / "data.zip", 2**30)
+    assert (tmp_path / "data.zip").read_bytes() == CONTENT
+
+
+def test_what_came_safely_is_not_gone_on_with_in_the_open() -> None:
+    request = Request("https://example.org/data.zip")
+    with pytest.raises(InputError, match="sends us on to http://example"):
+        WebOnly().redirect_request(request, None, 302, "", {}, "http://example.org/data.zip")
+    assert WebOnly().redirect_request(request, None, 302, "", {}, "https://example.org/other.zip") is not None
+
+
+@pytest.mark.parametrize("packing", ["", "gz", "bz2", "xz"])
+def test_tar_in_every_packing(tmp_path: Path, packing: str) -> None:
+    long = "/".join(["x", "a" * 120, "b" * 120])  # takes a header of its own
+    with tarfile.open(tmp_path / "archive", f"w:{packing}") as file:
+        for name in ("x/1", long):
+            entry = tarfile.TarInfo(name)
+            entry.size = 4
+            file.addfile(entry, io.BytesIO(b"data"))
+    unpack_archive(tmp_path / "archive", tmp_path / "home", "x")
+    assert (tmp_path / "home" / long).read_bytes() == b"data" and (tmp_path / "home" / "x" / "1").exists()
+
+
+@pytest.mark.parametrize("size", [2**25, 2**33])
+def test_a_header_larger_than_memory_is_not_read(tmp_path: Path, size: int) -> None:
+    """A tar entry that says that the name of the next one has gigabytes, at the start and behind another entry."""
+    entry, name = tarfile.TarInfo("x/1"), tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, size
+    for row, blocks in enumerate(([name], [entry, name])):
+        content = b"".join(block.tobuf(tarfile.GNU_FORMAT) for block in blocks) + bytes(2**20)
+        (tmp_path / f"{row}.tar").write_bytes(gzip.compress(content))
+        tracemalloc.start()
+        with pytest.raises(InputError, match=r"is damaged: an entry has a header of .* bytes"):
+            unpack_archive(tmp_path / f"{row}.tar", tmp_path / "home", "x")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**24 and not list((tmp_path / "home").iterdir())
+
+
+def test_a_tilde_in_the_folder_that_is_unpacked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    unpack_archive(archive(tmp_path / "archive", NOISE), Path("~/data"), "x")
+    assert (tmp_path / "data" / "x" / "a").is_file()

@@ -19,7 +19,9 @@ def test_the_script_writes_the_same(tmp_path: Path) -> None:
     names = {path.relative_to(FIXTURES) for path in FIXTURES.rglob("*") if path.is_file()}
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()} == names
     for new, old in zip(
-        modelnet.load(tmp_path / "modelnet", None), modelnet.load(FIXTURES / "modelnet", None), strict=True
+        modelnet.load_modelnet(tmp_path / "modelnet", None),
+        modelnet.load_modelnet(FIXTURES / "modelnet", None),
+        strict=True,
     ):
         assert new.points.shape == old.points.shape and new.classes == old.classes
         np.testing.assert_array_equal(new.labels, old.labels)

@@ -18,7 +18,7 @@ from image2point.training.images import ImageRecipe
 
 def test_cifar_records_become_pixels_and_labels(tmp_path: Path) -> None:
     pixels = write_cifar(tmp_path)
-    train, test = cifar10.load(tmp_path)
+    train, test = cifar10.load_cifar10(tmp_path)
     assert (train.classes, len(train), len(test)) == (("cat", "dog"), 20, 4)
     assert np.array_equal(train.pixels, pixels) and train.labels.tolist() == [0, 1] * 10
     assert train[3].dtype == np.uint8 and train[3].shape == (32, 32, 3)
@@ -26,23 +26,23 @@ def test_cifar_records_become_pixels_and_labels(tmp_path: Path) -> None:
 
 def test_cifar_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no CIFAR-10 data at"):
-        cifar10.load(tmp_path / "nowhere")
+        cifar10.load_cifar10(tmp_path / "nowhere")
     write_cifar(tmp_path)
     content = (tmp_path / "data_batch_3.bin").read_bytes()
     (tmp_path / "data_batch_3.bin").write_bytes(content[:-1])
     with pytest.raises(InputError, match=r"data_batch_3\.bin has 12,291 bytes.*3,073"):
-        cifar10.load(tmp_path)
+        cifar10.load_cifar10(tmp_path)
     (tmp_path / "data_batch_3.bin").write_bytes(b"\x07" + content[1:])
     with pytest.raises(InputError, match=r"data_batch_3\.bin: label 7 in record 0, but there are 2"):
-        cifar10.load(tmp_path)
+        cifar10.load_cifar10(tmp_path)
     (tmp_path / "data_batch_3.bin").unlink()
     with pytest.raises(InputError, match=r"data_batch_3\.bin cannot be read"):
-        cifar10.load(tmp_path)
+        cifar10.load_cifar10(tmp_path)
 
 
 def test_image_folder_reads_classes_in_order(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    train, test = image_folder.load(tmp_path)
+    train, test = image_folder.load_image_folder(tmp_path)
     assert (train.classes, train.labels.tolist(), len(test)) == (("blue", "red"), [0, 0, 1, 1], 4)
     assert train[0].shape == (20, 30, 3) and train[0][..., 2].min() >= 180 > 60 > train[0][..., 0].max()
     (tmp_path / "train" / "red" / "0.png").write_text("no image")
@@ -51,9 +51,9 @@ def test_image_folder_reads_classes_in_order(tmp_path: Path) -> None:
     for path in (tmp_path / "val" / "red").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="red holds no image"):
-        image_folder.load(tmp_path)
+        image_folder.load_image_folder(tmp_path)
     with pytest.raises(InputError, match="no image folder at"):
-        image_folder.load(tmp_path / "train")
+        image_folder.load_image_folder(tmp_path / "train")
 
 
 def test_rendered_images_follow_from_seed_class_and_number() -> None:

@@ -35,7 +35,7 @@ def arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_fixture() -> None:
-    train, test = modelnet.load(FIXTURE, classes=None)
+    train, test = modelnet.load_modelnet(FIXTURE, classes=None)
     assert train.classes == test.classes == ("chair", "mug", "table", "torus")
     assert (len(train), len(test)) == (24, 12)
     assert train.points.dtype == np.float32 and train.labels.dtype == np.int64
@@ -46,7 +46,7 @@ def test_fixture() -> None:
 
 
 def test_a_cloud_belongs_to_the_caller() -> None:
-    train, _ = modelnet.load(FIXTURE, classes=None)
+    train, _ = modelnet.load_modelnet(FIXTURE, classes=None)
     before = train[3].points.copy()
     train[3].points[:] = 7
     np.testing.assert_array_equal(train[3].points, before)
@@ -59,14 +59,14 @@ def test_normals_where_all_files_have_them(root: Path) -> None:
         written[path.name] = rng.normal(size=arrays(path)[0].shape).astype(np.float32)
         with h5py.File(path, "r+") as file:
             file["normal"] = written[path.name]
-    train, test = modelnet.load(root, classes=None)
+    train, test = modelnet.load_modelnet(root, classes=None)
     assert train.normals is not None and test.normals is None
     np.testing.assert_array_equal(train.normals, np.concatenate(list(written.values())))
     np.testing.assert_array_equal(train[2].normals, train.normals[2])
     with h5py.File(root / "ply_data_train1.h5", "r+") as file:
         del file["normal"]
-    with pytest.raises(InputError, match=r"1 of the 2 files of .*/train have `normal`; all or none"):
-        modelnet.load(root, classes=None)
+    with pytest.raises(InputError, match=r"1 of the 2 files of .*/train have normals; all or none"):
+        modelnet.load_modelnet(root, classes=None)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_wrong_normals(root: Path, normal: np.ndarray, message: str) -> None:
     with h5py.File(root / "ply_data_train0.h5", "r+") as file:
         file["normal"] = normal
     with pytest.raises(InputError, match=message):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 def test_modelnet10_is_a_renumbered_subset(root: Path) -> None:
@@ -91,8 +91,8 @@ def test_modelnet10_is_a_renumbered_subset(root: Path) -> None:
     labels[0], labels[1] = 0, 30 + 9 - modelnet.MODELNET10.index("bed")
     for path in root.glob("*.h5"):
         rewrite(path, label=labels)
-    train, _ = modelnet.load(root, classes=10)
-    everything, _ = modelnet.load(root, classes=40)
+    train, _ = modelnet.load_modelnet(root, classes=10)
+    everything, _ = modelnet.load_modelnet(root, classes=40)
     kept = [index for index, label in enumerate(everything.labels) if listed[label] in modelnet.MODELNET10]
     assert train.classes == modelnet.MODELNET10 and 0 < len(train) < len(everything)
     assert [train.classes[label] for label in train.labels] == [listed[everything.labels[index]] for index in kept]
@@ -103,21 +103,21 @@ def test_missing_root_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no ModelNet data at .*nowhere: expected a folder with shape_names.txt.*README"
     ):
-        modelnet.load(tmp_path / "nowhere")
+        modelnet.load_modelnet(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["shape_names.txt", "train_files.txt", "test_files.txt", "ply_data_train1.h5"])
 def test_missing_file(root: Path, name: str) -> None:
     (root / name).unlink()
     with pytest.raises(InputError, match=f"{name}.* is missing in"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 @pytest.mark.parametrize("name", ["shape_names.txt", "train_files.txt"])
 def test_empty_list(root: Path, name: str) -> None:
     (root / name).write_text("\n")
     with pytest.raises(InputError, match=f"{name} is empty"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000, 9000])
@@ -125,7 +125,7 @@ def test_truncated_h5(root: Path, keep: int) -> None:
     path = root / "ply_data_train1.h5"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"ply_data_train1.h5 is not a readable h5 file"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 def test_damaged_chunk(root: Path) -> None:
@@ -136,7 +136,7 @@ def test_damaged_chunk(root: Path) -> None:
     content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"ply_data_train0.h5 is not a readable h5 file"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 def test_label_outside_the_class_list(root: Path) -> None:
@@ -145,7 +145,7 @@ def test_label_outside_the_class_list(root: Path) -> None:
     rewrite(root / "ply_data_train1.h5", label=labels)
     message = "shape_names.txt lists 4 classes but label 57 occurs in ply_data_train1.h5 row 7"
     with pytest.raises(InputError, match=message):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -154,7 +154,7 @@ def test_points_that_are_not_finite(root: Path, value: float) -> None:
     data[5, 3, 1] = value
     rewrite(root / "ply_data_test0.h5", data=data)
     with pytest.raises(InputError, match=r"ply_data_test0.h5 row 5: NaN or infinite"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 @pytest.mark.parametrize(
@@ -173,23 +173,23 @@ def test_points_that_are_not_finite(root: Path, value: float) -> None:
 def test_wrong_arrays(root: Path, data: np.ndarray | None, label: np.ndarray | None, message: str) -> None:
     rewrite(root / "ply_data_train1.h5", data, label)
     with pytest.raises(InputError, match=rf"ply_data_train1.h5.*{message}|{message}"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 def test_missing_array(root: Path) -> None:
     with h5py.File(root / "ply_data_train1.h5", "r+") as file:
         del file["label"]
     with pytest.raises(InputError, match=r"expected the arrays `data` and `label`, found \['data'\]"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 def test_a_file_listed_twice(root: Path) -> None:
     (root / "test_files.txt").write_text("ply_data_train0.h5\n")
     with pytest.raises(InputError, match=r"ply_data_train0.h5 is listed in both"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
     (root / "test_files.txt").write_text("ply_data_test0.h5\na/ply_data_test0.h5\n")
     with pytest.raises(InputError, match=r"ply_data_test0.h5 is listed twice"):
-        modelnet.load(root, classes=None)
+        modelnet.load_modelnet(root, classes=None)
 
 
 @pytest.mark.parametrize(
@@ -198,14 +198,14 @@ def test_a_file_listed_twice(root: Path) -> None:
 )
 def test_wrong_number_of_classes(classes: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        modelnet.load(FIXTURE, classes=classes)
+        modelnet.load_modelnet(FIXTURE, classes=classes)
 
 
 def test_real_modelnet(real_data: Path) -> None:
     root = real_data / "modelnet40_ply_hdf5_1024"
-    train, test = modelnet.load(root, classes=40)
+    train, test = modelnet.load_modelnet(root, classes=40)
     assert (len(train), len(test), len(train.classes)) == (9843, 2468, 40)
     assert train.points.shape[1:] == (1024, 3)
     assert np.abs(train.points).max() < 1.001
-    for part, total in zip(modelnet.load(root, classes=10), (3991, 908), strict=True):
+    for part, total in zip(modelnet.load_modelnet(root, classes=10), (3991, 908), strict=True):
         assert len(part) == total and set(part.labels) == set(range(10))

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from image2point.datasets import registry
 from image2point.datasets.catalogue import Options
 from image2point.datasets.cloud import Cloud
-from image2point.datasets.prepare import prepare, to_grid
+from image2point.datasets.prepare import prepare_dataset, to_grid
 from image2point.datasets.prepared import decode
 from image2point.datasets.splits import CloudSet, Splits, StoredClouds, origin
-from image2point.datasets.verify import verify
+from image2point.datasets.verify import verify_dataset
 from image2point.errors import InputError
 
 
@@ -61,10 +61,10 @@ def assert_same(one: CloudSet, other: CloudSet, atol: float = 0.0) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_exact_is_exact_over_many_shards(tmp_path: Path, workers: int) -> None:
     whole = Splits(Ragged(50), Ragged(9), Ragged(20))
-    summary = prepare(whole, tmp_path / "out", "ragged", shard_bytes=2000, workers=workers)
+    summary = prepare_dataset(whole, tmp_path / "out", "ragged", shard_bytes=2000, workers=workers)
     assert summary.clouds == {"train": 50, "validation": 9, "test": 20} and summary.largest_error == 0
     assert len(list((tmp_path / "out" / "train").glob("*.points.npy"))) > 3
-    read = registry.load("prepared", tmp_path / "out")
+    read = registry.load_dataset("prepared", tmp_path / "out")
     assert_same(whole.train, read.train)
     assert read.validation is not None
     assert_same(whole.validation, read.validation)  # type: ignore[arg-type]
@@ -76,8 +76,8 @@ def test_exact_is_exact_over_many_shards(tmp_path: Path, workers: int) -> None:
 
 def test_int16_states_its_error(tmp_path: Path) -> None:
     whole = Splits(Ragged(30), None, Ragged(10))
-    summary = prepare(whole, tmp_path / "out", "ragged", encoding="int16")
-    read = registry.load("prepared", tmp_path / "out")
+    summary = prepare_dataset(whole, tmp_path / "out", "ragged", encoding="int16")
+    read = registry.load_dataset("prepared", tmp_path / "out")
     sides = [np.ptp(part[i].points, axis=0).max() for part in (whole.train, whole.test) for i in range(len(part))]
     assert 0 < summary.largest_error <= max(sides) / 65535
     found = max(np.abs(read.train[i].points - whole.train[i].points).max() for i in range(30))
@@ -89,9 +89,9 @@ def test_int16_states_its_error(tmp_path: Path) -> None:
 def test_clouds_on_a_binary_grid_take_half_the_room_and_lose_nothing(tmp_path: Path) -> None:
     points = np.round(layouts.points(0, 20, 300) * 1024) / 1024
     clouds = StoredClouds("grid", ("a",), points.astype(np.float32), np.zeros(20, dtype=np.int64))
-    prepare(Splits(clouds, None, clouds), tmp_path / "out", "grid")
+    prepare_dataset(Splits(clouds, None, clouds), tmp_path / "out", "grid")
     assert np.load(tmp_path / "out" / "train" / "00000.points.npy").dtype == np.int16
-    assert_same(clouds, registry.load("prepared", tmp_path / "out").train)
+    assert_same(clouds, registry.load_dataset("prepared", tmp_path / "out").train)
 
 
 @given(
@@ -114,15 +114,15 @@ def test_the_grid_is_as_fine_as_it_says(count: int, size: float, offset: float, 
 def test_bad_clouds_stop_it_or_are_listed(tmp_path: Path) -> None:
     whole = Splits(Ragged(20, bad=(3, 11)), None, Ragged(4))
     with pytest.raises(InputError, match=r"ragged cloud 3: 1 of .* points are not finite"):
-        prepare(whole, tmp_path / "out", "ragged")
+        prepare_dataset(whole, tmp_path / "out", "ragged")
     assert not list(tmp_path.iterdir())  # nothing half-written
-    summary = prepare(whole, tmp_path / "out", "ragged", skip=True)
+    summary = prepare_dataset(whole, tmp_path / "out", "ragged", skip=True)
     assert summary.clouds["train"] == 18 and len(summary.skipped) == 2
-    read = registry.load("prepared", tmp_path / "out").train
+    read = registry.load_dataset("prepared", tmp_path / "out").train
     assert origin(read, 3).endswith("(ragged cloud 4)")
     np.testing.assert_array_equal(read[3].points, whole.train[4].points)
     with pytest.raises(InputError, match="no cloud is left"):
-        prepare(Splits(Ragged(2, bad=(0, 1)), None, Ragged(4)), tmp_path / "none", "ragged", skip=True)
+        prepare_dataset(Splits(Ragged(2, bad=(0, 1)), None, Ragged(4)), tmp_path / "none", "ragged", skip=True)
 
 
 def test_what_is_there_is_not_overwritten_by_accident(tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_what_is_there_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     for overwrite, message in ((False, "exists already; choose"), (True, "holds no prepared data")):
         with pytest.raises(InputError, match=message):
-            prepare(whole, tmp_path / "mine", "ragged", overwrite=overwrite)
-    prepare(whole, tmp_path / "out", "ragged")
-    prepare(Splits(Ragged(6), None, Ragged(4)), tmp_path / "out", "ragged", overwrite=True)
-    assert len(registry.load("prepared", tmp_path / "out").train) == 6
+            prepare_dataset(whole, tmp_path / "mine", "ragged", overwrite=overwrite)
+    prepare_dataset(whole, tmp_path / "out", "ragged")
+    prepare_dataset(Splits(Ragged(6), None, Ragged(4)), tmp_path / "out", "ragged", overwrite=True)
+    assert len(registry.load_dataset("prepared", tmp_path / "out").train) == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
@@ -145,8 +145,8 @@ def test_an_epoch_over_shards_goes_on_where_it_stopped(tmp_path: Path, workers: 
     from image2point.training.batches import Recipe, batches, shuffled
     from image2point.voxels import VoxelTensor
 
-    prepare(Splits(Ragged(40), None, Ragged(4)), tmp_path / "out", "ragged", shard_bytes=2000)
-    train = registry.load("prepared", tmp_path / "out").train
+    prepare_dataset(Splits(Ragged(40), None, Ragged(4)), tmp_path / "out", "ragged", shard_bytes=2000)
+    train = registry.load_dataset("prepared", tmp_path / "out").train
     recipe, plan = Recipe(0.2, augmentation=PAPER, seed=3), shuffled(40, 6, seed=3, epoch=2)
     whole = list(batches(train, plan, recipe, 2))
     rest = list(batches(train, plan[4:], recipe, 2, workers))
@@ -167,14 +167,14 @@ def test_a_mixture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="ragged cloud 2: has points but the clouds before it in train have points, nor"
     ):
-        prepare(Splits(Mixed(4), None, Ragged(2)), tmp_path / "out", "ragged")
+        prepare_dataset(Splits(Mixed(4), None, Ragged(2)), tmp_path / "out", "ragged")
 
 
 def test_verify_knows_both_forms_to_be_the_same(tmp_path: Path) -> None:
     root = layouts.modelnet_h5(tmp_path / "h5")
-    prepare(registry.load("modelnet", root), tmp_path / "out", "modelnet")
-    one = verify(registry.find("modelnet"), root, Options())
-    other = verify(registry.find("prepared"), tmp_path / "out", Options(), workers=1)
+    prepare_dataset(registry.load_dataset("modelnet", root), tmp_path / "out", "modelnet")
+    one = verify_dataset(registry.find_dataset("modelnet"), root, Options())
+    other = verify_dataset(registry.find_dataset("prepared"), tmp_path / "out", Options(), workers=1)
     assert not one.problems and not other.problems
     assert one.splits == other.splits
     assert one.splits["train"].per_class == {"chair": 6, "night_stand": 6}
@@ -187,7 +187,7 @@ def test_verify_lists_what_is_wrong(tmp_path: Path) -> None:
     data[2, 3, 1] = np.nan
     data[4] = data[0]
     layouts.h5(root / "ply_data_test1.h5", data=data, label=np.array([[0], [1], [0], [7], [1], [0]], dtype=np.uint8))
-    report = verify(registry.find("modelnet"), root, Options())
+    report = verify_dataset(registry.find_dataset("modelnet"), root, Options())
     assert len(report.problems) == 2
     assert "ply_data_test1.h5 row 2: NaN" in report.problems[0]
     assert "label 7 occurs in ply_data_test1.h5 row 3" in report.problems[1]
@@ -198,13 +198,13 @@ def test_verify_lists_what_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["train/00000.points.npy", "test/labels.npy", "train/starts.npy"])
 def test_verify_hashes_the_shards(tmp_path: Path, file: str) -> None:
-    prepare(Splits(Ragged(20), None, Ragged(20)), tmp_path / "out", "ragged")
+    prepare_dataset(Splits(Ragged(20), None, Ragged(20)), tmp_path / "out", "ragged")
     path = tmp_path / "out" / file
     content = bytearray(path.read_bytes())
     content[-24] ^= 1
     path.write_bytes(content)
     try:
-        problems = verify(registry.find("prepared"), tmp_path / "out", Options()).problems
+        problems = verify_dataset(registry.find_dataset("prepared"), tmp_path / "out", Options()).problems
     except InputError as error:  # some damage shows on opening
         problems = [str(error)]
     assert any(file.split("/")[1] in problem for problem in problems)
@@ -234,10 +234,10 @@ def test_verify_hashes_the_shards(tmp_path: Path, file: str) -> None:
     ],
 )
 def test_damage_is_noticed_on_opening(tmp_path: Path, damage: object, message: str) -> None:
-    prepare(Splits(Ragged(20), None, Ragged(4)), tmp_path / "out", "ragged", shard_bytes=2000)
+    prepare_dataset(Splits(Ragged(20), None, Ragged(4)), tmp_path / "out", "ragged", shard_bytes=2000)
     damage(tmp_path / "out")  # type: ignore[operator]
     with pytest.raises(InputError, match=message):
-        registry.load("prepared", tmp_path / "out")
+        registry.load_dataset("prepared", tmp_path / "out")
 
 
 def edit(root: Path, change: object) -> None:
@@ -263,12 +263,12 @@ def resave(root: Path, name: str, change: object) -> None:
 
 def test_real_modelnet(real_data: Path, tmp_path: Path) -> None:
     root = real_data / "modelnet40_ply_hdf5_1024"
-    splits = registry.load("modelnet", root)
+    splits = registry.load_dataset("modelnet", root)
     few = Splits(
         StoredClouds("m/train", splits.train.classes, splits.train.points[:200], splits.train.labels[:200]),  # type: ignore[attr-defined]
         None,
         StoredClouds("m/test", splits.test.classes, splits.test.points[:50], splits.test.labels[:50]),  # type: ignore[attr-defined]
     )
-    summary = prepare(few, tmp_path / "out", "modelnet")
+    summary = prepare_dataset(few, tmp_path / "out", "modelnet")
     assert summary.largest_error == 0
-    assert_same(few.train, registry.load("prepared", tmp_path / "out").train)
+    assert_same(few.train, registry.load_dataset("prepared", tmp_path / "out").train)

@@ -46,7 +46,7 @@ CASES = {
 def test_every_layout(tmp_path: Path, case: str) -> None:
     name, make, variant, expected, points, has, classes = CASES[case]
     options = Options(variant=variant)
-    splits = registry.load(name, make(tmp_path / "data"), options)
+    splits = registry.load_dataset(name, make(tmp_path / "data"), options)
     assert sizes(splits) == expected
     known = splits.train.classes
     assert known == classes if isinstance(classes, tuple) else len(known) == classes
@@ -65,7 +65,7 @@ def test_every_layout(tmp_path: Path, case: str) -> None:
     assert counts == [20, 25, 30, 30, 2048, 2048] if name == "folder" else counts[0] == points
     if case not in ("modelnet", "shapenet h5"):  # those come normalised
         assert radius(splits.test[0].points) == pytest.approx(1, abs=1e-5)
-        raw = registry.load(name, tmp_path / "data", replace(options, normalise=False))
+        raw = registry.load_dataset(name, tmp_path / "data", replace(options, normalise=False))
         assert radius(raw.test[0].points) != pytest.approx(1, abs=1e-3)
 
 
@@ -73,9 +73,9 @@ def test_every_layout(tmp_path: Path, case: str) -> None:
 def test_sampling_depends_on_the_file_and_the_seed_alone(tmp_path: Path, name: str) -> None:
     root = layouts.modelnet_off(tmp_path / "a") if name == "modelnet_off" else layouts.folder(tmp_path / "a")
     options = Options(points=64, normalise=False)
-    train = registry.load(name, root, options).train
-    again = registry.load(name, root, options).train
-    other = registry.load(name, root, replace(options, seed=1)).train
+    train = registry.load_dataset(name, root, options).train
+    again = registry.load_dataset(name, root, options).train
+    other = registry.load_dataset(name, root, replace(options, seed=1)).train
     same = [np.array_equal(train[i].points, again[i].points) for i in range(len(train))]
     meshes = [i for i in range(len(train)) if len(train[i]) == 64]
     assert all(same) and meshes and not any(np.array_equal(train[i].points, other[i].points) for i in meshes)
@@ -83,7 +83,7 @@ def test_sampling_depends_on_the_file_and_the_seed_alone(tmp_path: Path, name: s
     paths = [i for i, path in enumerate(train.paths) if path.suffix == ".off"]  # type: ignore[attr-defined]
     removed = train.paths[paths[0]].relative_to(tmp_path / "a")  # type: ignore[attr-defined]
     (elsewhere / removed).unlink()
-    moved = registry.load(name, elsewhere, options).train
+    moved = registry.load_dataset(name, elsewhere, options).train
     assert len(moved) == len(train) - 1
     for index, path in enumerate(moved.paths):  # type: ignore[attr-defined]
         old = train.paths.index(tmp_path / "a" / path.relative_to(elsewhere)) if index >= 0 else 0  # type: ignore[attr-defined]
@@ -99,26 +99,26 @@ def test_modelnet10_of_forty_folders(tmp_path: Path) -> None:
     for name in MODELNET10:
         layouts.write(tmp_path / name / "train" / f"{name}_0001.off", layouts.off())
         layouts.write(tmp_path / name / "test" / f"{name}_0002.off", layouts.off())
-    assert registry.load("modelnet_off", tmp_path, Options(classes=10)).train.classes == MODELNET10
-    assert len(registry.load("modelnet_off", tmp_path, Options(classes=40)).train.classes) == 40
+    assert registry.load_dataset("modelnet_off", tmp_path, Options(classes=10)).train.classes == MODELNET10
+    assert len(registry.load_dataset("modelnet_off", tmp_path, Options(classes=40)).train.classes) == 40
     with pytest.raises(InputError, match="has 2 class folders, expected the 40"):
-        registry.load("modelnet_off", layouts.modelnet_off(tmp_path / "two"), Options(classes=40))
+        registry.load_dataset("modelnet_off", layouts.modelnet_off(tmp_path / "two"), Options(classes=40))
 
 
 def test_labels_and_parts_are_those_of_the_files(tmp_path: Path) -> None:
-    scans = registry.load("scanobjectnn", layouts.scanobjectnn(tmp_path / "s"))
+    scans = registry.load_dataset("scanobjectnn", layouts.scanobjectnn(tmp_path / "s"))
     assert [scans.train.classes[label] for label in scans.train.labels] == ["bag", "door", "toilet", "chair"]
     parts = scans.train[1].parts
     assert parts is not None and np.array_equal(parts, np.arange(2048) % 3 != 0)
-    h5 = registry.load("shapenet_part", layouts.shapenet_part_h5(tmp_path / "h"))
+    h5 = registry.load_dataset("shapenet_part", layouts.shapenet_part_h5(tmp_path / "h"))
     assert [h5.train.classes[label] for label in h5.train.labels] == ["airplane", "chair", "table"] * 2
     assert [int(h5.train[index].parts[0]) for index in range(3)] == [3, 12, 49]  # type: ignore[index]
-    text = registry.load("shapenet_part", layouts.shapenet_part_text(tmp_path / "t"))
+    text = registry.load_dataset("shapenet_part", layouts.shapenet_part_text(tmp_path / "t"))
     for index in range(len(text.train)):
         low, high = (0, 4) if text.train.labels[index] == 0 else (12, 16)
         found = text.train[index].parts
         assert found is not None and low <= found.min() and found.max() < high
-    shapes = registry.load("shapenet", layouts.shapenet_meshes(tmp_path / "m"))
+    shapes = registry.load_dataset("shapenet", layouts.shapenet_meshes(tmp_path / "m"))
     assert {shapes.train.classes[label] for label in shapes.train.labels} == {"airplane", "chair"}
 
 
@@ -127,7 +127,7 @@ def test_h5_order_is_the_order_of_numbers(tmp_path: Path) -> None:
     for kind in (".h5", "_id2name.json"):
         (root / f"train1{kind}").rename(root / f"train10{kind}")
         (root / f"train2{kind}").write_bytes((root / f"train0{kind}").read_bytes())
-    train = registry.load("shapenet", root).train
+    train = registry.load_dataset("shapenet", root).train
     assert [Path(origin(train, index).split(" row ")[0]).name for index in (0, 3, 6)] == [
         "train0.h5", "train2.h5", "train10.h5"]  # fmt: skip
 
@@ -137,14 +137,15 @@ def test_a_folder_is_cut_by_seed(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for number in range(count):
             np.save(tmp_path / name / f"{number}.npy", layouts.points(number, 5))
-    splits = registry.load("folder", tmp_path)
+    splits = registry.load_dataset("folder", tmp_path)
     assert np.bincount(splits.train.labels).tolist() == [8, 1]
     assert np.bincount(splits.test.labels).tolist() == [2, 1]
     names = lambda part: {origin(part, index) for index in range(len(part))}  # noqa: E731
     assert not names(splits.train) & names(splits.test) and len(names(splits.train) | names(splits.test)) == 12
-    assert names(splits.test) == names(registry.load("folder", tmp_path).test)
+    assert names(splits.test) == names(registry.load_dataset("folder", tmp_path).test)
     assert any(
-        names(splits.test) != names(registry.load("folder", tmp_path, Options(seed=s)).test) for s in range(1, 5)
+        names(splits.test) != names(registry.load_dataset("folder", tmp_path, Options(seed=s)).test)
+        for s in range(1, 5)
     )
 
 
@@ -152,9 +153,9 @@ def test_what_is_skipped_is_listed(tmp_path: Path) -> None:
     root = layouts.shapenet_meshes(tmp_path)
     (root / "03001627" / "0a04e3eab45ca15dd86060f189eb133" / "models" / "model_normalized.obj").unlink()
     with pytest.raises(InputError, match=r"03001627/0a04e3.*model.obj, listed in all.csv row 2, does not exist"):
-        registry.load("shapenet", root)
+        registry.load_dataset("shapenet", root)
     skipped: list[str] = []
-    assert sizes(registry.load("shapenet", root, Options(skipped=skipped))) == (3, 2, 2)
+    assert sizes(registry.load_dataset("shapenet", root, Options(skipped=skipped))) == (3, 2, 2)
     assert len(skipped) == 1 and "0a04e3" in skipped[0]
 
 
@@ -185,7 +186,7 @@ def test_entries_are_complete() -> None:
             assert getattr(dataset, key), (name, key)
         assert dataset.citation or name in ("folder", "prepared")
     with pytest.raises(InputError, match="there is no dataset 'modelnet41'; there are modelnet, "):
-        registry.find("modelnet41")
+        registry.find_dataset("modelnet41")
 
 
 def test_the_config_knows_every_dataset() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image2point.datasets.splits import CloudSet, StoredClouds, Subset, few_shot, hold_out, split
+from image2point.datasets.splits import CloudSet, StoredClouds, Subset, few_shot, hold_out, make_splits
 from image2point.errors import InputError
 
 
@@ -73,7 +73,7 @@ def test_hold_out_refuses_other_fractions(fraction: float) -> None:
 def test_split_with_shots() -> None:
     labels = np.arange(60) % 3
     train, test = clouds(labels, 3), clouds(labels[:9], 3)
-    parts = split(train, test, shots=10, validation=0.2, seed=1)
+    parts = make_splits(train, test, shots=10, validation=0.2, seed=1)
     assert parts.validation is not None and parts.test is test
     np.testing.assert_array_equal(np.bincount(parts.train.labels), 8)
     np.testing.assert_array_equal(np.bincount(parts.validation.labels), 2)
@@ -83,9 +83,9 @@ def test_split_with_shots() -> None:
 
 def test_split_without_room_for_validation() -> None:
     train = clouds(np.arange(60) % 3, 3)
-    assert split(train, train, shots=1, validation=0.4).validation is None
-    assert split(train, train).validation is None
-    assert len(split(train, train).train) == 60
+    assert make_splits(train, train, shots=1, validation=0.4).validation is None
+    assert make_splits(train, train).validation is None
+    assert len(make_splits(train, train).train) == 60
 
 
 def test_subset_keeps_order_and_labels() -> None:
