@@ -38,8 +38,10 @@ from image2point import files
 ROOT = Path(__file__).resolve().parent.parent
 LIST, RESULTS = ROOT / "tests" / "mutants.yaml", ROOT / "build" / "mutants.json"
 SLOWEST = 900  # seconds that an unbroken test file may take
-PRELOADED = ("h5py", "hypothesis", "lightning.fabric", "open3d", "pydantic", "rich.table", "safetensors.torch",
-             "scipy.stats", "torch.utils.tensorboard", "torch.utils.data", "trimesh", "typer.testing", "yaml")  # fmt: skip
+PRELOADED = (
+    "h5py", "hypothesis", "lightning.fabric", "open3d", "pydantic", "rich.table", "safetensors.torch", "scipy.stats",
+    "torch.utils.tensorboard", "torch.utils.data", "trimesh", "typer.testing",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Mutant:
 
 
 def read_mutants(path: Path, patterns: Sequence[str] = ()) -> list[Mutant]:
-    """Those of the list whose name or file matches a pattern, or all; ValueError names all that does not fit the code."""
+    """Those whose name or file matches a pattern, or all; ValueError names everything that does not fit the code."""
     mutants = []
     for file, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         for name, (old, new, *own) in entry["mutants"].items():
@@ -97,16 +99,18 @@ def digest(names: Iterable[str], *more: str) -> str:
 
 
 class Key:
-    """What a result depends on: the package, the helpers of the tests, the tests that are run, the bug."""
+    """What a result depends on: the package, the tests that are run, the helpers that these name, the bug."""
 
     def __init__(self) -> None:
-        self.names = [n for n in project_files() if n.startswith(("image2point/", "tests/", "pyproject.toml"))]
-        self.names.remove(str(LIST.relative_to(ROOT)))
+        names = project_files()
+        self.package = [name for name in names if name.startswith(("image2point/", "pyproject.toml"))]
+        self.tests = [name for name in names if name.startswith("tests/") and name.endswith(".py")]
 
     def of(self, tests: Sequence[str], *bug: str) -> str:
-        shared = [n for n in self.names if not Path(n).name.startswith("test_")]
-        own = [n for n in self.names if Path(n).name.startswith("test_") and n.startswith(tuple(tests))]
-        return digest([*shared, *own], *tests, *bug)
+        own = [name for name in self.tests if name.startswith(tuple(tests))]
+        text = "conftest " + " ".join((ROOT / name).read_text(encoding="utf-8") for name in own)
+        helpers = [n for n in self.tests if not Path(n).name.startswith("test_") and Path(n).stem in text]
+        return digest([*self.package, *own, *helpers], *tests, *bug)
 
 
 class Copies:

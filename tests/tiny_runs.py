@@ -1,4 +1,4 @@
-"""The smallest runs that still do everything: a tiny timm network on a few synthetic shapes, or on clouds that it learns.
+"""The smallest runs that still do everything: a tiny timm network on a few synthetic shapes, or clouds it can learn.
 
 What the tests of runs need of the package's inside is imported here.
 """

@@ -16,6 +16,7 @@ import image2point as i2p
 from image2point.config import Config
 from image2point.runs import Run
 
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("learning")
@@ -87,8 +88,8 @@ def test_collapse_is_measured_when_it_is_asked_for(run: Run) -> None:
 
 def test_weights_of_an_earlier_epoch_do_not_go_on_changing(folder: Path) -> None:
     """A rate so high that the network gets worse again: the chosen epoch is not the last."""
-    config = separable(folder / "data", "name=worse", "training.lr=0.3", "training.schedule=constant", "collapse.every=0",
-                       "training.epochs=5")  # fmt: skip
+    settings = ("training.lr=0.3", "training.schedule=constant", "training.epochs=5", "collapse.every=0")
+    config = separable(folder / "data", "name=worse", *settings)
     run = transfer.run(config, folder)
     splits, chosen = load_splits(config.data), run.read_summary()["chosen_epoch"]
     assert 0 < chosen < 5 and splits.validation is not None

@@ -31,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 def learning(data: Path, *overrides: str) -> Config:
     """The best of its three epochs is the second."""
-    return separable(data, "training.schedule=constant", *overrides)
+    return separable(data, "seed=1", "training.schedule=constant", "training.lr=0.3", *overrides)
 
 
 def test_the_best_epoch_is_in_the_middle(whole: Path) -> None:
@@ -47,7 +47,9 @@ def assert_same(run: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["step 1", "step 3", "step 8", "scoring"])
-def test_ctrl_c_then_resume(tmp_path: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_ctrl_c_then_resume(
+    tmp_path: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     """There are 3 steps in each of 3 epochs: these are mid-epoch, before measuring, and after the last epoch."""
     steps = 0
 
@@ -95,7 +97,7 @@ def test_what_does_not_touch_the_result_may_change(
     with pytest.raises(Interrupted, match="epoch 1 after step 1 of 3"):
         transfer.run(learning(data), tmp_path)
     monkeypatch.undo()
-    with pytest.raises(InputError, match=r"tiny was started with another config.*training.lr: 0.1 -> 0.03"):
+    with pytest.raises(InputError, match=r"tiny was started with another config.*training.lr: 0.3 -> 0.03"):
         transfer.run(learning(data, "training.lr=0.03"), tmp_path, resume=True)
     assert_same(transfer.run(learning(data, "training.workers=1"), tmp_path, resume=True).path, whole)
 
