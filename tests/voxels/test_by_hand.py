@@ -7,6 +7,7 @@ import torch
 from voxel_samples import random_voxels, relative
 
 from image2point.voxels import GlobalPool, Sites, VoxelConv, VoxelTensor, Window, lookup, voxelize
+from image2point.voxels.functional import shuffle
 from image2point.voxels.reduce import segment_max
 
 
@@ -43,6 +44,15 @@ def test_strides_multiply() -> None:
     sites = Sites.of(torch.tensor([[0, 0, 0, 0], [0, 5, 6, 7]], dtype=torch.int32))
     coarse = sites.coarsen(2).coarsen(3)
     assert coarse.stride == 6 and coarse.coordinates.tolist() == [[0, 0, 0, 0], [0, 0, 1, 1]]
+
+
+def test_a_shuffle_deals_the_channels_of_each_group_in_turn() -> None:
+    sites = Sites.of(torch.tensor([[0, 0, 0, 0]], dtype=torch.int32))
+    x = VoxelTensor(torch.arange(6.0).unsqueeze(0), sites)
+    for form in (x, x.dense()):
+        found = shuffle(form, 2)
+        rows = found.features if isinstance(found, VoxelTensor) else found.rows
+        assert rows.tolist() == [[0, 3, 1, 4, 2, 5]]
 
 
 def evaluated(layer: VoxelConv, x: VoxelTensor) -> tuple[torch.Tensor, torch.Tensor]:
