@@ -86,6 +86,13 @@ def test_collapse_is_measured_when_it_is_asked_for(run: Run) -> None:
     assert {row["epoch"] for row in table if row["test_accuracy"]} == measured
 
 
+def test_the_first_row_is_of_the_network_before_training(folder: Path, run: Run) -> None:
+    before = rows(transfer.run(separable(folder / "data", "name=before", "training.epochs=0"), folder).path)[0]
+    first = rows(run.path)[0]
+    for name in ("validation_loss", "test_loss", "test_accuracy", "collapse_train/cdnv", "collapse_test/cdnv"):
+        assert float(first[name]) == pytest.approx(float(before[name]), rel=1e-5), name
+
+
 def test_weights_of_an_earlier_epoch_do_not_go_on_changing(folder: Path) -> None:
     """A rate so high that the network gets worse again: the chosen epoch is not the last."""
     settings = ("training.lr=0.3", "training.schedule=constant", "training.epochs=5", "collapse.every=0")
