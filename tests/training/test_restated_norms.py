@@ -35,6 +35,7 @@ def test_statistics_are_averages_over_batches() -> None:
     network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.BatchNorm1d(3))
     with torch.no_grad():
         network[0].running_mean.fill_(100.0)
+        network[0].num_batches_tracked.fill_(50)
     network.train()
     network[2].eval()
     batches = np.array_split(np.random.default_rng((7, 0)).permutation(10), 3)  # of 4, 3 and 3
