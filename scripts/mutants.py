@@ -208,9 +208,12 @@ def serve() -> None:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 for stream in (1, 2):
                     os.dup2(output.fileno(), stream)
-                code = int(pytest.main(["-x", "-q", "-rfE", "-p", "no:cacheprovider", "--tb=no", *asked["tests"]]))
-                sys.stdout.flush()
-                os._exit(code)
+                code = 70
+                try:
+                    code = int(pytest.main(["-x", "-q", "-rfE", "-p", "no:cacheprovider", "--tb=no", *asked["tests"]]))
+                    sys.stdout.flush()
+                finally:
+                    os._exit(code)
             status = None
             while status is None and time.monotonic() - started < asked["timeout"]:
                 time.sleep(0.05)
