@@ -7,7 +7,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
 
-.PHONY: help demo test test-slow test-gpu coverage lint format scatter clean
+.PHONY: help demo test test-slow test-gpu mutants coverage lint format scatter clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,6 +24,9 @@ test-slow: $(READY)  ## the tests that take minutes
 
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(RUN) -m pytest -m gpu
+
+mutants: $(READY)  ## put known bugs in, one at a time: do the tests notice? (most of an hour; goes on where it stopped)
+	$(RUN) scripts/mutants.py
 
 coverage: $(READY)  ## lift and compare every ConvNet of timm (an hour; goes on where it stopped), and write docs/coverage.md
 	$(RUN) scripts/coverage.py run

@@ -61,6 +61,13 @@ def test_layers_are_followed_along_training(run: Path) -> None:
         if r["layer"] == "features" and r["split"] == "train" and int(r["epoch"]) == chosen["chosen_epoch"]
     )
     assert float(last["cdnv"]) == pytest.approx(chosen["collapse"]["train"]["cdnv"], rel=1e-5)
+    (tested,) = (
+        row
+        for row in rows
+        if (row["layer"], row["split"], row["epoch"]) == ("features", "test", str(chosen["chosen_epoch"]))
+    )
+    # Test clouds go to the nearest of the means of the training clouds.
+    assert float(tested["ncc_accuracy"]) == pytest.approx(chosen["collapse"]["test"]["ncc_accuracy"])
 
 
 def test_a_run_keeps_where_its_classes_lie(run: Path) -> None:

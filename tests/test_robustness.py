@@ -36,6 +36,8 @@ def test_evaluate_reports_each_by_its_name(tmp_path: Path) -> None:
     assert set(more["corrupted"]) == {"noise", "dropout"} and all(len(v) == 5 for v in more["corrupted"].values())
     assert len(more["rotated"]) == 2 and more["votes"] == 3 and 0 <= more["voted"]["accuracy"] <= 1
     assert more["rotated"][0]["loss"] != more["rotated"][1]["loss"] != found["loss"]
+    again, other = (json.loads(call(run, "--so3", 1, "--seed", seed, "--json").stdout)["robustness"] for seed in (0, 1))
+    assert again["rotated"][0] == more["rotated"][0] != other["rotated"][0]
     text = call(run, "--corruptions", "noise", "--so3", 1, "--votes", 2).stdout
     assert "noise" in text and "SO(3): " in text and "voting: " in text and "the same as stored" in text
     for arguments, word in ((["--corruptions", "rain"], "'rain'"), (["--votes", 1], "at least 2 views")):

@@ -103,6 +103,38 @@ def test_undefined_is_not_absent(tmp_path: Path) -> None:
     assert "undefined" not in report.markdown([run])
 
 
+def test_every_column_has_its_own_number(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "one", seed=3, epochs=2)
+    stored = _stored(run)
+    final, collapse, parameters = stored["final"], stored["collapse"], stored["parameters"]
+    expected = {
+        "Trainable, parameters": f"{parameters['trainable']:,}",
+        "Trainable, share (%)": share(parameters["trainable"], parameters["total"]),
+        "Accuracy (%), test": f"{100 * final['test_accuracy']:.1f}",
+        "Accuracy (%), mean class": f"{100 * final['test_mean_class_accuracy']:.1f}",
+        "Accuracy (%), train": f"{100 * final['train_accuracy']:.1f}",
+        "Time": duration(stored["seconds"]["total"]),
+    }
+    for split in ("train", "test"):
+        values = collapse[split]
+        expected[f"NC1, {split}"] = number(Spread(values["nc1"], None, 1))
+        expected[f"CDNV, {split}"] = number(Spread(values["cdnv"], None, 1))
+        expected[f"NCC acc. (%), {split}"] = f"{100 * values['ncc_accuracy']:.1f}"
+    assert len(set(expected.values())) == len(expected)  # or columns could be exchanged unseen
+    heading, _, line = (
+        [cell.strip() for cell in text.strip("|").split("|")] for text in report.markdown([run]).splitlines()
+    )
+    found = dict(zip(heading, line, strict=True))
+    assert {name: found.get(name) for name in expected} == expected
+
+    stream = io.StringIO()
+    report.print_table([run], Console(file=stream, width=120, no_color=True))
+    (cells,) = (row.split() for row in stream.getvalue().splitlines() if row.split()[:1] == ["one"])
+    names = ("Trainable, share (%)", "Accuracy (%), test", "Accuracy (%), train", "NC1, test", "CDNV, test",
+             "NCC acc. (%), test")  # fmt: skip
+    assert cells[1:7] == [expected[name] for name in names]
+
+
 def test_the_terminal_table_fits_80_columns(runs: list[Path]) -> None:
     stream = io.StringIO()
     report.print_table(runs, Console(file=stream, width=80, no_color=True))

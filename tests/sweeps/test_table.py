@@ -141,3 +141,13 @@ def test_the_paired_test_is_the_one_of_the_books() -> None:
     statistic = difference.mean() / (difference.std(ddof=1) / math.sqrt(8))
     cells = [tables.Cell({(str(i),): v for i, v in enumerate(values)}) for values in (best, other)]
     assert tables.told_apart(*cells) is bool(abs(statistic) > 2.364624)  # t of 7 degrees of freedom at 0.975
+
+
+def test_seeds_are_compared_one_by_one() -> None:
+    """A small gain at every seed counts, however much the seeds differ; a large mean gain at one of them does not."""
+    seeds = [(str(seed),) for seed in range(4)]
+    spread_out = dict(zip(seeds, (0.9, 0.6, 0.3, 0.1), strict=True))
+    behind = {seed: value - 0.02 - 0.001 * i for i, (seed, value) in enumerate(spread_out.items())}
+    assert tables.told_apart(tables.Cell(spread_out), tables.Cell(behind)) is True
+    mixed = dict(zip(seeds, (0.1, 0.6, 0.4, 0.2), strict=True))
+    assert tables.told_apart(tables.Cell(spread_out), tables.Cell(mixed)) is False

@@ -58,6 +58,7 @@ def test_workers_change_nothing(clouds: StoredClouds) -> None:
         assert torch.equal(one.voxels.features, other.voxels.features)  # type: ignore[union-attr]
         assert torch.equal(one.voxels.coordinates, other.voxels.coordinates)  # type: ignore[union-attr]
         assert torch.equal(one.targets, other.targets) and torch.equal(one.indices, other.indices)
+        assert torch.equal(one.targets, torch.as_tensor(clouds.labels)[one.indices])
 
 
 def test_global_random_state_is_neither_used_nor_moved(clouds: StoredClouds) -> None:
@@ -77,6 +78,7 @@ def test_a_sample_is_augmented_by_its_index_and_epoch_alone(clouds: StoredClouds
     assert once.points.shape == (15, 3)
     assert np.array_equal(once.points, prepare(clouds[4], "cloud", RECIPE, epoch=2, index=4).points)
     assert not np.array_equal(once.points, prepare(clouds[4], "cloud", RECIPE, epoch=3, index=4).points)
+    assert not np.array_equal(once.points, prepare(clouds[4], "cloud", RECIPE, epoch=2, index=5).points)
     assert np.array_equal(clouds.points, stored)
 
 

@@ -10,18 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import rows, tiny
+from tiny_runs import rows, run_transfer, separable
 
+from image2point.config import Config
 from image2point.errors import InputError
-from image2point.jobs.transfer import run_transfer
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A run that was never interrupted."""
-    return run_transfer(tiny(), tmp_path_factory.mktemp("runs")).path
+    return run_transfer(learning(data), tmp_path_factory.mktemp("runs")).path
+
+
+def learning(data: Path, *overrides: str) -> Config:
+    """The best of its three epochs is the second."""
+    return separable(data, "seed=1", "training.schedule=constant", "training.lr=0.3", *overrides)
+
+
+def test_the_best_epoch_is_in_the_middle(whole: Path) -> None:
+    """Or what a resumed run remembers of it would not be seen."""
+    scores = [float(row["validation_accuracy"]) for row in rows(whole)]
+    assert scores[2] > max(scores[0], scores[1], scores[3])
 
 
 def assert_same(run: Path, whole: Path) -> None:
@@ -30,8 +46,10 @@ def assert_same(run: Path, whole: Path) -> None:
     assert not (run / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("place", ["step 1", "step 3", "step 5", "scoring"])
-def test_ctrl_c_then_resume(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+@pytest.mark.parametrize("place", ["step 1", "step 3", "step 8", "scoring"])
+def test_ctrl_c_then_resume(
+    tmp_path: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     """There are 3 steps in each of 3 epochs: these are mid-epoch, before measuring, and after the last epoch."""
     steps = 0
 
@@ -48,16 +66,16 @@ def test_ctrl_c_then_resume(tmp_path: Path, whole: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Journal, "step", step)
     monkeypatch.setattr(Journal, "say", say)
     with pytest.raises(Interrupted, match=r"continue with: image2point transfer .*tiny/config.yaml .*--resume"):
-        run_transfer(tiny(), tmp_path)
+        run_transfer(learning(data), tmp_path)
     assert len(list((tmp_path / "tiny/checkpoint").iterdir())) == 1
     assert not (tmp_path / "tiny/summary.json").exists()
     monkeypatch.undo()
-    assert_same(run_transfer(tiny(), tmp_path, resume=True).path, whole)
+    assert_same(run_transfer(learning(data), tmp_path, resume=True).path, whole)
 
 
-def test_kill_in_mid_epoch_then_resume(tmp_path: Path, whole: Path) -> None:
+def test_kill_in_mid_epoch_then_resume(tmp_path: Path, data: Path, whole: Path) -> None:
     config = tmp_path / "tiny.yaml"
-    every_step = tiny("training.checkpoint_every_minutes=0")
+    every_step = learning(data, "training.checkpoint_every_minutes=0")
     config.write_text(every_step.to_yaml())
     command = [sys.executable, "-m", "image2point", "transfer", str(config), "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -73,22 +91,22 @@ def test_kill_in_mid_epoch_then_resume(tmp_path: Path, whole: Path) -> None:
 
 
 def test_what_does_not_touch_the_result_may_change(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match="epoch 1 after step 1 of 3"):
-        run_transfer(tiny(), tmp_path)
+        run_transfer(learning(data), tmp_path)
     monkeypatch.undo()
-    with pytest.raises(InputError, match=r"tiny was started with another config.*training.lr: 0.02 -> 0.03"):
-        run_transfer(tiny("training.lr=0.03"), tmp_path, resume=True)
-    assert_same(run_transfer(tiny("training.workers=1"), tmp_path, resume=True).path, whole)
+    with pytest.raises(InputError, match=r"tiny was started with another config.*training.lr: 0.3 -> 0.03"):
+        run_transfer(learning(data, "training.lr=0.03"), tmp_path, resume=True)
+    assert_same(run_transfer(learning(data, "training.workers=1"), tmp_path, resume=True).path, whole)
 
 
-def test_a_finished_run_is_left_alone(whole: Path) -> None:
+def test_a_finished_run_is_left_alone(data: Path, whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    run_transfer(tiny(), whole.parent, resume=True)
+    run_transfer(learning(data), whole.parent, resume=True)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-def test_resume_without_a_run_starts_one(tmp_path: Path, whole: Path) -> None:
-    assert_same(run_transfer(tiny(), tmp_path, resume=True).path, whole)
+def test_resume_without_a_run_starts_one(tmp_path: Path, data: Path, whole: Path) -> None:
+    assert_same(run_transfer(learning(data), tmp_path, resume=True).path, whole)
