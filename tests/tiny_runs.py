@@ -14,6 +14,7 @@ import numpy as np
 from image2point import config as configuration
 from image2point.config import Config
 from image2point.jobs.ingredients import load_splits
+from image2point.jobs.transfer import run_transfer
 from image2point.tasks.classification import Classification, ClassOutputs
 from image2point.training.images import ImageRecipe
 
