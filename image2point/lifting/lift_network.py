@@ -162,7 +162,9 @@ def lift(
         rewriter.run()
     lifting = record(rewriter, report, loaded)
     _log(lifting.counts, name, options)
-    lifted = LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
+    lifted = LiftedNetwork(
+        rewriter.tree.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier, rewriter.calls.made
+    )
     if variance == "occupancy" and control != "scratch":
         fresh = "input" if stem in FRESH_STEMS else None
         names = [n for n, m in lifted.named_modules() if isinstance(m, VoxelConv) and rewriter.roles[n] != fresh]

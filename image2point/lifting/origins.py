@@ -29,9 +29,9 @@ def record(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str, tuple[i
         is_kernel = kind == "weight" and len(shape) == 5
         return ParameterRecord(name, shape, role, "inflated" if is_kernel else "copied", name, original[name])
 
-    parameters = tuple(describe(n, p) for n, p in rewriter.root.named_parameters())
-    kept = rewriter.root.state_dict()  # what is not kept holds constants, such as a blur's
-    buffers = tuple(describe(n, b) for n, b in rewriter.root.named_buffers() if n in kept)
+    parameters = tuple(describe(n, p) for n, p in rewriter.tree.root.named_parameters())
+    kept = rewriter.tree.root.state_dict()  # what is not kept holds constants, such as a blur's
+    buffers = tuple(describe(n, b) for n, b in rewriter.tree.root.named_buffers() if n in kept)
     used = {r.source for r in (*parameters, *buffers)} | {
         name for name in rewriter.merged if name.rpartition(".")[0] not in rewriter.fresh
     }

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from image2point.errors import InputError
 from image2point.lifting import controls, kernels, rules
 from image2point.lifting.axes import axis_of, check_patterns
+from image2point.lifting.calls import Calls
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
 from image2point.lifting.heads import fresh_head, unit_length
 from image2point.lifting.records import Options
@@ -21,6 +22,7 @@ from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Va
 from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
 from image2point.lifting.rules.table import READ_PADDING
 from image2point.lifting.stems import FRESH_STEMS, fresh_convolution, replaced_nodes
+from image2point.lifting.tree import Tree
 from image2point.voxels import GlobalPool
 
 logger = logging.getLogger("image2point")
@@ -33,7 +35,8 @@ class Rewriter:
     """Writes the 3D graph and builds its modules, under the 2D network's names.
 
     Attributes:
-        root: holds the 3D modules.
+        tree: the 3D modules.
+        calls: how the 2D network calls its modules, in terms of the graph.
         graph: the program; its output is {"stages": {name: voxels}, "features": [B, p], "logits": [B, classes]}.
         roles: role of each 3D module, by name.
         fresh: names of 3D modules and parameters whose tensors do not come from 2D weights.
@@ -43,7 +46,8 @@ class Rewriter:
 
     def __init__(self, traced: Trace, stem: Stem, options: Options) -> None:
         self.traced, self.stem, self.options = traced, stem, options
-        self.root, self.graph = nn.Module(), fx.Graph()
+        self.tree, self.graph = Tree(traced.network), fx.Graph()
+        self.calls = Calls(traced, self.graph)
         self.roles: dict[str, str] = {}
         self.fresh: set[str] = set()
         self.merged: set[str] = set()
@@ -70,8 +74,11 @@ class Rewriter:
         made: dict[fx.Node, Value] = {}
         for node in self.traced.graph.nodes:
             if node.op == "output":
+                self.calls.finish(self._values.get)
                 self._finish(node, made)
+                self.tree.complete(str(n.target) for n in self.traced.graph.nodes if n.op == "call_module")
                 return
+            self.calls.before(node, self._values.get)
             if node.op == "placeholder":
                 value = self._note(Value("voxels", self.graph.placeholder("x"), "BCHW")) if not made else Value("size")
             else:
@@ -79,6 +86,7 @@ class Rewriter:
                     value = self._lift(node)
                 except Unsupported as reason:
                     raise self._error(node, reason) from None
+            self.calls.after()
             if overwrites(self.traced, node):
                 # Whoever sees the overwritten value later sees the new one.
                 old = self._values[node.all_input_nodes[0]]
@@ -100,7 +108,7 @@ class Rewriter:
         if node.op in ("call_function", "call_method"):
             operands = self._operands(node.args), self._operands(node.kwargs)
             lifted = rules.lift_function(node.target, *operands, self._turned(None))
-            return self._write(lifted, self._free(node.name))
+            return self._write(lifted, self.tree.free(node.name, self.calls.holder))
         return self._parameter(str(node.target))
 
     def _parameter(self, path: str) -> Value:
@@ -113,7 +121,7 @@ class Rewriter:
             held = controls.held(tensor.detach(), self.options.control)
             if self.options.control in ("random", "scratch"):
                 self.fresh.add(path)
-            _place(self.root, path, nn.Parameter(held) if isinstance(tensor, nn.Parameter) else held)
+            self.tree.place(path, nn.Parameter(held) if isinstance(tensor, nn.Parameter) else held)
             self.roles[path] = "body"
         flat = self.graph.call_function(torch.flatten, (self.graph.create_node("get_attr", path),))
         return Value("parameter", flat, shape=tuple(tensor.shape))
@@ -256,8 +264,8 @@ class Rewriter:
         logger.info("%s has no classifier: global mean and a fresh linear layer follow it", self.traced.name)
         if value.kind == "voxels":
             pooled = Chain(value, (("", GlobalPool("avg")),), Value("vector", axes="BC"))
-            value = self._write(pooled, self._free("head_pool"), "output")
-        path = self._free("head")
+            value = self._write(pooled, self.tree.free("head_pool"), "output")
+        path = self.tree.free("head")
         self.classifier = path
         return self._fresh_head(value, path, _width(self.traced, result), "output")
 
@@ -272,11 +280,12 @@ class Rewriter:
             return self._note(replace(lifted.result, node=self.graph.call_function(lifted.function, arguments)))
         operand = lifted.operand
         if any(built == path for built, _ in self._built):  # an activation used on voxels and on vectors
-            path = self._free(path.replace(".", "_"))
+            parent, _, leaf = path.rpartition(".")
+            path = self.tree.free(leaf, parent)
         names = []
         for suffix, module in lifted.modules:
             name = f"{path}.{suffix}" if suffix else path
-            _place(self.root, name, module)
+            self.tree.place(name, module)
             self.roles[name] = role
             names.append(name)
         self._built[path, operand.kind] = names
@@ -302,13 +311,6 @@ class Rewriter:
             )
         return self._sites[sites.stride]
 
-    def _free(self, name: str) -> str:
-        """`name`, or a name like it that no module of the 2D or 3D network has."""
-        taken = {n for n, _ in self.traced.network.named_children()} | {n for n, _ in self.root.named_children()}
-        while name in taken:
-            name += "_"
-        return name
-
     def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
         module = self.traced.module(node)
         what = f"module {node.target} ({type(module).__name__})" if module is not None else f"operation {node.name}"
@@ -330,20 +332,6 @@ def _is_wide(module: nn.Module | None) -> bool:
 
 def _has_tensors(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
-
-
-def _place(root: nn.Module, path: str, content: nn.Module | Tensor) -> None:
-    *parents, leaf = path.split(".")
-    for parent in parents:
-        if parent not in root._modules:
-            root.add_module(parent, nn.Module())
-        root = root.get_submodule(parent)
-    if isinstance(content, nn.Parameter):
-        root.register_parameter(leaf, content)
-    elif isinstance(content, Tensor):
-        root.register_buffer(leaf, content)
-    else:
-        root.add_module(leaf, content)
 
 
 def _width(traced: Trace, node: fx.Node) -> int:

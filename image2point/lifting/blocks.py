@@ -1,0 +1,321 @@
+"""Blocks of a lifted network: the modules that hold layers, such as `layer1` and `layer1.0`, as modules that run.
+
+The network runs one program, compiled from its whole graph, as long as nobody asks anything of a block. A block that is
+watched (it has a hook, was compiled, wrapped or replaced) is called as a module from then on: the program is made again
+with one call in place of the block's nodes. So blocks cost nothing until they are used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, TypeAlias
+
+from torch import Tensor, fx, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.hooks import BackwardHook, RemovableHandle
+
+from image2point.errors import InputError
+from image2point.lifting.fuse import fuse
+from image2point.lifting.regions import WITHIN, Call, LeakError, Operand, collapse, graph_of, members, region, rows_of
+from image2point.voxels import DenseVoxels, VoxelTensor
+
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks", "_gradient_pre_hooks",
+    "_gradient_hooks", "_compiled_call_impl",
+)  # fmt: skip
+
+
+class Region:
+    """What a block computes.
+
+    Attributes:
+        path: the block's name.
+        call: how it is called.
+        graph: what it runs, in terms of its own children; None where it cannot run.
+        problem: why it cannot be called by the network, empty where it can.
+        inner: the regions of the blocks in it, by the names of its children.
+    """
+
+    def __init__(self, path: str, call: Call, graph: fx.Graph | None, problem: str) -> None:
+        self.path, self.call, self.graph, self.problem = path, call, graph, problem
+        self.inner: dict[str, Region] = {}
+        self._program: Program | None = None
+
+    def run(self, block: nn.Module, values: Mapping[str, Any]) -> Any:
+        """What the block gives for these values of its operands."""
+        if self._program is None:
+            assert self.graph is not None
+            self._program = Program(self.graph, self.inner, self.path)
+        return self._program(block, *(values[name] for name in self.call.operands))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_program": None, "graph": None if self.graph is None else rows_of(self.graph)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        graph = state["graph"]
+        vars(self).update(state, graph=None if graph is None else graph_of(graph))
+
+
+class Program:
+    """A graph over the children of a module, compiled when it first runs, and again when other blocks are watched."""
+
+    def __init__(self, graph: fx.Graph, regions: Mapping[str, Region], path: str = "") -> None:
+        self._graph, self._regions, self._path = graph, regions, path
+        self._compiled: dict[tuple[str, ...], Callable[..., Any]] = {}
+
+    def __call__(self, module: nn.Module, *values: Any) -> Any:
+        """What the graph returns for the values of its placeholders, with the children of `module`."""
+        names = tuple(watched(module, self._regions, _has_any_global_hook()))
+        run = self._compiled.get(names)
+        if run is None:
+            run = self._compiled[names] = self._compile(module, names)
+        return run(_Children(module), *values)
+
+    def _compile(self, module: nn.Module, names: tuple[str, ...]) -> Callable[..., Any]:
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self._graph, {}))
+        for name in names:
+            inner = _find(self._regions, name)
+            try:
+                if inner.problem:
+                    raise LeakError(inner.problem)
+                collapse(graph, inner.path, inner.call, name)
+            except LeakError as error:
+                raise InputError(
+                    f"{inner.path} has a hook or was replaced, but cannot be called as a module here: {error}. "
+                    "Remove the hook, or put it on the modules in it"
+                ) from None
+        code = fuse(graph, module).python_code(root_module="self")
+        namespace = dict(code.globals)
+        exec(code.src, namespace)
+        return namespace["forward"]
+
+
+class Block(nn.Module):
+    """A module of the 2D network that holds others, in 3D.
+
+    It takes and gives what it does there, with voxels in place of images, and has hooks as any module. Where its layers
+    are not entered and left once in 3D, calling it and setting a hook on it are errors.
+
+    Args:
+        kind: class of the 2D module.
+    """
+
+    _region: Region
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind = kind
+        self._gradient_hooks: dict[int, Callable[..., Any]] = OrderedDict()
+        self._gradient_pre_hooks: dict[int, Callable[..., Any]] = OrderedDict()
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        """What the block gives for the arguments that the 2D one takes.
+
+        Raises:
+            InputError: where it cannot run on its own, or on other arguments.
+        """
+        if self._region.graph is None:
+            self._refuse("calling it")
+        values = self._region.call.bind(args, named)
+        if not self._gradient_hooks and not self._gradient_pre_hooks:
+            return self._region.run(self, values)
+        # As nn.Module does it, which knows tensors alone.
+        hook = BackwardHook(self, list(self._gradient_hooks.values()), list(self._gradient_pre_hooks.values()))
+        given = hook.setup_input_hook(tuple(tensors(values)))
+        result = self._region.run(self, with_tensors(values, iter(given)))
+        return with_tensors(result, iter(hook.setup_output_hook(tuple(tensors(result)))))
+
+    def register_forward_hook(self, *args: Any, **named: Any) -> RemovableHandle:
+        self._check_hook()
+        return super().register_forward_hook(*args, **named)
+
+    def register_forward_pre_hook(self, *args: Any, **named: Any) -> RemovableHandle:
+        self._check_hook()
+        return super().register_forward_pre_hook(*args, **named)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """As of any module; the gradients are those of features [N, C] or of grids."""
+        return self._register(self._gradient_hooks, hook, prepend)
+
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """As of any module; the gradients are those of features [N, C] or of grids."""
+        return self._register(self._gradient_pre_hooks, hook, prepend)
+
+    def register_backward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        raise InputError("blocks have no hooks of this deprecated kind; use register_full_backward_hook")
+
+    def _register(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any], first: bool) -> RemovableHandle:
+        self._check_hook()
+        handle = RemovableHandle(hooks)
+        hooks[handle.id] = hook
+        if first:
+            hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+        return handle
+
+    def _check_hook(self) -> None:
+        if self._region.problem:
+            self._refuse("a hook on it")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise InputError(
+            f"{self._region.path} is no module of its own in 3D ({self._region.problem}), so {what} would do nothing. "
+            "The network's forward_features gives the maps of its stages, and the modules in it can have hooks"
+        )
+
+    def _fixed(self, *args: Any) -> NoReturn:
+        raise InputError(
+            f"what {self._region.path} calls was fixed when the network was lifted: layers can be replaced, for example "
+            "by nn.Sequential(layer, new), but neither added nor taken away"
+        )
+
+    def _get_name(self) -> str:
+        return self._kind
+
+    def extra_repr(self) -> str:
+        return "" if self._modules or self._kind == "Identity" else "nothing in 3D"
+
+
+class BlockSequence(Block, nn.Sequential):
+    """A `Sequential` of the 2D network."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """A module of it, or a part of it that runs on its own."""
+        if not isinstance(index, slice):
+            return super().__getitem__(index)
+        part = BlockSequence("Sequential")
+        part._modules.update(list(self._modules.items())[index])
+        part._region = _part(self._region, list(part._modules))
+        return part
+
+
+    append = extend = insert = pop = __delitem__ = Block._fixed  # type: ignore[assignment]
+
+
+class BlockList(Block, nn.ModuleList):
+    """A `ModuleList` of the 2D network."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return nn.ModuleList(list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
+    append = extend = insert = pop = __delitem__ = Block._fixed  # type: ignore[assignment]
+
+
+class BlockDict(Block, nn.ModuleDict):
+    """A `ModuleDict` of the 2D network."""
+
+
+def block_like(module: nn.Module) -> Block:
+    """An empty block for the children of a 2D module."""
+    kinds = {nn.Sequential: BlockSequence, nn.ModuleList: BlockList, nn.ModuleDict: BlockDict}
+    kind = next((block for base, block in kinds.items() if isinstance(module, base)), Block)
+    return kind(type(module).__name__)
+
+
+def assign_regions(root: nn.Module, graph: fx.Graph, calls: Mapping[str, list[Call]]) -> dict[str, Region]:
+    """Give every block of a network its region of the graph.
+
+    Args:
+        calls: how the 2D network calls each of its modules.
+
+    Returns:
+        The regions of the network's children that are blocks, by name.
+    """
+    inside, named = members(graph), {node.name: node for node in graph.nodes}
+    top: dict[str, Region] = {}
+    made: dict[str, Region] = {}
+    for path, block in root.named_modules():
+        if not isinstance(block, Block):
+            continue
+        times = calls.get(path, [])
+        call, own, problem = Call(), None, ""
+        if len(times) == 1:
+            call = times[0]
+            try:
+                own = region(path, call, inside.get(path, []), named)
+            except LeakError as error:
+                problem = str(error)
+            if not problem and path not in inside:
+                problem = "it does nothing there"
+        else:
+            problem = f"the 2D network calls it {len(times)} times" if times else "the 2D network never calls it"
+        block._region = made[path] = Region(path, call, own, problem)
+        parent, _, name = path.rpartition(".")
+        (made[parent].inner if parent in made else top)[name] = made[path]
+    return top
+
+
+def watched(module: nn.Module, regions: Mapping[str, Region], everything: bool = False) -> Iterator[str]:
+    """Names of the outermost blocks in a module that somebody watches, or that are not those of its regions."""
+    for name, inner in regions.items():
+        child: Any = module._modules[name]
+        state = vars(child)
+        if (
+            state.get("_region") is not inner
+            or any(map(state.get, _HOOKS))
+            or "forward" in state
+            or (everything and not inner.problem)
+        ):
+            yield name
+        elif inner.inner:
+            for below in watched(child, inner.inner, everything):
+                yield f"{name}.{below}"
+
+
+def tensors(structure: Any) -> list[Tensor]:
+    """The tensors in voxels, or in tuples, lists and dictionaries of them."""
+    if isinstance(structure, VoxelTensor):
+        return [structure.features]
+    if isinstance(structure, DenseVoxels):
+        return [structure.grid]
+    if isinstance(structure, dict):
+        structure = structure.values()
+    elif not isinstance(structure, tuple | list):
+        return [structure] if isinstance(structure, Tensor) else []
+    return [tensor for part in structure for tensor in tensors(part)]
+
+
+def with_tensors(structure: Any, new: Iterator[Tensor]) -> Any:
+    """The structure with other tensors, in the order of `tensors`."""
+    if isinstance(structure, VoxelTensor):
+        return dataclasses.replace(structure, features=next(new))
+    if isinstance(structure, DenseVoxels):
+        return dataclasses.replace(structure, grid=next(new))
+    if isinstance(structure, dict):
+        return {key: with_tensors(part, new) for key, part in structure.items()}
+    if isinstance(structure, tuple | list):
+        return type(structure)(with_tensors(part, new) for part in structure)
+    return next(new) if isinstance(structure, Tensor) else structure
+
+
+class _Children:
+    """What a module holds as attributes, apart from the module's own, for generated code."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.__dict__ = {**module._parameters, **module._buffers, **module._modules}
+
+
+def _find(regions: Mapping[str, Region], name: str) -> Region:
+    first, _, rest = name.partition(".")
+    return _find(regions[first].inner, rest) if rest else regions[first]
+
+
+def _part(whole: Region, names: list[str]) -> Region:
+    """The region of some children of a block, which run one after another."""
+    if whole.graph is None:
+        return Region(whole.path, Call(), None, whole.problem)
+    paths = {f"{whole.path}.{name}" for name in names}
+    inside = [node for node in whole.graph.nodes if paths.intersection(node.meta.get(WITHIN, ()))]
+    made = set(inside)
+    given = dict.fromkeys(read for node in inside for read in node.all_input_nodes if read not in made)
+    returned = [node for node in inside if not made.issuperset(node.users)]
+    call, own, problem = Call(), None, "its layers are no chain"
+    if len(given) == len(returned) == 1 or not inside:
+        first, last = ("x", "x") if not inside else (next(iter(given)).name, returned[0].name)
+        call, problem = Call((Operand(first),), {}, Operand(last)), ""
+        own = region("", call, inside, {node.name: node for node in whole.graph.nodes})
+    part = Region(whole.path, call, own, problem)
+    part.inner = {name: whole.inner[name] for name in names if name in whole.inner}
+    return part
