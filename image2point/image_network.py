@@ -40,8 +40,7 @@ class ImageNetwork(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    @property
-    def classifier(self) -> tuple[Tensor, Tensor | None]:
+    def linear_classifier(self) -> tuple[Tensor, Tensor | None]:
         """Weight [classes, p] and bias [classes] (or None) of the last layer."""
         return self.head.weight, self.head.bias
 

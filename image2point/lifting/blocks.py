@@ -18,12 +18,12 @@ from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from image2point.errors import InputError
 from image2point.lifting.fuse import fuse
-from image2point.lifting.regions import WITHIN, Call, LeakError, Operand, collapse, graph_of, members, region, rows_of
+from image2point.lifting.regions import WITHIN, Call, LeakError, Operand, collapse, graph_of, members, region, returning, rows_of
 from image2point.voxels import DenseVoxels, VoxelTensor
 
 _HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks", "_gradient_pre_hooks",
-    "_gradient_hooks", "_compiled_call_impl",
+    "_gradient_hooks",
 )  # fmt: skip
 
 
@@ -35,19 +35,17 @@ class Region:
         call: how it is called.
         graph: what it runs, in terms of its own children; None where it cannot run.
         problem: why it cannot be called by the network, empty where it can.
+        leaf: whether the block is a single layer, which changes nothing.
         inner: the regions of the blocks in it, by the names of its children.
     """
 
-    def __init__(self, path: str, call: Call, graph: fx.Graph | None, problem: str) -> None:
-        self.path, self.call, self.graph, self.problem = path, call, graph, problem
+    def __init__(self, path: str, call: Call, graph: fx.Graph | None, problem: str, leaf: bool = False) -> None:
+        self.path, self.call, self.graph, self.problem, self.leaf = path, call, graph, problem, leaf
         self.inner: dict[str, Region] = {}
-        self._program: Program | None = None
+        self._program = Program(graph or fx.Graph(), self.inner)
 
     def run(self, block: nn.Module, values: Mapping[str, Any]) -> Any:
         """What the block gives for these values of its operands."""
-        if self._program is None:
-            assert self.graph is not None
-            self._program = Program(self.graph, self.inner, self.path)
         return self._program(block, *(values[name] for name in self.call.operands))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,37 +54,47 @@ class Region:
     def __setstate__(self, state: dict[str, Any]) -> None:
         graph = state["graph"]
         vars(self).update(state, graph=None if graph is None else graph_of(graph))
+        self._program = Program(self.graph or fx.Graph(), self.inner)
 
 
 class Program:
-    """A graph over the children of a module, compiled when it first runs, and again when other blocks are watched."""
+    """A graph over the children of a module, compiled when it first runs, and again when other blocks are watched.
 
-    def __init__(self, graph: fx.Graph, regions: Mapping[str, Region], path: str = "") -> None:
-        self._graph, self._regions, self._path = graph, regions, path
+    Args:
+        names: which results of the graph it returns, where they are named.
+    """
+
+    def __init__(self, graph: fx.Graph, regions: Mapping[str, Region], names: tuple[str, ...] = ()) -> None:
+        self._graph, self._regions, self._names = graph, regions, names
         self._compiled: dict[tuple[str, ...], Callable[..., Any]] = {}
+        self._unwatched: _Unwatched | None = None
 
     def __call__(self, module: nn.Module, *values: Any) -> Any:
         """What the graph returns for the values of its placeholders, with the children of `module`."""
-        names = tuple(watched(module, self._regions, _has_any_global_hook()))
-        run = self._compiled.get(names)
-        if run is None:
-            run = self._compiled[names] = self._compile(module, names)
-        return run(_Children(module), *values)
+        return self._compiled[self.called(module)](_Children(module), *values)
+
+    def called(self, module: nn.Module) -> tuple[str, ...]:
+        """The blocks that are called as modules, since they are watched now. Their program is there afterwards."""
+        everything = _has_any_global_hook()
+        if self._unwatched is not None and self._unwatched.holds(module) and not everything:
+            return ()
+        names = tuple(watched(module, self._regions, everything))
+        if names not in self._compiled:
+            self._compiled[names] = self._compile(module, names)
+        self._unwatched = None if names else _Unwatched(module, self._regions)
+        return names
+
+    # torch.compile asks once, while it traces, and takes the answer for good.
+    called._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _compile(self, module: nn.Module, names: tuple[str, ...]) -> Callable[..., Any]:
-        graph = fx.Graph()
-        graph.output(graph.graph_copy(self._graph, {}))
-        for name in names:
-            inner = _find(self._regions, name)
-            try:
-                if inner.problem:
-                    raise LeakError(inner.problem)
-                collapse(graph, inner.path, inner.call, name)
-            except LeakError as error:
-                raise InputError(
-                    f"{inner.path} has a hook or was replaced, but cannot be called as a module here: {error}. "
-                    "Remove the hook, or put it on the modules in it"
-                ) from None
+        graph = returning(self._graph, self._names)
+        found = {name: _find(self._regions, name) for name in names}
+        collapse(graph, [(each.path, name, each.call) for name, each in found.items() if not each.leaf])
+        for node in list(graph.nodes):  # what changes nothing
+            if node.op == "call_module" and node.target not in names and _is_block(module, str(node.target)):
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
         code = fuse(graph, module).python_code(root_module="self")
         namespace = dict(code.globals)
         exec(code.src, namespace)
@@ -94,7 +102,7 @@ class Program:
 
 
 class Block(nn.Module):
-    """A module of the 2D network that holds others, in 3D.
+    """A module of the 2D network in 3D: one that holds others, or one that changes nothing there.
 
     It takes and gives what it does there, with voxels in place of images, and has hooks as any module. Where its layers
     are not entered and left once in 3D, calling it and setting a hook on it are errors.
@@ -186,8 +194,9 @@ class BlockSequence(Block, nn.Sequential):
         if not isinstance(index, slice):
             return super().__getitem__(index)
         part = BlockSequence("Sequential")
-        part._modules.update(list(self._modules.items())[index])
-        part._region = _part(self._region, list(part._modules))
+        names = list(self._modules)
+        part._modules.update((name, self._modules[name]) for name in names[index])
+        part._region = _part(self._region, names[index], neighbours=index.step in (None, 1))
         return part
 
 
@@ -224,6 +233,7 @@ def assign_regions(root: nn.Module, graph: fx.Graph, calls: Mapping[str, list[Ca
         The regions of the network's children that are blocks, by name.
     """
     inside, named = members(graph), {node.name: node for node in graph.nodes}
+    layers = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     top: dict[str, Region] = {}
     made: dict[str, Region] = {}
     for path, block in root.named_modules():
@@ -231,7 +241,10 @@ def assign_regions(root: nn.Module, graph: fx.Graph, calls: Mapping[str, list[Ca
             continue
         times = calls.get(path, [])
         call, own, problem = Call(), None, ""
-        if len(times) == 1:
+        if path in layers:
+            call = Call((Operand("x"),), {}, Operand("x"))
+            own = region("", call, [], {"x": next(iter(graph.nodes))})
+        elif len(times) == 1:
             call = times[0]
             try:
                 own = region(path, call, inside.get(path, []), named)
@@ -241,7 +254,7 @@ def assign_regions(root: nn.Module, graph: fx.Graph, calls: Mapping[str, list[Ca
                 problem = "it does nothing there"
         else:
             problem = f"the 2D network calls it {len(times)} times" if times else "the 2D network never calls it"
-        block._region = made[path] = Region(path, call, own, problem)
+        block._region = made[path] = Region(path, call, own, problem, path in layers)
         parent, _, name = path.rpartition(".")
         (made[parent].inner if parent in made else top)[name] = made[path]
     return top
@@ -256,6 +269,7 @@ def watched(module: nn.Module, regions: Mapping[str, Region], everything: bool =
             state.get("_region") is not inner
             or any(map(state.get, _HOOKS))
             or "forward" in state
+            or state.get("_compiled_call_impl")
             or (everything and not inner.problem)
         ):
             yield name
@@ -290,6 +304,32 @@ def with_tensors(structure: Any, new: Iterator[Tensor]) -> Any:
     return next(new) if isinstance(structure, Tensor) else structure
 
 
+class _Unwatched:
+    """A module in which no block is watched: what tells quickly whether that is still so."""
+
+    def __init__(self, module: nn.Module, regions: Mapping[str, Region]) -> None:
+        self._module = module
+        self._slots = [(parent._modules, name) for parent, name in _slots(module, regions)]
+        self._blocks = [held[name] for held, name in self._slots]
+        self._states = [vars(block) for block in self._blocks]
+        self._hooks = [state[kind] for state in self._states for kind in _HOOKS]
+
+    def holds(self, module: nn.Module) -> bool:
+        return (
+            module is self._module
+            and not any(self._hooks)
+            and [held[name] for held, name in self._slots] == self._blocks
+            and not any("forward" in state or state.get("_compiled_call_impl") for state in self._states)
+        )
+
+
+def _slots(module: nn.Module, regions: Mapping[str, Region]) -> Iterator[tuple[nn.Module, str]]:
+    """The blocks in a module, each as its parent and its name."""
+    for name, inner in regions.items():
+        yield module, name
+        yield from _slots(module.get_submodule(name), inner.inner)
+
+
 class _Children:
     """What a module holds as attributes, apart from the module's own, for generated code."""
 
@@ -297,15 +337,19 @@ class _Children:
         self.__dict__ = {**module._parameters, **module._buffers, **module._modules}
 
 
+def _is_block(module: nn.Module, path: str) -> bool:
+    return isinstance(module.get_submodule(path), Block)
+
+
 def _find(regions: Mapping[str, Region], name: str) -> Region:
     first, _, rest = name.partition(".")
     return _find(regions[first].inner, rest) if rest else regions[first]
 
 
-def _part(whole: Region, names: list[str]) -> Region:
+def _part(whole: Region, names: list[str], neighbours: bool) -> Region:
     """The region of some children of a block, which run one after another."""
-    if whole.graph is None:
-        return Region(whole.path, Call(), None, whole.problem)
+    if whole.graph is None or not neighbours:
+        return Region(whole.path, Call(), None, whole.problem or "only neighbours run one after another")
     paths = {f"{whole.path}.{name}" for name in names}
     inside = [node for node in whole.graph.nodes if paths.intersection(node.meta.get(WITHIN, ()))]
     made = set(inside)
@@ -313,9 +357,9 @@ def _part(whole: Region, names: list[str]) -> Region:
     returned = [node for node in inside if not made.issuperset(node.users)]
     call, own, problem = Call(), None, "its layers are no chain"
     if len(given) == len(returned) == 1 or not inside:
-        first, last = ("x", "x") if not inside else (next(iter(given)).name, returned[0].name)
-        call, problem = Call((Operand(first),), {}, Operand(last)), ""
+        first = next(iter(given or whole.graph.nodes))
+        call, problem = Call((Operand(first.name),), {}, Operand((returned or [first])[0].name)), ""
         own = region("", call, inside, {node.name: node for node in whole.graph.nodes})
     part = Region(whole.path, call, own, problem)
-    part.inner = {name: whole.inner[name] for name in names if name in whole.inner}
+    part.inner.update({name: whole.inner[name] for name in names if name in whole.inner})
     return part

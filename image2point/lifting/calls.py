@@ -26,12 +26,21 @@ class Calls:
         self.made: dict[str, list[Call]] = {}
         self._traced, self._graph = traced, graph
         self._open: dict[str, tuple[Any, Any]] = {}
+        self._given: dict[str, list[Value]] = {}
         self._count = 0
 
     @property
     def holder(self) -> str:
         """The module whose own code is running; empty for the network."""
         return next(reversed(self._open), "").partition("@")[0]
+
+    def given(self, stride: int) -> fx.Node | None:
+        """Voxels of that stride which a module is given whose call is open, the innermost that has any."""
+        for key in reversed(self._open):
+            for value in self._given[key]:
+                if value.kind == "voxels" and value.stride == stride and value.node is not None:
+                    return value.node
+        return None
 
     def before(self, node: fx.Node, become: _Lookup) -> None:
         """A 2D node is lifted next; `become` tells what those before it have become so far."""
@@ -42,6 +51,7 @@ class Calls:
             if key not in self._open:
                 args, named, _ = self._traced_call(key)
                 self._open[key] = _lifted((args, named), become)
+                self._given[key] = [value for value in map(become, _nodes((args, named))) if value is not None]
         self._count = len(self._graph.nodes)
 
     def after(self) -> None:
@@ -67,6 +77,12 @@ class Calls:
     def _traced_call(self, key: str) -> tuple[Any, Any, Any]:
         path, _, again = key.partition("@")  # torch.fx counts the further calls of a module
         return self._traced.calls[path][int(again or 0)]
+
+
+def _nodes(structure: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(structure, lambda node: (found.append(node), node)[1])  # type: ignore[func-returns-value]
+    return found
 
 
 def _lifted(structure: Any, become: _Lookup) -> Any:

@@ -1,7 +1,7 @@
 """Fresh heads: from one feature vector per cloud to class scores.
 
 Whatever the head, in eval mode the scores are linear in the features that `LiftedNetwork.embed` gives:
-`scores == features @ weight.T + bias` with `weight, bias = network.classifier`. NC2 of the classifier, NC3 and NC4 are
+`scores == features @ weight.T + bias` with `weight, bias = network.linear_classifier()`. NC2 of the classifier, NC3 and NC4 are
 measured on that pair.
 """
 

@@ -17,6 +17,13 @@ from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 _OWN = ("graph", "lifting", "roles", "classifier")
 """Attributes that give way to a child module of that name."""
 
+_RESULTS = {
+    "scores": ("logits",),
+    "embedding": ("features", "logits"),
+    "maps": ("stages",),
+    "everything": ("stages", "features", "logits"),
+}
+
 
 class LiftedNetwork(nn.Module):
     """A 3D network over voxels, made by `image2point.lift`.
@@ -28,7 +35,9 @@ class LiftedNetwork(nn.Module):
         graph: the program, a `torch.fx.Graph` with a node per layer.
         lifting: the record of where every parameter comes from.
         roles: role of each module: input, norm, body or output.
-        classifier: as `linear_classifier` gives it. A child module with one of these names comes first.
+        classifier: what `linear_classifier` gives.
+
+    A child module of one of these names comes first: of an EfficientNet, `classifier` is the module.
 
     >>> import image2point, torch
     >>> net = image2point.lift("resnet10t", weights="random", num_classes=5)
@@ -46,7 +55,7 @@ class LiftedNetwork(nn.Module):
         lifting: Lifting,
         roles: dict[str, str],
         classifier: str | None,
-        calls: dict[str, list[Call]] | None = None,
+        calls: dict[str, list[Call]],
     ) -> None:
         super().__init__()
         for name in root._modules:
@@ -59,10 +68,10 @@ class LiftedNetwork(nn.Module):
         self._parameters.update(root._parameters)
         self._buffers.update(root._buffers)
         self._graph, self._lifting, self._roles = graph, lifting, roles
-        self._classifier, self._calls = classifier, calls or {}
+        self._classifier, self._calls = classifier, calls
         self._held: frozenset[str] = frozenset()
         self._regions: dict[str, Region]
-        self._programs: dict[tuple[str, ...], Program]
+        self._programs: dict[str, Program]
         self.renew_program()
 
     def __getattr__(self, name: str) -> Any:
@@ -74,11 +83,11 @@ class LiftedNetwork(nn.Module):
 
     def forward(self, x: Voxels) -> Tensor:
         """Class scores [B, classes] of a batch of clouds."""
-        return self._run(x, "logits")["logits"]
+        return self._run(x, "scores")["logits"]
 
     def forward_features(self, x: Voxels) -> dict[str, Voxels]:
         """Feature maps of every stage, finest first, by stage name."""
-        return self._run(x, "stages")["stages"]
+        return self._run(x, "maps")["stages"]
 
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
         """Features before the classifier [B, p], and class scores [B, classes].
@@ -88,10 +97,23 @@ class LiftedNetwork(nn.Module):
         Raises:
             InputError: where the network gives no vector per cloud.
         """
-        result = self._run(x, "features", "logits")
+        layer = self._classifier or ""
+        if any(layer.startswith(f"{block}.") for block in self._programs["scores"].called(self)):
+            return self._embed_before(self.get_submodule(layer), x)
+        result = self._run(x, "embedding")
         if "features" not in result:
             raise InputError(f"{self._lifting.network} has no global pooling, so it gives no feature vector per cloud")
         return result["features"], result["logits"]
+
+    def _embed_before(self, layer: nn.Module, x: Voxels) -> tuple[Tensor, Tensor]:
+        """`embed`, where the features never leave the block of the classifier."""
+        seen: list[Tensor] = []
+        handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        try:
+            scores = self.forward(x)
+        finally:
+            handle.remove()
+        return seen[0], scores
 
     def linear_classifier(self) -> tuple[Tensor, Tensor | None]:
         """Weight [classes, p] and bias [classes] (or None) of the linear layer that the head is in eval mode.
@@ -123,18 +145,14 @@ class LiftedNetwork(nn.Module):
         self._held = frozenset(names)
         self.train(self.training)
 
-    def _run(self, x: Voxels, *names: str) -> dict[str, Any]:
-        """Of one pass what is named, or everything: stages, features and logits."""
-        names = names or ("stages", "features", "logits")
-        program = self._programs.get(names)
-        if program is None:
-            program = self._programs[names] = self.program(returning(self._graph, names))
-        return self.execute(program, x)
+    def _run(self, x: Voxels, what: str = "everything") -> dict[str, Any]:
+        """The named results of one pass."""
+        return self.execute(self._programs[what], x)
 
     def renew_program(self) -> None:
         """Make the programs again, after a change of `graph`."""
         self._regions = assign_regions(self, returning(self._graph, ["logits"]), self._calls)
-        self._programs = {}
+        self._programs = {what: Program(self._graph, self._regions, names) for what, names in _RESULTS.items()}
 
     def program(self, graph: fx.Graph) -> Program:
         """The program of a graph over this network's modules."""
@@ -168,7 +186,8 @@ class LiftedNetwork(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_programs": {}, "_graph": rows_of(self._graph)}
+        return {**self.__dict__, "_programs": None, "_graph": rows_of(self._graph)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "_graph": graph_of(state["_graph"])})
+        self._programs = {what: Program(self._graph, self._regions, names) for what, names in _RESULTS.items()}

@@ -119,38 +119,35 @@ def region(path: str, call: Call, inside: list[fx.Node], named: Mapping[str, fx.
     return graph
 
 
-def collapse(graph: fx.Graph, path: str, call: Call, target: str) -> None:
-    """Put one call of the module `target` in place of the nodes made in the call of `path`, if there are any.
+def collapse(graph: fx.Graph, calls: Iterable[tuple[str, str, Call]]) -> None:
+    """Put one call of a module in place of the nodes that were made in its call in 2D, if there are any.
+
+    Args:
+        calls: for each module its name in the 2D network, its name here, and how it is called. None is inside another.
 
     Raises:
-        LeakError: where they form no region of this graph, because something else is read of them as well.
+        InputError: where the nodes form no region of this graph, because something in them is read from outside.
     """
-    inside = members(graph).get(path)
-    if not inside:
-        return
-    named, within = {node.name: node for node in graph.nodes}, set(inside)
-    _check(call, inside, named)
-    with graph.inserting_before(inside[0]):
-        args, keywords = replaced((call.args, call.named), lambda operand: named.get(operand.name))
-        whole = graph.create_node("call_module", target, args, keywords)
-        for keys, operand in _leaves(call.result):
-            node, value = named.get(operand.name), whole
-            if node in within:
-                for key in keys:
-                    value = graph.call_function(operator.getitem, (value, key))
-                node.replace_all_uses_with(value)
-    for node in reversed(inside):
-        graph.erase_node(node)
+    inside, named = members(graph), {node.name: node for node in graph.nodes}
+    for path, target, call in calls:
+        try:
+            _collapse(graph, target, call, inside.get(path, []), named)
+        except LeakError as error:
+            raise InputError(
+                f"{path} has a hook or was replaced, but cannot be called as a module here: {error}. "
+                "Remove the hook, or put it on the modules in it"
+            ) from None
 
 
-def returning(graph: fx.Graph, names: Iterable[str]) -> fx.Graph:
-    """The same nodes, of whose results only the named ones are returned: so each of the others is freed after use."""
+def returning(graph: fx.Graph, names: Iterable[str] = ()) -> fx.Graph:
+    """A copy that returns the named results alone, if any are named: each of the others is freed after its last use."""
     copy, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     copy.graph_copy(graph, copies)
-    (output,) = graph.find_nodes(op="output")
-    (result,) = output.args
-    assert isinstance(result, dict)
-    copy.output({name: fx.map_arg(result[name], copies.__getitem__) for name in names if name in result})
+    (result,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+    if names:
+        assert isinstance(result, dict)
+        result = {name: result[name] for name in names if name in result}
+    copy.output(fx.map_arg(result, copies.__getitem__))
     return copy
 
 
@@ -170,6 +167,24 @@ def graph_of(rows: Iterable[tuple[Any, ...]]) -> fx.Graph:
         named[name] = node = graph.create_node(op, target, tuple(args), dict(keywords), name)
         node.meta.update(meta)
     return graph
+
+
+def _collapse(graph: fx.Graph, target: str, call: Call, inside: list[fx.Node], named: dict[str, fx.Node]) -> None:
+    if not inside:
+        return
+    _check(call, inside, named)
+    with graph.inserting_before(inside[0]):
+        args, keywords = replaced((call.args, call.named), lambda operand: named.get(operand.name))
+        whole = graph.create_node("call_module", target, args, keywords)
+        for keys, operand in _leaves(call.result):
+            node, value = named[operand.name], whole
+            if node in inside:
+                for key in keys:
+                    value = graph.call_function(operator.getitem, (value, key))
+                node.replace_all_uses_with(value)
+                named[operand.name] = value
+    for node in reversed(inside):
+        graph.erase_node(node)
 
 
 def _check(call: Call, nodes: list[fx.Node], named: Mapping[str, fx.Node]) -> None:

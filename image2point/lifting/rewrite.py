@@ -76,14 +76,14 @@ class Rewriter:
             if node.op == "output":
                 self.calls.finish(self._values.get)
                 self._finish(node, made)
-                self.tree.complete(str(n.target) for n in self.traced.graph.nodes if n.op == "call_module")
+                self.tree.order()
                 return
             self.calls.before(node, self._values.get)
             if node.op == "placeholder":
                 value = self._note(Value("voxels", self.graph.placeholder("x"), "BCHW")) if not made else Value("size")
             else:
                 try:
-                    value = self._lift(node)
+                    value = self._unchanged(node, self._lift(node))
                 except Unsupported as reason:
                     raise self._error(node, reason) from None
             self.calls.after()
@@ -110,6 +110,13 @@ class Rewriter:
             lifted = rules.lift_function(node.target, *operands, self._turned(None))
             return self._write(lifted, self.tree.free(node.name, self.calls.holder))
         return self._parameter(str(node.target))
+
+    def _unchanged(self, node: fx.Node, value: Value) -> Value:
+        """The value of a layer; where it is the operand itself, by way of a module, so that the layer can have hooks."""
+        path, operands = str(node.target), node.all_input_nodes
+        if node.op != "call_module" or value.node is None or value.node is not self._values[operands[0]].node:
+            return value
+        return self._call([path], value, value) if self.tree.unchanged(path) else value
 
     def _parameter(self, path: str) -> Value:
         """A parameter or buffer that no layer holds, such as a layer scale: one number per channel, or one for all."""
@@ -305,11 +312,13 @@ class Rewriter:
         return value
 
     def _finer(self, sites: FinerSites) -> fx.Node:
-        if sites.stride not in self._sites:
+        """Earlier voxels of that stride: those that a module around here is given, or else the first there were."""
+        node = self.calls.given(sites.stride) or self._sites.get(sites.stride)
+        if node is None:
             raise Unsupported(
                 f"no rule for upsampling to stride {sites.stride}, at which there are no earlier features"
             )
-        return self._sites[sites.stride]
+        return node
 
     def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
         module = self.traced.module(node)

@@ -39,21 +39,20 @@ class Tree:
             name += "_"
         return f"{parent}.{name}" if parent else name
 
-    def complete(self, layers: Iterable[str]) -> None:
-        """Add what the 2D network has and 3D does without, and bring the children of every block into the 2D order.
+    def unchanged(self, path: str) -> bool:
+        """Put in place a layer that changes nothing in 3D; False where one that does something has that name."""
+        module = self._block(path)
+        return isinstance(module, Block) and not module._modules
 
-        Children with parameters keep their own order, which is that of an optimizer's state, unless they are counted.
+    def order(self) -> None:
+        """Bring the children of every block into the order that they have in the 2D network.
 
-        Args:
-            layers: names of the layers that the 2D network calls.
+        Where that would change the order of the parameters, which an optimizer's state follows, they stay, unless they
+        are counted.
         """
-        blocks = {path: m for path, m in self.root.named_modules() if m is self.root or isinstance(m, Block)}
-        for path in layers:
-            parent, _, leaf = path.rpartition(".")
-            held = blocks.get(parent)
-            if held is not None and leaf not in held._modules:
-                held.add_module(leaf, block_like(self._network.get_submodule(path)))
-        for path, block in blocks.items():
+        for path, block in self.root.named_modules():
+            if path and not isinstance(block, Block):
+                continue
             order = [n for n, _ in self._network.get_submodule(path).named_children()]
             names = sorted(block._modules, key=lambda n: order.index(n) if n in order else len(order))
             if isinstance(block, nn.Sequential | nn.ModuleList) or _heavy(block, names) == _heavy(block, block._modules):

@@ -70,7 +70,7 @@ def layer_source(
 
 def head_of(network: Any) -> dict[str, tuple[Tensor, Tensor | None]]:
     """The classifier by the layer that it reads, as `measure_layers` takes it."""
-    weight, bias = network.classifier
+    weight, bias = network.linear_classifier()
     return {observe.FEATURES: (weight.detach().cpu(), None if bias is None else bias.detach().cpu())}
 
 
