@@ -1,104 +1,19 @@
-"""Blocks of a lifted network: the modules that hold layers, such as `layer1` and `layer1.0`, as modules that run.
-
-The network runs one program, compiled from its whole graph, as long as nobody asks anything of a block. A block that is
-watched (it has a hook, was compiled, wrapped or replaced) is called as a module from then on: the program is made again
-with one call in place of the block's nodes. So blocks cost nothing until they are used.
-"""
+"""Blocks of a lifted network: what holds layers in 2D, such as `layer1` and `layer1.0`, as modules with a forward."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from torch import Tensor, fx, nn
-from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from image2point.errors import InputError
-from image2point.lifting.fuse import fuse
-from image2point.lifting.regions import WITHIN, Call, LeakError, Operand, collapse, graph_of, members, region, returning, rows_of
+from image2point.lifting.programs import Region
+from image2point.lifting.regions import WITHIN, Call, LeakError, Operand, members, region
 from image2point.voxels import DenseVoxels, VoxelTensor
-
-_HOOKS = (
-    "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks", "_gradient_pre_hooks",
-    "_gradient_hooks",
-)  # fmt: skip
-
-
-class Region:
-    """What a block computes.
-
-    Attributes:
-        path: the block's name.
-        call: how it is called.
-        graph: what it runs, in terms of its own children; None where it cannot run.
-        problem: why it cannot be called by the network, empty where it can.
-        leaf: whether the block is a single layer, which changes nothing.
-        inner: the regions of the blocks in it, by the names of its children.
-    """
-
-    def __init__(self, path: str, call: Call, graph: fx.Graph | None, problem: str, leaf: bool = False) -> None:
-        self.path, self.call, self.graph, self.problem, self.leaf = path, call, graph, problem, leaf
-        self.inner: dict[str, Region] = {}
-        self._program = Program(graph or fx.Graph(), self.inner)
-
-    def run(self, block: nn.Module, values: Mapping[str, Any]) -> Any:
-        """What the block gives for these values of its operands."""
-        return self._program(block, *(values[name] for name in self.call.operands))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_program": None, "graph": None if self.graph is None else rows_of(self.graph)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        graph = state["graph"]
-        vars(self).update(state, graph=None if graph is None else graph_of(graph))
-        self._program = Program(self.graph or fx.Graph(), self.inner)
-
-
-class Program:
-    """A graph over the children of a module, compiled when it first runs, and again when other blocks are watched.
-
-    Args:
-        names: which results of the graph it returns, where they are named.
-    """
-
-    def __init__(self, graph: fx.Graph, regions: Mapping[str, Region], names: tuple[str, ...] = ()) -> None:
-        self._graph, self._regions, self._names = graph, regions, names
-        self._compiled: dict[tuple[str, ...], Callable[..., Any]] = {}
-        self._unwatched: _Unwatched | None = None
-
-    def __call__(self, module: nn.Module, *values: Any) -> Any:
-        """What the graph returns for the values of its placeholders, with the children of `module`."""
-        return self._compiled[self.called(module)](_Children(module), *values)
-
-    def called(self, module: nn.Module) -> tuple[str, ...]:
-        """The blocks that are called as modules, since they are watched now. Their program is there afterwards."""
-        everything = _has_any_global_hook()
-        if self._unwatched is not None and self._unwatched.holds(module) and not everything:
-            return ()
-        names = tuple(watched(module, self._regions, everything))
-        if names not in self._compiled:
-            self._compiled[names] = self._compile(module, names)
-        self._unwatched = None if names else _Unwatched(module, self._regions)
-        return names
-
-    # torch.compile asks once, while it traces, and takes the answer for good.
-    called._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-    def _compile(self, module: nn.Module, names: tuple[str, ...]) -> Callable[..., Any]:
-        graph = returning(self._graph, self._names)
-        found = {name: _find(self._regions, name) for name in names}
-        collapse(graph, [(each.path, name, each.call) for name, each in found.items() if not each.leaf])
-        for node in list(graph.nodes):  # what changes nothing
-            if node.op == "call_module" and node.target not in names and _is_block(module, str(node.target)):
-                node.replace_all_uses_with(node.args[0])
-                graph.erase_node(node)
-        code = fuse(graph, module).python_code(root_module="self")
-        namespace = dict(code.globals)
-        exec(code.src, namespace)
-        return namespace["forward"]
 
 
 class Block(nn.Module):
@@ -175,8 +90,8 @@ class Block(nn.Module):
 
     def _fixed(self, *args: Any) -> NoReturn:
         raise InputError(
-            f"what {self._region.path} calls was fixed when the network was lifted: layers can be replaced, for example "
-            "by nn.Sequential(layer, new), but neither added nor taken away"
+            f"what {self._region.path} calls was fixed when the network was lifted: layers can be replaced, for "
+            "example by nn.Sequential(layer, new), but neither added nor taken away"
         )
 
     def _get_name(self) -> str:
@@ -198,7 +113,6 @@ class BlockSequence(Block, nn.Sequential):
         part._modules.update((name, self._modules[name]) for name in names[index])
         part._region = _part(self._region, names[index], neighbours=index.step in (None, 1))
         return part
-
 
     append = extend = insert = pop = __delitem__ = Block._fixed  # type: ignore[assignment]
 
@@ -260,24 +174,6 @@ def assign_regions(root: nn.Module, graph: fx.Graph, calls: Mapping[str, list[Ca
     return top
 
 
-def watched(module: nn.Module, regions: Mapping[str, Region], everything: bool = False) -> Iterator[str]:
-    """Names of the outermost blocks in a module that somebody watches, or that are not those of its regions."""
-    for name, inner in regions.items():
-        child: Any = module._modules[name]
-        state = vars(child)
-        if (
-            state.get("_region") is not inner
-            or any(map(state.get, _HOOKS))
-            or "forward" in state
-            or state.get("_compiled_call_impl")
-            or (everything and not inner.problem)
-        ):
-            yield name
-        elif inner.inner:
-            for below in watched(child, inner.inner, everything):
-                yield f"{name}.{below}"
-
-
 def tensors(structure: Any) -> list[Tensor]:
     """The tensors in voxels, or in tuples, lists and dictionaries of them."""
     if isinstance(structure, VoxelTensor):
@@ -302,48 +198,6 @@ def with_tensors(structure: Any, new: Iterator[Tensor]) -> Any:
     if isinstance(structure, tuple | list):
         return type(structure)(with_tensors(part, new) for part in structure)
     return next(new) if isinstance(structure, Tensor) else structure
-
-
-class _Unwatched:
-    """A module in which no block is watched: what tells quickly whether that is still so."""
-
-    def __init__(self, module: nn.Module, regions: Mapping[str, Region]) -> None:
-        self._module = module
-        self._slots = [(parent._modules, name) for parent, name in _slots(module, regions)]
-        self._blocks = [held[name] for held, name in self._slots]
-        self._states = [vars(block) for block in self._blocks]
-        self._hooks = [state[kind] for state in self._states for kind in _HOOKS]
-
-    def holds(self, module: nn.Module) -> bool:
-        return (
-            module is self._module
-            and not any(self._hooks)
-            and [held[name] for held, name in self._slots] == self._blocks
-            and not any("forward" in state or state.get("_compiled_call_impl") for state in self._states)
-        )
-
-
-def _slots(module: nn.Module, regions: Mapping[str, Region]) -> Iterator[tuple[nn.Module, str]]:
-    """The blocks in a module, each as its parent and its name."""
-    for name, inner in regions.items():
-        yield module, name
-        yield from _slots(module.get_submodule(name), inner.inner)
-
-
-class _Children:
-    """What a module holds as attributes, apart from the module's own, for generated code."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.__dict__ = {**module._parameters, **module._buffers, **module._modules}
-
-
-def _is_block(module: nn.Module, path: str) -> bool:
-    return isinstance(module.get_submodule(path), Block)
-
-
-def _find(regions: Mapping[str, Region], name: str) -> Region:
-    first, _, rest = name.partition(".")
-    return _find(regions[first].inner, rest) if rest else regions[first]
 
 
 def _part(whole: Region, names: list[str], neighbours: bool) -> Region:

@@ -95,4 +95,3 @@ def _lifted(structure: Any, become: _Lookup) -> Any:
     if isinstance(structure, dict):
         return {key: _lifted(part, become) for key, part in structure.items()}
     return structure
-

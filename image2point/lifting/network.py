@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
-from image2point.lifting.blocks import Program, Region, assign_regions
+from image2point.lifting.blocks import assign_regions
 from image2point.lifting.heads import effective
+from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
@@ -43,9 +44,9 @@ class LiftedNetwork(nn.Module):
     >>> net = image2point.lift("resnet10t", weights="random", num_classes=5)
     >>> voxels = image2point.voxelize([torch.rand(100, 3)], 0.1)
     >>> seen = []
-    >>> handle = net.layer4[-1].register_forward_hook(lambda block, given, result: seen.append(result.features.shape[1]))
-    >>> net(voxels).shape, seen
-    (torch.Size([1, 5]), [512])
+    >>> handle = net.layer4[-1].register_forward_hook(lambda block, given, result: seen.append(result.features))
+    >>> net(voxels).shape, seen[0].shape[1]
+    (torch.Size([1, 5]), 512)
     """
 
     def __init__(

@@ -224,4 +224,3 @@ def _signature(call: Call) -> str:
 
     keywords = [f"{name}={written(part)}" for name, part in call.named.items()]
     return f"({', '.join([*map(written, call.args), *keywords])})"
-

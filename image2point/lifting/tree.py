@@ -55,7 +55,9 @@ class Tree:
                 continue
             order = [n for n, _ in self._network.get_submodule(path).named_children()]
             names = sorted(block._modules, key=lambda n: order.index(n) if n in order else len(order))
-            if isinstance(block, nn.Sequential | nn.ModuleList) or _heavy(block, names) == _heavy(block, block._modules):
+            if isinstance(block, nn.Sequential | nn.ModuleList) or _heavy(block, names) == _heavy(
+                block, block._modules
+            ):
                 block._modules = {name: block._modules[name] for name in names}
 
     def _block(self, path: str) -> nn.Module:

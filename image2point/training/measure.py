@@ -62,7 +62,7 @@ def outputs(
     """Run all clouds (or images) through the network, each process its share; `each_batch` is called after each."""
     plan = in_order(len(clouds), batch_size, fabric.global_rank, fabric.world_size)
     dtype = next(network.parameters()).dtype
-    width, classes = network.linear_classifier()[0].shape[1], len(clouds.classes)  # type: ignore[index]
+    width, classes = network.linear_classifier()[0].shape[1], len(clouds.classes)  # type: ignore[operator]
     features, logits = [torch.empty(0, width)], [torch.empty(0, classes)]
     was_training = network.training
     network.eval()
@@ -100,7 +100,7 @@ def collapse(fabric: Fabric, network: nn.Module, found: dict[str, Outputs]) -> d
 
     A measure that is undefined (with one cloud per class, say) is None.
     """
-    weight, bias = network.linear_classifier()  # type: ignore[misc]
+    weight, bias = network.linear_classifier()  # type: ignore[operator]
     classifier = (weight.detach().cpu(), None if bias is None else bias.detach().cpu())
     statistics = {split: _statistics(fabric, each, len(weight)) for split, each in found.items()}
     centres = statistics["train"].means
@@ -125,7 +125,7 @@ def geometry(fabric: Fabric, network: nn.Module, found: dict[str, Outputs]) -> d
     of the training means (rows) with the classifier's rows (columns); `shares` [2] of the variance between the training
     means along each axis. Nothing where fewer than two classes have training samples.
     """
-    weight, _ = network.linear_classifier()  # type: ignore[misc]
+    weight, _ = network.linear_classifier()  # type: ignore[operator]
     weight = weight.detach().cpu()
     means = {split: _statistics(fabric, each, len(weight), "none").means for split, each in found.items()}
     if torch.isfinite(means["train"]).all(1).sum() < 2:
