@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from image2point.errors import InputError
 from image2point.lifting import controls, kernels, rules
 from image2point.lifting.axes import axis_of, check_patterns
-from image2point.lifting.calls import Calls
 from image2point.lifting.graph import LiftError, Stem, Trace, find_classifier, find_head, overwrites, stage_modules
 from image2point.lifting.heads import fresh_head, unit_length
 from image2point.lifting.records import Options
-from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
-from image2point.lifting.rules.convolution import Experts, conditional_convolution, plain_convolution, standardised
+from image2point.lifting.rules import Chain, Unsupported, Value
+from image2point.lifting.rules.convolution import Experts, conditional_convolution, standardised
 from image2point.lifting.rules.table import READ_PADDING
-from image2point.lifting.stems import FRESH_STEMS, fresh_convolution, replaced_nodes
-from image2point.lifting.tree import Tree
+from image2point.lifting.stems import FRESH_STEMS, adapted_convolution, fresh_convolution, replaced_nodes
+from image2point.lifting.writer import Writer
 from image2point.voxels import GlobalPool
 
 logger = logging.getLogger("image2point")
@@ -32,13 +28,11 @@ LAYERS = "layers"
 
 
 class Rewriter:
-    """Writes the 3D graph and builds its modules, under the 2D network's names.
+    """Goes through the 2D network's operations and decides what becomes of each.
 
     Attributes:
-        tree: the 3D modules.
-        calls: how the 2D network calls its modules, in terms of the graph.
-        graph: the program; its output is {"stages": {name: voxels}, "features": [B, p], "logits": [B, classes]}.
-        roles: role of each 3D module, by name.
+        writer: the 3D graph, whose output is {"stages": {name: voxels}, "features": [B, p], "logits": [B, classes]},
+            and its modules, under the 2D network's names.
         fresh: names of 3D modules and parameters whose tensors do not come from 2D weights.
         merged: names of 2D tensors that went into a tensor of another name.
         classifier: name of the last linear layer, if there is one.
@@ -46,15 +40,11 @@ class Rewriter:
 
     def __init__(self, traced: Trace, stem: Stem, options: Options) -> None:
         self.traced, self.stem, self.options = traced, stem, options
-        self.tree, self.graph = Tree(traced.network), fx.Graph()
-        self.calls = Calls(traced, self.graph)
-        self.roles: dict[str, str] = {}
+        self.writer = Writer(traced)
         self.fresh: set[str] = set()
         self.merged: set[str] = set()
         self.classifier: str | None = None
         self._values: dict[fx.Node, Value] = {}
-        self._built: dict[tuple[str, str], list[str]] = {}
-        self._sites: dict[int, fx.Node] = {}  # voxels of each stride
         self._features: Value | None = None
         self._turns = 0
         self._last_linear, self._head = find_classifier(traced), find_head(traced)
@@ -74,19 +64,19 @@ class Rewriter:
         made: dict[fx.Node, Value] = {}
         for node in self.traced.graph.nodes:
             if node.op == "output":
-                self.calls.finish(self._values.get)
+                self.writer.calls.finish(self._values.get)
                 self._finish(node, made)
-                self.tree.order()
+                self.writer.tree.order()
                 return
-            self.calls.before(node, self._values.get)
+            self.writer.calls.before(node, self._values.get)
             if node.op == "placeholder":
-                value = self._note(Value("voxels", self.graph.placeholder("x"), "BCHW")) if not made else Value("size")
+                value = self.writer.input() if not made else Value("size")
             else:
                 try:
-                    value = self._unchanged(node, self._lift(node))
+                    value = self._lift(node)
                 except Unsupported as reason:
                     raise self._error(node, reason) from None
-            self.calls.after()
+            self.writer.calls.after()
             if overwrites(self.traced, node):
                 # Whoever sees the overwritten value later sees the new one.
                 old = self._values[node.all_input_nodes[0]]
@@ -104,19 +94,14 @@ class Rewriter:
         if padded and rules.rule_of(self.traced.module(node), node.target) not in READ_PADDING:
             raise Unsupported("no rule for padding that is not followed by a convolution or pooling")
         if node.op == "call_module":
-            return self._lift_module(node)
+            value = self._lift_module(node)
+            same = value.node is not None and value.node is self._values[node.all_input_nodes[0]].node
+            return self.writer.call_unchanged(str(node.target), value) if same else value
         if node.op in ("call_function", "call_method"):
             operands = self._operands(node.args), self._operands(node.kwargs)
             lifted = rules.lift_function(node.target, *operands, self._turned(None))
-            return self._write(lifted, self.tree.free(node.name, self.calls.holder))
+            return self.writer.write_function(lifted, node.name)
         return self._parameter(str(node.target))
-
-    def _unchanged(self, node: fx.Node, value: Value) -> Value:
-        """The value of a layer; where it is the operand itself, by way of a module, so that the layer can have hooks."""
-        path, operands = str(node.target), node.all_input_nodes
-        if node.op != "call_module" or value.node is None or value.node is not self._values[operands[0]].node:
-            return value
-        return self._call([path], value, value) if self.tree.unchanged(path) else value
 
     def _parameter(self, path: str) -> Value:
         """A parameter or buffer that no layer holds, such as a layer scale: one number per channel, or one for all."""
@@ -124,14 +109,12 @@ class Rewriter:
         tensor = getattr(self.traced.network.get_submodule(owner), name)
         if not isinstance(tensor, Tensor) or sum(size > 1 for size in tensor.shape) > 1:
             raise Unsupported(f"no rule for {path!r} outside a layer, which is not one number per channel")
-        if path not in self.roles:
+        if path not in self.writer.roles:
             held = controls.held(tensor.detach(), self.options.control)
             if self.options.control in ("random", "scratch"):
                 self.fresh.add(path)
-            self.tree.place(path, nn.Parameter(held) if isinstance(tensor, nn.Parameter) else held)
-            self.roles[path] = "body"
-        flat = self.graph.call_function(torch.flatten, (self.graph.create_node("get_attr", path),))
-        return Value("parameter", flat, shape=tuple(tensor.shape))
+            self.writer.write_parameter(path, nn.Parameter(held) if isinstance(tensor, nn.Parameter) else held, "body")
+        return self.writer.read_parameter(path, tuple(tensor.shape))
 
     def _operands(self, arguments: Any) -> Any:
         """Arguments of a 2D node, the nodes among them replaced by what they became."""
@@ -145,10 +128,10 @@ class Rewriter:
         if node.kwargs or not operands or not all(isinstance(value, Value) for value in operands):
             raise Unsupported(f"no rule for {type(module).__name__} with these arguments")
         operand, *others = operands
-        if (path, operand.kind) in self._built:  # the same module again
+        if self.writer.has_layer(path, operand):  # the same module again
             again = rules.lift_module(module, operand, self._turned(None), *others)
             result = again.result if isinstance(again, Chain) else operand
-            return self._call(self._built[path, operand.kind], operand, result, others)
+            return self.writer.call_again(path, operand, result, others)
         role = self._role(node, module, operand)
         replaced = node is self._last_linear and self.options.num_classes is not None
         if node is self._last_linear:
@@ -166,7 +149,7 @@ class Rewriter:
         if rules.rule_of(module, None) is standardised:
             self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
-            module = self._adapted(module)
+            module = adapted_convolution(module, self.stem.parts, self.options.in_channels, self.traced.name)
         lifted = rules.lift_module(module, operand, self._turned(module, path), *others)
         fresh_norm = self.options.stem in FRESH_STEMS and node in self.stem.norms
         if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
@@ -174,7 +157,7 @@ class Rewriter:
                 if _has_tensors(layer):
                     controls.restart(layer, kernels.generator(self.options.seed, path))
                     self.fresh.add(path)
-        return self._write(lifted, path, role)
+        return self.writer.write(lifted, path, role)
 
     def _turned(self, module: nn.Module | None, path: str = "") -> Options:
         """The options for one operation: with axes in turn, each kernel wider than 1×1 has the next of z, x, y; with
@@ -207,37 +190,19 @@ class Rewriter:
         path = str(node.target)
         controls.restart(lifted, kernels.generator(self.options.seed, path))
         self.fresh.add(path)
-        return self._write(rules.on(value, lifted, stride=stride), path, "input")
-
-    def _adapted(self, conv: nn.Conv2d) -> nn.Conv2d:
-        """The first convolution, for the asked number of input channels."""
-        wanted, parts = self.options.in_channels, self.stem.parts
-        if conv.in_channels == parts * wanted:
-            return conv
-        if conv.groups > 1:
-            raise InputError(
-                f"in_channels = {wanted}: {self.traced.name} takes {conv.in_channels} channels in {conv.groups} "
-                "groups, which cannot be adapted"
-            )
-        if rules.rule_of(conv, None) is standardised:
-            conv = plain_convolution(conv)
-        logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels // parts, wanted)
-        adapted = copy.deepcopy(conv)
-        adapted.in_channels = parts * wanted
-        adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted, parts))
-        return adapted
+        return self.writer.write(rules.on(value, lifted, stride=stride), path, "input")
 
     def _fresh_head(self, features: Value, path: str, width: int, role: str) -> Value:
         """The head that was asked for, and the features as it sees them."""
         options = self.options
         if options.head == "cosine":
-            features = replace(features, node=self.graph.call_function(unit_length, (features.node,)))
+            features = replace(features, node=self.writer.graph.call_function(unit_length, (features.node,)))
         draw = kernels.generator(options.seed, path)
         dtype = next(self.traced.network.parameters()).dtype
         head = fresh_head(options.head, width, int(options.num_classes or 0), draw, dtype)
         self._features = features
         self.fresh.add(path)
-        return self._write(rules.on(features, head), path, role)
+        return self.writer.write(rules.on(features, head), path, role)
 
     def _finish(self, node: fx.Node, made: dict[fx.Node, Value]) -> None:
         (result,) = node.args
@@ -260,8 +225,8 @@ class Rewriter:
         output: dict[str, Any] = {"stages": stages, "logits": value.node}
         if self._features is not None:
             output["features"] = self._features.node
-        self.graph.output(output)
-        self.graph.lint()
+        self.writer.graph.output(output)
+        self.writer.graph.lint()
 
     def _append_head(self, value: Value, result: Any) -> Value:
         """Give a network that ends without a classifier the one that was asked for."""
@@ -271,54 +236,10 @@ class Rewriter:
         logger.info("%s has no classifier: global mean and a fresh linear layer follow it", self.traced.name)
         if value.kind == "voxels":
             pooled = Chain(value, (("", GlobalPool("avg")),), Value("vector", axes="BC"))
-            value = self._write(pooled, self.tree.free("head_pool"), "output")
-        path = self.tree.free("head")
+            value = self.writer.write(pooled, self.writer.tree.free("head_pool"), "output")
+        path = self.writer.tree.free("head")
         self.classifier = path
         return self._fresh_head(value, path, _width(self.traced, result), "output")
-
-    # ----------------------------------------------------------------------------------------------- writing
-
-    def _write(self, lifted: Lifted, path: str, role: str = "body") -> Value:
-        """Put what a rule gave into the graph, its modules under `path`."""
-        if isinstance(lifted, Value):
-            return lifted
-        if isinstance(lifted, rules.Call):
-            arguments = tuple(self._finer(a) if isinstance(a, FinerSites) else a for a in lifted.arguments)
-            return self._note(replace(lifted.result, node=self.graph.call_function(lifted.function, arguments)))
-        operand = lifted.operand
-        if any(built == path for built, _ in self._built):  # an activation used on voxels and on vectors
-            parent, _, leaf = path.rpartition(".")
-            path = self.tree.free(leaf, parent)
-        names = []
-        for suffix, module in lifted.modules:
-            name = f"{path}.{suffix}" if suffix else path
-            self.tree.place(name, module)
-            self.roles[name] = role
-            names.append(name)
-        self._built[path, operand.kind] = names
-        return self._call(names, operand, lifted.result, lifted.others)
-
-    def _call(self, names: list[str], operand: Value, result: Value, others: Sequence[Value] = ()) -> Value:
-        node = operand.node
-        for name in names:
-            further = tuple(value.node for value in others) if name is names[-1] else ()
-            # The graph does not own the modules, so its own check of names would only warn.
-            node = self.graph.create_node("call_module", name, (node, *further))
-        return self._note(replace(result, node=node))
-
-    def _note(self, value: Value) -> Value:
-        if value.kind == "voxels" and value.node is not None:
-            self._sites.setdefault(value.stride, value.node)
-        return value
-
-    def _finer(self, sites: FinerSites) -> fx.Node:
-        """Earlier voxels of that stride: those that a module around here is given, or else the first there were."""
-        node = self.calls.given(sites.stride) or self._sites.get(sites.stride)
-        if node is None:
-            raise Unsupported(
-                f"no rule for upsampling to stride {sites.stride}, at which there are no earlier features"
-            )
-        return node
 
     def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
         module = self.traced.module(node)
