@@ -41,7 +41,7 @@ class LiftedNetwork(nn.Module):
     A child module of one of these names comes first: of an EfficientNet, `classifier` is the module.
 
     >>> import image2point, torch
-    >>> net = image2point.lift("resnet10t", weights="random", num_classes=5)
+    >>> net = image2point.lift("resnet10t", weights="random", num_classes=5).eval()
     >>> voxels = image2point.voxelize([torch.rand(100, 3)], 0.1)
     >>> seen = []
     >>> handle = net.layer4[-1].register_forward_hook(lambda block, given, result: seen.append(result.features))
