@@ -57,7 +57,7 @@ def test_a_skip_adds_the_block_to_the_features() -> None:
         expected[:, : block.shape[1]] += block
         found, logits = skipped.embed(x)
         assert torch.allclose(found, expected, atol=1e-6)
-        weight, bias = plain.classifier
+        weight, bias = plain.linear_classifier()
         assert torch.allclose(logits, expected @ weight.T + bias, atol=1e-5)
         assert torch.equal(observer(skipped, ["features"])(x)["features"][0], found)
     assert layers(skipped) == layers(plain)
