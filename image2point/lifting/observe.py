@@ -1,4 +1,4 @@
-"""Looking inside a lifted network: what any named layer gives, in one pass, reduced as soon as it is there."""
+"""Looking inside a lifted network: the output of any named layer, in one pass, reduced where it is computed."""
 
 from __future__ import annotations
 
@@ -24,46 +24,47 @@ FEATURES = "features"
 def layers(net: LiftedNetwork) -> tuple[str, ...]:
     """Names of all layers that can be observed, in the order in which they are computed.
 
-    They are the 2D network's names, of modules of any depth (`layer1`, `layer1.0`, `layer1.0.conv1`), and `features`.
-    What the paper's stem replaces has the output of the stem.
+    They are the 2D network's module names, at any depth (`layer1`, `layer1.0`, `layer1.0.conv1`), and `features`. A
+    layer that the paper's stem replaced gives the output of the stem.
     """
-    return tuple(places(net.graph))
+    return tuple(layer_nodes(net._graph))
 
 
 def observer(net: LiftedNetwork, names: Sequence[str], per_voxel: bool = False) -> Callable[[Voxels], dict[str, Rows]]:
     """A function that runs the network and gives the rows of the named layers.
 
-    One row per cloud, the mean over the occupied voxels of a feature map, or with `per_voxel` one per occupied voxel.
-    Each map is reduced where it is computed, and nothing after the last of the layers runs.
+    A layer has one row per cloud, the mean of its map over the occupied voxels, or with `per_voxel` one row per
+    occupied voxel. Each map is reduced where it is computed, and nothing after the last of the layers runs. Blocks with
+    hooks are called as modules.
 
     Raises:
-        InputError: on a name that no layer has.
+        InputError: on a name that no layer has; when it runs, on a layer inside a block that has a hook.
     """
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    graph.graph_copy(net.graph, copies, return_output_node=True)
-    found = places(net.graph)
+    graph.graph_copy(net._graph, copies, return_output_node=True)
+    nodes = layer_nodes(net._graph)
     reduce = rows_per_voxel if per_voxel else rows_per_cloud
-    seen = {}
+    rows = {}
     for name in names:
-        if name not in found:
-            raise InputError(f"{net.lifting.network} has no layer {name!r}; it has {', '.join(found)}")
-        node = copies[found[name]]
+        if name not in nodes:
+            raise InputError(f"{net._lifting.network} has no layer {name!r}; it has {', '.join(nodes)}")
+        node = copies[nodes[name]]
         with graph.inserting_after(node):  # a later layer may overwrite what this one gave
-            seen[name] = graph.call_function(reduce, (node,))
-    graph.output(seen)
+            rows[name] = graph.call_function(reduce, (node,))
+    graph.output(rows)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     program = net.program(graph)
     return lambda x: net.execute(program, x)
 
 
 def rows_per_cloud(x: Voxels) -> Rows:
-    """Means over the occupied voxels of each cloud; a vector per cloud as it is."""
+    """Means over the occupied voxels of each cloud; vectors per cloud stay as they are."""
     means = x.clone() if isinstance(x, Tensor) and x.ndim == 2 else global_mean(x)
     return means, torch.arange(len(means), device=means.device)
 
 
 def rows_per_voxel(x: Voxels) -> Rows:
-    """The occupied voxels themselves; a vector per cloud as it is."""
+    """The features of the occupied voxels; vectors per cloud stay as they are."""
     if isinstance(x, Tensor) and x.ndim == 2:
         return rows_per_cloud(x)
     if isinstance(x, Tensor):
@@ -73,17 +74,17 @@ def rows_per_voxel(x: Voxels) -> Rows:
 
 
 def choose(patterns: Iterable[str], available: Sequence[str], blocks: Sequence[str]) -> tuple[str, ...]:
-    """The layers that match any of `patterns`, in the order of `available`; the pattern `blocks` stands for those.
+    """The layers that match any of `patterns`, in the order of `available`; the pattern `blocks` stands for `blocks`.
 
     Raises:
         InputError: on a pattern that matches nothing.
     """
     wanted: set[str] = set()
     for pattern in patterns:
-        found = set(blocks) if pattern == "blocks" else {n for n in available if fnmatchcase(n, pattern)}
-        if not found:
+        matches = set(blocks) if pattern == "blocks" else {n for n in available if fnmatchcase(n, pattern)}
+        if not matches:
             raise InputError(f"no layer matches {pattern!r}; there are {', '.join(available)}")
-        wanted |= found
+        wanted |= matches
     return tuple(name for name in available if name in wanted)
 
 
@@ -105,13 +106,13 @@ def blocks(kernels: Iterable[str]) -> tuple[str, ...]:
 
 def block_layers(net: LiftedNetwork) -> tuple[str, ...]:
     """The blocks of a lifted network that can be observed, in order, and `features`."""
-    names = {*blocks(record.name for record in net.lifting.parameters if len(record.shape) == 5), FEATURES}
+    names = {*blocks(record.name for record in net._lifting.parameters if len(record.shape) == 5), FEATURES}
     return tuple(name for name in dict.fromkeys(layers(net)) if name in names)
 
 
-def places(graph: fx.Graph) -> dict[str, fx.Node]:
+def layer_nodes(graph: fx.Graph) -> dict[str, fx.Node]:
     """The node that gives each layer, in order; `features` last, if there are any."""
-    found = {name: node for node in graph.nodes for name in node.meta.get(LAYERS, ()) if name != FEATURES}
+    nodes = {name: node for node in graph.nodes for name in node.meta.get(LAYERS, ()) if name != FEATURES}
     (output,) = next(node for node in graph.nodes if node.op == "output").args
     assert isinstance(output, dict)
-    return found | ({FEATURES: output[FEATURES]} if FEATURES in output else {})
+    return nodes | ({FEATURES: output[FEATURES]} if FEATURES in output else {})
