@@ -17,7 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError, listed
 from image2point.lifting.network import LiftedNetwork
-from image2point.lifting.observe import block_layers
 from image2point.networks.layer_names import blocks
 from image2point.roles import DECODER, POLICIES, ROLES, Policy, is_policy
 
@@ -100,7 +99,7 @@ def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
 def blocks_of(net: LiftedNetwork) -> tuple[str, ...]:
     """The blocks of the body, in order: what `layer:` and `scl:` can name, and `auto` chooses from."""
     kernels = [r.name for r in net.lifting.parameters if r.role == "body" and len(r.shape) == 5]
-    return tuple(name for name in block_layers(net) if name in blocks(kernels))
+    return tuple(name for name in net.block_names() if name in blocks(kernels))
 
 
 def _inside(name: str, block: str) -> bool:

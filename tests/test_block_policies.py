@@ -16,7 +16,6 @@ from image2point.finetune import blocks_of
 from image2point.jobs import block_choice
 from image2point.jobs.transfer import run_transfer
 from image2point.lifting.network import LiftedNetwork
-from image2point.lifting.observe import layers, observer
 from image2point.lifting.skip import add_skip
 
 
@@ -52,16 +51,16 @@ def test_a_skip_adds_the_block_to_the_features() -> None:
     plain, skipped = network().eval(), add_skip(network(), "layer2.0").eval()
     assert list(plain.state_dict()) == list(skipped.state_dict())
     with torch.no_grad():
-        seen = observer(plain, ["layer2.0", "features"])(x)
+        seen = plain.observe(["layer2.0", "features"])(x)
         block, features = seen["layer2.0"][0], seen["features"][0]
         expected = features.clone()
         expected[:, : block.shape[1]] += block
         found, logits = skipped.embed(x)
         assert torch.allclose(found, expected, atol=1e-6)
-        weight, bias = plain.classifier
+        weight, bias = plain.linear_classifier()
         assert torch.allclose(logits, expected @ weight.T + bias, atol=1e-5)
-        assert torch.equal(observer(skipped, ["features"])(x)["features"][0], found)
-    assert layers(skipped) == layers(plain)
+        assert torch.equal(skipped.observe(["features"])(x)["features"][0], found)
+    assert skipped.layer_names() == plain.layer_names()
 
 
 def test_gradients_reach_the_block_through_the_skip_alone() -> None:

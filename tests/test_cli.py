@@ -125,7 +125,7 @@ def test_load_needs_the_run_directory_only(run: Path) -> None:
 
     network = i2p.load(run)
     assert not network.training
-    assert network.classifier[0].shape[0] == 3
+    assert network.linear_classifier()[0].shape[0] == 3
 
 
 def test_export_writes_the_network_of_a_run(run: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_run_keeps_where_its_classes_lie(run: Path) -> None:
     means = torch.stack([features["train"][torch.from_numpy(labels["train"] == c)].mean(0) for c in range(3)])
     centred = torch.nn.functional.normalize(means - means.mean(0)).numpy()
     np.testing.assert_allclose(stored["train_cosines"], centred @ centred.T, atol=1e-4)
-    weight = subject.network.classifier[0]
+    weight = subject.network.linear_classifier()[0]
     rows = torch.nn.functional.normalize(weight - weight.mean(0)).numpy()
     np.testing.assert_allclose(stored["classifier_cosines"], centred @ rows.T, atol=1e-4)
     # Three means span the plane: distances between them are kept, and a test cloud is as far from them along it.

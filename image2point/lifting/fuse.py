@@ -1,4 +1,4 @@
-"""Chains of convolution, norm, sum and activation in a lifted graph, each as one node."""
+"""Fusing: every chain of convolution, norm, sum and activation in a lifted graph becomes one node."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from image2point.voxels.functional import add
 
 
 def fuse(graph: fx.Graph, network: nn.Module) -> fx.Graph:
-    """Replace every chain of a graph, which is changed and returned.
+    """Replace every chain of a graph, in place; returns the graph.
 
-    A chain is a convolution, a norm that alone reads it, and as far as they alone read what goes before: a sum with
-    other voxels, an activation. Its node stands where the last of them stood, when everything that they read is there.
-    Whether it runs as one operation depends on the modules' state when it is called.
+    A chain is a convolution and the norm that is its only reader, then a sum with other voxels and an activation, each
+    only if it is the only reader of what precedes it. The new node stands where the last of the chain stood, since
+    everything that the chain reads is there by then. Whether it runs as one operation is decided at each call, from
+    the state of the modules.
     """
 
     def module(node: fx.Node | None) -> nn.Module | None:

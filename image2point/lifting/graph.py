@@ -31,12 +31,15 @@ class Trace:
     Attributes:
         network: the 2D network; its modules are the leaves of the graph.
         outputs: path of each submodule that was called → the node of its output.
+        calls: path of each submodule that was called → what it was called with, by position and by name, and what it
+            gave, each time.
     """
 
     name: str
     network: nn.Module
     graph: fx.Graph
     outputs: dict[str, fx.Node]
+    calls: dict[str, list[tuple[Any, Any, Any]]]
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls."""
@@ -85,6 +88,7 @@ class _Tracer(fx.Tracer):
         # A function may also be called as an attribute of its module.
         self._autowrap_search += [sys.modules[f.__module__] for f in functions if f.__module__ in sys.modules]
         self.outputs: dict[str, fx.Node] = {}
+        self.calls: dict[str, list[tuple[Any, Any, Any]]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if class_rule(type(m)) is not None or super().is_leaf_module(m, module_qualified_name):
@@ -93,10 +97,24 @@ class _Tracer(fx.Tracer):
         return type(m).__module__.startswith("timm.layers") and next(m.children(), None) is None
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        path = self.path_of_module(m)
+        calls = self.calls.setdefault(path, [])
+        calls.append((_nodes(args), _nodes(kwargs), None))
+        this = len(calls) - 1
         result = super().call_module(m, forward, args, kwargs)
+        calls[this] = (*calls[this][:2], _nodes(result))
         if isinstance(result, fx.Proxy):
-            self.outputs[self.path_of_module(m)] = result.node
+            self.outputs[path] = result.node
         return result
+
+
+def _nodes(structure: Any) -> Any:
+    """The nodes of the proxies in nested tuples, lists and dictionaries."""
+    if isinstance(structure, fx.Proxy):
+        return structure.node
+    if isinstance(structure, tuple | list):
+        return (tuple if isinstance(structure, tuple) else list)(map(_nodes, structure))
+    return {key: _nodes(part) for key, part in structure.items()} if isinstance(structure, dict) else structure
 
 
 def trace(network: nn.Module, name: str) -> Trace:
@@ -122,7 +140,7 @@ def trace(network: nn.Module, name: str) -> Trace:
     finally:
         network.train(training)
     _drop_unused(graph)
-    return Trace(name, network, graph, tracer.outputs)
+    return Trace(name, network, graph, tracer.outputs, tracer.calls)
 
 
 def refusal_of_attention(traced: Trace | nn.Module, name: str) -> LiftError | None:

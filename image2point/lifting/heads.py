@@ -1,8 +1,8 @@
 """Fresh heads: from one feature vector per cloud to class scores.
 
 Whatever the head, in eval mode the scores are linear in the features that `LiftedNetwork.embed` gives:
-`scores == features @ weight.T + bias` with `weight, bias = network.classifier`. NC2 of the classifier, NC3 and NC4 are
-measured on that pair.
+`scores == features @ weight.T + bias` with `weight, bias = network.linear_classifier()`. NC2 of the classifier, NC3 and
+NC4 are measured on that pair.
 """
 
 from __future__ import annotations

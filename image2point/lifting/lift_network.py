@@ -196,10 +196,11 @@ def lift(
         rewriter.run()
     lifting = record_origins(rewriter, report, loaded)
     _log(lifting.counts, name, options)
-    lifted = LiftedNetwork(rewriter.root, rewriter.graph, lifting, rewriter.roles, rewriter.classifier)
+    made = rewriter.writer
+    lifted = LiftedNetwork(made.tree.root, made.graph, lifting, made.roles, rewriter.classifier, made.calls.made)
     if variance == "occupancy" and control != "scratch":
         fresh = "input" if stem in FRESH_STEMS else None
-        names = [n for n, m in lifted.named_modules() if isinstance(m, VoxelConv) and rewriter.roles[n] != fresh]
+        names = [n for n, m in lifted.named_modules() if isinstance(m, VoxelConv) and made.roles[n] != fresh]
         calibrate(lifted, names, check_batch(calibration))
     return lifted
 

@@ -3,52 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
-from image2point.lifting.fuse import fuse
+from image2point.lifting.blocks import assign_regions
 from image2point.lifting.heads import effective
-from image2point.lifting.observe import block_layers, layers, observer
+from image2point.lifting.observe import block_layers, layer_nodes, observing
+from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
+from image2point.lifting.regions import Call, graph_of, returning, rows_of
 from image2point.networks.layer_names import Rows
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 
-Program: TypeAlias = Callable[[Any, Voxels], dict[str, Any]]
+_OWN = ("graph", "lifting", "roles", "classifier")
+"""Attributes that give way to a child module of that name."""
+
+_RESULTS = {
+    "scores": ("logits",),
+    "embedding": ("features", "logits"),
+    "maps": ("stages",),
+    "everything": ("stages", "features", "logits"),
+}
 
 
 class LiftedNetwork(nn.Module):
     """A 3D network over voxels, made by `image2point.lift`.
 
-    Its state dict has the 2D network's names (`layer1.0.conv1.weight`). A child module may have any name, even one
-    of an attribute here: children live in the state dict, attributes on the object.
+    Its state dict has the 2D network's names (`layer1.0.conv1.weight`), and its blocks are modules as there
+    (`lifting.blocks`): `net.layer4[-1]` can be called and can have hooks.
 
     Attributes:
-        graph: the program, a `torch.fx.Graph`.
+        graph: the program, a `torch.fx.Graph` with a node per layer.
         lifting: the record of where every parameter comes from.
         roles: role of each module: input, norm, body or output.
+        classifier: what `linear_classifier` gives.
+
+    A child module of one of these names comes first: of an EfficientNet, `classifier` is the module.
+
+    >>> import image2point, torch
+    >>> net = image2point.lift("resnet10t", weights="random", num_classes=5).eval()
+    >>> voxels = image2point.voxelize([torch.rand(100, 3)], 0.1)
+    >>> seen = []
+    >>> handle = net.layer4[-1].register_forward_hook(lambda block, given, result: seen.append(result.features))
+    >>> net(voxels).shape, seen[0].shape[1]
+    (torch.Size([1, 5]), 512)
     """
 
     def __init__(
-        self, root: nn.Module, graph: fx.Graph, lifting: Lifting, roles: dict[str, str], classifier: str | None
+        self,
+        root: nn.Module,
+        graph: fx.Graph,
+        lifting: Lifting,
+        roles: dict[str, str],
+        classifier: str | None,
+        calls: dict[str, list[Call]],
     ) -> None:
         super().__init__()
+        for name in root._modules:
+            if hasattr(type(self), name):
+                raise InputError(
+                    f"{lifting.network} has a child module {name!r}, a name that lifted networks need for a method; "
+                    "give it another one"
+                )
         self._modules.update(root._modules)
-        self.graph, self.lifting, self.roles = graph, lifting, roles
-        self._classifier = classifier
+        self._parameters.update(root._parameters)
+        self._buffers.update(root._buffers)
+        self._graph, self._lifting, self._roles = graph, lifting, roles
+        self._classifier, self._calls = classifier, calls
         self._held: frozenset[str] = frozenset()
-        self._program: Program
-        self._scoring: Program
+        self._regions: dict[str, Region]
+        self._programs: dict[str, Program]
         self.renew_program()
+
+    def __getattr__(self, name: str) -> Any:
+        """A child, a parameter or a buffer; else what this network has under that name itself."""
+        held = any(name in self.__dict__.get(kind, ()) for kind in ("_modules", "_parameters", "_buffers"))
+        if name in _OWN and not held:
+            return self.linear_classifier() if name == "classifier" else self.__dict__[f"_{name}"]
+        return super().__getattr__(name)
 
     def forward(self, x: Voxels) -> Tensor:
         """Class scores [B, classes] of a batch of clouds."""
-        return self.execute(self._scoring, x)["logits"]
+        return self._run(x, "scores")["logits"]
 
     def forward_features(self, x: Voxels) -> dict[str, Voxels]:
         """Feature maps of every stage, finest first, by stage name."""
-        return self._run(x)["stages"]
+        return self._run(x, "maps")["stages"]
 
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
         """Features before the classifier [B, p], and class scores [B, classes].
@@ -58,13 +100,25 @@ class LiftedNetwork(nn.Module):
         Raises:
             InputError: where the network gives no vector per cloud.
         """
-        result = self.execute(self._scoring, x)
+        layer = self._classifier or ""
+        if any(layer.startswith(f"{block}.") for block in self._programs["scores"].called(self)):
+            return self._embed_before(self.get_submodule(layer), x)
+        result = self._run(x, "embedding")
         if "features" not in result:
-            raise InputError(f"{self.lifting.network} has no global pooling, so it gives no feature vector per cloud")
+            raise InputError(f"{self._lifting.network} has no global pooling, so it gives no feature vector per cloud")
         return result["features"], result["logits"]
 
-    @property
-    def classifier(self) -> tuple[Tensor, Tensor | None]:
+    def _embed_before(self, layer: nn.Module, x: Voxels) -> tuple[Tensor, Tensor]:
+        """`embed`, where the features never leave the block of the classifier."""
+        seen: list[Tensor] = []
+        handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        try:
+            scores = self.forward(x)
+        finally:
+            handle.remove()
+        return seen[0], scores
+
+    def linear_classifier(self) -> tuple[Tensor, Tensor | None]:
         """Weight [classes, p] and bias [classes] (or None) of the linear layer that the head is in eval mode.
 
         What the head has besides is folded in (`lifting.heads`): with it, a batch norm on the scores by its running
@@ -75,30 +129,35 @@ class LiftedNetwork(nn.Module):
             InputError: where the network ends without one.
         """
         if self._classifier is None:
-            raise InputError(f"{self.lifting.network} was lifted without a classifier; give num_classes to add one")
+            raise InputError(f"{self._lifting.network} was lifted without a classifier; give num_classes to add one")
         layer = self.get_submodule(self._classifier)
         assert isinstance(layer, nn.Linear)
         return effective(layer)
 
     def layer_names(self) -> tuple[str, ...]:
-        """Names of the layers that can be observed, in the order of computation; see `lifting.observe.layers`."""
-        return tuple(dict.fromkeys(layers(self)))
+        """Names of all layers that can be observed, in the order in which they are computed.
+
+        They are the 2D network's module names, at any depth (`layer1`, `layer1.0`, `layer1.0.conv1`), and `features`. A
+        layer that the paper's stem replaced gives the output of the stem.
+        """
+        return tuple(layer_nodes(self._graph))
 
     def block_names(self) -> tuple[str, ...]:
         """The blocks that can be observed, in order, and `features`."""
-        return block_layers(self)
+        return block_layers(self._graph, self._lifting)
 
     def observe(self, names: Sequence[str], per_site: bool = False) -> Callable[[Voxels], dict[str, Rows]]:
-        """A function that gives the rows of the named layers on voxels; see `lifting.observe.observer`."""
-        return observer(self, names, per_site)
+        """A function that runs the network and gives the rows of the named layers.
 
-    def get_submodule(self, target: str) -> nn.Module:
-        """The module of that path, by children alone: one may have the name of an attribute here."""
-        first, _, rest = target.partition(".")
-        child = self._modules.get(first)
-        if child is None:
-            return super().get_submodule(target)
-        return child.get_submodule(rest)
+        A layer has one row per cloud, the mean of its map over the occupied voxels, or with `per_site` one row per
+        occupied voxel. Each map is reduced where it is computed, and nothing after the last of the layers runs. Blocks
+        with hooks are called as modules.
+
+        Raises:
+            InputError: on a name that no layer has; when it runs, on a layer inside a block that has a hook.
+        """
+        program = self.program(observing(self._graph, names, per_site, self._lifting.network))
+        return lambda x: self.execute(program, x)
 
     def train(self, mode: bool = True) -> LiftedNetwork:
         """Set the mode, except of the modules that are held in eval."""
@@ -114,25 +173,25 @@ class LiftedNetwork(nn.Module):
         self._held = frozenset(names)
         self.train(self.training)
 
-    def _run(self, x: Voxels) -> dict[str, Any]:
-        """Everything: stages, features and scores, of one pass."""
-        return self.execute(self._program, x)
+    def _run(self, x: Voxels, what: str = "everything") -> dict[str, Any]:
+        """The named results of one pass."""
+        return self.execute(self._programs[what], x)
 
     def renew_program(self) -> None:
         """Make the programs again, after a change of `graph`."""
-        self._program = self.program(copy_of(self.graph))
-        self._scoring = self.program(without_stages(self.graph))
+        self._regions = assign_regions(self, returning(self._graph, ["logits"]), self._calls)
+        self._programs = {what: Program(self._graph, self._regions, names) for what, names in _RESULTS.items()}
 
     def program(self, graph: fx.Graph) -> Program:
-        """The program of a graph over this network's modules. The graph is used up: chains become one node (`fuse`)."""
-        return _compiled(fuse(graph, self))
+        """The program of a graph over this network's modules."""
+        return Program(graph, self._regions)
 
     def execute(self, program: Program, x: Voxels) -> dict[str, Any]:
         """Run a program over this network's modules: its own, or one made of its graph (`lifting.observe`)."""
         self._check(x)
-        if self.lifting.options.substrate == "dense" and isinstance(x, VoxelTensor):
+        if self._lifting.options.substrate == "dense" and isinstance(x, VoxelTensor):
             x = x.dense()
-        return program(_Children(self._modules), x)
+        return program(self, x)
 
     def _check(self, x: Voxels) -> None:
         if isinstance(x, VoxelTensor):
@@ -147,50 +206,16 @@ class LiftedNetwork(nn.Module):
                 f"a lifted network takes a VoxelTensor, DenseVoxels or a grid [B, C, X, Y, Z], found {found}; "
                 "`image2point.voxelize` makes voxels from points"
             )
-        wanted = self.lifting.options.in_channels
+        wanted = self._lifting.options.in_channels
         if channels != wanted:
             raise InputError(
-                f"{self.lifting.network} was lifted for {wanted} input channels, but the voxels carry {channels}; "
+                f"{self._lifting.network} was lifted for {wanted} input channels, but the voxels carry {channels}; "
                 f"lift with in_channels={channels} or give other features"
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_program", "_scoring")}
+        return {**self.__dict__, "_programs": None, "_graph": rows_of(self._graph)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.renew_program()  # compiled code cannot be copied
-
-
-class _Children:
-    """The children as attributes, apart from the network's own, for generated code."""
-
-    def __init__(self, modules: dict[str, nn.Module | None]) -> None:
-        self.__dict__ = modules
-
-
-def _compiled(graph: fx.Graph) -> Program:
-    """The program that a graph describes: (children as attributes, voxels) → what the graph returns."""
-    code = graph.python_code(root_module="self")
-    namespace = dict(code.globals)
-    exec(code.src, namespace)
-    return namespace["forward"]
-
-
-def copy_of(graph: fx.Graph) -> fx.Graph:
-    """The same nodes and the same output."""
-    copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    return copy
-
-
-def without_stages(graph: fx.Graph) -> fx.Graph:
-    """The same nodes, but the stages are not returned: so each is freed as soon as no layer needs it any more."""
-    copy, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    copy.graph_copy(graph, copies)
-    (output,) = graph.find_nodes(op="output")
-    (result,) = output.args
-    assert isinstance(result, dict)
-    scores = {name: copies[node] for name, node in result.items() if name != "stages"}
-    copy.output(scores)
-    return copy
+        super().__setstate__({**state, "_graph": graph_of(state["_graph"])})
+        self._programs = {what: Program(self._graph, self._regions, names) for what, names in _RESULTS.items()}

@@ -1,66 +1,50 @@
-"""Looking inside a lifted network: what any named layer gives, in one pass, reduced as soon as it is there."""
+"""Looking inside a lifted network: the output of any named layer, in one pass, reduced where it is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
 
 from image2point.errors import InputError
+from image2point.lifting.records import Lifting
 from image2point.lifting.rewrite import LAYERS
 from image2point.networks.layer_names import FEATURES, Rows, blocks
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.functional import global_mean
 
-if TYPE_CHECKING:
-    from image2point.lifting.network import LiftedNetwork
 
-
-def layers(net: LiftedNetwork) -> tuple[str, ...]:
-    """Names of all layers that can be observed, in the order in which they are computed.
-
-    They are the 2D network's names, of modules of any depth (`layer1`, `layer1.0`, `layer1.0.conv1`), and `features`.
-    What the paper's stem replaces has the output of the stem.
-    """
-    return tuple(places(net.graph))
-
-
-def observer(net: LiftedNetwork, names: Sequence[str], per_voxel: bool = False) -> Callable[[Voxels], dict[str, Rows]]:
-    """A function that runs the network and gives the rows of the named layers.
-
-    One row per cloud, the mean over the occupied voxels of a feature map, or with `per_voxel` one per occupied voxel.
-    Each map is reduced where it is computed, and nothing after the last of the layers runs.
+def observing(graph: fx.Graph, names: Sequence[str], per_voxel: bool, network: str) -> fx.Graph:
+    """The part of a lifted graph that leads to the named layers, giving their rows.
 
     Raises:
         InputError: on a name that no layer has.
     """
-    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    graph.graph_copy(net.graph, copies, return_output_node=True)
-    found = places(net.graph)
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    part.graph_copy(graph, copies, return_output_node=True)
+    nodes = layer_nodes(graph)
     reduce = rows_per_voxel if per_voxel else rows_per_cloud
-    seen = {}
+    rows = {}
     for name in names:
-        if name not in found:
-            raise InputError(f"{net.lifting.network} has no layer {name!r}; it has {', '.join(found)}")
-        node = copies[found[name]]
-        with graph.inserting_after(node):  # a later layer may overwrite what this one gave
-            seen[name] = graph.call_function(reduce, (node,))
-    graph.output(seen)
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    program = net.program(graph)
-    return lambda x: net.execute(program, x)
+        if name not in nodes:
+            raise InputError(f"{network} has no layer {name!r}; it has {', '.join(nodes)}")
+        node = copies[nodes[name]]
+        with part.inserting_after(node):  # a later layer may overwrite what this one gave
+            rows[name] = part.call_function(reduce, (node,))
+    part.output(rows)
+    part.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    return part
 
 
 def rows_per_cloud(x: Voxels) -> Rows:
-    """Means over the occupied voxels of each cloud; a vector per cloud as it is."""
+    """Means over the occupied voxels of each cloud; vectors per cloud stay as they are."""
     means = x.clone() if isinstance(x, Tensor) and x.ndim == 2 else global_mean(x)
     return means, torch.arange(len(means), device=means.device)
 
 
 def rows_per_voxel(x: Voxels) -> Rows:
-    """The occupied voxels themselves; a vector per cloud as it is."""
+    """The features of the occupied voxels; vectors per cloud stay as they are."""
     if isinstance(x, Tensor) and x.ndim == 2:
         return rows_per_cloud(x)
     if isinstance(x, Tensor):
@@ -69,15 +53,15 @@ def rows_per_voxel(x: Voxels) -> Rows:
     return x.features.clone(), x.sites.batch
 
 
-def block_layers(net: LiftedNetwork) -> tuple[str, ...]:
-    """The blocks of a lifted network that can be observed, in order, and `features`."""
-    names = {*blocks(record.name for record in net.lifting.parameters if len(record.shape) == 5), FEATURES}
-    return tuple(name for name in dict.fromkeys(layers(net)) if name in names)
+def block_layers(graph: fx.Graph, lifting: Lifting) -> tuple[str, ...]:
+    """The blocks that can be observed, in order, and `features`."""
+    names = {*blocks(record.name for record in lifting.parameters if len(record.shape) == 5), FEATURES}
+    return tuple(name for name in layer_nodes(graph) if name in names)
 
 
-def places(graph: fx.Graph) -> dict[str, fx.Node]:
+def layer_nodes(graph: fx.Graph) -> dict[str, fx.Node]:
     """The node that gives each layer, in order; `features` last, if there are any."""
-    found = {name: node for node in graph.nodes for name in node.meta.get(LAYERS, ()) if name != FEATURES}
+    nodes = {name: node for node in graph.nodes for name in node.meta.get(LAYERS, ()) if name != FEATURES}
     (output,) = next(node for node in graph.nodes if node.op == "output").args
     assert isinstance(output, dict)
-    return found | ({FEATURES: output[FEATURES]} if FEATURES in output else {})
+    return nodes | ({FEATURES: output[FEATURES]} if FEATURES in output else {})

@@ -22,16 +22,16 @@ def record_origins(rewriter: Rewriter, weights: WeightsReport, loaded: dict[str,
     original = {**source, **loaded}
 
     def describe(name: str, tensor: Tensor) -> ParameterRecord:
-        owner, shape, kind = _owner(rewriter.roles, name), tuple(tensor.shape), name.rpartition(".")[2]
-        role = rewriter.roles[owner]
+        owner, shape, kind = _owner(rewriter.writer.roles, name), tuple(tensor.shape), name.rpartition(".")[2]
+        role = rewriter.writer.roles[owner]
         if owner in rewriter.fresh or name in weights.missing:
             return ParameterRecord(name, shape, role, "fresh", None, None)
         is_kernel = kind == "weight" and len(shape) == 5
         return ParameterRecord(name, shape, role, "inflated" if is_kernel else "copied", name, original[name])
 
-    parameters = tuple(describe(n, p) for n, p in rewriter.root.named_parameters())
-    kept = rewriter.root.state_dict()  # buffers that are not in it hold constants, such as a blur's
-    buffers = tuple(describe(n, b) for n, b in rewriter.root.named_buffers() if n in kept)
+    parameters = tuple(describe(n, p) for n, p in rewriter.writer.tree.root.named_parameters())
+    kept = rewriter.writer.tree.root.state_dict()  # what is not kept holds constants, such as a blur's
+    buffers = tuple(describe(n, b) for n, b in rewriter.writer.tree.root.named_buffers() if n in kept)
     used = {r.source for r in (*parameters, *buffers)} | {
         name for name in rewriter.merged if name.rpartition(".")[0] not in rewriter.fresh
     }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +26,9 @@ from image2point.lifting.graph import (
 from image2point.lifting.heads import fresh_head, unit_length
 from image2point.lifting.outputs import fresh_scores, pixel_classifier
 from image2point.lifting.records import Options
-from image2point.lifting.rules import Chain, FinerSites, Lifted, Unsupported, Value
-from image2point.lifting.stems import FRESH_STEMS, fresh_convolution, replaced_nodes
+from image2point.lifting.rules import Chain, Unsupported, Value
+from image2point.lifting.stems import FRESH_STEMS, adapted_convolution, fresh_convolution, replaced_nodes
+from image2point.lifting.writer import Writer
 
 logger = logging.getLogger("image2point")
 
@@ -38,12 +37,11 @@ LAYERS = "layers"
 
 
 class Rewriter:
-    """Writes the 3D graph and builds its modules, under the 2D network's names.
+    """Goes through the 2D network's operations and decides what becomes of each.
 
     Attributes:
-        root: holds the 3D modules.
-        graph: the program; its output is {"stages": {name: voxels}, "features": [B, p], "logits": [B, classes]}.
-        roles: role of each 3D module, by name.
+        writer: the 3D graph, whose output is {"stages": {name: voxels}, "features": [B, p], "logits": [B, classes]},
+            and its modules, under the 2D network's names.
         fresh: names of 3D modules and parameters whose tensors do not come from 2D weights.
         merged: names of 2D tensors that went into a tensor of another name.
         classifier: name of the last linear layer, if there is one.
@@ -51,14 +49,11 @@ class Rewriter:
 
     def __init__(self, traced: Trace, stem: Stem, options: Options) -> None:
         self.traced, self.stem, self.options = traced, stem, options
-        self.root, self.graph = nn.Module(), fx.Graph()
-        self.roles: dict[str, str] = {}
+        self.writer = Writer(traced)
         self.fresh: set[str] = set()
         self.merged: set[str] = set()
         self.classifier: str | None = None
         self._values: dict[fx.Node, Value] = {}
-        self._built: dict[tuple[str, str], list[str]] = {}
-        self._sites: dict[int, fx.Node] = {}  # voxels of each stride
         self._features: Value | None = None
         self._turns = 0
         self._last_linear, self._head = find_classifier(traced), find_head(traced)
@@ -77,15 +72,19 @@ class Rewriter:
         made: dict[fx.Node, Value] = {}
         for node in self.traced.graph.nodes:
             if node.op == "output":
+                self.writer.calls.finish(self._values.get)
                 self._finish(node, made)
+                self.writer.tree.order()
                 return
+            self.writer.calls.before(node, self._values.get)
             if node.op == "placeholder":
-                value = self._note(Value("voxels", self.graph.placeholder("x"), "BCHW")) if not made else Value("size")
+                value = self.writer.input() if not made else Value("size")
             else:
                 try:
                     value = self._lift(node)
                 except Unsupported as reason:
                     raise self._error(node, reason) from None
+            self.writer.calls.after()
             if overwrites(self.traced, node):
                 # Whoever sees the overwritten value later sees the new one.
                 old = self._values[node.all_input_nodes[0]]
@@ -104,11 +103,13 @@ class Rewriter:
         if padded and not (rule is not None and rule.reads_padding):
             raise Unsupported("no rule for padding that is not followed by a convolution or pooling")
         if node.op == "call_module":
-            return self._lift_module(node)
+            value = self._lift_module(node)
+            same = value.node is not None and value.node is self._values[node.all_input_nodes[0]].node
+            return self.writer.call_unchanged(str(node.target), value) if same else value
         if node.op in ("call_function", "call_method"):
             operands = self._operands(node.args), self._operands(node.kwargs)
             lifted = rules.lift_function(node.target, *operands, self._turned(None))
-            return self._write(lifted, self._free(node.name))
+            return self.writer.write_function(lifted, node.name)
         return self._parameter(str(node.target))
 
     def _parameter(self, path: str) -> Value:
@@ -117,14 +118,12 @@ class Rewriter:
         tensor = getattr(self.traced.network.get_submodule(owner), name)
         if not isinstance(tensor, Tensor) or sum(size > 1 for size in tensor.shape) > 1:
             raise Unsupported(f"no rule for {path!r} outside a layer, which is not one number per channel")
-        if path not in self.roles:
+        if path not in self.writer.roles:
             held = controls.held(tensor.detach(), self.options.control)
             if self.options.control in ("random", "scratch"):
                 self.fresh.add(path)
-            _place(self.root, path, nn.Parameter(held) if isinstance(tensor, nn.Parameter) else held)
-            self.roles[path] = "body"
-        flat = self.graph.call_function(torch.flatten, (self.graph.create_node("get_attr", path),))
-        return Value("parameter", flat, shape=tuple(tensor.shape))
+            self.writer.write_parameter(path, nn.Parameter(held) if isinstance(tensor, nn.Parameter) else held, "body")
+        return self.writer.read_parameter(path, tuple(tensor.shape))
 
     def _operands(self, arguments: Any) -> Any:
         """Arguments of a 2D node, the nodes among them replaced by what they became."""
@@ -138,11 +137,11 @@ class Rewriter:
         if node.kwargs or not operands or not all(isinstance(value, Value) for value in operands):
             raise Unsupported(f"no rule for {type(module).__name__} with these arguments")
         operand, *others = operands
-        if (path, operand.kind) in self._built:  # the same module again
+        if self.writer.has_layer(path, operand):  # the same module again
             again = rules.lift_module(module, operand, self._turned(None), *others)
             result = again.result if isinstance(again, Chain) else operand
             further = again.others if isinstance(again, Chain) else others
-            return self._call(self._built[path, operand.kind], operand, result, further)
+            return self.writer.call_again(path, operand, result, further)
         role = self._role(node, module, operand)
         replaced = node is self._last_linear and self.options.num_classes is not None
         if node is self._last_linear:
@@ -169,7 +168,7 @@ class Rewriter:
         if rule is not None and rule.plain is not None:
             self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
-            module = self._adapted(module)
+            module = adapted_convolution(module, self.stem.parts, self.options.in_channels, self.traced.name)
         lifted = rules.lift_module(module, operand, self._turned(module, path), *others)
         fresh_norm = self.options.stem in FRESH_STEMS and node in self.stem.norms
         if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
@@ -177,7 +176,7 @@ class Rewriter:
                 if _has_tensors(layer):
                     controls.restart(layer, kernels.generator(self.options.seed, path))
                     self.fresh.add(path)
-        return self._write(lifted, path, role)
+        return self.writer.write(lifted, path, role)
 
     def _turned(self, module: nn.Module | None, path: str = "") -> Options:
         """The options for one operation: with axes in turn, each kernel wider than 1×1 has the next of z, x, y; with
@@ -210,38 +209,19 @@ class Rewriter:
         path = str(node.target)
         controls.restart(lifted, kernels.generator(self.options.seed, path))
         self.fresh.add(path)
-        return self._write(rules.on(value, lifted, stride=stride), path, "input")
-
-    def _adapted(self, conv: nn.Conv2d) -> nn.Conv2d:
-        """The first convolution, for the asked number of input channels."""
-        wanted, parts = self.options.in_channels, self.stem.parts
-        if conv.in_channels == parts * wanted:
-            return conv
-        if conv.groups > 1:
-            raise InputError(
-                f"in_channels = {wanted}: {self.traced.name} takes {conv.in_channels} channels in {conv.groups} "
-                "groups, which cannot be adapted"
-            )
-        rule = rules.rule_of(conv, None)
-        if rule is not None and rule.plain is not None:
-            conv = rule.plain(conv)
-        logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels // parts, wanted)
-        adapted = copy.deepcopy(conv)
-        adapted.in_channels = parts * wanted
-        adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted, parts))
-        return adapted
+        return self.writer.write(rules.on(value, lifted, stride=stride), path, "input")
 
     def _fresh_head(self, features: Value, path: str, width: int, role: str) -> Value:
         """The head that was asked for, and the features as it sees them."""
         options = self.options
         if options.head == "cosine":
-            features = replace(features, node=self.graph.call_function(unit_length, (features.node,)))
+            features = replace(features, node=self.writer.graph.call_function(unit_length, (features.node,)))
         draw = kernels.generator(options.seed, path)
         dtype = next(self.traced.network.parameters()).dtype
         head = fresh_head(options.head, width, int(options.num_classes or 0), draw, dtype)
         self._features = features
         self.fresh.add(path)
-        return self._write(rules.on(features, head), path, role)
+        return self.writer.write(rules.on(features, head), path, role)
 
     def _finish(self, node: fx.Node, made: dict[fx.Node, Value]) -> None:
         (result,) = node.args
@@ -264,8 +244,8 @@ class Rewriter:
         output: dict[str, Any] = {"stages": stages, "logits": value.node}
         if self._features is not None:
             output["features"] = self._features.node
-        self.graph.output(output)
-        self.graph.lint()
+        self.writer.graph.output(output)
+        self.writer.graph.lint()
 
     def _append_head(self, value: Value, result: Any) -> Value:
         """Give a network that ends without a classifier the one that was asked for."""
@@ -281,61 +261,9 @@ class Rewriter:
                 "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1)), whose last layer num_classes replaces"
             )
         logger.info("%s has no classifier: a fresh linear layer follows it", self.traced.name)
-        path = self._free("head")
+        path = self.writer.tree.free("head")
         self.classifier = path
         return self._fresh_head(value, path, _width(self.traced, result), "output")
-
-    # ----------------------------------------------------------------------------------------------- writing
-
-    def _write(self, lifted: Lifted, path: str, role: str = "body") -> Value:
-        """Put what a rule gave into the graph, its modules under `path`."""
-        if isinstance(lifted, Value):
-            return lifted
-        if isinstance(lifted, rules.Call):
-            arguments = tuple(self._finer(a) if isinstance(a, FinerSites) else a for a in lifted.arguments)
-            return self._note(replace(lifted.result, node=self.graph.call_function(lifted.function, arguments)))
-        operand = lifted.operand
-        if any(built == path for built, _ in self._built):  # an activation used on voxels and on vectors
-            path = self._free(path.replace(".", "_"))
-        names = []
-        for suffix, module in lifted.modules:
-            name = f"{path}.{suffix}" if suffix else path
-            _place(self.root, name, module)
-            self.roles[name] = role
-            names.append(name)
-        self._built[path, operand.kind] = names
-        return self._call(names, operand, lifted.result, lifted.others)
-
-    def _call(
-        self, names: list[str], operand: Value, result: Value, others: Sequence[Value | FinerSites] = ()
-    ) -> Value:
-        node = operand.node
-        for name in names:
-            further: tuple[Any, ...] = ()
-            if name is names[-1]:
-                further = tuple(self._finer(v) if isinstance(v, FinerSites) else v.node for v in others)
-            # The graph does not own the modules, so its own check of names would only warn.
-            node = self.graph.create_node("call_module", name, (node, *further))
-        return self._note(replace(result, node=node))
-
-    def _note(self, value: Value) -> Value:
-        if value.kind == "voxels" and value.node is not None:
-            self._sites.setdefault(value.stride, value.node)
-        return value
-
-    def _finer(self, sites: FinerSites) -> fx.Node:
-        if sites.stride not in self._sites:
-            raise Unsupported(
-                f"no rule for upsampling to stride {sites.stride}, at which there are no earlier features"
-            )
-        return self._sites[sites.stride]
-
-    def _free(self, name: str) -> str:
-        """`name`, or a name like it that no module of the 2D or 3D network has."""
-        taken = {n for n, _ in self.traced.network.named_children()} | {n for n, _ in self.root.named_children()}
-        while name in taken:
-            name += "_"
-        return name
 
     def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
         if refused := refusal_of_attention(self.traced, self.traced.name):
@@ -360,20 +288,6 @@ def _is_wide(module: nn.Module | None) -> bool:
 
 def _has_tensors(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
-
-
-def _place(root: nn.Module, path: str, content: nn.Module | Tensor) -> None:
-    *parents, leaf = path.split(".")
-    for parent in parents:
-        if parent not in root._modules:
-            root.add_module(parent, nn.Module())
-        root = root.get_submodule(parent)
-    if isinstance(content, nn.Parameter):
-        root.register_parameter(leaf, content)
-    elif isinstance(content, Tensor):
-        root.register_buffer(leaf, content)
-    else:
-        root.add_module(leaf, content)
 
 
 def _width(traced: Trace, node: fx.Node) -> int:

@@ -1,7 +1,7 @@
 """A skip connection from a block to the features before the classifier (SCL fine-tuning).
 
-The block's output, averaged over space, is added to the features; where it has fewer channels, the rest gets
-nothing added. So the head sees what the trained block says directly, and not only through the frozen layers after it.
+The block's output, averaged over space, is added to the features; where it has fewer channels, the remaining features
+stay as they are. So the head sees the trained block directly, and not only through the frozen layers after it.
 
 Source: Li et al. 2024, "Understanding and Improving Transfer Learning of Deep Models via Neural Collapse". How a block
 is brought to the features' size is our choice.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from image2point.errors import InputError
 from image2point.lifting.network import LiftedNetwork
-from image2point.lifting.observe import block_layers, places
+from image2point.lifting.observe import layer_nodes
 from image2point.lifting.rewrite import LAYERS
 from image2point.networks.layer_names import FEATURES
 from image2point.voxels import Voxels
@@ -24,22 +24,22 @@ from image2point.voxels.functional import global_mean
 def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
     """Connect `block` (a name of the 2D network's) to the features of `net`, in place; returns it.
 
-    It adds no parameter.
+    It adds no parameter. A block that holds the features, such as a head, is no module of its own afterwards.
 
     Raises:
         InputError: where the network has no such block, or no features before a classifier.
     """
-    found = places(net.graph)
-    if block not in found or block == FEATURES:
-        raise InputError(f"{net.lifting.network} has no block {block!r}; it has {', '.join(block_layers(net)[:-1])}")
-    if FEATURES not in found:
-        raise InputError(f"{net.lifting.network} has no global pooling, and so no features to which a skip could lead")
-    features, source = found[FEATURES], found[block]
-    with net.graph.inserting_after(features):
-        joined = net.graph.call_function(joined_features, (features, source))
+    nodes = layer_nodes(net._graph)
+    if block not in nodes or block == FEATURES:
+        raise InputError(f"{net._lifting.network} has no block {block!r}; it has {', '.join(net.block_names()[:-1])}")
+    if FEATURES not in nodes:
+        raise InputError(f"{net._lifting.network} has no global pooling, and so no features to which a skip could lead")
+    features, source = nodes[FEATURES], nodes[block]
+    with net._graph.inserting_after(features):
+        joined = net._graph.call_function(joined_features, (features, source))
     features.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
     joined.meta[LAYERS] = features.meta.pop(LAYERS, [])
-    net.graph.lint()
+    net._graph.lint()
     net.renew_program()
     return net
 

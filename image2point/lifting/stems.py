@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+
 from torch import fx, nn
 
 from image2point.errors import InputError
+from image2point.lifting import kernels
 from image2point.lifting.graph import Stem, Trace
 from image2point.lifting.records import Options
+from image2point.lifting.rules import rule_of
 from image2point.lifting.rules.convolution import voxel_conv
 from image2point.lifting.rules.sizes import both
 from image2point.voxels import VoxelConv
+
+logger = logging.getLogger("image2point")
 
 FRESH_STEMS = ("paper", "patch")
 """Stems that are a fresh convolution and a fresh norm."""
@@ -63,3 +70,29 @@ def fresh_convolution(conv: nn.Conv2d, options: Options) -> tuple[VoxelConv, int
     size, stride, padding = (3, 1, 1) if options.stem == "paper" else (options.patch or 1, options.patch or 1, 0)
     kernel = conv.weight.new_empty(conv.out_channels, options.in_channels, size, size, size)
     return voxel_conv(kernel, conv.bias, stride, (padding,) * 3, 1, 1, options), stride
+
+
+def adapted_convolution(conv: nn.Conv2d, parts: int, wanted: int, network: str) -> nn.Conv2d:
+    """The first convolution of a network, for `wanted` input channels in place of those of an image.
+
+    Args:
+        parts: pixels whose channels lie side by side in what it reads.
+
+    Raises:
+        InputError: where it is in groups.
+    """
+    if conv.in_channels == parts * wanted:
+        return conv
+    if conv.groups > 1:
+        raise InputError(
+            f"in_channels = {wanted}: {network} takes {conv.in_channels} channels in {conv.groups} groups, which "
+            "cannot be adapted"
+        )
+    rule = rule_of(conv, None)
+    if rule is not None and rule.plain is not None:
+        conv = rule.plain(conv)
+    logger.info("stem: kernel adapted from %d to %d input channels", conv.in_channels // parts, wanted)
+    adapted = copy.deepcopy(conv)
+    adapted.in_channels = parts * wanted
+    adapted.weight = nn.Parameter(kernels.adapt_input(conv.weight.detach(), wanted, parts))
+    return adapted

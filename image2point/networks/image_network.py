@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class ImageNetwork(nn.Module):
         settings = getattr(network, "pretrained_cfg", None) or {}
         self.mean = tuple(settings.get("mean") or (0.485, 0.456, 0.406))
         self.std = tuple(settings.get("std") or (0.229, 0.224, 0.225))
-        head = network.get_classifier()  # type: ignore[operator]
+        head = cast(Any, network).get_classifier()
         if not isinstance(head, nn.Linear):
             raise InputError(f"{name} ends in {type(head).__name__}; expected a network with a linear classifier")
         self._head = next(path for path, module in network.named_modules() if module is head)
@@ -39,8 +39,7 @@ class ImageNetwork(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    @property
-    def classifier(self) -> tuple[Tensor, Tensor | None]:
+    def linear_classifier(self) -> tuple[Tensor, Tensor | None]:
         """Weight [classes, p] and bias [classes] (or None) of the last layer."""
         return self.head.weight, self.head.bias
 
@@ -118,7 +117,7 @@ def image_network(
     Raises InputError for an unknown architecture and weights that cannot be had or do not fit.
     """
     network = timm_network(arch, seed, classes, stride_in)
-    head = network.get_classifier()  # type: ignore[operator]
+    head = cast(Any, network).get_classifier()
     replaced = [path for path, module in network.named_modules() if module is head]
     report, _ = load_into(network, arch, weights, replaced, allow_missing, allow_unexpected)
     return ImageNetwork(network, arch, report)

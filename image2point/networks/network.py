@@ -21,8 +21,7 @@ class Network(Protocol):
         """Features before the classifier [n, p], and class scores [n, classes]."""
         ...
 
-    @property
-    def classifier(self) -> tuple[Tensor, Tensor | None]:
+    def linear_classifier(self) -> tuple[Tensor, Tensor | None]:
         """Weight [classes, p] and bias [classes] (or None): in eval mode, scores = features · weightᵀ + bias."""
         ...
 

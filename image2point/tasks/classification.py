@@ -93,7 +93,7 @@ class Classification:
     def join(
         self, network: Network, answers: Sequence[tuple[Tensor, Tensor]], samples: Labelled, gather: Gather, rank: int
     ) -> ClassOutputs:
-        width = network.classifier[0].shape[1]
+        width = network.linear_classifier()[0].shape[1]
         empty = torch.empty(0, width), torch.empty(0, len(samples.classes))
         features, logits = (torch.cat(parts) for parts in zip(*(answers or [empty]), strict=True))
         shares = gather(logits.double())

@@ -64,7 +64,7 @@ def layer_source(
 
 def head_of(network: Network) -> dict[str, tuple[Tensor, Tensor | None]]:
     """The classifier by the layer that it reads, as `measure_layers` takes it."""
-    weight, bias = network.classifier
+    weight, bias = network.linear_classifier()
     return {layer_names.FEATURES: (weight.detach().cpu(), None if bias is None else bias.detach().cpu())}
 
 

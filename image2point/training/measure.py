@@ -53,7 +53,7 @@ def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
 
     A measure that is undefined (with one cloud per class, say) is None.
     """
-    weight, bias = network.classifier
+    weight, bias = network.linear_classifier()
     classifier = (weight.detach().cpu(), None if bias is None else bias.detach().cpu())
     statistics = {split: _statistics(fabric, each, len(weight)) for split, each in splits.items()}
     centres = statistics["train"].means
@@ -79,7 +79,7 @@ def geometry(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
     of the training means (rows) with the classifier's rows (columns); `shares` [2] of the variance between the training
     means along each axis. Nothing where fewer than two classes have training samples.
     """
-    weight = network.classifier[0].detach().cpu()
+    weight = network.linear_classifier()[0].detach().cpu()
     means = {split: _statistics(fabric, each, len(weight), "none").means for split, each in splits.items()}
     if torch.isfinite(means["train"]).all(1).sum() < 2:
         return {}

@@ -91,7 +91,7 @@ def test_a_lifted_network_per_cloud() -> None:
     two = VoxelTensor(torch.ones(6, 3), sites(*(tuple(row) for b in (0, 1) for row in _in_cloud(LINE, b))))
     one, both = costs(net, [x]), costs(net, [two])
     assert one == both
-    assert one["classifier"] == Cost(*(7 * net.classifier[0].shape[1],) * 3)
+    assert one["classifier"] == Cost(*(7 * net.classifier.in_features,) * 3)
     stem = net.get_parameter("conv_stem.weight")
     assert one["conv_stem"] == Cost(7 * stem.shape[0] * 3, 7 * stem.shape[0] * 3, 81 * stem.shape[0] * 3)
     depthwise = {n: m for n, m in net.named_modules() if isinstance(m, VoxelConv) and m.groups > 1}

@@ -89,9 +89,9 @@ def test_gradients_under_a_policy(policy: str, calls: list[VoxelConv], monkeypat
 
 def test_what_is_observed_is_not_passed_over(calls: list[VoxelConv]) -> None:
     net, x = network("resnet10t"), clouds()
-    names = [name for name in observe.layers(net) if name.startswith("layer2.0")]
+    names = [name for name in net.layer_names() if name.startswith("layer2.0")]
     with torch.no_grad():
-        seen = observe.observer(net, names)(x)
+        seen = net.observe(names)(x)
     found: dict[str, VoxelTensor] = {}
     hooks = [
         net.get_submodule(name).register_forward_hook(lambda m, given, y, name=name: found.update({name: y}))

@@ -46,14 +46,14 @@ def test_scores_are_linear_in_the_features(head: str, appended: bool) -> None:
     layers = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net = trained(lifted(head, body if appended else None))
-    weight, bias = (None if t is None else t.detach().clone() for t in net.classifier)
+    weight, bias = (None if t is None else t.detach().clone() for t in net.linear_classifier())
     net.eval()
     assert weight is not None
     with torch.no_grad():
         features, scores = net.embed(clouds(seed=9))
     assert weight.shape == (4, features.shape[1])
     assert relative(F.linear(features, weight, bias), scores) < 1e-12
-    assert torch.equal(net.classifier[0], weight)
+    assert torch.equal(net.linear_classifier()[0], weight)
     path = "head" if appended else "fc"
     assert {r.name for r in net.lifting.parameters if r.role == "output"} == {
         name.replace("fc", path, 1) for name in PARAMETERS[head]
@@ -67,7 +67,7 @@ def test_the_folded_norm_is_the_one_with_running_statistics() -> None:
     norm = head.norm
     assert norm.running_mean is not None and norm.running_var is not None
     assert float(norm.running_mean.abs().max()) > 0 and int(norm.num_batches_tracked or 0) == 3
-    weight, bias = net.classifier
+    weight, bias = net.linear_classifier()
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     for c in range(4):
         assert torch.allclose(weight[c], scale[c] * head.weight[c], rtol=1e-12)
@@ -81,7 +81,7 @@ def test_measures_of_collapse_take_the_linear_layer_that_the_head_is(head: str) 
     with torch.no_grad():
         features = torch.cat([net.embed(clouds(seed=s))[0] for s in range(8)])
     statistics = Statistics(4, features.shape[1]).update(features, torch.arange(16) % 4)
-    weight, bias = (None if t is None else t.detach() for t in net.classifier)
+    weight, bias = (None if t is None else t.detach() for t in net.linear_classifier())
     found = metrics(statistics, classifier=(weight, bias))["nc3"]
     rows = net.get_parameter("fc.weight").detach()
     if head == "batchnorm":

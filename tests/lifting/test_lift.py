@@ -44,7 +44,7 @@ def check_family(name: str, stem: str) -> None:
         features, scores = net.embed(x)
         maps = net.forward_features(x)
     assert scores.shape == (2, 4) and bool(torch.isfinite(scores).all())
-    weight, bias = net.classifier
+    weight, bias = net.linear_classifier()
     assert torch.equal(scores, F.linear(features, weight, bias))
     sizes = [len(m.features) for m in maps.values() if isinstance(m, VoxelTensor)]
     assert len(sizes) == len(maps) >= 5 and sizes == sorted(sizes, reverse=True)
@@ -212,11 +212,11 @@ def test_a_network_without_classifier_gets_one() -> None:
     body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     pooled = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net = i2p.lift(pooled, num_classes=4).double().eval()
-    assert net(clouds()).shape == (2, 4) and net.classifier[0].shape == (4, 8)
+    assert net(clouds()).shape == (2, 4) and net.linear_classifier()[0].shape == (4, 8)
     assert roles_and_origins(net)["head.weight"] == ("output", "fresh")
     bare = i2p.lift(body, num_classes=None).double().eval()
     assert isinstance(bare(clouds()), VoxelTensor)
-    for ask in (lambda: bare.classifier, lambda: bare.embed(clouds())):
+    for ask in (lambda: bare.linear_classifier(), lambda: bare.embed(clouds())):
         with pytest.raises(i2p.InputError):
             ask()
 
@@ -473,7 +473,7 @@ def test_copies_and_state_dicts() -> None:
     x = clouds()
     twin = copy.deepcopy(net)
     with torch.no_grad():
-        twin.classifier[0].add_(1.0)
+        twin.linear_classifier()[0].add_(1.0)
         assert not torch.equal(twin(x), net(x))
         twin.load_state_dict(net.state_dict())
         assert torch.equal(twin(x), net(x))

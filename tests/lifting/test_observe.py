@@ -10,7 +10,6 @@ from torch import nn
 
 import image2point as i2p
 from image2point.errors import InputError
-from image2point.lifting.observe import block_layers, layers, observer
 from image2point.networks.layer_names import blocks, choose_layers
 from image2point.voxels import VoxelTensor
 from image2point.voxels.functional import global_mean
@@ -27,8 +26,8 @@ def test_layers_give_what_the_stages_and_the_head_give(substrate: str) -> None:
     x = voxels()
     with torch.no_grad():
         stages, (features, _) = net.forward_features(x), net.embed(x)
-        seen = observer(net, [*stages, "features"])(x)
-        each = observer(net, list(stages), per_voxel=True)(x)
+        seen = net.observe([*stages, "features"])(x)
+        each = net.observe(list(stages), per_site=True)(x)
     assert torch.equal(seen["features"][0], features)
     for name, stage in stages.items():
         means, clouds = seen[name]
@@ -53,16 +52,16 @@ class Overwriting(nn.Module):
 def test_a_layer_is_read_before_the_next_overwrites_it() -> None:
     net = i2p.lift(Overwriting(), stem="inflate", num_classes=2).eval()
     with torch.no_grad():
-        seen = observer(net, ["first", "act"], per_voxel=True)(voxels())
+        seen = net.observe(["first", "act"], per_site=True)(voxels())
     assert (seen["first"][0] < 0).any() and (seen["act"][0] >= 0).all()
 
 
 def test_copies_have_the_same_layers_and_unknown_ones_are_named() -> None:
     net = i2p.lift("test_resnet", weights="random", num_classes=5)
-    assert layers(copy.deepcopy(net)) == layers(net)
-    assert block_layers(net) == ("conv1", "layer1.0", "layer2.0", "layer3.0", "layer4.0", "features")
+    assert copy.deepcopy(net).layer_names() == net.layer_names()
+    assert net.block_names() == ("conv1", "layer1.0", "layer2.0", "layer3.0", "layer4.0", "features")
     with pytest.raises(InputError, match=r"no layer 'layer9'.*layer1\.0"):
-        observer(net, ["layer9"])
+        net.observe(["layer9"])
 
 
 def test_blocks_are_what_holds_kernels() -> None:
