@@ -12,7 +12,7 @@ ROOT = Path(image2point.__file__).parent
 ORDER = (
     ("errors", "files", "roles", "torchvision_import"),
     ("runs", "config", "cli_options"),
-    ("voxels", "networks", "collapse"),
+    ("voxels", "networks", "collapse", "_timm"),
     ("lifting",),
     ("finetune", "datasets"),
     ("tasks",),
