@@ -139,6 +139,7 @@ def trace(network: nn.Module, name: str) -> Trace:
         ) from error
     finally:
         network.train(training)
+        tracer.root = nn.Module()  # the tracer lives in cycles, and would keep the network until these are collected
     _drop_unused(graph)
     return Trace(name, network, graph, tracer.outputs, tracer.calls)
 

@@ -97,7 +97,7 @@ class Rewriter:
         options, stem = self.options, self.stem
         if options.stem in FRESH_STEMS and node in replaced_nodes(stem, options.stem):
             value = self._values[node.all_input_nodes[0]]
-            return self._fresh_stem(node, value) if node is stem.convolutions[-1] else value
+            return self._fresh_stem(node, value) if node is stem.convolutions[-1] else self._unchanged(node, value)
         padded = any(self._values[operand].padded for operand in node.all_input_nodes)
         rule = rules.rule_of(self.traced.module(node), node.target)
         if padded and not (rule is not None and rule.reads_padding):
@@ -105,12 +105,15 @@ class Rewriter:
         if node.op == "call_module":
             value = self._lift_module(node)
             same = value.node is not None and value.node is self._values[node.all_input_nodes[0]].node
-            return self.writer.call_unchanged(str(node.target), value) if same else value
+            return self._unchanged(node, value) if same else value
         if node.op in ("call_function", "call_method"):
             operands = self._operands(node.args), self._operands(node.kwargs)
             lifted = rules.lift_function(node.target, *operands, self._turned(None))
             return self.writer.write_function(lifted, node.name)
         return self._parameter(str(node.target))
+
+    def _unchanged(self, node: fx.Node, value: Value) -> Value:
+        return self.writer.call_unchanged(str(node.target), value) if node.op == "call_module" else value
 
     def _parameter(self, path: str) -> Value:
         """A parameter or buffer that no layer holds, such as a layer scale: one number per channel, or one for all."""

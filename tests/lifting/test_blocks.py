@@ -142,7 +142,7 @@ def test_pre_hooks_and_hooks_change_what_flows(substrate: str) -> None:
         return v.replace(2 * tensors(v)[0])
 
     with torch.no_grad():
-        net(x)  # a hook that comes later must count, too
+        net.embed(x)  # a hook that comes later must count, too
         given: list[Any] = []
         net.layer3.register_forward_pre_hook(lambda block, args: given.extend(args) or (doubled(args[0]),))
         net.layer4[0].register_forward_hook(lambda block, args, result: doubled(result))
