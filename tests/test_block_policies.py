@@ -100,6 +100,15 @@ def test_the_chosen_block_collapses_the_features_most(tmp_path: Path) -> None:
         assert torch.equal(net(x), again(x))
 
 
+def test_a_run_that_chose_its_block_is_the_run_that_was_told(tmp_path: Path) -> None:
+    """Nothing is left of the training of the candidates."""
+    settings = ("finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1", "collapse.every=0")
+    chose = transfer.run(tiny("finetune.policy=layer:auto", *settings), tmp_path)
+    block = json.loads(chose.choice.read_text())["block"]
+    told = transfer.run(tiny(f"finetune.policy=layer:{block}", "name=told", *settings), tmp_path)
+    assert chose.weights.read_bytes() == told.weights.read_bytes()
+
+
 def test_bad_candidates_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"finetune\.candidates: layer7 are no blocks; there are layer1\.0"):
         transfer.run(tiny("finetune.policy=layer:auto", "finetune.candidates=[layer7]"), tmp_path)
