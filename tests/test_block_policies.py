@@ -42,8 +42,20 @@ def test_one_block_trains_with_stem_and_head() -> None:
     assert norms["layer3.0.bn1"] and not norms["layer2.0.bn1"]
     with pytest.raises(InputError, match=r"no parameter lies in 'layer9'; blocks are layer1\.0"):
         i2p.freeze(net, "layer:layer9")
+    with pytest.raises(InputError, match=r"no parameter lies in 'layer1\.0\.conv'"):
+        i2p.freeze(net, "layer:layer1.0.conv")  # where conv1 and conv2 are
     with pytest.raises(InputError, match="layer:NAME or scl:NAME, found 'blok:layer1'"):
         i2p.freeze(net, "blok:layer1")
+
+
+@pytest.mark.parametrize("policy", ["head", "none"])
+def test_what_a_probe_does_not_train_rests(policy: str) -> None:
+    net = network()
+    i2p.freeze(net, policy)
+    net.train()
+    roles = {name: role for name, role in net.roles.items() if name}
+    awake = {roles[name] for name, module in net.named_modules() if name in roles and module.training}
+    assert awake == ({"output"} if policy == "head" else set())
 
 
 def test_a_skip_adds_the_block_to_the_features() -> None:
@@ -98,6 +110,15 @@ def test_the_chosen_block_collapses_the_features_most(tmp_path: Path) -> None:
         again = add_skip(network(), choice["block"]).eval()
         again.load_state_dict(net.state_dict())
         assert torch.equal(net(x), again(x))
+
+
+def test_a_run_that_chose_its_block_is_the_run_that_was_told(tmp_path: Path) -> None:
+    """Nothing is left of the training of the candidates."""
+    settings = ("finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1", "collapse.every=0")
+    chose = run_transfer(tiny("finetune.policy=layer:auto", *settings), tmp_path)
+    block = json.loads(chose.choice.read_text())["block"]
+    told = run_transfer(tiny(f"finetune.policy=layer:{block}", "name=told", *settings), tmp_path)
+    assert chose.weights.read_bytes() == told.weights.read_bytes()
 
 
 def test_bad_candidates_are_named(tmp_path: Path) -> None:

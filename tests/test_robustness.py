@@ -34,6 +34,7 @@ def test_evaluate_reports_each_by_its_name(tmp_path: Path) -> None:
     assert found["agrees"]  # the plain accuracy is what it was
     more = found["robustness"]
     assert set(more["corrupted"]) == {"noise", "dropout"} and all(len(v) == 5 for v in more["corrupted"].values())
+    assert all(len({each["loss"] for each in levels}) == 5 for levels in more["corrupted"].values())
     assert len(more["rotated"]) == 2 and more["votes"] == 3 and 0 <= more["voted"]["accuracy"] <= 1
     assert more["rotated"][0]["loss"] != more["rotated"][1]["loss"] != found["loss"]
     again, other = (json.loads(call(run, "--so3", 1, "--seed", seed, "--json").stdout)["robustness"] for seed in (0, 1))

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from image2point.training.layers import plain
 from torch import Tensor
 
 from image2point.collapse import (
@@ -39,6 +38,7 @@ from image2point.report.arms import Spread
 from image2point.report.numbers import number, percent
 from image2point.report.plain import ranged
 from image2point.report.terminal import print_measured
+from image2point.training.layer_features import plain
 
 VARIABILITY = (
     "nc1", "nc1_raw", "between_rank", "nc1_trace_ratio",

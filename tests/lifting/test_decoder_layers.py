@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equivalence
 import pytest
 import torch
 from lifting_samples import clouds, relative, rows
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import image2point as i2p
-from image2point.lifting import LiftError, equivalence
+from image2point.lifting import LiftError
 from image2point.lifting.costs import Cost, costs
 from image2point.lifting.rules.transposed import inflate_transposed
 from image2point.voxels import TransposedConv, VoxelTensor

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import equivalence
 import pytest
 import torch
 from lifting_samples import clouds, image, relative
 from torch import Tensor, nn
 
 import image2point as i2p
-from image2point.lifting import LiftError, equivalence, rules
+from image2point.lifting import LiftError, rules
 from image2point.lifting.rules import Lifted, Options, Unsupported, Value, on, registry, table
 from image2point.networks.timm_import import load_timm
 from image2point.voxels import Pointwise, Voxels, functional

@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import equivalence
 import pytest
 import torch
 from torch import Tensor, nn
 
 import image2point as i2p
-from image2point.lifting import LiftError, equivalence
+from image2point.lifting import LiftError
 from image2point.networks.timm_import import load_timm
 
 

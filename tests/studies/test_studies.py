@@ -10,9 +10,11 @@ import pytest
 import yaml
 from study_values import PRETRAIN, TRANSFER
 
+from image2point import collapse
 from image2point.config import studies
 from image2point.errors import InputError
 from image2point.experiments import few_shot, pretraining
+from image2point.experiments.measure import open_subject
 from image2point.experiments.study import read_study, run_study
 from image2point.training import loop
 
@@ -67,8 +69,16 @@ def test_few_shot_before_and_after(configs: Path, monkeypatch: pytest.MonkeyPatc
         assert row["low"] <= row["accuracy"] <= row["high"] and 0 <= row["predicted"] <= 1
         assert row["moment"] >= row["predicted"] - 1e-9
     assert {row["stage"] for row in rows} == {few_shot.BEFORE, few_shot.AFTER}
-    summary = json.loads((place / "runs" / "transfer_seed1" / "summary.json").read_text())
+    run = place / "runs" / "transfer_seed1"
+    summary = json.loads((run / "summary.json").read_text())
     assert len(summary["data"]["classes"]) == 3  # the novel ones are not among them
+    cdnv = {}
+    for stage, before in ((few_shot.BEFORE, True), (few_shot.AFTER, False)):
+        features, labels = few_shot.novel_features(open_subject(run, before=before))
+        S = collapse.Statistics(int(labels.max()) + 1, features.shape[1]).update(features, labels)
+        cdnv[stage] = collapse.metrics(S)["cdnv"]
+        assert all(row["cdnv"] == pytest.approx(cdnv[stage], rel=1e-4) for row in rows if row["stage"] == stage)
+    assert cdnv[few_shot.BEFORE] != pytest.approx(cdnv[few_shot.AFTER], rel=1e-2)
 
     def again(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a finished run is not trained again")

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(folder: Path) -> Config:
-    return separable(folder / "data", "training.epochs=6", "collapse.every=4")
+    return separable(folder / "data", "training.epochs=6", "collapse.every=4", "report.examples=7")
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,26 @@ def test_collapse_is_measured_when_it_is_asked_for(run: Run) -> None:
 
 
 def test_the_first_row_is_of_the_network_before_training(folder: Path, run: Run) -> None:
-    before = rows(run_transfer(separable(folder / "data", "name=before", "training.epochs=0"), folder).path)[0]
-    first = rows(run.path)[0]
+    config = separable(folder / "data", "name=before", "training.epochs=0")
+    before = run_transfer(config, folder)
+    first, only = rows(run.path)[0], rows(before.path)[0]
     for name in ("validation_loss", "test_loss", "test_accuracy", "collapse_train/cdnv", "collapse_test/cdnv"):
-        assert float(first[name]) == pytest.approx(float(before[name]), rel=1e-5), name
+        assert float(first[name]) == pytest.approx(float(only[name]), rel=1e-5), name
+    # Here the accuracies of train and test differ, which they need not where all is learnt.
+    splits, final = load_splits(config.data), before.read_summary()["final"]
+    trained, tested = (scores_of(before, part)[0] for part in (splits.train, splits.test))
+    assert (final["train_accuracy"], final["test_accuracy"]) == (trained, tested) and trained != tested
+
+
+def test_examples_are_stored_with_their_own_predictions(run: Run, config: Config) -> None:
+    test, chosen = load_splits(config.data).test, logits_of(run, load_splits(config.data).test).argmax(1).tolist()
+    stored = np.load(run.path / "examples.npz")
+    found = []
+    for points, label, prediction in zip(stored["points"], stored["labels"], stored["predictions"], strict=True):
+        (number,) = [i for i in range(len(test)) if np.isin(points, test[i].points).all()]
+        assert (label, prediction) == (test.labels[number], chosen[number])
+        found.append(number)
+    assert len(found) == 7 and [chosen[number] for number in found] != chosen[:7]
 
 
 def test_weights_of_an_earlier_epoch_do_not_go_on_changing(folder: Path) -> None:
@@ -113,11 +129,11 @@ def test_a_network_that_did_not_train_is_not_chosen(folder: Path) -> None:
     assert run.read_summary()["chosen_epoch"] == 1
 
 
-def test_accuracies_of_classes_and_examples_have_the_right_names(folder: Path) -> None:
+def test_accuracies_of_classes_have_the_right_names(folder: Path) -> None:
     """Classes that are not in alphabetical order, by a network that says one thing of all clouds."""
     names = ("torus", "box", "cone")
     config = tiny("name=classes", f"data.synthetic.classes=[{','.join(names)}]", "training.epochs=0",
-                  "data.synthetic.test_per_class=4", "report.examples=7")  # fmt: skip
+                  "data.synthetic.test_per_class=4")  # fmt: skip
     run = run_transfer(config, folder)
     test = load_splits(config.data).test
     chosen = logits_of(run, test).argmax(1).numpy()
@@ -126,10 +142,6 @@ def test_accuracies_of_classes_and_examples_have_the_right_names(folder: Path) -
     assert list(final["per_class"]) == list(names) and final["per_class"] == expected
     assert len(set(expected.values())) > 1
     assert final["test_mean_class_accuracy"] == pytest.approx(np.mean(list(expected.values())))
-    stored = np.load(run.path / "examples.npz")
-    for points, label, prediction in zip(stored["points"], stored["labels"], stored["predictions"], strict=True):
-        (number,) = [i for i in range(len(test)) if np.isin(points, test[i].points.astype(np.float32)).all()]
-        assert (label, prediction) == (test.labels[number], chosen[number])
 
 
 def test_seeds_of_a_run(folder: Path) -> None:
@@ -149,3 +161,13 @@ def test_the_rule_of_the_config_is_that_of_the_network(folder: Path) -> None:
     )
     inflated = [name for name, w in repeat.items() if w.ndim == 5 and w.shape[-1] == 3 and not name.startswith("conv1")]
     assert inflated and all(torch.allclose(repeat[name], 3 * mean[name]) for name in inflated)
+
+
+def test_features_are_scaled_as_the_config_says(folder: Path) -> None:
+    config = separable(folder / "data", "name=scaled", "data.scaling={xyz: 3.0}", "training.epochs=0")
+    run, test = run_transfer(config, folder), load_splits(config.data).test
+    points = [test[i].points for i in range(len(test))]
+    with torch.no_grad():
+        logits = i2p.load(run.path)(i2p.voxelize(points, 0.3, [3 * each for each in points]))
+    loss = torch.nn.functional.cross_entropy(logits.double(), torch.as_tensor(test.labels))
+    assert run.read_summary()["final"]["test_loss"] == pytest.approx(float(loss), rel=1e-5)
