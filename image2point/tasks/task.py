@@ -10,7 +10,7 @@ from torch import Tensor
 
 from image2point.datasets import Cloud
 from image2point.datasets.class_split import Labelled
-from image2point.networks.network import Network
+from image2point.networks.interface import Network
 
 Gather = Callable[[Any], list[Any]]
 """The values of all processes, in order, on all."""

@@ -13,7 +13,7 @@ from image2point.collapse import complexity_penalty
 from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.errors import InputError
-from image2point.networks.network import Network
+from image2point.networks.interface import Network
 from image2point.runs import Run
 from image2point.tasks.task import Task
 from image2point.training import packing

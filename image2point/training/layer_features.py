@@ -13,7 +13,7 @@ from torch import Tensor
 from image2point.collapse.layers import LayerMeasures, Rows, Source
 from image2point.datasets.class_split import Labelled
 from image2point.networks import layer_names
-from image2point.networks.network import Network
+from image2point.networks.interface import Network
 from image2point.training.batches import Preparation, batches, in_order
 
 if TYPE_CHECKING:

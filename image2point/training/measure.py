@@ -12,7 +12,7 @@ import torch
 
 from image2point.collapse import CentreDecisions, Plane, Statistics, centred_cosines, metrics
 from image2point.datasets.class_split import Labelled
-from image2point.networks.network import Network
+from image2point.networks.interface import Network
 from image2point.tasks.task import Outputs, Task
 from image2point.training import distributed
 from image2point.training.batches import Preparation, batches, in_order

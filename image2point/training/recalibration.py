@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError
-from image2point.networks.network import Network
+from image2point.networks.interface import Network
 
 
 def following_norms(net: nn.Module | Network) -> list[_BatchNorm]:

@@ -7,7 +7,7 @@ import math
 import torch
 
 from image2point.config import Training
-from image2point.networks.network import Network
+from image2point.networks.interface import Network
 
 
 def make_optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
