@@ -38,6 +38,13 @@ def export(network: LiftedNetwork, example: Tensor | DenseVoxels, path: str | Pa
     Raises:
         InputError: on another suffix or another kind of example, where ONNX's packages are missing, where weights are
             too large for an ONNX file, or where the program cannot be made.
+
+    >>> import tempfile, torch, image2point as i2p
+    >>> net = i2p.lift("test_efficientnet", weights="random", num_classes=3)
+    >>> voxels = i2p.voxelize([torch.rand(50, 3)], 0.2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export(net, voxels.dense((6, 6, 6)), f"{folder}/net.pt2").name
+    'net.pt2'
     """
     path = user_path(path)
     if path.suffix not in (".onnx", ".pt2"):
