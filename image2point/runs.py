@@ -72,6 +72,11 @@ class Run:
         return self.path / "choice.json"
 
     @property
+    def fingerprint(self) -> Path:
+        """Digests of the data, and the environment, that the run was begun with."""
+        return self.path / "fingerprint.json"
+
+    @property
     def checkpoint(self) -> Path:
         """State of an unfinished run."""
         return self.path / "checkpoint"
@@ -118,8 +123,8 @@ def open_run(path: str | Path) -> Run:
 def check_new(path: Path, overwrite: bool = False) -> None:
     """InputError where a new run cannot be made at `path`; nothing is touched.
 
-    An existing directory is one such reason; with `overwrite` only if it is no run directory, so that a slip
-    cannot remove anything else.
+    An existing directory is one such reason; with `overwrite` only if it holds anything that runs do not write, so that
+    a slip cannot remove anything else.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -127,8 +132,24 @@ def check_new(path: Path, overwrite: bool = False) -> None:
         raise InputError(
             f"{path} exists already; continue it with --resume, replace it with --overwrite, or choose another name=..."
         )
-    if not Run(path).config.is_file():
+    if not Run(path).config.is_file() and not is_remainder(path):
         raise InputError(f"{path} is not a run directory (no {Run(path).config.name}); --overwrite will not remove it")
+
+
+def is_remainder(path: Path) -> bool:
+    """Whether a folder is what a process that was killed left of a run directory: files of runs alone, or none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     before = is_remainder(Path(folder))
+    ...     (Path(folder) / "thesis.txt").touch()
+    ...     before, is_remainder(Path(folder))
+    (True, False)
+    """
+    run = Run(path)
+    paths = [name for name, kind in vars(Run).items() if isinstance(kind, property) and name != "finished"]
+    known = {getattr(run, name).name for name in paths}
+    return path.is_dir() and all(each.name in known or each.suffix == ".part" for each in path.iterdir())
 
 
 @contextmanager
@@ -153,13 +174,15 @@ def claimed(path: Path) -> Iterator[None]:
 
 def create(path: Path, config: str) -> Run:
     """Make a run directory with nothing but its config. What was there before goes: call `check_new` first."""
-    run, fresh = Run(path), path.with_name(f".{path.name}.new")
+    run, fresh, gone = Run(path), path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(gone, ignore_errors=True)
         files.write_text(fresh / run.config.name, config)
-        if path.exists():  # only now that there is something to put in its place
-            shutil.rmtree(path)
+        if path.exists():  # renamed as a whole: whenever this stops, there is a whole directory or none
+            path.rename(gone)
         fresh.rename(path)
+        shutil.rmtree(gone, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise InputError(f"cannot write the run directory {path}: {error.strerror or error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,41 @@ def test_every_arm_has_its_config() -> None:
     for network in ("resnet50", "efficientnet_lite0"):
         assert {f"{network}_{arm}" for arm in ("io", "io_norm", "all", "scratch", "random_frozen")} <= names
         assert {f"{network}_{arm}_10shot" for arm in ("io_norm", "all", "scratch", "random_frozen")} <= names
+
+
+DOUBLED = "data:\n  a: &a {x: 1}\n" + "".join(
+    f"  {b}: &{b} {{l: *{a}, r: *{a}}}\n" for a, b in pairwise("abcdefghijklmnopqrstuvwxyz")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (DOUBLED, "values, with its aliases"),
+        ("data: &d\n  synthetic: *d\n", "holds itself"),
+        ("a: " + "{a: " * 3000 + "1" + "}" * 3000, "too deeply"),
+        ("? [a, b]\n: 1\n", "a key should be a word"),
+        ("seed: " + "9" * 5000, "valid YAML"),
+        ("seed: 99999999999999999999", "seed"),
+        ('name: "a\\0b"\n', "name"),
+    ],
+)  # fmt: skip
+def test_configs_of_strangers_end_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(InputError, match=told) as error:
+        load_config(tmp_path / "odd.yaml")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 2000
+
+
+def test_merge_keys_work(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("data:\n  <<: {voxel_size: 0.1, points: 5}\n  points: 7\n")
+    assert (load_config(tmp_path / "m.yaml").data.voxel_size, load_config(tmp_path / "m.yaml").data.points) == (0.1, 7)
+
+
+def test_a_base_is_a_file_of_sane_size(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: /dev/zero\n")
+    with pytest.raises(InputError, match="not a file"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("#" * (2**20 + 1))
+    with pytest.raises(InputError, match="bytes; expected at most"):
+        load_config(tmp_path / "b.yaml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import yaml
@@ -18,8 +17,10 @@ from image2point.config.sections import (
     NotNegative,
     Probability,
     Section,
+    Seed,
     Training,
     _as_text,
+    is_folder_name,
 )
 
 
@@ -60,7 +61,7 @@ class Images(Section):
     """Training images of each class; null takes all (of the rendered: 100)."""
     test_per_class: Count | None = None
     """Test images of each class; null takes all (of the rendered: 50)."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Seed of the choice of images and of the rendering."""
     class_split: ClassSplit = ClassSplit()
     """A part of the classes, and novel classes that are kept out of the run."""
@@ -111,7 +112,7 @@ class Pretrain(Section):
     """Name of the run and of its directory; the config file's own name unless given."""
     arm: Annotated[str, BeforeValidator(_as_text)] = ""
     """Label in tables and plots; the name unless given."""
-    seed: CountOrZero = 777
+    seed: Seed = 777
     """Seed of fresh weights, the order of the images and augmentation."""
     network: ImageNetwork = ImageNetwork()
     images: Images = Images()
@@ -124,7 +125,7 @@ class Pretrain(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Pretrain:
-        if self.name in {"", ".", ".."} or Path(self.name).name != self.name:
+        if not is_folder_name(self.name):
             raise ValueError(f"name = {self.name!r} must be a plain folder name")
         return self
 

@@ -17,6 +17,8 @@ from image2point.errors import InputError
 from image2point.files import user_path
 
 COMMAND_LINE = "command line"
+MOST_BYTES, MOST_VALUES = 2**20, 100_000
+"""Of one config file; no config comes near."""
 
 
 Kind = TypeVar("Kind", bound=Section)
@@ -90,7 +92,7 @@ def resolve_as(
         if not equals or not key.strip():
             raise InputError(f"override {text!r} should be key=value, for example training.epochs=30")
         try:
-            value = yaml.load(written, _Loader)
+            value = parse_yaml(written)
         except yaml.YAMLError as error:
             raise InputError(f"override {text!r}: the value is not valid YAML: {_one_line(error)}") from None
         _merge(merged, _nested(key.strip(), value), places, COMMAND_LINE)
@@ -126,14 +128,47 @@ def changes(old: Section, new: Section) -> list[str]:
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice, where YAML would keep the last one."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_size(node, {}, ())
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *other`, whose keys may be written again
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, dict | list):
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key should be a word, found {key!r:.80}")
             if key in seen:
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int], inside: tuple[int, ...]) -> int:
+    """How many values a node holds once its aliases are written out; YAMLError where these are too many or endless."""
+    if id(node) in inside:
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: an alias that holds itself")
+    if id(node) not in sizes:
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        parts = parts if isinstance(node, yaml.CollectionNode) else []
+        sizes[id(node)] = 1 + sum(_check_size(part, sizes, (*inside, id(node))) for part in parts)
+    if sizes[id(node)] > MOST_VALUES:
+        raise yaml.YAMLError(f"more than {MOST_VALUES:,} values, with its aliases written out")
+    return sizes[id(node)]
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text from anywhere; yaml.YAMLError where it is wrong, too large or too deep."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits, a date that there is not
+        raise yaml.YAMLError(str(error)) from None
 
 
 def _read(path: Path, visited: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -143,7 +178,11 @@ def _read(path: Path, visited: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
         chain = " -> ".join(p.name for p in (*visited, where))
         raise InputError(f"{path}: the configs name each other as base in a circle: {chain}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if path.exists() and not path.is_file():
+            raise InputError(f"config file {path} is not a file")
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise InputError(f"config file {path} has {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}")
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         by = f", named as base by {visited[-1]}" if visited else ""
         raise InputError(f"config file {path} does not exist{by}") from None

@@ -17,8 +17,18 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Split = Literal["train", "test"]
 Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a run can have a folder of that name.
+
+    >>> [is_folder_name(name) for name in ("ten_shots", "..", "a/b", "a" * 300)]
+    [True, False, False, False]
+    """
+    return name not in {"", ".", ".."} and Path(name).name == name and name.isprintable() and len(name) <= 200
 
 
 def _as_text(value: Any) -> Any:
@@ -94,7 +104,7 @@ class Synthetic(Section):
     """Test clouds of each class."""
     points: Count = 1024
     """Points of each cloud."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Seed of the shapes: other seeds give other shapes."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Names of the classes; null for all."""
@@ -108,7 +118,7 @@ class ClassSplit(Section):
     """Classes that the run neither trains on nor is tested on: names, or how many to draw."""
     base: Annotated[tuple[str, ...], Field(min_length=2)] | Annotated[int, Field(ge=2)] | None = None
     """Classes to train on: names, or how many to draw of those that are not novel; null takes all of them."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Seed of the draw: more base classes of one seed contain the fewer, and the novel ones stay."""
 
 
@@ -129,7 +139,7 @@ class Data(Section):
     sample: Count | None = None
     """Points sampled from each mesh (null: 2048), or drawn from each longer text file or scan (null: all). Unlike
     `points`, these stay the same in every epoch."""
-    sample_seed: CountOrZero = 0
+    sample_seed: Seed = 0
     """Seed of that sampling, together with the name of each file."""
     normalise: bool | None = None
     """Move and scale each cloud into the unit sphere; null as `image2point data info NAME` says."""
@@ -142,7 +152,7 @@ class Data(Section):
     """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None
     """Training clouds per class; null takes all."""
-    shot_seed: CountOrZero = 0
+    shot_seed: Seed = 0
     """Seed of the choice of the shots, and of the clouds held out for validation."""
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. null means
@@ -290,7 +300,7 @@ class Config(Section):
     """Label in tables and plots; the name unless given."""
     task: Literal["classification"] = "classification"
     """What is asked of the network: one class per cloud."""
-    seed: CountOrZero = 777
+    seed: Seed = 777
     """Seed of fresh weights, the order of the data and augmentation."""
     network: Network = Network()
     finetune: Finetune = Finetune()
@@ -305,7 +315,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        if self.name in {"", ".", ".."} or Path(self.name).name != self.name:
+        if not is_folder_name(self.name):
             raise ValueError(f"name = {self.name!r} must be a plain folder name")
         if self.finetune.policy == "none" and self.training.epochs:
             raise ValueError(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from image2point.config.lifting import Ablation
-from image2point.config.sections import Count, CountOrZero, Positive, Section, _as_text
+from image2point.config.sections import Count, CountOrZero, Positive, Section, Seed, _as_text, is_folder_name
 
-Seeds = Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -32,7 +31,7 @@ class Episodes(Section):
     """Nearest class mean, ridge regression, logistic regression."""
     unit: bool = False
     """Scale features to unit length first."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Seed of the draws: the same episodes for everything that is compared."""
 
 
@@ -44,7 +43,7 @@ class _Study(Section):
 
     @model_validator(mode="after")
     def _plain_name(self) -> Any:
-        if self.name in {"", ".", ".."} or Path(self.name).name != self.name:
+        if not is_folder_name(self.name):
             raise ValueError(f"name = {self.name!r} must be a plain folder name")
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,8 +30,9 @@ def standing(
 ) -> Literal["new", "checkpoint", "finished"]:
     """What there is to do. InputError where the directory exists and neither option is given, or where a run is to be
     resumed with another config than its own."""
-    if not resume or not run.path.exists():
-        runs.check_new(run.path, overwrite)
+    lost = run.path.is_dir() and not run.config.is_file() and runs.is_remainder(run.path)  # killed early
+    if not resume or not run.path.exists() or lost:
+        runs.check_new(run.path, overwrite or (resume and lost))
         return "new"
     stored = configuration.load_run_config(runs.open_run(run.path).config)
     changed = [line for line in configuration.changes(stored, config) if not line.startswith(FREE_TO_CHANGE)]
@@ -60,6 +62,8 @@ def claimed(
                 raise InputError(f"another process was at work on {run.path} meanwhile; give the command again")
             if stands == "new":
                 runs.create(run.path, config.to_yaml())
+            for part in run.path.rglob(".*.part"):  # of writes that were killed
+                part.unlink() if part.is_file() else shutil.rmtree(part, ignore_errors=True)
 
         distributed.together(fabric, begin)
         yield

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from image2point.config import Pretrain
 from image2point.jobs import lifecycle
+from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.image_ingredients import load_images, make_image_network, make_image_recipe
 from image2point.jobs.saving import save_summary, save_weights
 from image2point.jobs.scoring import score
@@ -32,12 +34,17 @@ def run_pretraining(
     fabric = distributed.start(config.training)
     stands = distributed.together(fabric, lambda: lifecycle.standing(run, config, resume, overwrite))
     if stands == "finished":
+        shutil.rmtree(run.checkpoint, ignore_errors=True)  # where a kill came between the summary and this
         return run
     splits = load_images(config.images)
+    fingerprint = take_fingerprint(splits, None if config.images.name == "rendered" else config.images.root, fabric)
+    changed = compare_fingerprint(run, fingerprint) if stands == "checkpoint" else []
     weights = "random" if stands == "checkpoint" else None
     network = make_image_network(config, len(splits.train.classes), weights)
     recipe = make_image_recipe(config, network)
     with lifecycle.claimed(fabric, run, config, stands, resume, overwrite), StopSignal() as stop:
+        if stands == "new" and fabric.is_global_zero:
+            store_fingerprint(run, fingerprint)
         job = Job(fabric, Classification(), network, splits, recipe, config, run, stop)
         held_out = len(splits.validation) if splits.validation else 0
         job.journal.say(f"{'resuming' if stands == 'checkpoint' else 'run'} {run.path}: {config.label}")
@@ -46,6 +53,8 @@ def run_pretraining(
             f"{held_out} validation, {len(splits.test)} test images of {config.images.size} pixels"
         )
         job.journal.say(f"network: {config.network.arch}, weights {config.network.weights}")
+        for change in changed:
+            job.journal.say(f"warning: {change}")
         state = restore(job) if stands == "checkpoint" else State()
         fit(job, state)
         _finish(job, config, network, state)

@@ -31,6 +31,6 @@ def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 
 def save_summary(run: Run, summary: dict[str, Any]) -> None:
-    """Write summary.json, with which the run is finished: so nothing is left to resume."""
+    """Write summary.json, with which the run is finished: so it is the last file, and nothing is left to resume."""
     files.write_text(run.summary, json.dumps(summary, indent=1))
     shutil.rmtree(run.checkpoint, ignore_errors=True)

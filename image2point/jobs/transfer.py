@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from image2point import files
 from image2point.config import Config
 from image2point.finetune import count, count_by_role
 from image2point.jobs import block_choice, lifecycle
+from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.ingredients import (
     calibration_batch,
     check_features,
@@ -23,6 +25,7 @@ from image2point.jobs.ingredients import (
 )
 from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
+from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.training import distributed
@@ -49,10 +52,13 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     fabric = distributed.start(config.training)
     stands = distributed.together(fabric, lambda: lifecycle.standing(run, config, resume, overwrite))
     if stands == "finished":
+        shutil.rmtree(run.checkpoint, ignore_errors=True)  # where a kill came between the summary and this
         return run
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
     splits, recipe = load_splits(config.data), make_recipe(config)
     check_features(splits, recipe)
+    fingerprint = take_fingerprint(splits, None if config.data.name == "synthetic" else config.data.root, fabric)
+    changed = compare_fingerprint(run, fingerprint) if stands == "checkpoint" else []
     classes = len(splits.train.classes)
     if stands == "checkpoint":
         network = make_blank_network(config, classes, run.read_lifting())
@@ -64,11 +70,15 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     else:
         network, counts = block_choice.apply(network, block_choice.resolved(config, run))
     with lifecycle.claimed(fabric, run, config, stands, resume, overwrite), StopSignal() as stop:
+        if stands == "new" and fabric.is_global_zero:
+            store_fingerprint(run, fingerprint)
         if open_choice:
             block_choice.choose(config, run, fabric, network, splits, recipe, stop)
             network, counts = block_choice.apply(network, block_choice.resolved(config, run))
         job = Job(fabric, TASKS[config.task], network, splits, recipe, config, run, stop)
         _announce(job, config, network, counts, resumed=stands == "checkpoint")
+        for change in changed:
+            job.journal.say(f"warning: {change}")
         state = restore(job) if stands == "checkpoint" else State()
         fit(job, state)
         _finish(job, config, recipe, network, state)
@@ -134,11 +144,11 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
         "weights": {**lifting["weights"], "counts": lifting["counts"]},
         **result,
     }
-    save_summary(run, summary)
     if config.report.html:
-        from image2point import report
+        from image2point.report.page import write_page
 
-        report.build([run.path], run.report)
+        write_page([read_run(run.path, summary)], run.report)
+    save_summary(run, summary)
     job.journal.say(f"{job.task.statement(result['final'])}, everything is in {run.path}")
 
 

@@ -15,7 +15,7 @@ from image2point.report import charts, figures, map_figures, maps, page_tables
 from image2point.report.arms import Arm, group
 from image2point.report.cloud_figures import clouds
 from image2point.report.provenance import details
-from image2point.report.read import read_runs
+from image2point.report.read import Record, read_runs
 from image2point.report.statement import statement, title
 from image2point.report.style import SCRIPT, STYLE
 
@@ -35,8 +35,13 @@ def build(runs: Iterable[str | Path], out: str | Path) -> Path:
     Raises InputError naming the file where a run directory is missing, unfinished or damaged, and where `out` cannot
     be written.
     """
+    return write_page(read_runs(runs), out)
+
+
+def write_page(records: Iterable[Record], out: str | Path) -> Path:
+    """The same, of runs as they were read."""
     path = user_path(out)
-    page = render(group(read_runs(runs)))
+    page = render(group(records))
     try:
         write_text(path, page)
     except OSError as error:

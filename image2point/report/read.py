@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -135,25 +136,28 @@ def read_runs(paths: Iterable[str | Path]) -> list[Record]:
     return [read_run(folder) for folder in folders]
 
 
-def read_run(folder: str | Path) -> Record:
-    """Read one finished run directory; InputError names what is missing or damaged in it."""
+def read_run(folder: str | Path, summary: Mapping[str, Any] | None = None) -> Record:
+    """Read one finished run directory; InputError names what is missing or damaged in it.
+
+    summary: what its summary.json is about to say, of a run that is finished but for it.
+    """
     run = runs.open_run(folder)
     config = _text(run.config)
-    summary = _summary(run.summary, run.read_summary())
+    checked = _summary(run.summary, run.read_summary() if summary is None else json.loads(json.dumps(summary)))
     lifting = run.read_lifting()
     if isinstance(options := lifting.get("options"), dict):  # these have `auto` resolved
         resolved = {name: options[name] for name in ("rule", "axis", "substrate", "stem") if name in options}
-        summary = summary.model_copy(update={"network": summary.network.model_copy(update=resolved)})
+        checked = checked.model_copy(update={"network": checked.network.model_copy(update=resolved)})
     return Record(
         path=run.path,
         config=config,
         settings=_settings(run.config, config),
-        summary=summary,
+        summary=checked,
         metrics=_metrics(run.metrics),
-        origins=_origins(run.lifting, lifting, summary.parameters),
-        examples=_examples(run.examples, len(summary.data.classes)),
+        origins=_origins(run.lifting, lifting, checked.parameters),
+        examples=_examples(run.examples, len(checked.data.classes)),
         layers=read_layers(run.layers),
-        geometry=read_geometry(run.geometry, len(summary.data.classes)),
+        geometry=read_geometry(run.geometry, len(checked.data.classes)),
     )
 
 

@@ -1,0 +1,97 @@
+"""What a run was begun with, so that a resumed one notices what changed: data, and what rounds in other ways."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from image2point import files
+from image2point.datasets import Splits
+from image2point.datasets.listed import is_litter
+from image2point.errors import InputError
+from image2point.jobs.lifecycle import environment
+from image2point.runs import Run
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+READ_WHOLE = 2 * 2**30
+"""Bytes of a dataset up to which its content counts; beyond, sizes and times of change of its files."""
+
+ROUNDING = ("image2point", "torch", "device", "processes", "threads")
+"""What results depend on in the last digits."""
+
+
+def take_fingerprint(splits: Splits, root: str | Path | None, fabric: Fabric) -> dict[str, Any]:
+    """Digests of the clouds' classes and labels and of the files below `root`, and the environment.
+
+    `stat` covers names, sizes and times of change; `content` what the files hold, None where they are larger than
+    `READ_WHOLE` together. Both are None without a root.
+    """
+    samples = hashlib.sha256()
+    for part in (splits.train, splits.validation, splits.test):
+        if part is not None:
+            samples.update(json.dumps([part.name, len(part), list(part.classes)]).encode())
+            samples.update(part.labels.astype("<i8").tobytes())
+    found = {"samples": samples.hexdigest(), "stat": None, "content": None, "environment": environment(fabric)}
+    if root is not None and files.user_path(root).is_dir():
+        paths = _files_below(files.user_path(root))
+        found["stat"] = _digest_of_stat(files.user_path(root), paths)
+        if sum(path.stat().st_size for path in paths) <= READ_WHOLE:
+            found["content"] = _digest_of_content(files.user_path(root), paths)
+    return found
+
+
+def store_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
+    files.write_text(run.fingerprint, json.dumps(fingerprint, indent=1))
+
+
+def compare_fingerprint(run: Run, now: Mapping[str, Any]) -> list[str]:
+    """Compare with what the run was begun with; returns warnings about what may change results in the last digits.
+
+    Raises InputError where the data changed. A run that stored nothing, as earlier versions did, is not compared.
+    """
+    if not run.fingerprint.is_file():
+        return []
+    before = json.loads(run.fingerprint.read_text(encoding="utf-8"))
+    same_files = before["stat"] == now["stat"] or (
+        before["content"] is not None and before["content"] == now["content"]
+    )
+    if before["samples"] != now["samples"] or not same_files:
+        what = "classes, labels or numbers of clouds" if before["samples"] != now["samples"] else "files"
+        raise InputError(
+            f"the data of {run.path} changed since it was begun: its {what} are not the same, so it cannot be resumed "
+            "to the same result; restore the data, or start again with --overwrite"
+        )
+    return [
+        f"{name} changed since the run was begun, {before['environment'].get(name)} -> {now['environment'].get(name)}: "
+        "results may differ in rounding"
+        for name in ROUNDING
+        if before["environment"].get(name) != now["environment"].get(name)
+    ]
+
+
+def _files_below(root: Path) -> list[Path]:
+    paths = (path for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in paths if not any(is_litter(part) for part in path.relative_to(root).parts))
+
+
+def _digest_of_stat(root: Path, paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        state = path.stat()
+        digest.update(f"{path.relative_to(root)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _digest_of_content(root: Path, paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(root)}\0".encode())
+        with open(path, "rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
