@@ -25,7 +25,7 @@ def load(run: str | Path) -> LiftedNetwork:
     Only the run directory is read: neither the 2D weights nor the dataset are needed. Raises InputError where it is
     no finished run or damaged.
 
-    >>> net = load("data/fixtures/runs/before_tasks")
+    >>> net = load("tests/runs/before_tasks")
     >>> net.lifting.network, net.lifting.options.num_classes
     ('test_efficientnet', 3)
     """

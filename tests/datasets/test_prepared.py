@@ -153,7 +153,7 @@ def test_an_epoch_over_shards_goes_on_where_it_stopped(tmp_path: Path, workers: 
     assert sorted(torch.cat([batch.indices for batch in whole]).tolist()) == list(range(40))
     for one, other in zip(whole[4:], rest, strict=True):
         assert isinstance(one.voxels, VoxelTensor) and isinstance(other.voxels, VoxelTensor)
-        assert torch.equal(one.indices, other.indices) and torch.equal(one.labels, other.labels)
+        assert torch.equal(one.indices, other.indices) and torch.equal(one.targets, other.targets)
         assert torch.equal(one.voxels.features, other.voxels.features)
         assert torch.equal(one.voxels.coordinates, other.voxels.coordinates)
 
