@@ -38,7 +38,9 @@ def test_its_scores_are_found_again(run: Path) -> None:
 def test_its_network_says_what_it_said(run: Path) -> None:
     net = i2p.load(run)
     assert not net.training and net.lifting.network == "test_efficientnet"
-    said = json.loads(call("predict", run, STORED.parents[2] / "data/fixtures/clouds/torus.npy", "--points", 64, "--json"))
+    said = json.loads(
+        call("predict", run, STORED.parents[2] / "data/fixtures/clouds/torus.npy", "--points", 64, "--json")
+    )
     shares = torch.tensor([said[0]["classes"][name] for name in ("cone", "torus", "box")])
     assert torch.allclose(shares, torch.tensor([0.337920, 0.335927, 0.326152]), atol=1e-5)
 

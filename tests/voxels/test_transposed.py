@@ -132,11 +132,11 @@ def test_a_frozen_inflated_kernel_runs_over_the_encoders_map_with_its_taps_summe
     with torch.no_grad():
         up.weight.copy_(up.weight[..., :1].expand_as(up.weight))
     up.weight.requires_grad_(False)
-    kernel, table = up._kernel_and_table(finer, up.weight)
+    kernel, table, _ = up._prepare(finer, None)
     assert kernel.shape == (4, 8, 3, 3, 1) and table is neighbour_table(finer.sites, up.window)
     with torch.no_grad():
         up.weight[..., 1] += 1
-    assert up._kernel_and_table(finer, up.weight)[0].shape == (4, 8, 3, 3, 3)
+    assert up._prepare(finer, None)[0].shape == (4, 8, 3, 3, 3)
 
 
 def test_a_tied_kernel_is_the_repeated_one() -> None:
