@@ -11,10 +11,11 @@ from image2point.voxels.functional import shuffle
 from image2point.voxels.reduce import segment_max
 
 
-def test_indices_do_not_depend_on_the_precision_of_the_points() -> None:
-    """0.3 in single precision lies above 0.3, and below three times 0.1 when divided in single precision."""
-    points = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.6, 0.7], [1.1, 1.3, 1.7], [5.9, 7.7, 12.3]])
-    expected = torch.floor(points.double() / 0.1).int()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_indices_do_not_depend_on_the_precision_of_the_points(dtype: torch.dtype) -> None:
+    """0.7 lies below seven tenths in single precision, and 0.3 / 0.1 below 3 in double precision."""
+    points = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.6, 0.7], [1.1, 1.3, 1.7], [5.9, 7.7, 12.3]], dtype=dtype)
+    expected = torch.tensor([[0, 0, 0], [3, 6, 7], [11, 13, 17], [59, 77, 123]], dtype=torch.int32)
     assert not torch.equal(torch.floor(points / 0.1).int(), expected)  # or this would show nothing
     assert torch.equal(voxelize([points], 0.1).coordinates[:, 1:], expected)
 
