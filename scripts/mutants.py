@@ -68,6 +68,9 @@ def read_mutants(path: Path, patterns: Sequence[str] = ()) -> list[Mutant]:
             raise ValueError(f"no mutant matches {' or '.join(patterns)}")
     wrong = [f"{name}: the name occurs twice" for name in sorted({n for n in names if names.count(n) > 1})]
     for mutant in mutants:
+        if not (isinstance(mutant.old, str) and isinstance(mutant.new, str)):
+            wrong.append(f"{mutant.name}: old and new are texts; put quotes around them")
+            continue
         source = ROOT / mutant.file
         count = source.read_text(encoding="utf-8").count(mutant.old) if source.is_file() else 0
         if count != 1:
