@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import rows, tiny
+from tiny_runs import load_splits, rows, tiny
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import image2point as i2p
+from image2point.jobs.ingredients import make_recipe
 from image2point.jobs.transfer import run_transfer
 from image2point.training import epoch_end
+from image2point.training.batches import shuffled
 from image2point.training.interrupt import Interrupted
 from image2point.training.recalibration import drift
 
@@ -97,18 +99,30 @@ def test_drift_sees_another_domain_and_changes_nothing() -> None:
 
 
 def test_a_run_scores_what_its_clouds_say(tmp_path: Path) -> None:
-    """Training is the same with and without; the scores are those of the statistics taken again, stored as weights."""
+    """Training is the same with and without, the scores are not, and a run without says so."""
     with_it = run_transfer(tiny("name=with"), tmp_path).path
     without = run_transfer(tiny("name=without", "training.recalibrate=0"), tmp_path).path
     assert [row["train_loss"] for row in rows(with_it)] == [row["train_loss"] for row in rows(without)]
     assert [row["validation_loss"] for row in rows(with_it)] != [row["validation_loss"] for row in rows(without)]
-    net = i2p.load(with_it)
-    i2p.freeze(net, "io+norm")
-    stored = statistics(net)
     assert json.loads((with_it / "summary.json").read_text())["warnings"] == []
     (warning,) = json.loads((without / "summary.json").read_text())["warnings"]
     assert "running statistics" in warning and "training.recalibrate=512" in warning
-    assert stored
+
+
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_a_run_leaves_the_statistics_of_its_training_clouds_as_they_are(tmp_path: Path, validation: float) -> None:
+    """Not augmented, not those of training, and of two batches where seven clouds are asked for."""
+    settings = ("training.recalibrate=7", "training.epochs=1", "data.augmentation.shift=0.5", "collapse.every=0")
+    config = tiny(*settings, f"data.validation={validation}")
+    net, recipe = i2p.load(run_transfer(config, tmp_path).path), make_recipe(config)
+    train, stored = load_splits(config.data).train, statistics(net)
+    given = []
+    for indices in shuffled(len(train), 4, config.seed, epoch=0)[:2]:
+        clouds = [recipe.prepare(train[int(i)], f"cloud {i}") for i in indices]
+        given.append(recipe.join(clouds))
+    assert sum(len(x.coordinates[:, 0].unique()) for x in given) == 8 < len(train)
+    i2p.recalibrate(net, given)
+    torch.testing.assert_close(statistics(net), stored)
 
 
 def test_a_run_stopped_while_it_recalibrates_resumes_to_the_same_bits(

@@ -279,3 +279,16 @@ def test_a_kernel_that_is_no_longer_tied_is_applied_whole() -> None:
     assert layer.structure().tied == {2}
     layer.weight.data[0, 0, 0, 0, 2] += 1
     assert not layer.structure().tied
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_kernel_is_kept_in_each_type_apart(groups: int, mixed: bool) -> None:
+    """A pass with autocast after one without, or before it."""
+    layer = VoxelConv(8, 8, (3, 3, 3), 1, (1, 1, 1), groups=groups).requires_grad_(False)
+    fresh, x = copy.deepcopy(layer), random_voxels(8).to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=not mixed):
+        layer(x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        found, expected = layer(x).features, fresh(x).features
+    assert found.dtype == (torch.bfloat16 if mixed else torch.float32) and torch.equal(found, expected)
