@@ -87,9 +87,10 @@ def test_what_wrappers_insert_in_the_middle_of_a_name(state: State, tmp_path: Pa
         (lambda s: {"teacher": under("backbone.", s), "student": under("module.backbone.", other(s))}, "'teacher'"),
         (lambda s: {"net": {"weights": {"state_dict": under("model.", s)}}}, "'net.weights.state_dict'"),
         (lambda s: {"model": s, "copy": dict(s)}, "'model'"),
+        (lambda s: {"model": s, "momentum_encoder": other(s)}, "'model'"),
         (lambda s: {"epoch": 3, **s}, ""),
     ],
-    ids=["optimizer", "namespace", "ema", "dino", "nested", "twice", "flat"],
+    ids=["optimizer", "namespace", "ema", "dino", "nested", "twice", "momentum", "flat"],
 )
 def test_entries_beside_the_weights(
     content: Any, taken: str, state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -125,3 +125,9 @@ def test_bad_requests_are_named(labels: Tensor) -> None:
         measure_layers(source(whole, 8), labels, CLASSES, ["nc5"])
     with pytest.raises(StatisticsError, match="nc3: no layer has a classifier"):
         measure_layers(source(whole, 8), labels, CLASSES, ["nc3"])
+
+
+def test_two_samples_of_a_class_leave_no_interval() -> None:
+    features, labels = torch.tensor([[0.0], [2.0], [7.0], [9.0]]), torch.tensor([0, 0, 1, 1])
+    found = measure_layers(lambda: [{"last": (features, torch.arange(4))}], labels, 2)["last"]
+    assert found.intervals == {} and found.values["cdnv_corrected"] == pytest.approx(2 / (49 - 2))

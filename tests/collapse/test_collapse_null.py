@@ -46,6 +46,12 @@ def test_of_noise_a_measure_is_its_null_of_classes_it_is_not() -> None:
     assert all(value[name] < told[name][0] - 10 * told[name][1] for name in names)
 
 
+def test_the_only_sample_of_a_class_does_not_count_as_told_right() -> None:
+    """Of the class of two, one is nearer to the single sample than to its own mean."""
+    features, labels = [[0.0], [1.0], [-1.2]], [0, 1, 1]
+    assert measure_features(features, labels, ["ncc_accuracy"]) == {"ncc_accuracy": 0.5}
+
+
 def test_null_of_what_is_undefined() -> None:
     features, labels = draw(3, 1, 5)
     assert all(math.isnan(part) for part in null(features, labels, ["cdnv"])["cdnv"])

@@ -167,6 +167,17 @@ def test_a_module_with_a_rule_is_a_leaf() -> None:
     assert isinstance(net.get_submodule("middle"), Pointwise)
 
 
+def test_a_rule_reads_paddings_only_if_it_says_so() -> None:
+    def rule(module: Squash, x: Value, options: Options) -> Lifted:
+        raise Unsupported(f"padded: {x.padded}")
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ZeroPad2d(1), Squash(), nn.Conv2d(8, 8, 1))
+    for reads, message in ((False, "padding that is not followed"), (True, "padded: True")):
+        i2p.register_rule(Squash, rule, reads_padding=reads, replace=True)
+        with pytest.raises(LiftError, match=message):
+            equivalence.lifted(equivalence.randomise(network))
+
+
 def test_a_subclass_that_changes_something_has_no_rule() -> None:
     class Other(Squash):
         def forward(self, x: Tensor) -> Tensor:

@@ -60,6 +60,13 @@ def test_the_first_norm_gets_the_averages_of_its_batches() -> None:
     assert net.training and norm.momentum == 0.1 and norm.num_batches_tracked == 0
 
 
+def test_dropout_rests_meanwhile() -> None:
+    net, x = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4)), torch.rand(16, 4)
+    i2p.recalibrate(net, [x])
+    torch.testing.assert_close(net[1].running_mean, x.mean(0))
+    assert net[0].training
+
+
 @pytest.mark.parametrize(("policy", "roles"), [("io", {"input"}), ("io+stats", {"input", "norm"}), ("none", set())])
 def test_only_norms_that_follow_the_batch_change(policy: str, roles: set[str]) -> None:
     net = network(policy)
