@@ -105,6 +105,10 @@ class Run:
         """The content of choice.json."""
         return _read_json(self.choice, f"{self.path} has not chosen a block to train yet")
 
+    def read_fingerprint(self) -> dict[str, Any]:
+        """The content of fingerprint.json."""
+        return _read_json(self.fingerprint, f"{self.path} was begun by a version that stored none")
+
     def read_lifting(self) -> dict[str, Any]:
         """The content of lifting.json."""
         return _read_json(self.lifting, f"{self.path} was not written by `image2point transfer`")

@@ -56,7 +56,9 @@ def compare_fingerprint(run: Run, now: Mapping[str, Any]) -> list[str]:
     """
     if not run.fingerprint.is_file():
         return []
-    before = json.loads(run.fingerprint.read_text(encoding="utf-8"))
+    before = run.read_fingerprint()
+    if not {"samples", "stat", "content", "environment"} <= before.keys():
+        raise InputError(f"{run.fingerprint} is damaged; start again with --overwrite")
     same_files = before["stat"] == now["stat"] or (
         before["content"] is not None and before["content"] == now["content"]
     )
