@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import image2point as i2p
 from image2point.cli import app
 from image2point.config import load_config
+from image2point.jobs.reuse import predict
 
 STORED = Path(__file__).resolve().parent / "runs" / "before_tasks"
 """Written by version 0.1.0, before a config said `task`: three synthetic classes, three epochs, best by validation."""
@@ -52,3 +54,14 @@ def test_it_has_a_page_and_is_finished(run: Path) -> None:
         "report", run, "--markdown"
     )
     assert "is finished already" in call("transfer", run / "config.yaml", "--runs", run.parent, "--resume")
+
+
+def test_files_are_predicted_by_the_columns_of_the_run(run: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(64, 4))
+    np.savetxt(run / "plain.xyz", points[:, :3])
+    np.savetxt(run / "numbered.xyz", points[:, [3, 0, 1, 2]])
+    expected = predict(run, [run / "plain.xyz"])[0].probabilities
+    assert predict(run, [run / "numbered.xyz"])[0].probabilities != expected
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("data:\n", "data:\n  columns: _ x y z\n", 1))
+    assert predict(run, [run / "numbered.xyz"])[0].probabilities == expected

@@ -106,8 +106,8 @@ def predict_each(
     dtype = next(network.parameters()).dtype
     for path in map(str, paths):
         try:
-            cloud = prepare(read_cloud(path, points=points, seed=seed, normalise=normalise), path, recipe)
-            voxels = to_voxels([cloud], recipe, [path])
+            cloud = read_cloud(path, points, seed, normalise, config.data.columns, config.data.nan_points)
+            voxels = to_voxels([prepare(cloud, path, recipe)], recipe, [path])
         except InputError as error:
             yield ClassPrediction(path, problem=str(error))
             continue
