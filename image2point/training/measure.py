@@ -41,7 +41,7 @@ def outputs(
         with torch.no_grad():
             for batch in batches(samples, plan, recipe, None, workers, fabric.device.type == "cuda", task.targets):
                 with fabric.autocast():
-                    answers.append(task.answer(network, batch.to(fabric.device, dtype).voxels))
+                    answers.append(task.answer(network, batch.to(fabric.device, dtype)))
                 each_batch()
     finally:
         network.train(was_training)
