@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
-from image2point.datasets.features import Up, input_features
+from image2point.datasets.features import GROUND_CELL, Up, input_features, scene_intensity, with_ground_height
 from image2point.datasets.normals import estimate_normals
 from image2point.datasets.splits import origin
 from image2point.datasets.transforms import Augmentation, augment, rng_for
@@ -30,9 +30,9 @@ from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 class Recipe:
     """How a cloud becomes voxels.
 
-    points: how many are drawn from each cloud (None: all); features, scaling, up: see `datasets.features`;
-    normals: the clouds' own ("given"), or "estimated" from the points, whatever the clouds bring; augmentation: for
-    training only.
+    points: how many are drawn from each cloud (None: all); features, scaling, up, ground_cell: see
+    `datasets.features`; intensity: as the clouds bring it ("given"), or by the scale of each ("scene"); normals: the
+    clouds' own ("given"), or "estimated" from the points, whatever the clouds bring; augmentation: for training only.
     """
 
     voxel_size: float
@@ -40,6 +40,8 @@ class Recipe:
     scaling: Mapping[str, float] | None = None
     normals: str = "given"
     up: Up | None = None
+    ground_cell: float = GROUND_CELL
+    intensity: str = "given"
     points: int | None = None
     substrate: str = "sparse"
     augmentation: Augmentation | None = None
@@ -186,14 +188,18 @@ class _Samples(Dataset[tuple[int, Any, int]]):
 
 
 def prepare(cloud: Cloud, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> Cloud:
-    """The cloud as the network gets to see it: checked, with its normals estimated where the recipe says so,
-    subsampled, and augmented where an epoch is given."""
+    """The cloud as the network gets to see it: checked, with normals, intensities and heights above the ground of the
+    whole cloud as the recipe says, subsampled, and augmented where an epoch is given."""
     changes = recipe.steady if epoch is None else recipe.changing
     cloud = check_cloud(cloud, where)
     if "normals" not in recipe.features and cloud.normals is not None:
         cloud = replace(cloud, normals=None)
     elif recipe.normals == "estimated":
         cloud = replace(cloud, normals=estimate_normals(cloud.points))
+    if "ground_height" in recipe.features:
+        cloud = with_ground_height(cloud, recipe.up, recipe.ground_cell)
+    if recipe.intensity == "scene":
+        cloud = scene_intensity(cloud)
     cloud = augment(cloud, changes, rng_for(recipe.seed, epoch or 0, index))
     return check_cloud(cloud, where, recipe.voxel_size)
 
@@ -202,7 +208,7 @@ def to_voxels(clouds: Sequence[Cloud], recipe: Recipe, where: Sequence[str] | No
     """Features of prepared clouds, averaged per voxel. `where` names the clouds in errors."""
     names = where or [f"cloud {number}" for number in range(len(clouds))]
     features = [
-        input_features(cloud, recipe.features, recipe.scaling, recipe.up, name)
+        input_features(cloud, recipe.features, recipe.scaling, recipe.up, name, recipe.ground_cell)
         for cloud, name in zip(clouds, names, strict=True)
     ]
     return voxelize([cloud.points for cloud in clouds], recipe.voxel_size, features, recipe.substrate)
