@@ -19,7 +19,9 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Split = Literal["train", "test"]
-Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
+Feature = Literal[
+    "xyz", "occupancy", "normals", "colour", "height", "ground_height", "intensity", "return_share", "number_of_returns"
+]
 
 
 def is_folder_name(name: str) -> bool:
@@ -163,13 +165,20 @@ class Data(Section):
     """Edge of a voxel, in the units of the points."""
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("xyz",)
     """What each voxel carries into the network, in this order: the mean over its points of `xyz`, the constant 1
-    (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud."""
+    (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud,
+    `ground_height` above the lowest point around, and of laser scans `intensity`, `return_share` (number of the
+    return / returns of its pulse) and `number_of_returns`."""
+    ground_cell: Positive = 5.0
+    """Edge of the horizontal cells over whose lowest point `ground_height` is measured, in the units of the points."""
+    intensity: Literal["given", "scene"] = "given"
+    """Intensities as the files have them, or divided by the 95th percentile of their scene and cut off at 1: scales
+    differ from sensor to sensor."""
     scaling: dict[Feature, float] = Field(default={"xyz": 1.0})
     """Factor on each of the features; 1 where not named."""
     normals: Literal["given", "estimated"] = "given"
     """Normals as the clouds bring them, or estimated from the points alone, whatever the clouds bring."""
     up: Literal["x", "y", "z"] | None = None
-    """The axis that points up in this dataset, along which `height` is measured; z in the synthetic shapes, y in the
+    """The axis that points up in this dataset, along which heights are measured; z in the synthetic shapes, y in the
     usual modelnet40_ply_hdf5_2048."""
     augmentation: Augmentation | None = Augmentation()
     """Random changes of training clouds; null for none."""
@@ -186,8 +195,11 @@ class Data(Section):
     def _possible(self) -> Data:
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"data.features = {list(self.features)} names a feature twice")
-        if "height" in self.features and self.up is None:
-            raise ValueError("data.features has height, which needs the axis that points up; set data.up to x, y or z")
+        for name in ("height", "ground_height"):
+            if name in self.features and self.up is None:
+                raise ValueError(
+                    f"data.features has {name}, which needs the axis that points up; set data.up to x, y or z"
+                )
         if self.shots is not None and self.validation:
             held_out = int(self.shots * self.validation + 0.5)
             if not 0 < held_out < self.shots:

@@ -27,7 +27,8 @@ DAMAGE = (
 )  # fmt: skip
 """What numpy's reader of headers and zipfile raise for bytes that make no sense."""
 
-NAMES = {"normals": ("normals", "normal"), "colours": ("colours", "colors"), "parts": ("parts",)}
+NAMES = {"normals": ("normals", "normal"), "colours": ("colours", "colors"), "labels": ("parts",)}
+"""Arrays beside the points, and what they are in a cloud."""
 
 
 def read_npy(path: Path) -> Cloud:
@@ -45,7 +46,8 @@ def read_npy(path: Path) -> Cloud:
 
 
 def read_npz(path: Path) -> Cloud:
-    """Points from the array `points` or the only one; `normals`, `colours` and `parts` where there are such arrays.
+    """Points from the array `points` or the only one; `normals`, `colours` and `parts`, the labels of points, where
+    there are such arrays.
 
     Raises InputError with the path for other archives, and for arrays of another size than they promise.
     """
@@ -70,7 +72,8 @@ def read_npz(path: Path) -> Cloud:
     cloud = _cloud_of_array(arrays.pop("points"), path, f"`{one_line(main)}`")
     if arrays.get("colours", np.empty(0)).shape == cloud.points.shape:
         arrays["colours"] = unit_colours(arrays["colours"])
-    return replace(cloud, **arrays)
+    normals, colours, labels = (arrays.get(name, getattr(cloud, name)) for name in NAMES)
+    return replace(cloud, normals=normals, colours=colours, labels=labels)
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.ndarray:

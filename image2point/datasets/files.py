@@ -138,7 +138,7 @@ def _seen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str],
         return cloud
     if gone.all():
         raise InputError(f"{path}: none of its {len(cloud):,} points are finite: all are NaN, where nothing was seen")
-    fields = (cloud.normals, cloud.colours, cloud.parts)
+    fields = (cloud.normals, cloud.colours, cloud.labels, *cloud.attributes.values())
     if any(values is not None and len(values) != len(cloud) for values in fields):
         return cloud  # refused, with what is wrong, by check_cloud
     note(f"{path}: {gone.sum():,} of {len(cloud):,} points are NaN, where nothing was seen, and left out")

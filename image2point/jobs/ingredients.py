@@ -99,6 +99,8 @@ def make_recipe(config: configuration.Config) -> Recipe:
         scaling={str(name): factor for name, factor in data.scaling.items()},
         normals=data.normals,
         up=data.up,
+        ground_cell=data.ground_cell,
+        intensity=data.intensity,
         points=data.points,
         substrate=config.network.substrate,
         augmentation=Augmentation(**data.augmentation.model_dump()) if data.augmentation else None,

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.crops import Crop, Repeated, crop, mixed
-from image2point.datasets.features import Up, input_features
+from image2point.datasets.features import GROUND_CELL, Up, input_features, scene_intensity, with_ground_height
 from image2point.datasets.normals import estimate_normals
 from image2point.datasets.scene_changes import SceneChanges, change
 from image2point.datasets.splits import origin
@@ -32,8 +32,9 @@ from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
 class Recipe:
     """How a cloud becomes voxels.
 
-    points: how many are drawn from each cloud (None: all); features, scaling, up: see `datasets.features`;
-    normals: the clouds' own ("given"), or "estimated" from the points, whatever the clouds bring. For training only are
+    points: how many are drawn from each cloud (None: all); features, scaling, up, ground_cell: see
+    `datasets.features`; intensity: as the clouds bring it ("given"), or by the scale of each ("scene"); normals: the
+    clouds' own ("given"), or "estimated" from the points, whatever the clouds bring. For training only are
     augmentation, scene_changes, and crop: the part of a cloud that a step sees, `repeats` of each cloud in an epoch.
     """
 
@@ -42,6 +43,8 @@ class Recipe:
     scaling: Mapping[str, float] | None = None
     normals: str = "given"
     up: Up | None = None
+    ground_cell: float = GROUND_CELL
+    intensity: str = "given"
     points: int | None = None
     substrate: str = "sparse"
     augmentation: Augmentation | None = None
@@ -234,14 +237,18 @@ class _Samples(Dataset[tuple[int, Any, int]]):
 
 
 def prepare(cloud: Cloud, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> Cloud:
-    """The cloud as the network gets to see it: checked, with its normals estimated where the recipe says so,
-    subsampled, and where an epoch is given cropped and augmented."""
+    """The cloud as the network gets to see it: checked, with normals, intensities and heights above the ground of the
+    whole cloud as the recipe says, subsampled, and where an epoch is given cropped and augmented."""
     changes = recipe.steady if epoch is None else recipe.changing
     cloud = check_cloud(cloud, where)
     if "normals" not in recipe.features and cloud.normals is not None:
         cloud = replace(cloud, normals=None)
     elif recipe.normals == "estimated":
         cloud = replace(cloud, normals=estimate_normals(cloud.points))
+    if "ground_height" in recipe.features:
+        cloud = with_ground_height(cloud, recipe.up, recipe.ground_cell)
+    if recipe.intensity == "scene":
+        cloud = scene_intensity(cloud)
     rng = rng_for(recipe.seed, epoch or 0, index)
     if epoch is not None and recipe.crop is not None:
         cloud = crop(cloud, recipe.crop, recipe.voxel_size, rng, recipe.up)
@@ -262,7 +269,7 @@ def to_voxels_and_rows(
     """The same, and for each cloud the row of each point's voxel in the batch, int64 [P_i]."""
     names = where or [f"cloud {number}" for number in range(len(clouds))]
     features = [
-        input_features(cloud, recipe.features, recipe.scaling, recipe.up, name)
+        input_features(cloud, recipe.features, recipe.scaling, recipe.up, name, recipe.ground_cell)
         for cloud, name in zip(clouds, names, strict=True)
     ]
     points = [cloud.points for cloud in clouds]
