@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from image2point import config as configuration
+from image2point.config.sections import Augmentation as AugmentationSettings
 from image2point.config.sections import ClassSplit
 from image2point.datasets import Splits, registry, synthetic
 from image2point.datasets.catalogue import Options
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
+from image2point.datasets.crops import Crop
 from image2point.datasets.features import feature_width
+from image2point.datasets.scene_changes import SceneChanges
 from image2point.datasets.splits import make_splits
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
@@ -103,9 +107,27 @@ def make_recipe(config: configuration.Config) -> Recipe:
         intensity=data.intensity,
         points=data.points,
         substrate=config.network.substrate,
-        augmentation=Augmentation(**data.augmentation.model_dump()) if data.augmentation else None,
+        augmentation=Augmentation(**_fields(data.augmentation, Augmentation)) if data.augmentation else None,
         seed=config.seed,
+        crop=None if data.crop is None else Crop(data.crop.size, data.crop.voxels),
+        scene_changes=_scene_changes(data.augmentation),
+        repeats=1 if data.crop is None else data.crop.per_scene,
     )
+
+
+def _scene_changes(settings: AugmentationSettings | None) -> SceneChanges | None:
+    """The changes that only some clouds get; None where there are none, so that no number is drawn for them."""
+    if settings is None:
+        return None
+    wanted = SceneChanges(**_fields(settings, SceneChanges))
+    if not wanted.elastic:
+        wanted = replace(wanted, elastic_probability=0.0)
+    return None if wanted == SceneChanges() else wanted
+
+
+def _fields(settings: AugmentationSettings, kind: type[Augmentation] | type[SceneChanges]) -> dict[str, Any]:
+    """The settings that a specification has, by name."""
+    return {each.name: getattr(settings, each.name) for each in fields(kind) if hasattr(settings, each.name)}
 
 
 def check_features(splits: Splits, recipe: Recipe) -> None:

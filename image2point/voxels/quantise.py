@@ -23,9 +23,13 @@ def voxelize(
 ) -> VoxelTensor: ...
 @overload
 def voxelize(clouds: Any, voxel_size: float, features: Any, substrate: str) -> VoxelTensor | DenseVoxels: ...
+@overload
 def voxelize(
-    clouds: Any, voxel_size: float, features: Any = None, substrate: str = "sparse"
-) -> VoxelTensor | DenseVoxels:
+    clouds: Any, voxel_size: float, features: Any, substrate: str, return_index: Literal[True]
+) -> tuple[VoxelTensor | DenseVoxels, list[Tensor]]: ...
+def voxelize(
+    clouds: Any, voxel_size: float, features: Any = None, substrate: str = "sparse", return_index: bool = False
+) -> VoxelTensor | DenseVoxels | tuple[VoxelTensor | DenseVoxels, list[Tensor]]:
     """Quantise a batch of clouds and average the features of the points in each voxel.
 
     The index of a voxel is floor(p / voxel_size), minus the smallest index of its cloud along each axis. A coordinate
@@ -71,7 +75,8 @@ def voxelize(
     else:
         _check_finite(values, "features of cloud")
     sparse = VoxelTensor(_means(torch.cat(values), voxel, sites), sites)
-    return sparse if substrate == "sparse" else sparse.dense()
+    found = sparse if substrate == "sparse" else sparse.dense()
+    return (found, list(voxel.split([len(p) for p in points]))) if return_index else found
 
 
 def _coordinates(points: list[Tensor], batch: Tensor, voxel_size: float) -> Tensor:
