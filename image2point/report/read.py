@@ -284,9 +284,12 @@ def _examples(path: Path, classes: int) -> Examples:
         raise InputError(f"{path} is missing: a finished run has one; finish the run with --resume, or leave it out")
     try:
         with np.load(path, allow_pickle=False) as stored:
+            names = set(stored.files)
             points, labels, predictions = (np.asarray(stored[key]) for key in ("points", "labels", "predictions"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: expected arrays points, labels and predictions; {error}") from error
+    if "ends" in names:  # points with labels of their own, which are no clouds of one class
+        return Examples(np.empty((0, 0, 3), np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
     count = len(points)
     if points.ndim != 3 or points.shape[2:] != (3,) or labels.shape != (count,) or predictions.shape != (count,):
         raise InputError(

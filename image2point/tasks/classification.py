@@ -77,6 +77,9 @@ class Classification:
     def for_run(self, config: Config | Pretrain, splits: Splits) -> Classification:
         return self
 
+    def for_scoring(self, config: Config, samples: Labelled) -> Classification:
+        return self
+
     def targets(self, samples: Sequence[Any], labels: Sequence[int], rows: object = None) -> Tensor:
         """The labels, int64 [n]."""
         return torch.tensor(labels)

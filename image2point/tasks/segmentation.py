@@ -131,11 +131,16 @@ class Segmentation:
                 f"{'it' if len(absent) == 1 else 'them'} out of the classes, or add scenes"
             )
         return replace(
-            self,
+            self.for_scoring(config, splits.test),
             at_points=settings.loss_at == "points",
             weights=class_weights(counts, settings.class_weights),
             lovasz=settings.lovasz,
-            parts=tuple(getattr(splits.train, "parts_of", ())),
+        )
+
+    def for_scoring(self, config: Config, samples: Labelled) -> Segmentation:
+        return replace(
+            self,
+            parts=tuple(getattr(samples, "parts_of", ())),
             budget=config.data.tiles.voxels,
             overlap=config.data.tiles.overlap,
             per_class=config.collapse.voxels_per_class,

@@ -1,8 +1,8 @@
 """Networks on scenes that do not fit the memory: overlapping tiles of voxels, merged by mean probability.
 
 A scene is quantised once, as a whole, and cut afterwards: so a voxel carries the same features in every tile, and keeps
-its place on the coarser grids. Where the network sees as far as the overlap reaches, a voxel of the middle of a tile
-gets what it would get in the whole scene.
+its place on the coarser grids. The outer half of a tile's margin is there to be seen alone; the inner half is averaged with
+what the neighbours say. Where the network sees no further than half the overlap, all is as in the whole scene.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ ALIGNMENT = 64
 @dataclass(frozen=True, eq=False)
 class Tile:
     """rows: int64 [n], the voxels of a tile among those of its scene, ascending; core: bool [n], those that lie in no
-    other tile's core."""
+    other tile's core; counted: bool [n], those about which the tile is asked, the core and the inner half of the margin.
+    """
 
     rows: np.ndarray
     core: np.ndarray
+    counted: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,7 +70,8 @@ def _halved(
     if not core.any():
         return
     if len(near) <= budget:
-        yield Tile(near, core)
+        inner = ((places >= low - overlap // 2) & (places < high + overlap // 2)).all(1)
+        yield Tile(near, core, inner)
         return
     own = places[core]
     low, high = own.min(0), own.max(0) + 1  # the box shrinks to what it holds, which may make it fit
@@ -104,8 +107,8 @@ def say(
 ) -> Said:
     """Run a network on a batch of scenes, at most `budget` voxels at a time (None: all at once).
 
-    Scenes that fit go whole, several together; larger ones by tiles. A voxel in several tiles gets the mean of their
-    probabilities; its features and logits are those of the tile whose core it lies in.
+    Scenes that fit go whole, several together; larger ones by tiles. A voxel that several tiles count gets the mean of
+    their probabilities; its features and logits are those of the tile whose core it lies in.
 
     Args:
         embed: voxels → features [n, p] and logits [n, C], a row per voxel.
@@ -135,8 +138,10 @@ def say(
         own = np.flatnonzero(np.concatenate([tile.core for tile in some]) & wanted[rows])
         for values, store in ((features, kept[0]), (logits, kept[1])):
             store[torch.from_numpy(place[rows[own]])] = values[torch.from_numpy(own)]
-        total.index_add_(0, torch.from_numpy(rows), logits.double().softmax(1))
-        times.index_add_(0, torch.from_numpy(rows), torch.ones(len(rows), dtype=torch.float64))
+        counted = torch.from_numpy(np.concatenate([tile.counted for tile in some]))
+        to = torch.from_numpy(rows)[counted]
+        total.index_add_(0, to, logits[counted].double().softmax(1))
+        times.index_add_(0, to, torch.ones(len(to), dtype=torch.float64))
     assert kept is not None
     return Said(total / times.unsqueeze(1), *kept)
 
