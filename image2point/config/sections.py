@@ -394,6 +394,8 @@ def _task_problem(config: Config) -> str:
         return "data.shots counts clouds of a class, and the scenes of the task segmentation have points of many"
     if config.finetune.policy.startswith("scl:"):
         return "finetune.policy = scl: adds a skip to the features of a cloud, which the task segmentation has none of"
+    if config.collapse.layers:
+        return "collapse.layers measures a row for each cloud, and the classes of the task segmentation are of points"
     if training.lovasz and training.devices * training.nodes > 1:
         return "training.lovasz is no sum over points, so several processes would not compute what one does; use one"
     return ""

@@ -143,8 +143,8 @@ def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTen
     if config.network.variance != "occupancy":
         return None
     chosen = shuffled(len(train), config.training.batch_size, config.seed, epoch=0)[:1]
-    recipe, names = make_recipe(config), [f"{train.name} cloud {i}" for i in chosen[0]]
-    clouds = [prepare(train[int(i)], name, recipe) for i, name in zip(chosen[0], names, strict=True)]
+    recipe, names = make_recipe(config).still, [f"{train.name} cloud {i}" for i in chosen[0]]
+    clouds = [prepare(train[int(i)], name, recipe, 0) for i, name in zip(chosen[0], names, strict=True)]
     return to_voxels(clouds, recipe, names)
 
 

@@ -51,7 +51,7 @@ def outputs(
 def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) -> dict[str, dict[str, float | None]]:
     """The measures of collapse of each split; the class centres are those of `splits["train"]`.
 
-    A measure that is undefined (with one cloud per class, say) is None.
+    A measure that is undefined (with one cloud per class, say) is None; a split with samples of one class has none.
     """
     weight, bias = network.linear_classifier()
     classifier = (weight.detach().cpu(), None if bias is None else bias.detach().cpu())
@@ -59,6 +59,9 @@ def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
     centres = statistics["train"].means
     result = {}
     for split, each in splits.items():
+        if len(statistics[split].present) < 2:
+            result[split] = {}
+            continue
         values: dict[str, Any] = dict(metrics(statistics[split], classifier=classifier))
         behind = statistics["train"].count if split == "train" else None
         own = CentreDecisions(centres, count=behind).update(each.features, each.own_labels, each.own_logits)
