@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from image2point.config.crops import Crop, Tiles
 from image2point.config.frozen import Section
 from image2point.config.lifting import Network
-from image2point.config.scenes import Crop, Tiles
+from image2point.config.scene_data import Scenes
 from image2point.roles import POLICIES, is_policy
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -147,7 +148,7 @@ class Data(Section):
 
     name: Literal[
         "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
-        "synthetic",
+        "synthetic", "scenes",
     ] = "modelnet"  # fmt: skip
     """The dataset; `image2point data info NAME` says what its folder must look like."""
     root: str = "data/modelnet40_ply_hdf5_2048"
@@ -168,6 +169,11 @@ class Data(Section):
     `_` leaves one out. null goes by a first line of names, else takes x, y and z."""
     nan_points: Literal["drop", "refuse"] = "drop"
     """Depth cameras write NaN where they saw nothing: leave such points out, or refuse their file."""
+    labels: dict[int, str] | None = None
+    """What the labels in files of scenes are called, `{2: ground, 6: building, 1: ignore}`: several may have one name,
+    and `ignore` is neither trained on nor scored. Classes are in the order of their smallest label."""
+    scenes: Scenes = Scenes()
+    """Files of scenes, and the names of their fields."""
     class_split: ClassSplit = ClassSplit()
     """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None

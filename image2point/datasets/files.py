@@ -117,14 +117,14 @@ def read_cloud(
     if isinstance(content, Mesh):
         cloud = _sample(content, points or SAMPLES, seed, path)
     else:
-        cloud = _seen(content, path, nan_points, note)
+        cloud = drop_unseen(content, path, nan_points, note)
         check_cloud(cloud, str(path))
         if points is not None and len(cloud) > points:
             cloud = cloud.take(np.random.default_rng(seed).choice(len(cloud), points, replace=False))
     return check_cloud(replace(cloud, points=unit_sphere(cloud.points)) if normalise else cloud, str(path))
 
 
-def _seen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str], None]) -> Cloud:
+def drop_unseen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str], None]) -> Cloud:
     """The points that were seen, see `read_cloud`; NaN normals, where nothing is known, become zero."""
     if cloud.normals is not None and cloud.normals.dtype.kind == "f" and cloud.normals.ndim == 2:
         unknown = np.isnan(cloud.normals).any(axis=1)

@@ -15,6 +15,7 @@ from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_
 from image2point.datasets.crops import Crop
 from image2point.datasets.features import feature_width
 from image2point.datasets.scene_changes import SceneChanges
+from image2point.datasets.scene_files import SceneFields
 from image2point.datasets.splits import make_splits
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
@@ -76,7 +77,8 @@ def _load(data: configuration.Data) -> Splits:
         classes = data.classes if data.name.startswith("modelnet") else None
         options = Options(
             data.variant, classes, data.sample, data.sample_seed, data.normalise,
-            columns=data.columns, nan_points=data.nan_points,
+            columns=data.columns, nan_points=data.nan_points, labels=data.labels,
+            scenes=SceneFields(**data.scenes.model_dump()),
         )  # fmt: skip
         whole = registry.load_dataset(data.name, data.root, options)
         if len(whole.train.classes) < 2:
