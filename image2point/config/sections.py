@@ -322,6 +322,11 @@ class Config(Section):
                 f"finetune.policy = none trains nothing but training.epochs = {self.training.epochs}; "
                 "set training.epochs=0 or another policy"
             )
+        if self.task == "classification" and (self.network.decoder or self.network.decoder_width):
+            raise ValueError(
+                "network.decoder and network.decoder_width are for task: segmentation, which scores voxels; a "
+                "classification has no decoder, so leave them out"
+            )
         return self
 
     def to_yaml(self) -> str:
