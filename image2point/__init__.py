@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from image2point import collapse
+    from image2point.decoders import segmenter
     from image2point.errors import InputError
     from image2point.finetune import freeze
     from image2point.jobs.reuse import load
@@ -31,12 +32,13 @@ _HOME = {
     "load": "image2point.jobs.reuse",
     "recalibrate": "image2point.training.recalibration",
     "register_rule": "image2point.lifting.rules",
+    "segmenter": "image2point.decoders",
     "to_points": "image2point.voxels",
     "voxelize": "image2point.voxels",
 }
 __all__ = [
     "DenseVoxels", "InputError", "VoxelTensor", "collapse", "export", "freeze", "lift", "load", "recalibrate",
-    "register_rule", "to_points", "voxelize",
+    "register_rule", "segmenter", "to_points", "voxelize",
 ]  # fmt: skip
 
 

@@ -373,6 +373,11 @@ class Config(Section):
             )
         if problem := _task_problem(self):
             raise ValueError(problem)
+        if self.task == "classification" and (self.network.decoder or self.network.decoder_width):
+            raise ValueError(
+                "network.decoder and network.decoder_width are for task: segmentation, which scores voxels; a "
+                "classification has no decoder, so leave them out"
+            )
         return self
 
     def to_yaml(self) -> str:

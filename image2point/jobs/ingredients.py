@@ -155,9 +155,16 @@ def make_network(
 ) -> LiftedNetwork:
     """The lifted network with the config's weights; `calibration` as `calibration_batch` gives it.
 
-    Raises InputError where the last layer alone would train behind a stem that is fresh, and so would stay random.
+    For the task `segmentation` it is a segmenter with the config's decoder. Raises InputError where the last layer
+    alone would train behind a stem or a decoder that is fresh, and so would stay random.
     """
-    if config.finetune.policy == "head" and config.network.stem in ("paper", "patch"):
+    if config.finetune.policy == "head" and config.task == "segmentation" and config.network.decoder != "hypercolumn":
+        raise InputError(
+            "finetune.policy = head trains the last layer alone, but network.decoder = "
+            f"{config.network.decoder or 'light'} is fresh and would stay random; set network.decoder=hypercolumn, the "
+            "dense linear probe, or finetune.policy=io"
+        )
+    if config.finetune.policy == "head" and config.network.stem in ("paper", "full", "patch"):
         raise InputError(
             f"finetune.policy = head trains the last layer alone, but network.stem = {config.network.stem} makes a "
             "fresh stem, which would stay random; set network.stem=inflate, to lift the 2D stem, or finetune.policy=io"
@@ -187,9 +194,12 @@ def _lift(
     variance: str,
     calibration: VoxelTensor | DenseVoxels | None,
 ) -> LiftedNetwork:
+    from image2point.decoders import segmenter
     from image2point.lifting import lift
 
-    lifted = lift(
+    asked = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
+    make, others = (segmenter, asked) if config.task == "segmentation" else (lift, {})
+    lifted = make(
         config.network.arch,
         weights=weights,
         calibration=calibration,
@@ -197,5 +207,6 @@ def _lift(
         num_classes=classes,
         seed=config.seed,
         **{**config.network.lift_options, "variance": variance, **({"stem": "inflate"} if lifted_stem(config) else {})},
+        **others,
     )
     return lifted.double() if config.training.precision == "64" else lifted

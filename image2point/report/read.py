@@ -19,7 +19,7 @@ from image2point import runs
 from image2point.errors import InputError
 from image2point.files import user_path
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
-from image2point.roles import ORIGINS, ROLES
+from image2point.roles import DECODER, ORIGINS, ROLES
 from image2point.tasks.display import DISPLAYS
 
 
@@ -265,10 +265,10 @@ def _origins(path: Path, content: Mapping[str, Any], parameters: Parameters) -> 
             size = math.prod(int(length) for length in shape)
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{path}: parameters[{index}] needs role, origin, shape; found {record!r:.80}") from None
-        if role not in ROLES or origin not in ORIGINS:
+        if role not in (*ROLES, DECODER) or origin not in ORIGINS:
             raise InputError(
                 f"{path}: parameters[{index}] has role {role!r} and origin {origin!r}; "
-                f"known are {', '.join(ROLES)} and {', '.join(ORIGINS)}"
+                f"known are {', '.join((*ROLES, DECODER))} and {', '.join(ORIGINS)}"
             )
         counts[role, origin] = counts.get((role, origin), 0) + size
     if (found := sum(counts.values())) != parameters.total:
