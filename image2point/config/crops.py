@@ -24,7 +24,7 @@ class Tiles(Section):
     """How scenes are scored that do not fit the memory: by overlapping parts, merged by mean probability."""
 
     voxels: Annotated[int, Field(ge=1)] | None = 200_000
-    """Voxels that the network sees at once when it is scored: smaller scenes go together, larger ones are cut. null runs
-    every batch at once."""
+    """Voxels that the network sees at once when it is scored: smaller scenes go together, larger ones are cut. null
+    runs every batch at once."""
     overlap: Annotated[int, Field(ge=0)] = 16
-    """How far a part reaches beyond its own voxels, in voxels."""
+    """How far a part reaches beyond its own voxels, in voxels; the outer half of that is seen and not asked about."""

@@ -12,6 +12,7 @@ from image2point.config.crops import Crop, Tiles
 from image2point.config.frozen import Section
 from image2point.config.lifting import Network
 from image2point.config.scene_data import Scenes
+from image2point.config.task_settings import task_problem
 from image2point.roles import POLICIES, is_policy
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -371,50 +372,11 @@ class Config(Section):
                 f"finetune.policy = none trains nothing but training.epochs = {self.training.epochs}; "
                 "set training.epochs=0 or another policy"
             )
-        if problem := _task_problem(self):
+        usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
+        if problem := task_problem(self, usual):
             raise ValueError(problem)
-        if self.task == "classification" and (self.network.decoder or self.network.decoder_width):
-            raise ValueError(
-                "network.decoder and network.decoder_width are for task: segmentation, which scores voxels; a "
-                "classification has no decoder, so leave them out"
-            )
         return self
 
     def to_yaml(self) -> str:
         """The resolved config, every field included; `load_config` reads it back unchanged."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-OF_SEGMENTATION = (
-    "data.crop", "data.tiles", "data.augmentation.mix", "training.loss_at", "training.class_weights", "training.lovasz",
-    "collapse.voxels_per_class",
-)  # fmt: skip
-"""Settings that the task classification has no use for."""
-
-
-def _task_problem(config: Config) -> str:
-    """Settings that do not go with the task, or with each other there; empty where all do."""
-    data, training = config.data, config.training
-    if config.task == "classification":
-        usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
-        unused = [n for n in OF_SEGMENTATION if _setting(config, n) not in (None, _setting(usual, n))]
-        return f"{unused[0]} is a setting of the task segmentation; set task=segmentation or leave it out" if unused else ""
-    if data.points is not None:
-        return "data.points would leave points without a score in the task segmentation; take data.crop.voxels"
-    if data.shots is not None:
-        return "data.shots counts clouds of a class, and the scenes of the task segmentation have points of many"
-    if config.finetune.policy.startswith("scl:"):
-        return "finetune.policy = scl: adds a skip to the features of a cloud, which the task segmentation has none of"
-    if config.collapse.layers:
-        return "collapse.layers measures a row for each cloud, and the classes of the task segmentation are of points"
-    if training.lovasz and training.devices * training.nodes > 1:
-        return "training.lovasz is no sum over points, so several processes would not compute what one does; use one"
-    return ""
-
-
-def _setting(sections: Any, name: str) -> Any:
-    """The value of a setting by its dotted name; None below what is null."""
-    value: Any = sections
-    for part in name.split("."):
-        value = value[part] if isinstance(value, dict) else getattr(value, part, None)
-    return value

@@ -16,8 +16,8 @@ class SceneChanges:
     The order is: elastic, flip, colours (contrast, shift, jitter, drop). Chances are in 0..1.
 
     flip: chance of a mirror image along each axis but the one that points up.
-    elastic: pairs (distance, strength): the space is bent by smooth noise, with that distance between its knots and that
-    standard deviation of the offsets before they are smoothed; one pair after the other.
+    elastic: pairs (distance, strength): the space is bent by smooth noise, with that distance between its knots and
+    that standard deviation of the offsets before they are smoothed; one pair after the other.
     elastic_probability: chance of it all.
     colour_contrast: chance that colours are stretched to 0..1, mixed with the old ones by a random share.
     colour_shift: largest shift of each channel; colour_jitter: standard deviation of the noise of each value;
@@ -36,7 +36,7 @@ class SceneChanges:
 
 
 def change(cloud: Cloud, spec: SceneChanges, rng: np.random.Generator, up: str | None = None) -> Cloud:
-    """A changed copy; the arrays of `cloud` are never written to. A mirror image turns normals too, the bending does not.
+    """A changed copy; the arrays of `cloud` are never written to. A mirror image turns normals too, bending does not.
 
     >>> cloud = Cloud(np.float32([[1, 2, 3]]), colours=np.float32([[0.2, 0.4, 0.6]]))
     >>> changed = change(cloud, SceneChanges(flip=1.0, colour_drop=1.0), np.random.default_rng(0), up="z")

@@ -13,6 +13,7 @@ from image2point.datasets.cloud import IGNORED
 
 Weighting = Literal["none", "inverse_sqrt", "effective_number"]
 
+
 def class_weights(counts: np.ndarray, kind: Weighting) -> np.ndarray | None:
     """Weights of the classes, float64 [C], from how many points each has; None for `none`.
 
@@ -49,7 +50,9 @@ def cross_entropy(
     1.3863
     """
     given = None if weights is None else torch.as_tensor(weights, dtype=logits.dtype, device=logits.device)
-    return F.cross_entropy(logits, labels, given, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
+    return F.cross_entropy(
+        logits, labels, given, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
 
 
 def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:

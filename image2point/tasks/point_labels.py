@@ -48,7 +48,9 @@ class PointTargets:
 
 
 def point_targets(clouds: Sequence[Cloud], categories: Sequence[int], rows: Sequence[Tensor]) -> PointTargets:
-    """The targets of prepared clouds with labels; rows: of each, the row of each point's voxel in the batch, int64 [P_i].
+    """The targets of prepared clouds with labels.
+
+    rows: int64 [P_i] for each cloud, the row of each point's voxel in the batch.
 
     >>> cloud = Cloud(np.zeros((3, 3)), labels=np.array([1, 1, -1]))
     >>> targets = point_targets([cloud], [0], [torch.tensor([0, 0, 1])])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from image2point.datasets.cloud import IGNORED
 from image2point.errors import InputError
 from image2point.networks.interface import Network
 from image2point.tasks import tiles
-from image2point.tasks.confusion import Confusion, Share
+from image2point.tasks.confusion import Confusion
 from image2point.tasks.losses import class_weights, cross_entropy, lovasz_softmax
 from image2point.tasks.part_scores import part_means, part_predictions, shape_iou
-from image2point.tasks.point_labels import PointTargets, count_labels, majority, point_targets, sampled
+from image2point.tasks.point_labels import PointTargets, count_labels, point_targets, sampled
+from image2point.tasks.point_scores import Answer, PointOutputs, PointScores, confusion_table
 from image2point.tasks.task import Gather
 
 if TYPE_CHECKING:
@@ -27,70 +28,6 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 4096
 """Points of each scene whose predictions are kept to be shown."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is kept of a batch of scenes: features [m, p], logits [m, C] and labels [m] of the sampled voxels; the rest
-    a sum or one per scene."""
-
-    features: Tensor
-    logits: Tensor
-    labels: Tensor
-    points: Confusion
-    voxels: Confusion
-    loss: float
-    shapes: tuple[tuple[int, float | None], ...]
-    shown: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class PointOutputs:
-    """What the network says in eval mode, without augmentation.
-
-    features [m, p], own_labels [m], own_logits [m, C]: a fixed number of voxels per class and scene, of the scenes of
-    this process; labels int64 [n]: of those of all. points, voxels: over the whole set, voxels by the class of most of
-    their points. loss: mean cross-entropy at the points. shapes: category and mean part IoU of each shape, where the
-    classes are parts. shown: predictions int16 at some points (`shown_rows`) of each scene.
-    """
-
-    features: Tensor
-    own_labels: Tensor
-    own_logits: Tensor
-    labels: Tensor
-    points: Confusion
-    voxels: Confusion
-    loss: float
-    shapes: tuple[tuple[int, float | None], ...]
-    shown: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class PointScores:
-    """Scores at the points, with those at the voxels beside them; shares in 0..1, None where undefined."""
-
-    loss: float
-    points: Confusion
-    voxels: Confusion
-    instance_miou: Share = None
-    category_miou: Share = None
-
-    @property
-    def columns(self) -> dict[str, float]:
-        numbers = {
-            "loss": self.loss,
-            "accuracy": self.points.accuracy,
-            "miou": self.points.miou,
-            "instance_miou": self.instance_miou,
-            "category_miou": self.category_miou,
-        }
-        return {name: value for name, value in numbers.items() if value is not None}
-
-    @property
-    def order(self) -> tuple[float, float]:
-        """ShapeNetPart's own score where there is one."""
-        best = self.points.miou if self.instance_miou is None else self.instance_miou
-        return -1.0 if best is None else best, -self.loss
 
 
 @dataclass(frozen=True)
@@ -215,14 +152,25 @@ class Segmentation:
         classes, width = weight.shape
         nothing = Confusion(np.zeros((classes, classes), dtype=np.int64))
         empty = Answer(
-            torch.empty(0, width), torch.empty(0, classes), torch.empty(0, dtype=torch.int64), nothing, nothing, 0.0, (), ()
+            torch.empty(0, width),
+            torch.empty(0, classes),
+            torch.empty(0, dtype=torch.int64),
+            nothing,
+            nothing,
+            0.0,
+            (),
+            (),
         )
         own = [empty, *answers]
         features, logits, labels = (
             torch.cat([getattr(each, name) for each in own if each is not empty or len(own) == 1])
             for name in ("features", "logits", "labels")
         )
-        parts = [each for share in gather([replace(a, features=empty.features, logits=empty.logits) for a in own]) for each in share]
+        parts = [
+            each
+            for share in gather([replace(a, features=empty.features, logits=empty.logits) for a in own])
+            for each in share
+        ]
         points, voxels = (sum((getattr(each, name) for each in parts), nothing) for name in ("points", "voxels"))
         if not points.total:
             raise InputError(f"{samples.name}: all {points.ignored} points are ignored, so nothing can be scored")
@@ -261,8 +209,8 @@ class Segmentation:
             "train_miou": train.points.miou if train else None,
             "validation_miou": validation[0] if validation else None,
             "per_class": dict(zip(classes, test.points.iou, strict=True)),
-            "points": _table(test.points, classes),
-            "voxels": _table(test.voxels, classes),
+            "points": confusion_table(test.points, classes),
+            "voxels": confusion_table(test.voxels, classes),
         }
 
     def examples(
@@ -273,16 +221,26 @@ class Segmentation:
         shown = [shown_rows(len(cloud), number) for cloud, number in zip(clouds, rows.tolist(), strict=True)]
         labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
         return {
-            "points": np.concatenate([np.empty((0, 3), np.float32), *(c.points[r] for c, r in zip(clouds, shown, strict=True))]),
-            "labels": np.concatenate([np.empty(0, np.int16), *(c[r] for c, r in zip(labels, shown, strict=True))]).astype(np.int16),
-            "predictions": np.concatenate([np.empty(0, np.int16), *(outputs.shown[number] for number in rows.tolist())]),
+            "points": np.concatenate(
+                [np.empty((0, 3), np.float32), *(c.points[r] for c, r in zip(clouds, shown, strict=True))]
+            ),
+            "labels": np.concatenate(
+                [np.empty(0, np.int16), *(c[r] for c, r in zip(labels, shown, strict=True))]
+            ).astype(np.int16),
+            "predictions": np.concatenate(
+                [np.empty(0, np.int16), *(outputs.shown[number] for number in rows.tolist())]
+            ),
             "scene": rows.astype(np.int64),
             "ends": np.cumsum([len(r) for r in shown], dtype=np.int64),
         }
 
     def statement(self, final: Mapping[str, Any]) -> str:
         parts = final.get("test_instance_miou")
-        own = "" if parts is None else f", instance mIoU {_percent(parts)}, category mIoU {_percent(final['test_category_miou'])}"
+        own = (
+            ""
+            if parts is None
+            else f", instance mIoU {_percent(parts)}, category mIoU {_percent(final['test_category_miou'])}"
+        )
         return (
             f"test mIoU at the points {_percent(final['test_miou'])} (accuracy {_percent(final['test_accuracy'])}, "
             f"mean over classes {_percent(final['test_mean_class_accuracy'])}{own})"
@@ -296,21 +254,6 @@ def shown_rows(points: int, scene: int) -> np.ndarray:
     (4096, [0, 1, 2])
     """
     return np.sort(np.random.default_rng((0, scene)).permutation(points)[:MOST_SHOWN])
-
-
-def _table(scores: Confusion, classes: Sequence[str]) -> dict[str, Any]:
-    """What summary.json keeps of a confusion matrix: rows are the truth."""
-    return {
-        "miou": scores.miou,
-        "miou_all": scores.miou_all,
-        "accuracy": scores.accuracy,
-        "mean_class_accuracy": scores.mean_accuracy,
-        "iou": dict(zip(classes, scores.iou, strict=True)),
-        "count": dict(zip(classes, scores.support.tolist(), strict=True)),
-        "scored": scores.total,
-        "ignored": scores.ignored,
-        "confusion": scores.counts.tolist(),
-    }
 
 
 def _percent(share: float | None) -> str:

@@ -78,8 +78,8 @@ class Task(Protocol):
         ...
 
     def targets(self, samples: Sequence[Any], labels: Sequence[int], rows: Sequence[Tensor] | None) -> Any:
-        """What the outputs of a batch should be, from its prepared samples, their labels, and for each sample the row of
-        each point's voxel (None of images). A tensor, or what moves as one: `to(device)`, `pin_memory()`."""
+        """What the outputs of a batch should be, from its prepared samples, their labels, and for each sample the row
+        of each point's voxel (None of images). A tensor, or what moves as one: `to(device)`, `pin_memory()`."""
         ...
 
     def count(self, targets: Any) -> int:

@@ -1,8 +1,9 @@
 """Networks on scenes that do not fit the memory: overlapping tiles of voxels, merged by mean probability.
 
-A scene is quantised once, as a whole, and cut afterwards: so a voxel carries the same features in every tile, and keeps
-its place on the coarser grids. The outer half of a tile's margin is there to be seen alone; the inner half is averaged with
-what the neighbours say. Where the network sees no further than half the overlap, all is as in the whole scene.
+A scene is quantised once, as a whole, and cut afterwards: so a voxel carries the same features in every tile, and
+keeps its place on the coarser grids. The outer half of a tile's margin is there to be seen alone; the inner half is
+averaged with what the neighbours say. Where the network sees no further than half the overlap, all is as in the whole
+scene.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """rows: int64 [n], the voxels of a tile among those of its scene, ascending; core: bool [n], those that lie in no
-    other tile's core; counted: bool [n], those about which the tile is asked, the core and the inner half of the margin.
+    """Part of a scene.
+
+    rows: int64 [n], its voxels among those of the scene, ascending. core: bool [n], those that lie in no other tile's
+    core. counted: bool [n], those about which the tile is asked: the core and the inner half of the margin.
     """
 
     rows: np.ndarray

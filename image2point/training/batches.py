@@ -125,9 +125,7 @@ class Batch:
     A plain class on purpose: Fabric rebuilds every dataclass and tuple that passes through it, field by field.
     """
 
-    def __init__(
-        self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, targets: Any, indices: torch.Tensor
-    ) -> None:
+    def __init__(self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, targets: Any, indices: torch.Tensor) -> None:
         self.voxels, self.targets, self.indices = voxels, targets, indices
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:

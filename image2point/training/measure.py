@@ -57,7 +57,7 @@ def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
     classifier = (weight.detach().cpu(), None if bias is None else bias.detach().cpu())
     statistics = {split: _statistics(fabric, each, len(weight)) for split, each in splits.items()}
     centres = statistics["train"].means
-    result = {}
+    result: dict[str, dict[str, float | None]] = {}
     for split, each in splits.items():
         if len(statistics[split].present) < 2:
             result[split] = {}

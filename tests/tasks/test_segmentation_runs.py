@@ -111,7 +111,9 @@ def test_examples_are_points_with_their_own_predictions(run: Run, splits: Splits
     start = 0
     for number, end in zip(stored["scene"].tolist(), stored["ends"].tolist(), strict=True):
         scene = splits.test[number]
-        assert (stored["points"][start:end] == scene.points).all() and (stored["labels"][start:end] == scene.labels).all()
+        assert (stored["points"][start:end] == scene.points).all() and (
+            stored["labels"][start:end] == scene.labels
+        ).all()
         assert (stored["predictions"][start:end] == said(run, scene)[0].argmax(1)).all()
         start = end
     assert start == 3 * 310
