@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,7 +75,7 @@ def write_labels(
     laspy = _laspy(target)
     columns = dict(extra or {})
     with _opened(source) as reader, writing(target) as temporary:
-        header = reader.header
+        header = deepcopy(reader.header)
         _check(source, header, labels, columns)
         for name, values in columns.items():
             header.add_extra_dim(laspy.ExtraBytesParams(name=name, type=values.dtype))
@@ -124,7 +125,12 @@ def _check(path: Path, header: Any, labels: np.ndarray | None, extra: Mapping[st
 def _chunks(reader: Any, path: Path) -> Iterator[Any]:
     """The points of an open file in order, some at a time; InputError where there are fewer than promised."""
     found, promised = 0, int(reader.header.point_count)
-    for points in reader.chunk_iterator(CHUNK):
+    chunks = reader.chunk_iterator(CHUNK)
+    while True:
+        with _damage(path):
+            points = next(chunks, None)
+        if points is None:
+            break
         found += len(points)
         yield points
     if found != promised:
@@ -133,24 +139,30 @@ def _chunks(reader: Any, path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file in laspy's reader; what laspy and lazrs raise for damage becomes one line."""
+    """The file in laspy's reader, whose header is the file's own."""
     laspy = _laspy(path)
+    with _damage(path):
+        reader = laspy.open(path)
+    with reader:
+        header = reader.header
+        size = header.point_format.size * int(header.point_count)
+        if not header.are_points_compressed and header.offset_to_point_data + size > path.stat().st_size:
+            raise InputError(
+                f"{path}: the header promises {header.point_count:,} points, {size:,} bytes; the file has only "
+                f"{path.stat().st_size:,} bytes (truncated?)"
+            )
+        yield reader
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What laspy and lazrs raise for damage, in one line."""
     try:
-        with laspy.open(path) as reader:
-            header = reader.header
-            size = header.point_format.size * int(header.point_count)
-            if not header.are_points_compressed and header.offset_to_point_data + size > path.stat().st_size:
-                raise InputError(
-                    f"{path}: the header promises {header.point_count:,} points, {size:,} bytes; the file has only "
-                    f"{path.stat().st_size:,} bytes (truncated?)"
-                )
-            yield reader
+        yield
     except BaseException as error:  # lazrs is written in Rust, and its panics are no `Exception`
-        if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+        if (isinstance(error, OSError) and error.errno is not None) or not _of_damage(error):
             raise
-        if _of_damage(error):
-            raise InputError(f"{path}: damaged, truncated or not a LAS file: {one_line(error)}") from None
-        raise
+        raise InputError(f"{path}: damaged, truncated or not a LAS file: {one_line(error)}") from None
 
 
 def _of_damage(error: BaseException) -> bool:
