@@ -23,6 +23,7 @@ DepthPadding = Literal["zeros", "replicate"]
 Ablation = Literal["random", "shuffled", "scratch"]
 Control = Literal["none", Ablation]
 Engine = Literal["auto", "reference", "cpu", "triton", "spconv"]
+Decoder = Literal["light", "unet", "hypercolumn"]
 
 Axis = Annotated[
     Annotated[Literal[AxisName, "alternate"], Tag("one")] | Annotated[dict[str, AxisName], Tag("by layer")],
@@ -69,6 +70,12 @@ class Network(Section):
     engine: Engine = "auto"
     """What runs the sparse convolutions; `auto` takes the fastest that can, and the log says which."""
 
+    decoder: Decoder | None = None
+    """What joins the stages for `task: segmentation`, and for that task alone; null: `light`, a few 1x1x1 convolutions;
+    `unet`, the paper's; `hypercolumn`, no parameter at all."""
+    decoder_width: Annotated[float, Field(gt=0)] | None = None
+    """Factor on the numbers of channels of a `light` or `unet` decoder; null: 1."""
+
     allow_missing: tuple[str, ...] = ()
     """Parameters of the 2D network that the weights may lack."""
     allow_unexpected: tuple[str, ...] = ()
@@ -77,7 +84,8 @@ class Network(Section):
     @property
     def lift_options(self) -> dict[str, Any]:
         """The keyword arguments of `image2point.lift`, but for the weights."""
-        return {name: getattr(self, name) for name in Network.model_fields if name not in ("arch", "weights")}
+        others = ("arch", "weights", "decoder", "decoder_width")
+        return {name: getattr(self, name) for name in Network.model_fields if name not in others}
 
 
 DEFAULTS = Network()

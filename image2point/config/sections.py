@@ -8,8 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from image2point.config.crops import Crop, Tiles
 from image2point.config.frozen import Section
 from image2point.config.lifting import Network
+from image2point.config.scene_data import Scenes
+from image2point.config.task_settings import task_problem
 from image2point.roles import POLICIES, is_policy
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -19,7 +22,9 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Split = Literal["train", "test"]
-Feature = Literal["xyz", "occupancy", "normals", "colour", "height"]
+Feature = Literal[
+    "xyz", "occupancy", "normals", "colour", "height", "ground_height", "intensity", "return_share", "number_of_returns"
+]
 
 
 def is_folder_name(name: str) -> bool:
@@ -76,6 +81,23 @@ class Augmentation(Section):
     """Chance that a cloud is jittered."""
     rotate: Literal["none", "x", "y", "z", "so3"] = "none"
     """Random rotation: none, about one axis, or any."""
+    flip: Probability = 0.0
+    """Chance of a mirror image along each axis but `data.up`."""
+    elastic: tuple[tuple[Positive, NotNegative], ...] = ()
+    """Pairs of distance and strength, in the unit of the points: space is bent by smooth noise with that distance
+    between its knots and that standard deviation before it is smoothed, one pair after the other."""
+    elastic_probability: Probability = 0.95
+    """Chance that a cloud is bent, where `elastic` says how."""
+    colour_contrast: Probability = 0.0
+    """Chance that colours are stretched to the whole of 0..1, by a random share."""
+    colour_shift: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest shift of each colour channel."""
+    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Standard deviation of the noise added to each colour value."""
+    colour_drop: Probability = 0.0
+    """Chance that all colours of a cloud become 0."""
+    mix: Probability = 0.0
+    """Chance that the points of another training cloud are added (task segmentation)."""
 
 
 class Difficulty(Section):
@@ -127,7 +149,7 @@ class Data(Section):
 
     name: Literal[
         "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
-        "synthetic",
+        "synthetic", "scenes",
     ] = "modelnet"  # fmt: skip
     """The dataset; `image2point data info NAME` says what its folder must look like."""
     root: str = "data/modelnet40_ply_hdf5_2048"
@@ -148,6 +170,11 @@ class Data(Section):
     `_` leaves one out. null goes by a first line of names, else takes x, y and z."""
     nan_points: Literal["drop", "refuse"] = "drop"
     """Depth cameras write NaN where they saw nothing: leave such points out, or refuse their file."""
+    labels: dict[int, str] | None = None
+    """What the labels in files of scenes are called, `{2: ground, 6: building, 1: ignore}`: several may have one name,
+    and `ignore` is neither trained on nor scored. Classes are in the order of their smallest label."""
+    scenes: Scenes = Scenes()
+    """Files of scenes, and the names of their fields."""
     class_split: ClassSplit = ClassSplit()
     """A part of the classes, and novel classes that are kept out of the run."""
     shots: Count | None = None
@@ -163,16 +190,26 @@ class Data(Section):
     """Edge of a voxel, in the units of the points."""
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("xyz",)
     """What each voxel carries into the network, in this order: the mean over its points of `xyz`, the constant 1
-    (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud."""
+    (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud,
+    `ground_height` above the lowest point around, and of laser scans `intensity`, `return_share` (number of the
+    return / returns of its pulse) and `number_of_returns`."""
+    ground_cell: Positive = 5.0
+    """Edge of the horizontal cells over whose lowest point `ground_height` is measured, in the units of the points."""
+    intensity: Literal["given", "scene"] = "given"
+    """Intensities as the files have them, or divided by the 95th percentile of their scene and cut off at 1: scales
+    differ from sensor to sensor."""
     scaling: dict[Feature, float] = Field(default={"xyz": 1.0})
     """Factor on each of the features; 1 where not named."""
     normals: Literal["given", "estimated"] = "given"
     """Normals as the clouds bring them, or estimated from the points alone, whatever the clouds bring."""
     up: Literal["x", "y", "z"] | None = None
-    """The axis that points up in this dataset, along which `height` is measured; z in the synthetic shapes, y in the
+    """The axis that points up in this dataset, along which heights are measured; z in the synthetic shapes, y in the
     usual modelnet40_ply_hdf5_2048."""
     augmentation: Augmentation | None = Augmentation()
     """Random changes of training clouds; null for none."""
+    crop: Crop | None = None
+    """The part of each training cloud that a step sees; null for all of it."""
+    tiles: Tiles = Tiles()
     synthetic: Synthetic = Synthetic()
     """Settings of the synthetic shapes."""
 
@@ -186,8 +223,11 @@ class Data(Section):
     def _possible(self) -> Data:
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"data.features = {list(self.features)} names a feature twice")
-        if "height" in self.features and self.up is None:
-            raise ValueError("data.features has height, which needs the axis that points up; set data.up to x, y or z")
+        for name in ("height", "ground_height"):
+            if name in self.features and self.up is None:
+                raise ValueError(
+                    f"data.features has {name}, which needs the axis that points up; set data.up to x, y or z"
+                )
         if self.shots is not None and self.validation:
             held_out = int(self.shots * self.validation + 0.5)
             if not 0 < held_out < self.shots:
@@ -226,6 +266,14 @@ class Training(Section):
     """Epochs over which the learning rate climbs linearly to its peak."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the classes."""
+    loss_at: Literal["voxels", "points"] = "voxels"
+    """Segmentation: the loss is over voxels, each with the class that most of its points have (the first of the classes
+    where several are equal), or over points, each with the scores of its voxel."""
+    class_weights: Literal["none", "inverse_sqrt", "effective_number"] = "none"
+    """Segmentation: weights of the classes in the loss, from the points of the training split: 1 / square root of their
+    number, or (1 - b) / (1 - b^n) with 1 / (1 - b) the median number (Cui et al. 2019). Their mean over points is 1."""
+    lovasz: NotNegative = 0.0
+    """Segmentation: weight of the Lovász-softmax loss (Berman et al. 2018), added to the cross-entropy."""
     gradient_clip: Positive | None = None
     """Largest norm of the whole gradient; null leaves it."""
     precision: Annotated[Literal["32", "16-mixed", "bf16-mixed", "64"], BeforeValidator(_as_text)] = "32"
@@ -271,6 +319,8 @@ class Collapse(Section):
     """What is measured during training. Test features are only measured, never used to choose."""
     final: tuple[Split, ...] = ("train", "test")
     """What is measured at the end, with the chosen weights."""
+    voxels_per_class: Count = 64
+    """Segmentation: the voxels of each class and scene of which it is measured, drawn at random."""
 
     @model_validator(mode="after")
     def _possible(self) -> Collapse:
@@ -298,8 +348,8 @@ class Config(Section):
     """Name of the run and of its directory; the config file's own name unless given."""
     arm: Annotated[str, BeforeValidator(_as_text)] = ""
     """Label in tables and plots; the name unless given."""
-    task: Literal["classification"] = "classification"
-    """What is asked of the network: one class per cloud."""
+    task: Literal["classification", "segmentation"] = "classification"
+    """What is asked of the network: one class per cloud, or one per point."""
     seed: Seed = 777
     """Seed of fresh weights, the order of the data and augmentation."""
     network: Network = Network()
@@ -322,6 +372,9 @@ class Config(Section):
                 f"finetune.policy = none trains nothing but training.epochs = {self.training.epochs}; "
                 "set training.epochs=0 or another policy"
             )
+        usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
+        if problem := task_problem(self, usual):
+            raise ValueError(problem)
         return self
 
     def to_yaml(self) -> str:

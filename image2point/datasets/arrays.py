@@ -8,6 +8,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,8 @@ DAMAGE = (
 )  # fmt: skip
 """What numpy's reader of headers and zipfile raise for bytes that make no sense."""
 
-NAMES = {"normals": ("normals", "normal"), "colours": ("colours", "colors"), "parts": ("parts",)}
+NAMES = {"normals": ("normals", "normal"), "colours": ("colours", "colors"), "labels": ("parts",)}
+"""Arrays beside the points, and what they are in a cloud."""
 
 
 def read_npy(path: Path) -> Cloud:
@@ -35,42 +37,65 @@ def read_npy(path: Path) -> Cloud:
 
     Raises InputError with the path for other arrays, and for what is no .npy file.
     """
+    return _cloud_of_array(npy_array(path), path, "an array")
+
+
+def npy_array(path: Path) -> np.ndarray:
+    """The array of a .npy file, mapped and not read.
+
+    Raises InputError with the path for what is no .npy file of numbers.
+    """
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):  # of a damaged header, the error says enough
             warnings.simplefilter("ignore")
-            array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps at most what the file has
+            return np.load(path, mmap_mode="r", allow_pickle=False)  # maps at most what the file has
     except DAMAGE as error:
         raise InputError(f"{path}: not a readable .npy array of numbers: {_short(error)}") from None
-    return _cloud_of_array(array, path, "an array")
 
 
 def read_npz(path: Path) -> Cloud:
-    """Points from the array `points` or the only one; `normals`, `colours` and `parts` where there are such arrays.
+    """Points from the array `points` or the only one; `normals`, `colours` and `parts`, the labels of points, where
+    there are such arrays.
 
     Raises InputError with the path for other archives, and for arrays of another size than they promise.
+    """
+
+    def wanted(present: Sequence[str]) -> dict[str, str]:
+        main = "points" if "points" in present else present[0] if len(present) == 1 else ""
+        if not main:
+            raise InputError(
+                f"{path}: expected an array `points` or a single one, found "
+                f"{[one_line(name, 40) for name in sorted(present)[:8]]}"
+            )
+        beside = {field: [n for n in names if n in present and n != main] for field, names in NAMES.items()}
+        return {"points": main} | {field: names[0] for field, names in beside.items() if names}
+
+    arrays, names = npz_arrays(path, wanted)
+    cloud = _cloud_of_array(arrays.pop("points"), path, f"`{one_line(names['points'])}`")
+    if arrays.get("colours", np.empty(0)).shape == cloud.points.shape:
+        arrays["colours"] = unit_colours(arrays["colours"])
+    normals, colours, labels = (arrays.get(name, getattr(cloud, name)) for name in NAMES)
+    return replace(cloud, normals=normals, colours=colours, labels=labels)
+
+
+def npz_arrays(
+    path: Path, wanted: Callable[[Sequence[str]], Mapping[str, str]]
+) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
+    """Arrays of an archive, and the names that they have in it, by the keys of `wanted`.
+
+    wanted: called with the names of all arrays; gives those to read, by the key that each is to have.
+
+    Raises InputError with the path for what is no archive, and for arrays of another size than they promise.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            main = "points" if "points" in entries else next(iter(entries), "") if len(entries) == 1 else ""
-            if not main:
-                raise InputError(
-                    f"{path}: expected an array `points` or a single one, found "
-                    f"{[one_line(name, 40) for name in sorted(entries)[:8]]}"
-                )
-            arrays = {}
-            for field, names in {"points": (main,), **NAMES}.items():
-                for name in names:
-                    if name in entries and (field == "points" or name != main):
-                        arrays[field] = _member(archive, entries[name], path)
+            names = wanted(list(entries))
+            return {key: _member(archive, entries[name], path) for key, name in names.items()}, names
     except (*DAMAGE, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError) as error:
         if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise InputError(f"{path}: damaged, or not a .npz archive: {_short(error)}") from None
-    cloud = _cloud_of_array(arrays.pop("points"), path, f"`{one_line(main)}`")
-    if arrays.get("colours", np.empty(0)).shape == cloud.points.shape:
-        arrays["colours"] = unit_colours(arrays["colours"])
-    return replace(cloud, **arrays)
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from image2point.datasets.columns import parse_columns
+from image2point.datasets.scene_files import SceneFields
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
 from image2point.files import user_path
@@ -24,6 +25,7 @@ class Options:
     normalise: move and scale each cloud into the unit sphere; None as the dataset's entry says.
     skipped: None ends reading at the first bad row; a list collects the bad rows, which are left out.
     columns, nan_points: as in `files.read_cloud`, for files that are clouds.
+    labels: raw label of a point → name of its class, or `ignore`; scenes: how files of scenes are read.
     """
 
     variant: str | None = None
@@ -34,10 +36,12 @@ class Options:
     skipped: list[str] | None = field(default=None, compare=False)
     columns: str | None = None
     nan_points: Literal["drop", "refuse"] = "drop"
+    labels: Mapping[int, str] | None = None
+    scenes: SceneFields = field(default_factory=SceneFields)
 
     def __post_init__(self) -> None:
         if self.columns is not None:
-            parse_columns(self.columns)
+            parse_columns(self.columns, any_name=self.labels is not None)
         if self.classes not in (None, 10, 40):
             raise InputError(
                 f"classes must be 40 (ModelNet40), 10 (ModelNet10) or none (all that are there), found {self.classes}"

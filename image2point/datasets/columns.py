@@ -63,8 +63,10 @@ def unit_colours(values: np.ndarray) -> np.ndarray:
     return scaled / 65535 if 255 < largest <= 65535 else scaled
 
 
-def parse_columns(text: str) -> tuple[str, ...]:
+def parse_columns(text: str, any_name: bool = False) -> tuple[str, ...]:
     """The names of columns that a user gives, separated by blanks or commas, lower case.
+
+    any_name: names of attributes and labels may stand among them, as scenes have them.
 
     Raises InputError for unknown or repeated names, and unless x, y and z are among them.
 
@@ -74,7 +76,7 @@ def parse_columns(text: str) -> tuple[str, ...]:
     names = tuple(text.lower().replace(",", " ").split())
     triples = [COORDINATES, *NORMALS, *COLOURS]
     usable = {name for triple in triples for name in triple}
-    unknown = [name for name in names if name not in usable and name not in UNUSED]
+    unknown = [name for name in names if name not in usable and name not in UNUSED and not any_name]
     twice = [name for name in names if name != "_" and names.count(name) > 1]
     partial = [triple for triple in triples if 0 < len(set(triple) & set(names)) < 3]
     if unknown or twice or partial or not set(COORDINATES) <= set(names):

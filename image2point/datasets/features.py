@@ -8,6 +8,8 @@ since that length is information, and 0 has no direction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,9 +19,19 @@ from image2point.errors import InputError
 
 Up = Literal["x", "y", "z"]
 
-WIDTHS: dict[str, int] = {"xyz": 3, "occupancy": 1, "normals": 3, "colour": 3, "height": 1}
+ATTRIBUTES = ("intensity", "return_share", "number_of_returns")
+"""Features that are attributes of a cloud, of the same name."""
+
+WIDTHS: dict[str, int] = {
+    "xyz": 3, "occupancy": 1, "normals": 3, "colour": 3, "height": 1, "ground_height": 1, **dict.fromkeys(ATTRIBUTES, 1)
+}  # fmt: skip
 """Channels of each feature. `xyz`: the coordinates of the point; `occupancy`: the constant 1; `normals`: its unit
-normal; `colour`: red, green and blue in 0..1; `height`: how far it lies above the lowest point of its cloud."""
+normal; `colour`: red, green and blue in 0..1; `height`: how far it lies above the lowest point of its cloud;
+`ground_height`: above the lowest point of its cell, see `ground_height`; `intensity`: of the returned light, as the
+file has it or per scene (`scene_intensity`); `return_share`: number of the return / number of returns of its pulse."""
+
+GROUND_CELL = 5.0
+"""Edge of the cells of `ground_height` where none is asked for, in the unit of the points."""
 
 
 def feature_width(names: Sequence[str]) -> int:
@@ -38,13 +50,15 @@ def input_features(
     scaling: Mapping[str, float] | None = None,
     up: Up | None = None,
     where: str = "cloud",
+    ground_cell: float = GROUND_CELL,
 ) -> np.ndarray:
     """The features of P points, float32 [P, C], in the order of `names`, each times its scaling (1 where not named).
 
-    up: the axis that `height` is measured along. where: begins the message about what the cloud lacks.
+    up: the axis that `height` and `ground_height` are measured along. where: begins the message about what the cloud
+    lacks. ground_cell: see `ground_height`; a cloud that has the attribute `ground_height` keeps it.
 
-    Raises InputError for unknown or repeated names, in `names` or in `scaling`, for `normals` or `colour` of a cloud
-    without them, and for `height` without `up`.
+    Raises InputError for unknown or repeated names, in `names` or in `scaling`, for `normals`, `colour` or an attribute
+    of a cloud without it, and for heights without `up`.
 
     >>> cloud = Cloud(np.array([[0, 0, 1], [0, 0, 3]], dtype=np.float32))
     >>> input_features(cloud, ("height", "occupancy"), {"height": 0.5}, up="z")
@@ -62,9 +76,71 @@ def input_features(
         "normals": lambda: _given(cloud.normals, where, "normals", "set data.normals=estimated to estimate them, or"),
         "colour": lambda: _given(cloud.colours, where, "colour", ""),
         "height": lambda: _height(cloud.points, up),
+        "ground_height": lambda: with_ground_height(cloud, up, ground_cell).attributes["ground_height"][:, None],
+        **{name: partial(_attribute, cloud, name, where) for name in ATTRIBUTES},
     }
     scaled = [columns[name]().astype(np.float32) * np.float32(factors.get(name, 1)) for name in names]
     return np.concatenate(scaled, axis=1)
+
+
+def with_ground_height(cloud: Cloud, up: Up | None, cell: float = GROUND_CELL) -> Cloud:
+    """The cloud with the attribute `ground_height`, which it may have already; crops of it then keep that of the whole.
+
+    >>> with_ground_height(Cloud(np.array([[0, 0, 2], [1, 1, 5], [9, 0, 1]])), "z").attributes["ground_height"]
+    array([0., 3., 0.], dtype=float32)
+    """
+    if "ground_height" in cloud.attributes:
+        return cloud
+    return replace(cloud, attributes={**cloud.attributes, "ground_height": ground_height(cloud.points, up, cell)})
+
+
+def ground_height(points: np.ndarray, up: Up | None, cell: float = GROUND_CELL) -> np.ndarray:
+    """How far each point lies above the lowest point of its square cell of the horizontal plane, float32 [P].
+
+    points: [P, 3]. cell: edge of a cell, in the unit of the points; the first begins at the smallest coordinates.
+    On steep ground, and where roofs or water fill a whole cell, this is not the height above the ground.
+
+    >>> ground_height(np.array([[0, 0, 2], [1, 1, 5], [9, 0, 1]]), "z", cell=10)
+    array([1., 4., 0.], dtype=float32)
+    """
+    if up not in ("x", "y", "z"):
+        raise InputError(f"the input feature ground_height needs the axis that points up: x, y or z, found {up!r}")
+    if not 0 < cell < np.inf:
+        raise InputError(f"the cells of ground_height must have a positive edge, found {cell}")
+    axis = "xyz".index(up)
+    flat = np.delete(points, axis, axis=1).astype(np.float64)
+    index = np.floor((flat - flat.min(axis=0)) / cell).astype(np.int64)
+    _, place = np.unique(index[:, 0] * (index[:, 1].max() + 1) + index[:, 1], return_inverse=True)
+    lowest = np.full(place.max() + 1, np.inf)
+    np.minimum.at(lowest, place, points[:, axis])
+    return (points[:, axis] - lowest[place]).astype(np.float32)
+
+
+def scene_intensity(cloud: Cloud) -> Cloud:
+    """The cloud with intensities in 0..1: divided by the 95th percentile of this cloud, and cut off at 1.
+
+    Sensors, flights and files differ in the scale of intensities by factors of ten; after this a network sees
+    what is bright in its scene. A cloud whose 95th percentile is 0 gets zeros; one without intensity stays as it is.
+
+    >>> scene_intensity(Cloud(np.zeros((2, 3)), attributes={"intensity": np.array([0, 400.0])})).attributes["intensity"]
+    array([0., 1.], dtype=float32)
+    """
+    found = cloud.attributes.get("intensity")
+    if found is None:
+        return cloud
+    top = float(np.percentile(found, 95))
+    scaled = np.clip(found / top, 0, 1) if top > 0 else np.zeros(len(cloud))
+    return replace(cloud, attributes={**cloud.attributes, "intensity": scaled.astype(np.float32)})
+
+
+def _attribute(cloud: Cloud, name: str, where: str) -> np.ndarray:
+    if name not in cloud.attributes:
+        has = ", ".join(sorted(cloud.attributes)) or "none"
+        raise InputError(
+            f"{where}: the input feature {name} needs a cloud with that attribute, and this has {has}; take {name} out "
+            "of data.features"
+        )
+    return cloud.attributes[name][:, None]
 
 
 def _given(values: np.ndarray | None, where: str, name: str, otherwise: str) -> np.ndarray:

@@ -117,14 +117,14 @@ def read_cloud(
     if isinstance(content, Mesh):
         cloud = _sample(content, points or SAMPLES, seed, path)
     else:
-        cloud = _seen(content, path, nan_points, note)
+        cloud = drop_unseen(content, path, nan_points, note)
         check_cloud(cloud, str(path))
         if points is not None and len(cloud) > points:
             cloud = cloud.take(np.random.default_rng(seed).choice(len(cloud), points, replace=False))
     return check_cloud(replace(cloud, points=unit_sphere(cloud.points)) if normalise else cloud, str(path))
 
 
-def _seen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str], None]) -> Cloud:
+def drop_unseen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str], None]) -> Cloud:
     """The points that were seen, see `read_cloud`; NaN normals, where nothing is known, become zero."""
     if cloud.normals is not None and cloud.normals.dtype.kind == "f" and cloud.normals.ndim == 2:
         unknown = np.isnan(cloud.normals).any(axis=1)
@@ -138,7 +138,7 @@ def _seen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str],
         return cloud
     if gone.all():
         raise InputError(f"{path}: none of its {len(cloud):,} points are finite: all are NaN, where nothing was seen")
-    fields = (cloud.normals, cloud.colours, cloud.parts)
+    fields = (cloud.normals, cloud.colours, cloud.labels, *cloud.attributes.values())
     if any(values is not None and len(values) != len(cloud) for values in fields):
         return cloud  # refused, with what is wrong, by check_cloud
     note(f"{path}: {gone.sum():,} of {len(cloud):,} points are NaN, where nothing was seen, and left out")

@@ -34,6 +34,15 @@ def read_pcd(path: Path) -> Cloud:
     Raises InputError with the path for a header that lacks a line or contradicts itself, and for more or fewer points
     than it promises.
     """
+    with np.errstate(invalid="ignore"):  # what is not finite is seen to later
+        return cloud_of_columns(pcd_columns(path), str(path))
+
+
+def pcd_columns(path: Path) -> dict[str, np.ndarray]:
+    """The fields [P] by the names that the file gives them; of fields with several numbers the first.
+
+    A packed colour becomes red, green and blue. Raises InputError as `read_pcd` does.
+    """
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     end = re.search(rb"^DATA[ \t]+(\w+)[ \t]*(\r\n|\n)", content[:LONGEST_HEADER], re.MULTILINE | re.IGNORECASE)
     if end is None:
@@ -54,8 +63,7 @@ def read_pcd(path: Path) -> Cloud:
     packed = next((columns[name] for name in columns if name.lower() in PACKED), None)
     if packed is not None:
         columns |= dict(zip(("red", "green", "blue"), _bytes_of_colours(packed), strict=True))
-    with np.errstate(invalid="ignore"):  # what is not finite is seen to later
-        return cloud_of_columns(columns, str(path))
+    return columns
 
 
 def _header(path: Path, text: str) -> tuple[dict[str, str], np.dtype, int]:

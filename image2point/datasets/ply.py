@@ -68,6 +68,23 @@ def read_ply(path: Path) -> Cloud | Mesh:
 
     Raises InputError with the path for a damaged header, and for fewer values than it promises.
     """
+    vertices, polygons, strips = _contents(path)
+    cloud = cloud_of_columns(vertices, str(path))
+    cut = [polygon_triangles(cloud.points, each.values, each.sizes, str(path)) for each in polygons]
+    triangles = np.concatenate([*cut, strip_triangles(strips)])
+    return Mesh(cloud.points, triangles, cloud.colours) if len(triangles) else cloud
+
+
+def ply_columns(path: Path) -> dict[str, np.ndarray]:
+    """The properties [P] of the vertices, by the names that the file gives them; of a mesh too.
+
+    Raises InputError as `read_ply` does.
+    """
+    return _contents(path)[0]
+
+
+def _contents(path: Path) -> tuple[dict[str, np.ndarray], list[Lists], list[np.ndarray]]:
+    """The properties of the vertices, the corners of faces, and triangle strips."""
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     order, elements, start = _header(path, content)
     body: _Text | _Binary = _Binary(path, content, start, order) if order else _Text(path, content, start)
@@ -83,10 +100,7 @@ def read_ply(path: Path) -> Cloud | Mesh:
             polygons.append(corners)
         elif element.name == "tristrips" and corners is not None:
             strips += corners.rows()
-    cloud = cloud_of_columns(vertices, str(path))
-    cut = [polygon_triangles(cloud.points, each.values, each.sizes, str(path)) for each in polygons]
-    triangles = np.concatenate([*cut, strip_triangles(strips)])
-    return Mesh(cloud.points, triangles, cloud.colours) if len(triangles) else cloud
+    return vertices, polygons, strips
 
 
 def _header(path: Path, content: bytes) -> tuple[str, list[Element], int]:

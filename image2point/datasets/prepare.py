@@ -11,7 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ from image2point.files import user_path
 ENCODINGS = ("exact", "int16")
 SHARD_BYTES = 64 * 2**20
 """Float32 coordinates that make up a shard: all that is held in memory while preparing."""
-FIELDS = tuple(each.name for each in fields(Cloud))
 CHUNK = 16
-"""Clouds that a worker reads at a time."""
+"""Clouds that a worker reads at a time, unless the set has a `chunk` of its own: scenes are large."""
 
 
 @dataclass
@@ -116,7 +115,8 @@ def read_all(clouds: CloudSet, workers: int = 0) -> Iterator[tuple[Cloud | None,
     With `workers`, that many processes read, at most a few chunks ahead of what is taken.
     """
     labels = clouds.labels
-    chunks = [range(start, min(start + CHUNK, len(clouds))) for start in range(0, len(clouds), CHUNK)]
+    size = getattr(clouds, "chunk", CHUNK)
+    chunks = [range(start, min(start + size, len(clouds))) for start in range(0, len(clouds), size)]
     for indices, found in zip(chunks, _chunks(clouds, chunks, workers), strict=True):
         for index, (cloud, problem) in zip(indices, found, strict=True):
             yield cloud, int(labels[index]), origin(clouds, index), problem
@@ -179,7 +179,7 @@ class _Writer:
         self._names = self._origins.open("w", encoding="utf-8", newline="\n")
 
     def add(self, cloud: Cloud, label: int, where: str) -> None:
-        has = tuple(name for name in FIELDS if getattr(cloud, name) is not None)
+        has = tuple(cloud.columns())
         if self._has not in (None, has):
             raise InputError(
                 f"{where}: has {', '.join(has)} but the clouds before it in {self.split} have "
@@ -214,9 +214,13 @@ class _Writer:
         number = f"{len(self._shards):05d}"
         clouds, count = self._waiting, len(self._waiting)
         arrays = self._points(clouds)
+        columns = [cloud.columns() for cloud in clouds]
         for name in self._has or ():
             if name != "points":
-                arrays[name] = _encode(name, np.concatenate([getattr(cloud, name) for cloud in clouds]), self.encoding)
+                arrays[name] = _encode(name, np.concatenate([each[name] for each in columns]), self.encoding)
+        origins = np.stack([cloud.origin for cloud in clouds])
+        if origins.any():
+            arrays["origin"] = origins
         saved = [{"field": name, **self._save(f"{number}.{name}", values)} for name, values in arrays.items()]
         entry = {"first": self.clouds - count, "clouds": count, "points": self._waiting_points, "files": saved}
         self._shards.append(entry)
@@ -275,8 +279,8 @@ def to_grid(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _encode(name: str, values: np.ndarray, encoding: str) -> np.ndarray:
-    """Normals, colours or parts [P, ...] of a shard as they are stored."""
-    if name == "parts":
+    """Normals, colours, labels or attributes [P, ...] of a shard as they are stored."""
+    if name == "labels":
         kinds = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.int64)
         low, high = int(values.min()), int(values.max())
         return values.astype(next(k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max))

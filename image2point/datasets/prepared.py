@@ -9,7 +9,9 @@ A folder:
     train/00000.grid.npy         float32 [clouds of the shard, 4]: x, y, z and step; a coordinate is q · step + offset
     train/00000.normals.npy      float32 [P, 3], or int16 [P, 3] in units of 1/32767
     train/00000.colours.npy      uint8 [P, 3] in units of 1/255, or float32 [P, 3]
-    train/00000.parts.npy        the smallest integer type that holds them [P]
+    train/00000.labels.npy       labels of points, the smallest integer type that holds them [P]
+    train/00000.attributes.NAME.npy   float32 [P]
+    train/00000.origin.npy       float64 [clouds of the shard, 3], where one is not 0
     test/ ..., validation/ ...   likewise
 
 Every array is an ordinary .npy file. With the encoding "exact" a shard is int16 where that gives every coordinate back
@@ -30,13 +32,15 @@ import numpy as np
 
 from image2point.datasets.arrays import DAMAGE
 from image2point.datasets.catalogue import Dataset, Options
-from image2point.datasets.cloud import Cloud
+from image2point.datasets.cloud import ATTRIBUTES, Cloud, cloud_of
 from image2point.datasets.listed import existing_folder, read_json
 from image2point.datasets.splits import Splits
 from image2point.datasets.text import read_text
 from image2point.errors import InputError
 
-FORMAT, VERSION = "image2point prepared clouds", 1
+FORMAT, VERSION = "image2point prepared clouds", 2
+READABLE = (1, VERSION)
+"""Version 1 had no attributes and no origin, and called the labels of points `parts`."""
 INDEX = "prepared.json"
 SPLITS = ("train", "validation", "test")
 LARGEST_INDEX = 256 * 2**20
@@ -49,10 +53,14 @@ KINDS = {
     "points": ("<f4", "<i2"),
     "normals": ("<f4", "<i2"),
     "colours": ("<f4", "|u1"),
-    "parts": None,
+    "labels": None,
+    "attributes": ("<f4",),
     "grid": ("<f4",),
+    "origin": ("<f8",),
 }
-"""The types that the arrays of a field may have; parts may have any integer type."""
+"""The types that the arrays of a field may have; labels may have any integer type."""
+PER_CLOUD = {"grid": 4, "origin": 3}
+"""Fields with one row for each cloud, and the numbers in it."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +106,11 @@ class PreparedClouds:
         shard, arrays = self.shards[number], self._arrays(number)
         start = self._starts[shard.first]
         rows = slice(self._starts[index] - start, self._starts[index + 1] - start)
-        grid = arrays["grid"][index - shard.first] if "grid" in arrays else None
-        return Cloud(**{
-            field: decode(field, array[rows], grid) for field, array in arrays.items() if field != "grid"
-        })  # fmt: skip
+        grid, origin = (
+            np.array(arrays[name][index - shard.first]) if name in arrays else None for name in ("grid", "origin")
+        )
+        columns = {name: decode(name, array[rows], grid) for name, array in arrays.items() if name not in PER_CLOUD}
+        return cloud_of(columns, np.zeros(3) if origin is None else origin)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_open": {}}  # a process opens its own maps
@@ -127,7 +136,7 @@ def decode(field: str, stored: np.ndarray, grid: np.ndarray | None) -> np.ndarra
     >>> decode("colours", np.array([[255, 0, 51]], dtype=np.uint8), None)
     array([[1. , 0. , 0.2]], dtype=float32)
     """
-    if field == "parts":
+    if field == "labels":
         return stored.astype(np.int64)
     values = stored.astype(np.float32)
     if field == "points" and grid is not None:
@@ -171,8 +180,9 @@ def read_index(root: Path) -> dict[str, Any]:
     index = read_json(path, LARGEST_INDEX)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{path} is not the index of prepared data")
-    if index.get("version") != VERSION:
-        raise InputError(f"{path} has version {index.get('version')!r}, expected {VERSION}; prepare the data again")
+    if index.get("version") not in READABLE:
+        expected = " or ".join(map(str, READABLE))
+        raise InputError(f"{path} has version {index.get('version')!r}, expected {expected}; prepare the data again")
     good = (
         isinstance(index.get("dataset"), str)
         and isinstance(index.get("classes"), list)
@@ -198,7 +208,7 @@ def shards_of(root: Path, index: dict[str, Any]) -> dict[str, tuple[Shard, ...]]
                     int(shard["first"]),
                     int(shard["clouds"]),
                     int(shard["points"]),
-                    {file["field"]: root / file["path"] for file in shard["files"]},
+                    {_field(file["field"]): root / file["path"] for file in shard["files"]},
                 )
                 for shard in entry["shards"]
             )
@@ -208,12 +218,25 @@ def shards_of(root: Path, index: dict[str, Any]) -> dict[str, tuple[Shard, ...]]
             raise InputError(f"{root / INDEX} is damaged at split {split}: {type(error).__name__} {error}") from None
         expected = 0
         for number, shard in enumerate(found[split]):
-            if shard.first != expected or shard.clouds < 1 or not {"points"} <= set(shard.files) <= set(KINDS):
+            if (
+                shard.first != expected
+                or shard.clouds < 1
+                or not {"points"} <= {_kind(f) for f in shard.files} <= set(KINDS)
+            ):
                 raise InputError(f"{root / INDEX} is damaged at shard {number} of {split}")
             expected += shard.clouds
             for field, path in shard.files.items():
                 _check_shape(path, field, shard)
     return found
+
+
+def _field(name: str) -> str:
+    return "labels" if name == "parts" else name
+
+
+def _kind(field: str) -> str:
+    """The field without the name of the attribute."""
+    return "attributes" if field.startswith(ATTRIBUTES) else field
 
 
 def _check_size(root: Path, file: dict[str, Any]) -> None:
@@ -230,9 +253,10 @@ def _check_size(root: Path, file: dict[str, Any]) -> None:
 
 def _check_shape(path: Path, field: str, shard: Shard) -> None:
     array = _array(path)
-    rows = shard.clouds if field == "grid" else shard.points
-    shape = {"parts": (rows,), "grid": (rows, 4)}.get(field, (rows, 3))
-    kinds = KINDS[field]
+    kind = _kind(field)
+    rows = shard.clouds if kind in PER_CLOUD else shard.points
+    shape = (rows,) if kind in ("labels", "attributes") else (rows, PER_CLOUD.get(kind, 3))
+    kinds = KINDS[kind]
     known = array.dtype.kind in "iu" if kinds is None else array.dtype.str in kinds
     if array.shape != shape or not known:
         raise InputError(f"{path}: expected {field} {shape}, found {array.dtype} {array.shape}")

@@ -11,6 +11,7 @@ from image2point.datasets import (
     modelnet_text,
     prepared,
     scanobjectnn,
+    scenes,
     shapenet,
     shapenet_part,
 )
@@ -20,7 +21,17 @@ from image2point.errors import InputError
 
 DATASETS: dict[str, Dataset] = {
     module.DATASET.name: module.DATASET
-    for module in (modelnet, modelnet_off, modelnet_text, shapenet, shapenet_part, scanobjectnn, folder, prepared)
+    for module in (
+        modelnet,
+        modelnet_off,
+        modelnet_text,
+        shapenet,
+        shapenet_part,
+        scanobjectnn,
+        folder,
+        scenes,
+        prepared,
+    )
 }
 
 

@@ -37,19 +37,25 @@ def read_xyz(path: Path, columns: str | None = None, note: Note = lambda _: None
     ...     read_xyz(path).normals
     array([[0., 0., 1.]])
     """
-    return _read_rows(path, columns, {}, note)
+    return cloud_of_columns(text_columns(path, columns, {}, note), str(path))
 
 
 def read_pts(path: Path, columns: str | None = None, note: Note = lambda _: None) -> Cloud:
     """The same for .pts: six or seven columns are x y z, perhaps intensity, and red, green, blue in 0..255."""
-    return _read_rows(path, columns, PTS, note)
+    return cloud_of_columns(text_columns(path, columns, PTS, note), str(path))
 
 
-def _read_rows(path: Path, columns: str | None, usual: dict[int, str], note: Note) -> Cloud:
+def text_columns(
+    path: Path, columns: str | None, usual: dict[int, str], note: Note, any_name: bool = False
+) -> dict[str, np.ndarray]:
+    """The columns [P] of a text file by name, see `read_xyz`; those named `_` are left out.
+
+    usual: what the columns are by their number, where nothing else says it. any_name: see `parse_columns`.
+    """
     rows, headers = _split_rows(path)
-    names, eight_bit = parse_columns(columns) if columns else None, False
+    names, eight_bit = parse_columns(columns, any_name) if columns else None, False
     if not rows.words:
-        return Cloud(np.empty((0, 3)))  # refused later, with its place
+        return {name: np.empty(0) for name in COORDINATES}  # refused later, with its place
     width = len(rows.words[0])
     if names is not None and len(names) != width:
         raise InputError(
@@ -73,7 +79,7 @@ def _read_rows(path: Path, columns: str | None, usual: dict[int, str], note: Not
     named = {name: table[:, at] for at, name in enumerate(names) if name != "_"}
     if eight_bit:
         named |= {name: named[name].astype(np.uint8) for name in ("red", "green", "blue")}
-    return cloud_of_columns(named, str(path))
+    return named
 
 
 @dataclass

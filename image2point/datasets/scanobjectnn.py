@@ -42,7 +42,7 @@ LAYOUT = (
 
 
 def load_scanobjectnn(root: Path, options: Options) -> Splits:
-    """Train and test clouds of one variant, in memory. `parts` of a point: 1 on the object, 0 in the background.
+    """Train and test clouds of one variant, in memory. Labels of a point: 1 on the object, 0 in the background.
 
     Raises InputError for missing or damaged files, labels outside the 15 classes and values that are not finite.
     """
@@ -79,7 +79,7 @@ def _split(path: Path, name: str, options: Options) -> StoredClouds:
     if options.normalise is not False:
         points = unit_spheres(points)
     parts = None if mask is None else (mask[rows] != BACKGROUND).astype(np.int64)
-    return join_files(name, CLASSES, [FileRows(path, rows, points, labels, parts=parts)])
+    return join_files(name, CLASSES, [FileRows(path, rows, points, labels, point_labels=parts)])
 
 
 def _wrong(path: Path, row: int, labels: np.ndarray) -> str:

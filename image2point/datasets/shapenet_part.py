@@ -46,7 +46,7 @@ NAMES = {"train": "train", "validation": "val", "test": "test"}
 
 
 def load_shapenet_part(root: Path, options: Options) -> Splits:
-    """Train, validation and test clouds with `parts`, 0..49 over all classes; the text form has normals too.
+    """Train, validation and test clouds; labels of points are the parts, 0..49 over all classes. Text has normals too.
 
     The form is `options.variant`, or else told by what lies in the folder. Text is read when it is asked for.
 
@@ -89,7 +89,7 @@ def read_shape(path: Path, options: Options) -> Cloud:
     table = read_table(path, columns=(7,))
     parts = whole_numbers(table[:, 6], path, "part", 0, PART_STARTS[-1])
     points = unit_sphere(table[:, :3]) if options.normalise is not False else table[:, :3]
-    cloud = Cloud(points, table[:, 3:6], parts=parts)
+    cloud = Cloud(points, table[:, 3:6], labels=parts)
     if options.points is not None and options.points < len(cloud):
         rng = np.random.default_rng(file_seed(path, options.seed))
         cloud = cloud.take(rng.choice(len(cloud), options.points, replace=False))
@@ -142,7 +142,7 @@ def _file(path: Path, order: np.ndarray, options: Options) -> FileRows:
     if not len(rows):
         raise InputError(f"{path}: no row can be used")
     points = points[rows] if options.normalise is False else unit_spheres(points[rows])
-    return FileRows(path, rows, points, order[labels[rows]], parts=parts[rows])
+    return FileRows(path, rows, points, order[labels[rows]], point_labels=parts[rows])
 
 
 def _categories(root: Path, name: str, layout: str) -> dict[str, int]:

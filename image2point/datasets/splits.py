@@ -46,7 +46,7 @@ class Origins:
 class StoredClouds:
     """A set of equally large clouds in one array for each field of `Cloud`, with a first axis of n clouds.
 
-    points, normals, colours: float32 [n, P, 3]; parts: int64 [n, P]; labels: int64 [n].
+    points, normals, colours: float32 [n, P, 3]; point_labels: int64 [n, P]; labels: int64 [n], of whole clouds.
     """
 
     name: str
@@ -55,7 +55,7 @@ class StoredClouds:
     labels: np.ndarray
     normals: np.ndarray | None = None
     colours: np.ndarray | None = None
-    parts: np.ndarray | None = None
+    point_labels: np.ndarray | None = None
     origins: Origins | None = None
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class StoredClouds:
         def own(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[index].copy()
 
-        return Cloud(self.points[index].copy(), own(self.normals), own(self.colours), own(self.parts))
+        return Cloud(self.points[index].copy(), own(self.normals), own(self.colours), own(self.point_labels))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class FileRows:
     points: np.ndarray
     labels: np.ndarray
     normals: np.ndarray | None = None
-    parts: np.ndarray | None = None
+    point_labels: np.ndarray | None = None
 
 
 def join_files(name: str, classes: tuple[str, ...], files: Sequence[FileRows]) -> StoredClouds:
@@ -113,7 +113,7 @@ def join_files(name: str, classes: tuple[str, ...], files: Sequence[FileRows]) -
         np.concatenate([file.points for file in files]),
         np.concatenate([file.labels for file in files]),
         joined([file.normals for file in files]),
-        parts=joined([file.parts for file in files]),
+        point_labels=joined([file.point_labels for file in files]),
         origins=Origins.of_files([(file.path, file.rows) for file in files]),
     )
 

@@ -7,13 +7,17 @@ modelnet40_ply_hdf5_2048.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
+
+LENGTHS = ("ground_height",)
+"""Attributes of a cloud that are in the units of its points."""
 
 Rotation = Literal["none", "x", "y", "z", "so3"]
 
@@ -82,8 +86,9 @@ def rng_for(seed: int, epoch: int, index: int) -> np.random.Generator:
 def augment(cloud: Cloud, spec: Augmentation, rng: np.random.Generator) -> Cloud:
     """Return an augmented copy of `cloud`, its points float32; the input is never written to.
 
-    Subsampling takes the same rows of everything; a rotation turns the normals with the points. The other steps leave
-    normals as they are, noise too: they stay those of the surface that the points were taken from.
+    Subsampling takes the same rows of everything; a rotation turns the normals with the points, a scale the attributes
+    that are lengths (`LENGTHS`). The other steps leave normals as they are, noise too: they stay those of the surface
+    that the points were taken from. `origin` stays: the points no longer lie where they did.
     """
     if spec.points is not None and spec.points < len(cloud):
         cloud = cloud.take(rng.choice(len(cloud), spec.points, replace=False))
@@ -93,16 +98,18 @@ def augment(cloud: Cloud, spec: Augmentation, rng: np.random.Generator) -> Cloud
         points = points @ turn
         normals = None if normals is None else normals.astype(np.float32, copy=False) @ turn
     if rng.random() < spec.scale_probability:
-        points *= np.float32(rng.uniform(*spec.scale))
+        factor = np.float32(rng.uniform(*spec.scale))
+        points *= factor
+        cloud = replace(cloud, attributes=_scaled(cloud.attributes, factor))
     if rng.random() < spec.shift_probability:
         points += rng.uniform(-spec.shift, spec.shift, 3).astype(np.float32)
     if rng.random() < spec.jitter_probability:
         points += rng.uniform(-spec.jitter, spec.jitter, points.shape).astype(np.float32)
-    return Cloud(points, _copy(normals), _copy(cloud.colours), _copy(cloud.parts))
+    return replace(cloud.each(np.copy), points=points, normals=None if normals is None else normals.copy())
 
 
-def _copy(values: np.ndarray | None) -> np.ndarray | None:
-    return None if values is None else values.copy()
+def _scaled(attributes: Mapping[str, np.ndarray], factor: np.float32) -> dict[str, np.ndarray]:
+    return {name: values * factor if name in LENGTHS else values for name, values in attributes.items()}
 
 
 def random_rotation(kind: Rotation, rng: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from image2point.datasets.cloud import Cloud
+from image2point.datasets.cloud import IGNORED, Cloud
 from image2point.errors import InputError
 
 INDEX_LIMIT = 2**31 - 1  # voxel indices are int32
@@ -17,8 +17,8 @@ def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cl
 
     `where` and `voxel_size` as in `check_points`, which the points go through. A normal of length 0 stays.
 
-    Raises InputError too for normals, colours or parts of another shape, values that are not finite, colours
-    outside 0..1, and parts that are not whole numbers.
+    Raises InputError too for normals, colours, labels or attributes of another shape, values that are not finite,
+    colours outside 0..1, and labels that are not whole numbers from −1, which is ignored.
 
     >>> check_cloud(Cloud(np.zeros((1, 3)), normals=np.array([[0, 0, 2.0]])), "cloud").normals
     array([[0., 0., 1.]], dtype=float32)
@@ -35,24 +35,39 @@ def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cl
             f"{where}: expected colours in 0..1, found {colours.min():g} to {colours.max():g}; "
             "8-bit colours are divided by 255"
         )
-    parts = None if cloud.parts is None else np.asarray(cloud.parts)
-    if parts is not None and (parts.dtype.kind not in "iu" or parts.shape != (len(points),)):
+    labels = None if cloud.labels is None else np.asarray(cloud.labels)
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != (len(points),)):
         raise InputError(
-            f"{where}: expected parts to be whole numbers ({len(points)},), found {parts.dtype} {parts.shape}"
+            f"{where}: expected labels to be whole numbers ({len(points)},), found {labels.dtype} {labels.shape}"
         )
-    return Cloud(points, normals, colours, None if parts is None else parts.astype(np.int64))
+    if labels is not None and labels.min() < IGNORED:
+        raise InputError(f"{where}: expected labels from 0, or {IGNORED} where ignored, found {labels.min()}")
+    attributes = {name: _column(values, name, where, points) for name, values in cloud.attributes.items()}
+    origin = np.asarray(cloud.origin, dtype=np.float64)
+    if origin.shape != (3,) or not np.isfinite(origin).all():
+        raise InputError(f"{where}: expected an origin of three finite numbers, found {cloud.origin}")
+    return Cloud(points, normals, colours, None if labels is None else labels.astype(np.int64), attributes, origin)
 
 
 def _rows(values: Any, name: str, where: str, points: np.ndarray) -> np.ndarray | None:
-    if values is None:
-        return None
+    return None if values is None else _numbers(values, name, where, points.shape)
+
+
+def _column(values: Any, name: str, where: str, points: np.ndarray) -> np.ndarray:
+    if not name.isidentifier():  # they are parts of file names in the prepared form
+        raise InputError(f"{where}: expected names of attributes to be letters, digits and _, found {name!r}")
+    return _numbers(values, f"the attribute {name}", where, (len(points),))
+
+
+def _numbers(values: Any, name: str, where: str, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 of that shape, all finite."""
     array = np.asarray(values)
-    if array.dtype.kind not in "fiu" or array.shape != points.shape:
-        raise InputError(f"{where}: expected {name} to be numbers {points.shape}, found {array.dtype} {array.shape}")
+    if array.dtype.kind not in "fiu" or array.shape != shape:
+        raise InputError(f"{where}: expected {name} to be numbers {shape}, found {array.dtype} {array.shape}")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
         raise InputError(f"{where}: {name} hold NaN or infinite values, first at point {row}: {array[row].tolist()}")
     return array
 

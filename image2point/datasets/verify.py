@@ -102,12 +102,12 @@ def _split(
 def cloud_bytes(cloud: Cloud, label: int) -> bytes:
     """What the content hash of a split is made of, cloud by cloud: label, number of points, then each field."""
     parts = [np.array([label, len(cloud)], dtype="<i8").tobytes()]
-    for each in fields(Cloud):
-        values = getattr(cloud, each.name)
-        if values is not None:
-            kind = "<i8" if each.name == "parts" else "<f4"
-            # Plus zero, which makes 0 of -0: they are one number, and the prepared form keeps one of them.
-            parts.append(each.name.encode() + np.ascontiguousarray(values + 0, dtype=kind).tobytes())
+    for name, values in cloud.columns().items():
+        kind = "<i8" if name == "labels" else "<f4"
+        # Plus zero, which makes 0 of -0: they are one number, and the prepared form keeps one of them.
+        parts.append(name.encode() + np.ascontiguousarray(values + 0, dtype=kind).tobytes())
+    if cloud.origin.any():
+        parts.append(b"origin" + np.ascontiguousarray(cloud.origin, dtype="<f8").tobytes())
     return b"".join(parts)
 
 

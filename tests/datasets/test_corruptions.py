@@ -12,15 +12,15 @@ from image2point.errors import InputError
 
 @pytest.fixture(scope="module")
 def ball() -> Cloud:
-    """1000 points on the unit sphere, with their normals; parts are their numbers."""
+    """1000 points on the unit sphere, with their normals; labels are their numbers."""
     points = np.random.default_rng(0).standard_normal((1000, 3)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    return Cloud(points, points.copy(), parts=np.arange(1000))
+    return Cloud(points, points.copy(), labels=np.arange(1000))
 
 
 def moved(ball: Cloud, found: Cloud) -> float:
-    assert found.parts is not None
-    return float(np.linalg.norm(found.points - ball.points[found.parts], axis=1).mean())
+    assert found.labels is not None
+    return float(np.linalg.norm(found.points - ball.points[found.labels], axis=1).mean())
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

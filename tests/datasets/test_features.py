@@ -109,7 +109,7 @@ def test_a_checked_cloud_has_unit_normals() -> None:
     given = np.float32([[0, 0, 2], [0, 3, 4], [0, 0, 0]])
     cloud = check_cloud(Cloud(np.eye(3), given, np.eye(3), np.arange(3, dtype=np.uint8)), "here")
     np.testing.assert_allclose(cloud.normals, [[0, 0, 1], [0, 0.6, 0.8], [0, 0, 0]], atol=1e-7)
-    assert cloud.points.dtype == cloud.colours.dtype == np.float32 and cloud.parts.dtype == np.int64  # type: ignore
+    assert cloud.points.dtype == cloud.colours.dtype == np.float32 and cloud.labels.dtype == np.int64  # type: ignore
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,19 @@ def test_a_checked_cloud_has_unit_normals() -> None:
             "here: normals hold NaN or infinite values, first at point 0",
         ),
         (Cloud(np.eye(3), colours=255 * np.eye(3)), r"expected colours in 0\.\.1, found 0 to 255; 8-bit"),
-        (Cloud(np.eye(3), parts=np.zeros(3)), r"expected parts to be whole numbers \(3,\), found float64 \(3,\)"),
+        (Cloud(np.eye(3), labels=np.arange(4)), r"expected labels to be whole numbers \(3,\), found int64 \(4,\)"),
+        (Cloud(np.eye(3), labels=np.full(3, -2)), "expected labels from 0, or -1 where ignored, found -2"),
+        (
+            Cloud(np.eye(3), attributes={"intensity": np.zeros(2)}),
+            r"expected the attribute intensity to be numbers \(3,\), found float64 \(2,\)",
+        ),
+        (
+            Cloud(np.eye(3), attributes={"intensity": np.float32([0, np.inf, 0])}),
+            "the attribute intensity hold NaN or infinite values, first at point 1: inf",
+        ),
+        (Cloud(np.eye(3), attributes={"../up": np.zeros(3)}), "names of attributes to be letters, digits and _"),
+        (Cloud(np.eye(3), origin=np.array([0, 0, np.nan])), "an origin of three finite numbers"),
+        (Cloud(np.eye(3), labels=np.zeros(3)), r"expected labels to be whole numbers \(3,\), found float64 \(3,\)"),
     ],
 )
 def test_a_cloud_whose_parts_do_not_fit(cloud: Cloud, message: str) -> None:

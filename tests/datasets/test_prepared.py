@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import fields
 from pathlib import Path
 
 import layouts
@@ -42,19 +41,24 @@ class Ragged:
             points[0, 0] = np.nan
         normals = rng.normal(size=(size, 3)).astype(np.float32)
         colours = rng.integers(0, 256, (size, 3)).astype(np.float32) / np.float32(255)
-        return Cloud(points, normals, colours, rng.integers(0, 300, size))
+        attributes = {"intensity": rng.uniform(0, 900, size).astype(np.float32)}
+        origin = np.array([869400.25, 6524300.5, index % 3])
+        return Cloud(points, normals, colours, rng.integers(-1, 300, size), attributes, origin)
 
 
 def assert_same(one: CloudSet, other: CloudSet, atol: float = 0.0) -> None:
     assert len(one) == len(other) and one.classes == other.classes
     np.testing.assert_array_equal(one.labels, other.labels)
     for index in range(len(one)):
-        for each in fields(Cloud):
-            a, b = getattr(one[index], each.name), getattr(other[index], each.name)
-            assert (a is None) == (b is None)
-            if a is not None and each.name == "normals":
+        expected, found = one[index].columns(), other[index].columns()
+        assert list(expected) == list(found)
+        np.testing.assert_array_equal(one[index].origin, other[index].origin)
+        for name, a in expected.items():
+            b = found[name]
+            assert name not in ("labels", "attributes.intensity") or np.array_equal(a, b)
+            if name == "normals":
                 np.testing.assert_allclose(a / np.linalg.norm(a, axis=1, keepdims=True), b, atol=1e-6 + 4 * atol)
-            elif a is not None:
+            else:
                 np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
@@ -72,6 +76,19 @@ def test_exact_is_exact_over_many_shards(tmp_path: Path, workers: int) -> None:
     read.train[0].points[:] = 5
     assert (read.train[0].points != 5).any()  # the caller's own
     assert_same(whole.train, pickle.loads(pickle.dumps(read.train)))
+
+
+def test_version_1_called_labels_of_points_parts(tmp_path: Path) -> None:
+    points = layouts.points(0, 4, 30).astype(np.float32)
+    clouds = StoredClouds("old", ("a",), points, np.zeros(4, int), point_labels=np.arange(120).reshape(4, 30))
+    prepare_dataset(Splits(clouds, None, clouds), tmp_path / "old", "old")
+    for split in ("train", "test"):
+        (tmp_path / "old" / split / "00000.labels.npy").rename(tmp_path / "old" / split / "00000.parts.npy")
+    text = (tmp_path / "old" / "prepared.json").read_text()
+    text = text.replace('"version": 2', '"version": 1').replace("00000.labels.npy", "00000.parts.npy")
+    (tmp_path / "old" / "prepared.json").write_text(text.replace('"field": "labels"', '"field": "parts"'))
+    assert '"field": "parts"' in (tmp_path / "old" / "prepared.json").read_text()
+    assert_same(clouds, registry.load_dataset("prepared", tmp_path / "old").test)
 
 
 def test_int16_states_its_error(tmp_path: Path) -> None:
@@ -216,7 +233,7 @@ def test_verify_hashes_the_shards(tmp_path: Path, file: str) -> None:
         (lambda root: (root / "prepared.json").unlink(), "no prepared data at"),
         (lambda root: (root / "prepared.json").write_text("{"), "cannot be read"),
         (lambda root: (root / "prepared.json").write_text("{}"), "is not the index"),
-        (lambda root: edit(root, lambda index: index.update(version=2)), "has version 2, expected 1"),
+        (lambda root: edit(root, lambda index: index.update(version=3)), "has version 3, expected 1 or 2"),
         (lambda root: edit(root, lambda index: index["splits"].pop("test")), "has no split test"),
         (lambda root: edit(root, lambda i: i["splits"]["train"]["shards"].reverse()), "damaged at shard 0 of train"),
         (

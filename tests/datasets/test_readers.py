@@ -57,7 +57,7 @@ def test_every_layout(tmp_path: Path, case: str) -> None:
                 cloud = part[index]
                 assert check_cloud(cloud, "").points.dtype == np.float32
                 assert (cloud.normals is not None) == ("normals" in has)
-                assert (cloud.parts is not None) == ("parts" in has)
+                assert (cloud.labels is not None) == ("parts" in has)
                 assert str(tmp_path) in origin(part, index)
                 cloud.points[:] = 7  # it belongs to the caller ...
             assert (part[0].points != 7).any()  # ... who changes nothing in the set
@@ -108,15 +108,15 @@ def test_modelnet10_of_forty_folders(tmp_path: Path) -> None:
 def test_labels_and_parts_are_those_of_the_files(tmp_path: Path) -> None:
     scans = registry.load_dataset("scanobjectnn", layouts.scanobjectnn(tmp_path / "s"))
     assert [scans.train.classes[label] for label in scans.train.labels] == ["bag", "door", "toilet", "chair"]
-    parts = scans.train[1].parts
+    parts = scans.train[1].labels
     assert parts is not None and np.array_equal(parts, np.arange(2048) % 3 != 0)
     h5 = registry.load_dataset("shapenet_part", layouts.shapenet_part_h5(tmp_path / "h"))
     assert [h5.train.classes[label] for label in h5.train.labels] == ["airplane", "chair", "table"] * 2
-    assert [int(h5.train[index].parts[0]) for index in range(3)] == [3, 12, 49]  # type: ignore[index]
+    assert [int(h5.train[index].labels[0]) for index in range(3)] == [3, 12, 49]  # type: ignore[index]
     text = registry.load_dataset("shapenet_part", layouts.shapenet_part_text(tmp_path / "t"))
     for index in range(len(text.train)):
         low, high = (0, 4) if text.train.labels[index] == 0 else (12, 16)
-        found = text.train[index].parts
+        found = text.train[index].labels
         assert found is not None and low <= found.min() and found.max() < high
     shapes = registry.load_dataset("shapenet", layouts.shapenet_meshes(tmp_path / "m"))
     assert {shapes.train.classes[label] for label in shapes.train.labels} == {"airplane", "chair"}

@@ -25,10 +25,10 @@ ALL = Augmentation(
 @pytest.mark.parametrize("spec", [NONE, PAPER, ALL])
 def test_never_in_place(spec: Augmentation) -> None:
     stored = FULL.take(np.arange(50))
-    for name in ("points", "normals", "colours", "parts"):
+    for name in ("points", "normals", "colours", "labels"):
         getattr(stored, name).setflags(write=False)
     new = augment(stored, spec, rng_for(0, 0, 0))
-    for name in ("points", "normals", "colours", "parts"):
+    for name in ("points", "normals", "colours", "labels"):
         assert not np.shares_memory(getattr(new, name), getattr(stored, name))
         assert getattr(new, name).flags.writeable
     assert new.points.dtype == np.float32
@@ -88,10 +88,10 @@ def test_steps_happen_as_often_as_stated() -> None:
 @given(st.integers(1, 80), st.integers(0, 10**6))
 def test_subsampling_keeps_points_as_they_are(points: int, index: int) -> None:
     new = augment(FULL, Augmentation(points=points), rng_for(0, 0, index))
-    assert new.parts is not None
-    assert len(set(new.parts.tolist())) == len(new) == min(points, len(FULL))
+    assert new.labels is not None
+    assert len(set(new.labels.tolist())) == len(new) == min(points, len(FULL))
     for name in ("points", "normals", "colours"):
-        np.testing.assert_array_equal(getattr(new, name), getattr(FULL, name)[new.parts])
+        np.testing.assert_array_equal(getattr(new, name), getattr(FULL, name)[new.labels])
 
 
 @settings(deadline=None)
@@ -99,14 +99,14 @@ def test_subsampling_keeps_points_as_they_are(points: int, index: int) -> None:
 def test_normals_turn_with_the_points_and_with_nothing_else(kind: Rotation, index: int) -> None:
     spec = replace(ALL, rotate=kind, jitter=0.0, shift=0.0)
     new = augment(FULL, spec, rng_for(0, 0, index))
-    assert new.normals is not None and new.parts is not None and FULL.colours is not None
+    assert new.normals is not None and new.labels is not None and FULL.colours is not None
     # The points of FULL lie along their own normals, and a rotation and a scale keep that so.
     length = np.linalg.norm(new.points, axis=1, keepdims=True)
     np.testing.assert_allclose(new.points / length, new.normals, atol=1e-5)
-    np.testing.assert_array_equal(new.colours, FULL.colours[new.parts])
+    np.testing.assert_array_equal(new.colours, FULL.colours[new.labels])
     still = augment(FULL, replace(ALL, rotate="none"), rng_for(0, 0, index))
-    assert FULL.normals is not None and still.parts is not None
-    np.testing.assert_array_equal(still.normals, FULL.normals[still.parts])
+    assert FULL.normals is not None and still.labels is not None
+    np.testing.assert_array_equal(still.normals, FULL.normals[still.labels])
 
 
 @settings(deadline=None)

@@ -1,0 +1,29 @@
+"""The fields of a config about scenes: which files, and what is called how in them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from image2point.config.frozen import Section
+
+
+class Scenes(Section):
+    """Which files of a folder are the scenes of each split, and what is called how in them."""
+
+    train: tuple[str, ...] = ()
+    """Names of files under `data.root`, or patterns (`area_[1-4]_*`, `north/**/*.laz`); empty for the folder train."""
+    validation: tuple[str, ...] = ()
+    """The same for validation."""
+    test: tuple[str, ...] = ()
+    """The same for test."""
+    points: str | None = None
+    """The array (P, 3) of coordinates; null for x, y and z, or `points`, `coord`, `xyz`."""
+    unit: Annotated[float, Field(gt=0)] = 1.0
+    """Unit of the coordinates in the files, in the unit of the config: 0.01 for centimetres, to work in metres."""
+    label: str | None = None
+    """The field or array with a label for each point; null for `label`, `classification`, `segment` and the like."""
+    attributes: dict[str, str] = Field(default={})
+    """Attributes and the fields that hold them, such as `{intensity: scalar_Intensity}`; `intensity`, `return_number`
+    and `number_of_returns` are found by themselves, and give `return_share`."""

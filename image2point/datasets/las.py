@@ -1,0 +1,186 @@
+"""LAS and LAZ files of laser scans, read and written back; laspy and lazrs do it (`pip install 'image2point[las]'`)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from image2point.errors import InputError, one_line
+from image2point.files import writing
+
+CODES = {
+    0: "never classified", 1: "unclassified", 2: "ground", 3: "low vegetation", 4: "medium vegetation",
+    5: "high vegetation", 6: "building", 7: "low noise", 8: "model key point", 9: "water", 10: "rail",
+    11: "road surface", 12: "overlap", 13: "wire guard", 14: "wire conductor", 15: "transmission tower",
+    16: "wire connector", 17: "bridge deck", 18: "high noise", 19: "overhead structure", 20: "ignored ground",
+    21: "snow", 22: "temporal exclusion",
+}  # fmt: skip
+"""Classification codes of ASPRS' LAS 1.4 R15; from 64 on they are the user's own."""
+
+CHUNK = 1_000_000
+"""Points that are in memory at a time while a file is decoded or written."""
+
+COLOURS = ("red", "green", "blue")
+
+
+def read_las(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """`x`, `y`, `z` float64 [P] by the file's scale and offset, and its other fields [P] by their names, extra
+    dimensions included. wanted: the names of the others that are read; None for all.
+
+    Colours that are all 0 are left out: formats with colour are in use for scans without it.
+
+    Raises InputError with the path for what is no LAS or LAZ file, for fewer points than the header promises, and where
+    laspy, or for LAZ lazrs, is not installed.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    with _opened(path) as reader:
+        names = [n for n in reader.header.point_format.dimension_names if n not in ("X", "Y", "Z")]
+        names = [n for n in names if wanted is None or n.lower() in wanted]
+        columns = {name: [] for name in ("x", "y", "z", *names)}
+        for points in _chunks(reader, path):
+            for name, parts in columns.items():
+                parts.append(np.array(points[name]))
+    joined = {name: np.concatenate(columns.pop(name) or [np.empty(0)]) for name in list(columns)}
+    if all(name in joined and not joined[name].any() for name in COLOURS):
+        joined = {name: values for name, values in joined.items() if name not in COLOURS}
+    return joined
+
+
+def write_labels(
+    source: str | Path,
+    labels: np.ndarray | None,
+    target: str | Path,
+    extra: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write `source` again to `target`, with `labels` [P] in place of its classification, and `extra` dimensions [P].
+
+    Points keep their order, and every other field its bytes; scale, offset, version, point format and records of
+    the header stay. target: .las or .laz, whichever `source` is. labels: codes, 0..31 in point formats 0 to 5, else
+    0..255; None leaves the classification. extra: further fields by name, such as a probability as float32. At most
+    `CHUNK` points are in memory besides what is given, which may be memory-mapped.
+
+    Raises InputError as `read_las` does, and for another number of labels than points, codes that do not fit the point
+    format, names of extra dimensions that the file has, and waveforms inside the file, which would be lost.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix.lower() not in (".las", ".laz"):
+        raise InputError(f"{target}: labels of LAS files are written to .las or .laz, found {target.suffix!r}")
+    laspy = _laspy(target)
+    columns = dict(extra or {})
+    with _opened(source) as reader, writing(target) as temporary:
+        header = deepcopy(reader.header)
+        _check(source, header, labels, columns)
+        for name, values in columns.items():
+            header.add_extra_dim(laspy.ExtraBytesParams(name=name, type=values.dtype))
+        at = 0
+        with laspy.open(temporary, "w", header=header, do_compress=target.suffix.lower() == ".laz") as writer:
+            for points in _chunks(reader, source):
+                rows = slice(at, at + len(points))
+                at += len(points)
+                if columns:
+                    wider = laspy.ScaleAwarePointRecord.zeros(len(points), header=header)
+                    for name in points.array.dtype.names:
+                        wider.array[name] = points.array[name]
+                    points = wider
+                if labels is not None:
+                    points["classification"] = np.asarray(labels[rows], dtype=np.uint8)
+                for name, values in columns.items():
+                    points[name] = values[rows]
+                writer.write_points(points)
+            if reader.evlrs:
+                writer.write_evlrs(reader.evlrs)
+
+
+def count_points(path: Path) -> int:
+    """The number of points that the header of a file promises."""
+    with _opened(path) as reader:
+        return int(reader.header.point_count)
+
+
+def _check(path: Path, header: Any, labels: np.ndarray | None, extra: Mapping[str, np.ndarray]) -> None:
+    given = {"labels": labels} if labels is not None else {}
+    for name, values in {**given, **extra}.items():
+        if len(values) != header.point_count:
+            raise InputError(f"{path} has {header.point_count:,} points, found {len(values):,} {name} to write")
+    top = 31 if header.point_format.id < 6 else 255
+    if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() <= top):
+        raise InputError(
+            f"{path}: point format {header.point_format.id} holds classification codes 0..{top}, found "
+            f"{labels.min()}..{labels.max()}; write them as an extra dimension"
+        )
+    twice = [name for name in extra if name in header.point_format.dimension_names]
+    if twice:
+        raise InputError(f"{path} has a field {twice[0]!r} already; choose another name for the extra dimension")
+    if header.global_encoding.waveform_data_packets_internal:
+        raise InputError(f"{path} holds waveforms, which would be lost; write labels to a file of another format")
+
+
+def _chunks(reader: Any, path: Path) -> Iterator[Any]:
+    """The points of an open file in order, some at a time; InputError where there are fewer than promised."""
+    found, promised = 0, int(reader.header.point_count)
+    chunks = reader.chunk_iterator(CHUNK)
+    while True:
+        with _damage(path):
+            points = next(chunks, None)
+        if points is None:
+            break
+        found += len(points)
+        yield points
+    if found != promised:
+        raise InputError(f"{path}: the header promises {promised:,} points, the file ends after {found:,} (truncated?)")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file in laspy's reader, whose header is the file's own."""
+    laspy = _laspy(path)
+    with _damage(path):
+        reader = laspy.open(path)
+    with reader:
+        header = reader.header
+        size = header.point_format.size * int(header.point_count)
+        if not header.are_points_compressed and header.offset_to_point_data + size > path.stat().st_size:
+            raise InputError(
+                f"{path}: the header promises {header.point_count:,} points, {size:,} bytes; the file has only "
+                f"{path.stat().st_size:,} bytes (truncated?)"
+            )
+        yield reader
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What laspy and lazrs raise for damage, in one line."""
+    try:
+        yield
+    except BaseException as error:  # lazrs is written in Rust, and its panics are no `Exception`
+        if (isinstance(error, OSError) and error.errno is not None) or not _of_damage(error):
+            raise
+        raise InputError(f"{path}: damaged, truncated or not a LAS file: {one_line(error)}") from None
+
+
+def _of_damage(error: BaseException) -> bool:
+    known = (ValueError, TypeError, OverflowError, EOFError, RuntimeError, KeyError, IndexError, struct.error)
+    ours = type(error).__module__.split(".")[0] in ("laspy", "lazrs")
+    return isinstance(error, known) or ours or type(error).__name__ == "PanicException"
+
+
+def _laspy(path: Path) -> ModuleType:
+    """laspy, with lazrs where `path` is compressed; InputError with what to install."""
+    try:
+        import laspy
+
+        if path.suffix.lower() == ".laz":
+            import lazrs  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{path}: {error.name or 'laspy'} is not installed, which reads and writes LAS and LAZ files; install it "
+            "with: pip install 'image2point[las]'"
+        ) from None
+    return laspy
