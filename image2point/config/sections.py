@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from image2point.config.choosing import Choose
 from image2point.config.crops import Crop, Tiles
 from image2point.config.frozen import Section
 from image2point.config.lifting import Network
@@ -356,6 +357,7 @@ class Config(Section):
     finetune: Finetune = Finetune()
     data: Data = Data()
     training: Training = Training()
+    choose: Choose = Choose()
     collapse: Collapse = Collapse()
     report: Report = Report()
 
@@ -375,6 +377,16 @@ class Config(Section):
         usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
         if problem := task_problem(self, usual):
             raise ValueError(problem)
+        if self.choose.lr and self.choose.epochs[-1] > self.training.epochs:
+            raise ValueError(
+                f"choose.epochs = {list(self.choose.epochs)}: a trial should not be longer than the run, which has "
+                f"training.epochs = {self.training.epochs}"
+            )
+        if self.choose.clouds and self.data.shots is None:
+            raise ValueError(
+                f"choose.clouds = {self.choose.clouds} takes clouds that data.shots leaves over, and there are no "
+                "shots; leave it out and set data.validation"
+            )
         return self
 
     def to_yaml(self) -> str:
