@@ -1,7 +1,4 @@
-"""Upsampling onto the sites of an earlier, finer map: nearest neighbour, and linear between neighbours.
-
-Sparse voxels and masks do not know what they were before they were coarsened, so the finer sites are given.
-"""
+"""Linear upsampling onto the sites of an earlier, finer map (`upsample` takes the nearest)."""
 
 from __future__ import annotations
 
@@ -16,26 +13,6 @@ from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.sites import Sites
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
-
-
-def upsample(x: Voxels, like: Voxels, scale: int) -> Voxels:
-    """Nearest-neighbour upsampling: each finer site takes what its parent floor(index / scale) has.
-
-    Raises:
-        VoxelError: where a site of `like` has no parent among the sites of x.
-
-    >>> coarse, fine = torch.tensor([0.0, 4.0]).view(1, 1, 2, 1, 1), torch.zeros(1, 1, 4, 2, 2)
-    >>> upsample(coarse, fine, 2)[0, 0, :, 0, 0].tolist()
-    [0.0, 0.0, 4.0, 4.0]
-    """
-    if isinstance(x, VoxelTensor) and isinstance(like, VoxelTensor):
-        _check_parents(x.sites, like.sites, scale)
-        return like.replace(x.features[like.sites.parents(scale)])
-    if isinstance(x, DenseVoxels) and isinstance(like, DenseVoxels):
-        return like.replace(_repeat(x.grid, like.grid, scale))
-    if isinstance(x, Tensor) and isinstance(like, Tensor):
-        return _repeat(x, like, scale)
-    raise VoxelError(f"cannot upsample {type(x).__name__} onto {type(like).__name__}")
 
 
 def upsample_linear(x: Voxels, like: Voxels, scale: int, flat: int | None = None) -> Voxels:
@@ -93,12 +70,6 @@ def upsample_aligned(x: Voxels, like: Voxels) -> Voxels:
 def _check_parents(coarse: Sites, fine: Sites, scale: int) -> None:
     if not coarse.same(fine.coarsen(scale)):
         raise VoxelError(f"cannot upsample by {scale}: the finer sites do not coarsen to the sites of the voxels")
-
-
-def _repeat(grid: Tensor, like: Tensor, scale: int) -> Tensor:
-    for axis in (2, 3, 4):
-        grid = grid.repeat_interleave(scale, axis).narrow(axis, 0, like.shape[axis])
-    return grid
 
 
 def _interpolated(grid: Tensor, like: Tensor, scale: int, flat: int | None) -> Tensor:

@@ -136,6 +136,30 @@ class Sites:
 
         return self.plan(("coarsen", stride), build)
 
+    def rows_in(self, coarse: Sites, stride: int) -> Tensor:
+        """Row of each site's parent floor(index / stride) among any coarse sites, −1 where it is not there: int64 [N].
+
+        It is read off the coarsenings that made the coarse sites of these, where they were made so.
+        """
+        known = self._known_rows(coarse)
+        if known is not None:
+            return known
+        parents = torch.cat([self.coordinates[:, :1], self.coordinates[:, 1:].div(stride, rounding_mode="floor")], 1)
+        both = Sites(torch.cat([coarse.coordinates, parents]), max(self.batch_size, coarse.batch_size))
+        keys, wanted = both.keys.split([len(coarse), len(self)])
+        row = torch.searchsorted(keys, wanted).clamp_(max=len(coarse) - 1)
+        return torch.where(keys[row] == wanted, row, -1)
+
+    def _known_rows(self, coarse: Sites) -> Tensor | None:
+        if coarse is self:
+            return torch.arange(len(self), device=self.device)
+        for key, made in self._plans.items():
+            if isinstance(key, tuple) and key[0] == "coarsen":
+                sites, parents = made
+                if (rows := sites._known_rows(coarse)) is not None:
+                    return rows[parents]
+        return None
+
     def to(self, device: torch.device | str) -> Sites:
         """These sites on `device`; plans stay behind and are built anew there."""
         moved = self.coordinates.to(device)
