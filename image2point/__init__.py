@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from image2point.lifting.export import export
     from image2point.lifting.rules import register_rule
     from image2point.training.recalibration import recalibrate
-    from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
+    from image2point.voxels import DenseVoxels, VoxelTensor, to_points, voxelize
 
 __version__ = "0.1.0"
 
@@ -31,11 +31,12 @@ _HOME = {
     "load": "image2point.jobs.reuse",
     "recalibrate": "image2point.training.recalibration",
     "register_rule": "image2point.lifting.rules",
+    "to_points": "image2point.voxels",
     "voxelize": "image2point.voxels",
 }
 __all__ = [
     "DenseVoxels", "InputError", "VoxelTensor", "collapse", "export", "freeze", "lift", "load", "recalibrate",
-    "register_rule", "voxelize",
+    "register_rule", "to_points", "voxelize",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from image2point.voxels.interpolate import upsample_aligned, upsample_linear
 from image2point.voxels.modules import Pointwise, TiedConv, VoxelConv
 from image2point.voxels.norm import BatchNorm
 from image2point.voxels.plan import Window, neighbour_table
+from image2point.voxels.points import to_points
 from image2point.voxels.pool import AvgPool, GlobalPool, MaxPool
 from image2point.voxels.quantise import voxelize
 from image2point.voxels.rearrange import SpaceToDepth
@@ -56,6 +57,7 @@ __all__ = [
     "Window",
     "functional",
     "neighbour_table",
+    "to_points",
     "upsample",
     "upsample_aligned",
     "upsample_linear",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
+from image2point.voxels.gather import Gathering
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.sites import Sites
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
@@ -33,11 +34,8 @@ def upsample_linear(x: Voxels, like: Voxels, scale: int, flat: int | None = None
     """
     if isinstance(x, VoxelTensor) and isinstance(like, VoxelTensor):
         _check_parents(x.sites, like.sites, scale)
-        rows, weights = like.sites.plan(("linear", scale, flat), lambda: _corners(like.sites, scale, flat))
-        total = like.features.new_zeros(len(like.sites), x.features.shape[1])
-        for row, weight in zip(rows, weights.to(x.features.dtype), strict=True):
-            total = total + x.features[row] * weight.unsqueeze(1)
-        return like.replace(total)
+        between = like.sites.plan(("linear", scale, flat), lambda: _between(like.sites, scale, flat))
+        return like.replace(between.take(x.features))
     if isinstance(x, DenseVoxels) and isinstance(like, DenseVoxels):
         total = _interpolated(x.grid, like.grid, scale, flat)
         weight = _interpolated(x.mask.to(x.grid.dtype), like.grid, scale, flat)
@@ -84,31 +82,37 @@ def _aligned(grid: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(grid, size=like.shape[2:], mode="trilinear", align_corners=True)
 
 
-def _corners(fine: Sites, scale: int, flat: int | None) -> tuple[Tensor, Tensor]:
-    """The coarse sites around each fine one: their rows, int64 [8, N], and weights that add up to 1, [8, N].
-
-    A fine cell i has its centre at (i + ½) / scale − ½ in coarse cells.
-    """
-    coarse = fine.coarsen(scale)
-    parents = fine.parents(scale)
-    # The sites around a fine one are its parent and neighbours of that.
-    around = neighbour_table(coarse, Window((3, 3, 3), padding=(1, 1, 1))).reads
-    home = coarse.coordinates[parents, 1:].long()
+def _between(fine: Sites, scale: int, flat: int | None) -> Gathering:
+    """The coarse sites around each fine one. A fine cell i has its centre at (i + ½) / scale − ½ in coarse cells."""
+    coarse, home = fine.coarsen(scale), fine.parents(scale)
     index = fine.coordinates[:, 1:].long()
     twice = 2 * index + 1 - scale  # 2 · scale · centre, exactly
-    below = torch.div(twice, 2 * scale, rounding_mode="floor")
-    share = (twice - below * 2 * scale).double() / (2 * scale)
+    offset = (twice - 2 * scale * coarse.coordinates[home, 1:]).double() / (2 * scale)
     if flat is not None:
-        below[:, flat] = torch.div(index[:, flat], scale, rounding_mode="floor")
-        share[:, flat] = 0
+        offset[:, flat] = 0
+    return corners(coarse, home, offset)
+
+
+def corners(sites: Sites, home: Tensor, offset: Tensor) -> Gathering:
+    """Linear interpolation between the up to eight occupied sites around each position.
+
+    Args:
+        home: int64 [M], the row of the site that each position lies in.
+        offset: float64 [M, 3], where it lies there, from the centre, in edges of these voxels: −½ to ½.
+
+    Returns:
+        The rows that each position reads, with weights that add up to 1.
+    """
+    # The sites around a position are its own and neighbours of that.
+    around = neighbour_table(sites, Window((3, 3, 3), padding=(1, 1, 1))).reads
+    below = torch.floor(offset)
+    share = offset - below
     rows, weights = [], []
     for corner in product((0, 1), repeat=3):
-        position = below + torch.tensor(corner, device=fine.device)
-        x, y, z = (position - home + 1).unbind(1)
-        row = around[(x * 3 + y) * 3 + z, parents].long()
+        x, y, z = (below.long() + 1 + torch.tensor(corner, device=sites.device)).unbind(1)
+        row = around[(x * 3 + y) * 3 + z, home].long()
         weight = prod((share[:, axis] if far else 1 - share[:, axis] for axis, far in enumerate(corner)))
-        present = row >= 0
-        rows.append(torch.where(present, row, 0))
-        weights.append(torch.where(present, weight, 0))
-    stacked = torch.stack(weights)
-    return torch.stack(rows), stacked / stacked.sum(0)
+        rows.append(torch.where(row >= 0, row, home))
+        weights.append(torch.where(row >= 0, weight, 0))
+    stacked = torch.stack(weights, 1)
+    return Gathering(torch.stack(rows, 1), len(sites), stacked / stacked.sum(1, keepdim=True))
