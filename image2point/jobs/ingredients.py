@@ -171,9 +171,10 @@ def _lift(
     from image2point.decoders import segmenter
     from image2point.lifting import lift
 
-    asked = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
-    make, others = (segmenter, asked) if config.task == "segmentation" else (lift, {})
-    lifted = make(
+    decoder: dict[str, Any] = {}
+    if config.task == "segmentation":
+        decoder = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
+    lifted = (segmenter if decoder else lift)(
         config.network.arch,
         weights=weights,
         calibration=calibration,
@@ -181,6 +182,6 @@ def _lift(
         num_classes=classes,
         seed=config.seed,
         **{**config.network.lift_options, "variance": variance, **({"stem": "inflate"} if lifted_stem(config) else {})},
-        **others,
+        **decoder,
     )
     return lifted.double() if config.training.precision == "64" else lifted
