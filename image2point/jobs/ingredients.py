@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from image2point import config as configuration
@@ -174,7 +174,8 @@ def _lift(
     decoder: dict[str, Any] = {}
     if config.task == "segmentation":
         decoder = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
-    lifted = (segmenter if decoder else lift)(
+    make: Callable[..., LiftedNetwork] = segmenter if decoder else lift
+    lifted = make(
         config.network.arch,
         weights=weights,
         calibration=calibration,
