@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
@@ -16,6 +17,7 @@ from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
 from image2point.networks.layer_names import Rows
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
+from image2point.voxels.modules import kernels_compared
 
 _OWN = ("graph", "lifting", "roles", "classifier")
 """Attributes that give way to a child module of that name."""
@@ -191,7 +193,10 @@ class LiftedNetwork(nn.Module):
         self._check(x)
         if self._lifting.options.substrate == "dense" and isinstance(x, VoxelTensor):
             x = x.dense()
-        return program(self, x)
+        if torch.compiler.is_compiling():
+            return program(self, x)
+        with kernels_compared(self):
+            return program(self, x)
 
     def _check(self, x: Voxels) -> None:
         if isinstance(x, VoxelTensor):
