@@ -150,7 +150,7 @@ class Data(Section):
 
     name: Literal[
         "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
-        "synthetic", "scenes", "synthetic_scenes",
+        "synthetic", "s3dis", "scannet", "semantickitti", "shapenet_parts", "scenes", "synthetic_scenes",
     ] = "modelnet"  # fmt: skip
     """The dataset; `image2point data info NAME` says what its folder must look like."""
     root: str = "data/modelnet40_ply_hdf5_2048"

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from image2point.config.sections import Data
 from image2point.datasets import (
     folder,
     modelnet,
     modelnet_off,
     modelnet_text,
     prepared,
+    s3dis,
+    scannet,
     scanobjectnn,
     scenes,
+    semantickitti,
     shapenet,
     shapenet_part,
+    shapenet_parts,
 )
 from image2point.datasets.catalogue import Dataset, Options
+from image2point.datasets.scene_files import SceneFields
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
 
@@ -29,6 +35,10 @@ DATASETS: dict[str, Dataset] = {
         shapenet_part,
         scanobjectnn,
         folder,
+        s3dis,
+        scannet,
+        semantickitti,
+        shapenet_parts,
         scenes,
         prepared,
     )
@@ -44,6 +54,25 @@ def find_dataset(name: str) -> Dataset:
     if name not in DATASETS:
         raise InputError(f"there is no dataset {name!r}; there are {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def options_of(data: Data) -> Options:
+    """How a config says that its dataset is read.
+
+    >>> options_of(Data(name="scenes", labels={2: "ground"})).labels
+    {2: 'ground'}
+    """
+    return Options(
+        variant=data.variant,
+        classes=data.classes if data.name.startswith("modelnet") else None,
+        points=data.sample,
+        seed=data.sample_seed,
+        normalise=data.normalise,
+        columns=data.columns,
+        nan_points=data.nan_points,
+        labels=data.labels,
+        scenes=SceneFields(**data.scenes.model_dump()),
+    )
 
 
 def load_dataset(name: str, root: str | Path, options: Options | None = None) -> Splits:
