@@ -20,11 +20,13 @@ from image2point.datasets import Cloud, Splits
 from image2point.errors import InputError
 from image2point.experiments.evaluate import evaluate_run
 from image2point.experiments.measure import open_subject
+from image2point.experiments.point_votes import PointVotes
+from image2point.experiments.robustness import Asked
 from image2point.jobs.ingredients import make_recipe
 from image2point.runs import Run
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.segmentation import Segmentation
-from image2point.training.batches import batches, in_order
+from image2point.training.batches import batches, in_order, prepare, to_voxels_and_rows
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
 
@@ -104,6 +106,24 @@ def test_the_epoch_is_chosen_by_miou_on_validation(run: Run) -> None:
 def test_evaluate_finds_the_stored_scores(run: Run) -> None:
     found = evaluate_run(run.path)
     assert found.agrees and found.now["points"] == run.read_summary()["final"]["points"]
+
+
+def test_votes_are_means_over_views_of_the_points(run: Run, splits: Splits) -> None:
+    """Two views: the scene as it is, and as the first epoch of another seed would show it."""
+    found = evaluate_run(run.path, asked=Asked(votes=2, seed=5))
+    recipe = replace(make_recipe(learning()), seed=5)
+    network, expected = i2p.load(run.path), Confusion(np.zeros((3, 3), dtype=np.int64))
+    for number in range(len(splits.test)):
+        scene, shares = splits.test[number], 0.0
+        for epoch in (None, 1):
+            voxels, (rows,) = to_voxels_and_rows([prepare(scene, "x", recipe, epoch, number)], recipe)
+            with torch.no_grad():
+                shares = shares + network(voxels).features.double().softmax(1)[rows]  # type: ignore[union-attr,assignment]
+        expected += Confusion.of(scene.labels, shares.argmax(1).numpy(), 3)  # type: ignore[attr-defined]
+    assert isinstance(found.robustness, PointVotes) and (found.robustness.points.counts == expected.counts).all()
+    assert found.agrees and "with 2 views of every scene" in found.lines[-1]
+    with pytest.raises(InputError, match="scenes can be voted on"):
+        evaluate_run(run.path, asked=Asked(rotations=1))
 
 
 def test_examples_are_points_with_their_own_predictions(run: Run, splits: Splits) -> None:
