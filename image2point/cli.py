@@ -76,7 +76,7 @@ def _complain(line: str) -> None:
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
@@ -88,7 +88,9 @@ app.add_typer(bench, name="bench")
 
 @app.command()
 def transfer(
-    config: Annotated[Path, typer.Argument(help="A config file (configs/...), or the config.yaml of a run.")],
+    config: Annotated[
+        Path, typer.Argument(help="A config file, the name of a shipped one, or the config.yaml of a run.")
+    ],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     resume: Resume = False,
@@ -360,21 +362,28 @@ def config(
     file: Annotated[Optional[Path], typer.Argument(help="A config file.")] = None,  # noqa: UP045
     overrides: Overrides = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files.")] = False,
+    names: Annotated[bool, typer.Option("--list", help="Name the configs that come with the package.")] = False,
 ) -> None:
     """Print a config with everything that it inherits, or with --schema every setting there is.
+
+    A shipped config goes by its name anywhere: `image2point transfer modelnet40/resnet50_io_norm`.
 
     Examples:
 
         image2point config configs/modelnet40/resnet50_io_norm.yaml data.shots=10
 
+        image2point config --list
+
         image2point config --schema
     """
     from image2point import config as configuration
 
-    if schema:
+    if names:
+        print("\n".join(configuration.shipped()))
+    elif schema:
         print(json.dumps(configuration.schema(), indent=2))
     elif file is None:
-        raise InputError("config needs a file, or --schema for every setting there is")
+        raise InputError("config needs a file, --list for those that ship, or --schema for every setting there is")
     else:
         print(configuration.load_config(file, overrides or ()).to_yaml(), end="")
 

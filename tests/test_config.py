@@ -14,7 +14,8 @@ from image2point.errors import InputError
 from image2point.experiments.study import read_study
 from image2point.sweeps import plan as sweeps
 
-CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 
 
 def write(path: Path, text: str) -> Path:
@@ -183,3 +184,21 @@ def test_a_base_is_a_file_of_sane_size(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("#" * (2**20 + 1))
     with pytest.raises(InputError, match="bytes; expected at most"):
         load_config(tmp_path / "b.yaml")
+
+
+def test_shipped_configs_go_by_their_names_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_config(FOLDER / "modelnet40" / "resnet50_io_norm.yaml")
+    monkeypatch.chdir(tmp_path)
+    for name in ("modelnet40/resnet50_io_norm", "configs/modelnet40/resnet50_io_norm.yaml"):
+        assert load_config(name) == whole
+    own = tmp_path / "modelnet40"
+    own.mkdir()
+    (own / "resnet50_io_norm.yaml").write_text("name: mine\n")
+    assert load_config("modelnet40/resnet50_io_norm.yaml").name == "mine"  # a user's own file comes first
+    with pytest.raises(InputError, match="config --list"):
+        load_config("modelnet40/_recipe")
+
+
+def test_every_config_of_the_folder_ships_but_the_bases() -> None:
+    names = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in CONFIGS if not path.name.startswith("_")}
+    assert set(configuration.shipped()) == names

@@ -18,6 +18,7 @@ from image2point.config.reading import (
     schema,
 )
 from image2point.config.sections import Config, Data, Training
+from image2point.config.shipped import find, shipped
 
 __all__ = [
     "Config",
@@ -26,6 +27,7 @@ __all__ = [
     "Pretrain",
     "Training",
     "changes",
+    "find",
     "from_values",
     "from_values_as",
     "load_config",
@@ -35,4 +37,5 @@ __all__ = [
     "resolve",
     "resolve_as",
     "schema",
+    "shipped",
 ]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from image2point.config.explain import explain
 from image2point.config.pretraining import Pretrain
 from image2point.config.sections import Config, Section
+from image2point.config.shipped import find
 from image2point.errors import InputError
 from image2point.files import user_path
 
@@ -58,8 +59,11 @@ def from_values_as(
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values that a config file and its bases hold, unchecked and nested, and the file that each comes from."""
-    values, origins = _read(user_path(path), ())
+    """The values that a config file and its bases hold, unchecked and nested, and the file that each comes from.
+
+    path: a file, or the name of a shipped config (`config.shipped`).
+    """
+    values, origins = _read(find(path), ())
     values.setdefault("name", Path(path).stem)
     return values, origins
 
@@ -184,7 +188,7 @@ def _read(path: Path, visited: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
             raise InputError(f"config file {path} has {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}")
         values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        by = f", named as base by {visited[-1]}" if visited else ""
+        by = f", named as base by {visited[-1]}" if visited else "; `image2point config --list` names those that ship"
         raise InputError(f"config file {path} does not exist{by}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file {path} cannot be read: {error}") from None

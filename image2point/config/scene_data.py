@@ -1,8 +1,8 @@
-"""The fields of a config about scenes: which files, and what is called how in them."""
+"""The fields of a config about scenes: which files, what is called how in them, and how synthetic ones are made."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,3 +27,18 @@ class Scenes(Section):
     attributes: dict[str, str] = Field(default={})
     """Attributes and the fields that hold them, such as `{intensity: scalar_Intensity}`; `intensity`, `return_number`
     and `number_of_returns` are found by themselves, and give `return_share`."""
+
+
+class SyntheticScenes(Section):
+    """How the synthetic scenes are made."""
+
+    train: Annotated[int, Field(ge=1)] = 40
+    """Scenes to train on."""
+    test: Annotated[int, Field(ge=1)] = 20
+    """Scenes to test on."""
+    rays: Annotated[int, Field(ge=1)] = 20_000
+    """Rays that the scanner sends; most of them give a point."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the scenes: other seeds give other scenes."""
+    kinds: Annotated[tuple[Literal["room", "street"], ...], Field(min_length=1)] = ("room", "street")
+    """Rooms, streets, or both in turn."""

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from image2point.config.crops import Crop, Tiles
 from image2point.config.frozen import Section
 from image2point.config.lifting import Network
-from image2point.config.scene_data import Scenes
+from image2point.config.scene_data import Scenes, SyntheticScenes
 from image2point.config.task_settings import task_problem
 from image2point.roles import POLICIES, is_policy
 
@@ -149,11 +149,11 @@ class Data(Section):
 
     name: Literal[
         "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
-        "synthetic", "scenes",
+        "synthetic", "s3dis", "scannet", "semantickitti", "shapenet_parts", "scenes", "synthetic_scenes",
     ] = "modelnet"  # fmt: skip
     """The dataset; `image2point data info NAME` says what its folder must look like."""
     root: str = "data/modelnet40_ply_hdf5_2048"
-    """Folder of the dataset; synthetic shapes need none."""
+    """Folder of the dataset; what is synthetic needs none."""
     variant: str | None = None
     """Which of the dataset's variants, by name; null for its usual one."""
     classes: Literal[40, 10] = 40
@@ -212,6 +212,8 @@ class Data(Section):
     tiles: Tiles = Tiles()
     synthetic: Synthetic = Synthetic()
     """Settings of the synthetic shapes."""
+    synthetic_scenes: SyntheticScenes = SyntheticScenes()
+    """Settings of the synthetic scenes."""
 
     @property
     def validation_fraction(self) -> float:

@@ -27,7 +27,7 @@ MODELNET10 = (
 LAYOUT = (
     "a folder with shape_names.txt, train_files.txt, test_files.txt and the h5 files listed there "
     "(`data` float (N, P, 3), `label` integer (N, 1), perhaps `normal` float (N, P, 3)), "
-    "as in modelnet40_ply_hdf5_2048; data/README.md says where to get it"
+    "as in modelnet40_ply_hdf5_2048; `image2point data fetch modelnet` gets it"
 )
 
 

@@ -10,10 +10,14 @@ from image2point.datasets import (
     modelnet_off,
     modelnet_text,
     prepared,
+    s3dis,
+    scannet,
     scanobjectnn,
     scenes,
+    semantickitti,
     shapenet,
     shapenet_part,
+    shapenet_parts,
 )
 from image2point.datasets.catalogue import Dataset, Options
 from image2point.datasets.splits import Splits
@@ -29,6 +33,10 @@ DATASETS: dict[str, Dataset] = {
         shapenet_part,
         scanobjectnn,
         folder,
+        s3dis,
+        scannet,
+        semantickitti,
+        shapenet_parts,
         scenes,
         prepared,
     )

@@ -119,7 +119,8 @@ def join_files(name: str, classes: tuple[str, ...], files: Sequence[FileRows]) -
 
 
 class Subset:
-    """The samples of `whole` at `indices`, in that order; the class list stays that of the whole."""
+    """The samples of `whole` at `indices`, in that order; the class list stays that of the whole, and so does
+    `parts_of` (see `shapenet_parts`)."""
 
     def __init__(self, whole: Labelled, indices: np.ndarray, name: str | None = None) -> None:
         self.whole = whole
@@ -127,6 +128,7 @@ class Subset:
         self.name = name or whole.name
         self.classes = whole.classes
         self.labels = whole.labels[self.indices]
+        self.parts_of: tuple[tuple[int, ...], ...] = getattr(whole, "parts_of", ())
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +66,22 @@ def read_table(path: Path, columns: tuple[int, ...], delimiter: str | None = Non
     """
     try:
         lines = read_text(path, errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return parse_table(lines, path, columns, delimiter)
+
+
+def parse_table(lines: Sequence[str], path: Path, columns: tuple[int, ...], delimiter: str | None = None) -> np.ndarray:
+    """The same of lines that have been read.
+
+    >>> parse_table(["1 2 3", "4 5 6 # seven"], Path("a.txt"), columns=(3,)).shape
+    (2, 3)
+    """
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an empty file, which is refused below
             table = np.loadtxt(lines, dtype=np.float64, delimiter=delimiter, ndmin=2)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} {_row_first(str(error))}") from None
     wanted = " or ".join(map(str, columns))
     if not len(table):

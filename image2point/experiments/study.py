@@ -66,7 +66,7 @@ def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("
     study = read_study(path, overrides)
     kind = KINDS[study.kind]
     out = folder / study.name
-    rows = kind.rows(study, path.parent, out)
+    rows = kind.rows(study, configuration.find(path).parent, out)
     files.write_text(out / "study.yaml", study.to_yaml())
     files.write_text(out / "rows.json", json.dumps([_plain(row) for row in rows], indent=1))
     table = kind.table(study, rows)

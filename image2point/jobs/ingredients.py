@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from image2point import config as configuration
 from image2point.config.sections import Augmentation as AugmentationSettings
 from image2point.config.sections import ClassSplit
-from image2point.datasets import Splits, registry, synthetic
+from image2point.datasets import Splits, registry, synthetic, synthetic_scenes
 from image2point.datasets.catalogue import Options
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.crops import Crop
@@ -73,6 +73,13 @@ def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
 
 
 def _load(data: configuration.Data) -> Splits:
+    if data.name == "synthetic_scenes":
+        made = data.synthetic_scenes
+        train, test = (
+            synthetic_scenes.SyntheticScenes(split, count, made.rays, made.seed, made.kinds)
+            for split, count in (("train", made.train), ("test", made.test))
+        )
+        return Splits(train, None, test)
     if data.name != "synthetic":
         classes = data.classes if data.name.startswith("modelnet") else None
         options = Options(

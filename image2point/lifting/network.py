@@ -17,6 +17,7 @@ from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
 from image2point.networks.layer_names import Rows
 from image2point.voxels import DenseVoxels, Sites, Voxels, VoxelTensor
+from image2point.voxels.modules import kernels_compared
 
 _OWN = ("graph", "lifting", "roles", "classifier")
 """Attributes that give way to a child module of that name."""
@@ -216,7 +217,10 @@ class LiftedNetwork(nn.Module):
         self._check(x)
         if self._lifting.options.substrate == "dense" and isinstance(x, VoxelTensor):
             x = x.dense()
-        return program(self, x)
+        if torch.compiler.is_compiling():
+            return program(self, x)
+        with kernels_compared(self):
+            return program(self, x)
 
     def _check(self, x: Voxels) -> None:
         if isinstance(x, VoxelTensor):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import NeighbourTable, Window, neighbour_table
 from image2point.voxels.pool import coarse_mask
 from image2point.voxels.relu import ceiling, relu
-from image2point.voxels.remember import Forms, Remembered
+from image2point.voxels.remember import Forms, Remembered, compared_at_once
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 AXES = ("x", "y", "z")
@@ -103,12 +105,14 @@ class VoxelConv(nn.Module):
         That is so while the weight trains: its gradient needs every tap, and it changes in every step. A traced program
         and a CUDA graph will run with other values. The reference engine stays simple.
         """
-        trains = torch.is_grad_enabled() and self.weight.requires_grad
-        if trains or self.engine == "reference" or self.weight.is_meta or torch.compiler.is_compiling():
+        if self._trains() or self.engine == "reference" or self.weight.is_meta or torch.compiler.is_compiling():
             return None
         if self.weight.is_cuda and torch.cuda.is_current_stream_capturing():
             return None
         return self._remembered.forms(self.weight)
+
+    def _trains(self) -> bool:
+        return torch.is_grad_enabled() and self.weight.requires_grad
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
@@ -194,6 +198,12 @@ class VoxelConv(nn.Module):
     def extra_repr(self) -> str:
         outputs, inputs = self.weight.shape[:2]
         return f"{inputs * self.groups}, {outputs}, {self.window}, groups={self.groups}, bias={self.bias is not None}"
+
+
+def kernels_compared(net: nn.Module) -> AbstractContextManager[None]:
+    """For one forward pass: look for changes of all kernels at once, where that means to wait for a device."""
+    convs = [part for part in net.modules() if isinstance(part, VoxelConv) and not part._trains()]
+    return compared_at_once([(part._remembered, part.weight) for part in convs])
 
 
 class TiedConv(VoxelConv):

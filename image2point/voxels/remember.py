@@ -5,13 +5,16 @@ version counter would be cheaper, but it misses writes through `weight.data`, Nu
 averages, pruning and some optimizers use.
 
 On a CPU the check reads the weight once, and one changed element is always noticed (remember.cpp). On other devices,
-and without a compiler, the weight is compared with a copy; the host has to wait for a GPU's answer, since it decides
-what runs next. A kernel that trains has no entries, and neither has one under CUDA graph capture.
+and without a compiler, the weight is compared with a copy. The host has to wait for a GPU's answer, since it decides
+what runs next, so a network compares all its weights at once (`compared_at_once`) and waits once in a forward pass. A
+kernel that trains has no entries, and neither has one under CUDA graph capture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -24,11 +27,20 @@ T = TypeVar("T")
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+class _Found(threading.local):
+    """What has been compared already, in this thread and this pass."""
+
+    unchanged: frozenset[_Content] = frozenset()
+
+
+_found = _Found()
+
+
 class Forms:
     """What has been computed from one state of a weight."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight, self._content, self._made = weight.detach(), _Content(weight), dict[Hashable, Any]()
+        self._weight, self.content, self._made = weight.detach(), _Content(weight), dict[Hashable, Any]()
 
     def of(self, key: Hashable, make: Callable[[], T]) -> T:
         """The result of `make`, which is called once per key; it must not share memory with the weight.
@@ -46,7 +58,7 @@ class Forms:
 
     def fits(self, weight: Tensor) -> bool:
         """Whether a weight is in that state: the same bytes in the same layout."""
-        return self._content.is_that_of(weight)
+        return self.content.is_that_of(weight)
 
 
 class Remembered:
@@ -62,8 +74,39 @@ class Remembered:
             self._forms = forms = Forms(weight)
         return forms  # not self._forms: another thread may have replaced it
 
+    def copied(self, weight: Tensor) -> _Content | None:
+        """What the weight has to be compared with, where that is a copy."""
+        content = None if self._forms is None else self._forms.content
+        return content if content is not None and content.copy.numel() and content.fits_layout(weight) else None
+
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
+
+
+@contextmanager
+def compared_at_once(weights: Iterable[tuple[Remembered, Tensor]]) -> Iterator[None]:
+    """Compare the weights that are held against copies, with one answer for each device and type.
+
+    Those of an answer "all unchanged" are not compared again in the `with` block, where no weight may be written. Of
+    the others each is compared when it is used.
+    """
+    groups: dict[Hashable, list[tuple[_Content, Tensor]]] = {}
+    for remembered, weight in weights:
+        content = remembered.copied(weight)
+        if content is not None:
+            groups.setdefault((weight.device, weight.dtype), []).append((content, _bytes(weight)))
+    before, same = _found.unchanged, set[_Content]()
+    for group in groups.values():
+        known, now = (
+            [part.flatten() for part in parts] for parts in zip(*((c.copy, w) for c, w in group), strict=True)
+        )
+        if torch.equal(torch.cat(known), torch.cat(now)):
+            same.update(content for content, _ in group)
+    _found.unchanged = before | same
+    try:
+        yield
+    finally:
+        _found.unchanged = before
 
 
 class _Content:
@@ -72,15 +115,21 @@ class _Content:
     def __init__(self, weight: Tensor) -> None:
         self._layout = _layout(weight)
         content = _bytes(weight)
-        self._known: tuple[int, ...] | Tensor = _fingerprint(content) if _is_compiled(content) else content.clone()
+        self._sums = _fingerprint(content) if _is_compiled(content) else None
+        self.copy = content.clone() if self._sums is None else content.new_empty(0)
 
     def is_that_of(self, weight: Tensor) -> bool:
-        if _layout(weight) != self._layout:
+        if not self.fits_layout(weight):
             return False
+        if self in _found.unchanged:
+            return True
         content = _bytes(weight)
-        if isinstance(self._known, Tensor):
-            return torch.equal(content, self._known)
-        return _is_compiled(content) and _fingerprint(content) == self._known
+        if self._sums is None:
+            return torch.equal(content, self.copy)
+        return _is_compiled(content) and _fingerprint(content) == self._sums
+
+    def fits_layout(self, weight: Tensor) -> bool:
+        return _layout(weight) == self._layout
 
 
 def _layout(weight: Tensor) -> Hashable:

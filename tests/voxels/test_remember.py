@@ -292,3 +292,29 @@ def test_a_kernel_is_kept_in_each_type_apart(groups: int, mixed: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         found, expected = layer(x).features, fresh(x).features
     assert found.dtype == (torch.bfloat16 if mixed else torch.float32) and torch.equal(found, expected)
+
+
+def test_a_pass_asks_once_for_all_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU every answer is one that the host has to wait for; without the compiler a CPU goes the same way."""
+    monkeypatch.setattr(remember, "library", lambda: None)
+    net, x, asked, equal = network("none"), random_voxels(channels=3), [], torch.equal
+    expected = net(x)
+    monkeypatch.setattr(torch, "equal", lambda a, b: asked.append(a.dtype) or equal(a, b))
+    assert torch.equal(net(x), expected)
+    assert asked.count(torch.int64) == 1
+
+    kernels(net)[2].data.view(-1)[7] += 1
+    assert relative(net(x), by_reference(net, x)) < 1e-12
+    asked.clear()
+    net(x)
+    assert asked.count(torch.int64) == 1
+
+
+def test_kernels_that_train_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remember, "library", lambda: None)
+    net, x, asked, equal = network("all"), random_voxels(channels=3), [], torch.equal
+    with torch.no_grad():
+        net(x)
+    monkeypatch.setattr(torch, "equal", lambda a, b: asked.append(a.dtype) or equal(a, b))
+    net(x)
+    assert torch.int64 not in asked
