@@ -10,7 +10,7 @@ OF_SEGMENTATION = (
 )  # fmt: skip
 """Settings that the task classification has no use for."""
 
-OF_POINTS = ("scenes",)
+OF_POINTS = ("scenes", "synthetic_scenes", "s3dis", "scannet", "semantickitti", "shapenet_parts")
 """Datasets whose classes are those of points."""
 
 

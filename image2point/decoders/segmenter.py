@@ -135,7 +135,7 @@ def _built(lifted: LiftedNetwork, num_classes: int, decoder: str, width: float) 
     names = _free(lifted, "decoder"), _free(lifted, "head")
     made = made.to(like.dtype).to_empty(device="cpu")
     restart(made, names[0], options.seed)
-    head = _head(int(made.out_channels), num_classes, generator(options.seed, names[1]), like.dtype)
+    head = _head(made.out_channels, num_classes, generator(options.seed, names[1]), like.dtype)
     fresh = {**_records(names[0], made, DECODER), **_records(names[1], head, "output")}
     (voxels,) = graph.find_nodes(op="placeholder")[:1]
     maps_by_name = _returned(graph)
@@ -154,7 +154,7 @@ def _built(lifted: LiftedNetwork, num_classes: int, decoder: str, width: float) 
     return result
 
 
-_DECODERS: dict[str, Callable[[Maps, float], nn.Module]] = {
+_DECODERS: dict[str, Callable[[Maps, float], Any]] = {
     "light": Light,
     "unet": UNet,
     "hypercolumn": lambda maps, width: Hypercolumn(maps),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -204,8 +204,10 @@ def _lift(
     from image2point.decoders import segmenter
     from image2point.lifting import lift
 
-    asked = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
-    make, others = (segmenter, asked) if config.task == "segmentation" else (lift, {})
+    decoder: dict[str, Any] = {}
+    if config.task == "segmentation":
+        decoder = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
+    make: Callable[..., LiftedNetwork] = segmenter if decoder else lift
     lifted = make(
         config.network.arch,
         weights=weights,
@@ -214,6 +216,6 @@ def _lift(
         num_classes=classes,
         seed=config.seed,
         **{**config.network.lift_options, "variance": variance, **({"stem": "inflate"} if lifted_stem(config) else {})},
-        **others,
+        **decoder,
     )
     return lifted.double() if config.training.precision == "64" else lifted

@@ -87,13 +87,13 @@ class _Tracer(fx.Tracer):
             m, module_qualified_name
         )
 
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+    def iter(self, obj: Any) -> Iterator[Any]:
         inputs = [node for node in obj.node.graph.nodes if node.op == "placeholder"]
         return iter([obj[i] for i in range(self._lengths[inputs.index(obj.node)])])
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         result = super().call_module(m, forward, args, kwargs)
-        self.calls[self.path_of_module(m)] = fx.node.map_aggregate((args, result), _node)  # type: ignore[assignment]
+        self.calls[self.path_of_module(m)] = fx.node.map_aggregate((args, result), _node)
         return result
 
 

@@ -16,7 +16,7 @@ from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
 from image2point.networks.layer_names import Rows
-from image2point.voxels import DenseVoxels, Sites, Voxels, VoxelTensor
+from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.modules import kernels_compared
 
 _OWN = ("graph", "lifting", "roles", "classifier")
@@ -102,20 +102,18 @@ class LiftedNetwork(nn.Module):
         The network runs once on a single voxel to see them.
         """
         like = next(self.parameters())
-        point = Sites(torch.zeros(1, 4, dtype=torch.int32, device=like.device), 1)
+        cell = like.new_ones(1, self._lifting.options.in_channels, 1, 1, 1)
         modes = [(module, module.training) for module in self.modules()]
         try:
             with torch.no_grad():
-                voxels = VoxelTensor(like.new_ones(1, self._lifting.options.in_channels), point)
-                maps = self.eval().forward_features(voxels)
+                maps = self.eval().forward_features(DenseVoxels(cell, cell[:, :1].bool()))
         finally:
             for module, mode in modes:
                 module.training = mode
         info = []
         for name, stage in maps.items():
-            assert isinstance(stage, VoxelTensor | DenseVoxels)
-            features = stage.features if isinstance(stage, VoxelTensor) else stage.grid
-            info.append({"num_chs": features.shape[1], "reduction": stage.stride, "module": name})
+            assert isinstance(stage, DenseVoxels)
+            info.append({"num_chs": stage.grid.shape[1], "reduction": stage.stride, "module": name})
         return info
 
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:

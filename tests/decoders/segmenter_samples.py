@@ -19,7 +19,7 @@ CLASSES = 4
 
 @functools.cache
 def small(name: str) -> nn.Module:
-    """A thin timm network with the stages of `resnet`, `mobilenet` (no pool in the stem) or `convnext` (patches)."""
+    """A thin timm network with the stages of `resnet`, `efficientnet` (no pool in the stem) or `convnext` (patches)."""
     load_timm()
     from timm.models import convnext, efficientnet, resnet
 
@@ -29,7 +29,7 @@ def small(name: str) -> nn.Module:
             return resnet.ResNet(resnet.BasicBlock, layers=(1, 1, 1, 1), channels=(8, 16, 16, 24), num_classes=7)
         if name == "convnext":
             return convnext.ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 12, 12), num_classes=7)
-        return efficientnet.mobilenetv2_050(num_classes=7)
+        return efficientnet.test_efficientnet(num_classes=7)
 
 
 def segmenter(name: str = "resnet", decoder: Any = "light", **options: Any) -> Segmenter:
