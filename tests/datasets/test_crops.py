@@ -21,7 +21,7 @@ def scene(points: int = 4000) -> Cloud:
     xyz = rng.uniform(0, [20, 20, 5], (points, 3)).astype(np.float32)
     labels = np.where(xyz[:, 0] > 10, 1, -1)
     return Cloud(xyz, colours=rng.random((points, 3)).astype(np.float32), labels=labels,
-                 attributes={"row": np.arange(points, dtype=np.float32)}, origin=np.array([1e6, 2e6, 50.0]))  # fmt: skip
+                 attributes={"row": np.arange(points, dtype=np.float32)}, origin=np.array([1e6, 2e6, 50.]))  # fmt: skip
 
 
 def drawn(seed: int) -> np.random.Generator:
