@@ -80,6 +80,9 @@ class Classification:
     def for_scoring(self, config: Config, samples: Labelled) -> Classification:
         return self
 
+    def check(self, voxels: Any) -> None:
+        """Every cloud will do."""
+
     def targets(self, samples: Sequence[Any], labels: Sequence[int], rows: object = None) -> Tensor:
         """The labels, int64 [n]."""
         return torch.tensor(labels)

@@ -22,6 +22,7 @@ from image2point.tasks.part_scores import part_means, part_predictions, shape_io
 from image2point.tasks.point_labels import PointTargets, count_labels, point_targets, sampled
 from image2point.tasks.point_scores import Answer, PointOutputs, PointScores, confusion_table
 from image2point.tasks.task import Gather
+from image2point.voxels import DenseVoxels, VoxelTensor
 
 if TYPE_CHECKING:
     from image2point.config import Config, Pretrain
@@ -82,6 +83,12 @@ class Segmentation:
             overlap=config.data.tiles.overlap,
             per_class=config.collapse.voxels_per_class,
         )
+
+    def check(self, voxels: VoxelTensor | DenseVoxels) -> None:
+        """Raises InputError where the voxels of a tile are too few for this scene."""
+        if self.budget is not None:
+            sparse = voxels.sparse() if isinstance(voxels, DenseVoxels) else voxels
+            tiles.cut(sparse.coordinates[:, 1:].numpy(), self.budget, self.overlap)
 
     def targets(self, samples: Sequence[Cloud], labels: Sequence[int], rows: Sequence[Tensor] | None) -> PointTargets:
         """The labels of the points, and of their voxels; `labels` are categories, where scenes have them."""

@@ -298,6 +298,12 @@ def test_settings_of_the_task_are_refused_elsewhere() -> None:
             segmenting("task=classification", setting)
 
 
+def test_tiles_that_cannot_be_are_refused_before_anything_is_written(tmp_path: Path, splits: Splits) -> None:
+    with pytest.raises(InputError, match=r"data.tiles.voxels = 20 is too few for one tile"):
+        run_transfer(segmenting("data.tiles.voxels=20"), tmp_path)
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_what_works_on_clouds_alone_says_so(run: Run) -> None:
     with pytest.raises(InputError, match="is of the task segmentation: layers are measured by one row for each cloud"):
         open_subject(run.path)
