@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from image2point.datasets.command_output import facts, print_report, progress, text, write_json
 from image2point.errors import InputError, printable
-from image2point.files import user_path, write_text
+from image2point.files import user_path
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from image2point.datasets.catalogue import Dataset, Options
-    from image2point.datasets.verify import Report
+    from image2point.datasets.catalogue import Options
 
 app = typer.Typer(
     help="List, get, prepare and verify datasets.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -36,7 +31,10 @@ Points = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(min=1, help="Points sampled from each mesh (2048 without it), or drawn from each longer cloud."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampling, together with the name of each file.")]
+Seed = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=0, help="Seed of the sampling, together with the name of each file; 0 without it."),
+]
 Normalise = Annotated[
     Optional[bool],  # noqa: UP045
     typer.Option("--normalise/--as-is", help="Into the unit sphere or not; without it what `data info` says."),
@@ -45,8 +43,18 @@ Columns = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="What the columns of .xyz and .pts are, such as 'x y z red green blue'; _ leaves one out."),
 ]
+Config = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--config", metavar="FILE",
+        help="Read the files as the data section of this config says: scenes need its labels and names of fields.",
+    ),
+]  # fmt: skip
 NanPoints = Annotated[
-    str, typer.Option(help="drop leaves out points that a camera did not see (NaN), refuse refuses their file.")
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="drop (as without it) leaves out points that a camera did not see (NaN), refuse refuses their file."
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read.")]
 
@@ -61,7 +69,7 @@ def list_(json_file: Json = None) -> None:
     """
     from image2point.datasets.registry import DATASETS
 
-    if not _write_json(json_file, {name: _facts(dataset) for name, dataset in DATASETS.items()}):
+    if not write_json(json_file, {name: facts(dataset) for name, dataset in DATASETS.items()}):
         width = max(map(len, DATASETS))
         for name, dataset in DATASETS.items():
             print(f"{name:{width}}  {dataset.title}")
@@ -78,12 +86,12 @@ def info(name: Name, json_file: Json = None) -> None:
     from image2point.datasets.registry import find_dataset
 
     dataset = find_dataset(name)
-    if _write_json(json_file, _facts(dataset)):
+    if write_json(json_file, facts(dataset)):
         return
     print(dataset.title)
-    for key, value in _facts(dataset).items():
+    for key, value in facts(dataset).items():
         if key not in ("name", "title") and value:
-            print(f"  {key}: {value if isinstance(value, str) else _text(value)}")
+            print(f"  {key}: {value if isinstance(value, str) else text(value)}")
 
 
 @app.command()
@@ -123,10 +131,10 @@ def fetch(
         print(f"sha256: {source.sha256 or 'none is published for this file'}")
     if not accept_terms:
         raise InputError("nothing was fetched: read the terms above and add --accept-terms")
-    with _progress("bytes", "fetching") as bar:
+    with progress("bytes", "fetching") as bar:
         task = bar.add_task("fetching", total=None)
         place = fetch_archive(source, into, lambda done, total: bar.update(task, completed=done, total=total))
-    if not _write_json(json_file, {"dataset": name, "url": source.url, "root": str(place)}):
+    if not write_json(json_file, {"dataset": name, "url": source.url, "root": str(place)}):
         print(f"unpacked to {place}; check it with: image2point data verify {name} {place}")
 
 
@@ -138,10 +146,11 @@ def prepare(
     variant: Variant = None,
     classes: Classes = None,
     points: Points = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     normalise: Normalise = None,
     columns: Columns = None,
-    nan_points: NanPoints = "drop",
+    nan_points: NanPoints = None,
+    config: Config = None,
     encoding: Annotated[
         str,
         typer.Option(help="exact: bit for bit; int16: 6 bytes a point, with the largest error stated."),
@@ -160,23 +169,28 @@ def prepare(
         image2point data prepare modelnet data/modelnet40_ply_hdf5_2048 data/modelnet40
 
         image2point data prepare modelnet_off data/ModelNet40 data/modelnet40_2048 --points 2048 --workers 4
+
+        image2point data prepare scenes data/town data/town_prepared --config town.yaml
     """
     from image2point.datasets.prepare import prepare_dataset
     from image2point.datasets.registry import load_dataset
 
-    options = _options(variant, classes, points, seed, normalise, columns, nan_points, [] if skip_bad else None)
+    options = _options(
+        config, [] if skip_bad else None, variant=variant, classes=classes, points=points, seed=seed,
+        normalise=normalise, columns=columns, nan_points=nan_points,
+    )  # fmt: skip
     splits = load_dataset(name, root, options)
     parts = (splits.train, splits.validation, splits.test)
     settings = {key: value for key, value in asdict(options).items() if key != "skipped"}
-    with _progress("clouds", "preparing") as bar:
+    with progress("clouds", "preparing") as bar:
         task = bar.add_task("preparing", total=sum(len(part) for part in parts if part is not None))
         summary = prepare_dataset(
             splits, out, name, settings, encoding, skip_bad, workers, overwrite=overwrite,
             progress=lambda count: bar.advance(task, count),
         )  # fmt: skip
     skipped = [*(options.skipped or []), *summary.skipped]
-    facts = {**asdict(summary), "skipped": skipped, "out": str(out), "encoding": encoding}
-    if _write_json(json_file, facts):
+    result = {**asdict(summary), "skipped": skipped, "out": str(out), "encoding": encoding}
+    if write_json(json_file, result):
         return
     print(f"{out}: {', '.join(f'{count:,} {split}' for split, count in summary.clouds.items())} clouds, "
           f"{summary.bytes:,} bytes, largest error of a coordinate {summary.largest_error:g}")  # fmt: skip
@@ -193,10 +207,11 @@ def verify(
     variant: Variant = None,
     classes: Classes = None,
     points: Points = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     normalise: Normalise = None,
     columns: Columns = None,
-    nan_points: NanPoints = "drop",
+    nan_points: NanPoints = None,
+    config: Config = None,
     workers: Workers = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Count notes (duplicates, sizes) as problems.")] = False,
     json_file: Json = None,
@@ -214,87 +229,27 @@ def verify(
     from image2point.datasets.verify import verify_dataset
 
     root = user_path(root)
-    options = _options(variant, classes, points, seed, normalise, columns, nan_points, None)
-    with _progress("clouds", "reading") as bar:
+    options = _options(
+        config, None, variant=variant, classes=classes, points=points, seed=seed, normalise=normalise, columns=columns,
+        nan_points=nan_points,
+    )  # fmt: skip
+    with progress("clouds", "reading") as bar:
         task = bar.add_task("reading", total=None)
         report = verify_dataset(find_dataset(name), root, options, workers, lambda count: bar.advance(task, count))
-    if not _write_json(json_file, asdict(report)):
-        _print_report(report)
+    if not write_json(json_file, asdict(report)):
+        print_report(report)
     wrong = report.problems + (report.notes if strict else [])
     if wrong:
         raise InputError(f"{root}: {len(wrong)} problems, the first: {wrong[0]}")
 
 
-def _options(
-    variant: str | None,
-    classes: int | None,
-    points: int | None,
-    seed: int,
-    normalise: bool | None,
-    columns: str | None,
-    nan_points: str,
-    skipped: list[str] | None,
-) -> Options:
+def _options(config: Path | None, skipped: list[str] | None, **given: Any) -> Options:
+    """The options of a config, or the usual ones, with those that are given on top."""
+    from image2point.config.reading import load_config
     from image2point.datasets.catalogue import Options
+    from image2point.datasets.registry import options_of
 
-    if nan_points not in ("drop", "refuse"):
-        raise InputError(f"--nan-points must be drop or refuse, found {nan_points!r}")
-    kind: Any = nan_points
-    return Options(variant, classes, points, seed, normalise, skipped, columns, kind)
-
-
-def _facts(dataset: Dataset) -> dict[str, Any]:
-    return {key: value for key, value in asdict(dataset).items() if key != "load"}
-
-
-def _text(value: Any) -> str:
-    """A nested value in one line."""
-    if isinstance(value, dict):
-        return "; ".join(f"{key} {_text(each)}".strip() for key, each in value.items() if each not in (None, ""))
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_text(each) for each in value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _print_report(report: Report) -> None:
-    print(f"{report.dataset}: {len(report.files)} files, {report.bytes:,} bytes")
-    names = list(dict.fromkeys(name for split in report.splits.values() for name in split.per_class))
-    width = max(map(len, names), default=0)
-    print(f"{'class':{width}}  " + "  ".join(f"{split:>10}" for split in report.splits))
-    for name in names:
-        counts = (split.per_class.get(name, 0) for split in report.splits.values())
-        print(f"{name:{width}}  " + "  ".join(f"{count:10,}" for count in counts))
-    print(f"{'all':{width}}  " + "  ".join(f"{split.clouds:10,}" for split in report.splits.values()))
-    for name, split in report.splits.items():
-        low, high = split.points
-        size = f"{low}" if low == high else f"{low} to {high}"
-        print(f"{name}: {size} points a cloud, content {split.content}")
-    for title, messages in (("notes", report.notes), ("problems", report.problems)):
-        print(f"{title}: {len(messages)}")
-        for message in messages:
-            print(f"  {printable(message)}")
-
-
-def _write_json(path: Path | None, value: Any) -> bool:
-    """Write JSON where asked for; True where it went to the terminal, and nothing else should."""
-    if path is None:
-        return False
-    text = json.dumps(value, indent=1)
-    if str(path) == "-":
-        print(text)
-        return True
-    write_text(path, text + "\n")
-    return False
-
-
-@contextmanager
-def _progress(unit: str, what: str) -> Iterator[Progress]:
-    """A progress bar on stderr; none if stderr is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn(what), BarColumn(), count, TextColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        yield bar
+    if given["nan_points"] not in (None, "drop", "refuse"):
+        raise InputError(f"--nan-points must be drop or refuse, found {given['nan_points']!r}")
+    base = Options() if config is None else options_of(load_config(config).data)
+    return replace(base, skipped=skipped, **{name: value for name, value in given.items() if value is not None})

@@ -78,6 +78,8 @@ def prepare_dataset(
             "dataset": dataset,
             "settings": settings or {},
             "classes": list(splits.train.classes),
+            "of_points": bool(getattr(splits.train, "of_points", False)),
+            "parts_of": [list(parts) for parts in getattr(splits.train, "parts_of", ())],
             "encoding": encoding,
             "splits": {},
         }

@@ -76,8 +76,17 @@ class Shard:
 class PreparedClouds:
     """A `CloudSet` over the shards of one split. Memory: 16 bytes a cloud, and pages that the system may take back."""
 
-    def __init__(self, name: str, classes: tuple[str, ...], root: Path, shards: tuple[Shard, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        root: Path,
+        shards: tuple[Shard, ...],
+        of_points: bool = False,
+        parts_of: tuple[tuple[int, ...], ...] = (),
+    ) -> None:
         self.name, self.classes, self.root, self.shards = name, classes, root, shards
+        self.of_points, self.parts_of = of_points, parts_of
         self.labels = np.array(_array(root / "labels.npy"), dtype=np.int64)
         self._starts = np.array(_array(root / "starts.npy"), dtype=np.int64)
         self._firsts = [shard.first for shard in shards]
@@ -88,11 +97,10 @@ class PreparedClouds:
             raise InputError(
                 f"{root}: {INDEX} has {count} clouds, labels.npy {self.labels.shape}, starts.npy {self._starts.shape}"
             )
-        if count and not (self.labels.min() >= 0 and self.labels.max() < len(classes)):
-            row = int(np.flatnonzero((self.labels < 0) | (self.labels >= len(classes)))[0])
-            raise InputError(
-                f"{root / 'labels.npy'} row {row}: expected 0..{len(classes) - 1}, found {self.labels[row]}"
-            )
+        most = len(parts_of or classes)
+        if count and not (self.labels.min() >= 0 and self.labels.max() < most):
+            row = int(np.flatnonzero((self.labels < 0) | (self.labels >= most))[0])
+            raise InputError(f"{root / 'labels.npy'} row {row}: expected 0..{most - 1}, found {self.labels[row]}")
         if self._starts[0] != 0 or self._starts[-1] != total or (np.diff(self._starts) < 1).any():
             raise InputError(f"{root / 'starts.npy'}: expected to rise from 0 to {total} by at least 1")
 
@@ -110,7 +118,12 @@ class PreparedClouds:
             np.array(arrays[name][index - shard.first]) if name in arrays else None for name in ("grid", "origin")
         )
         columns = {name: decode(name, array[rows], grid) for name, array in arrays.items() if name not in PER_CLOUD}
-        return cloud_of(columns, np.zeros(3) if origin is None else origin)
+        cloud = cloud_of(columns, np.zeros(3) if origin is None else origin)
+        if self.of_points and (
+            cloud.labels is None or not -1 <= cloud.labels.min() <= cloud.labels.max() < len(self.classes)
+        ):
+            raise InputError(f"{self.origin(index)}: expected labels of points -1..{len(self.classes) - 1}")
+        return cloud
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_open": {}}  # a process opens its own maps
@@ -162,7 +175,14 @@ def load_prepared(root: Path, options: Options) -> Splits:
         )
     index = read_index(root)
     sets = {
-        split: PreparedClouds(f"{index['dataset']}/{split}", tuple(index["classes"]), root / split, shards)
+        split: PreparedClouds(
+            f"{index['dataset']}/{split}",
+            tuple(index["classes"]),
+            root / split,
+            shards,
+            index.get("of_points", False),
+            tuple(map(tuple, index.get("parts_of", ()))),
+        )
         for split, shards in shards_of(root, index).items()
     }
     for split in ("train", "test"):
@@ -188,6 +208,9 @@ def read_index(root: Path) -> dict[str, Any]:
         and isinstance(index.get("classes"), list)
         and all(isinstance(name, str) for name in index["classes"])
         and isinstance(index.get("splits"), dict)
+        and isinstance(index.get("of_points", False), bool)
+        and isinstance(index.get("parts_of", []), list)
+        and all(isinstance(parts, list) for parts in index.get("parts_of", []))
     )
     if not good:
         raise InputError(f"{path} is damaged: dataset, classes or splits are missing or no longer what they were")

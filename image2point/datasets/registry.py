@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from image2point.config.sections import Data
 from image2point.datasets import (
     folder,
     modelnet,
@@ -20,6 +21,7 @@ from image2point.datasets import (
     shapenet_parts,
 )
 from image2point.datasets.catalogue import Dataset, Options
+from image2point.datasets.scene_files import SceneFields
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
 
@@ -52,6 +54,25 @@ def find_dataset(name: str) -> Dataset:
     if name not in DATASETS:
         raise InputError(f"there is no dataset {name!r}; there are {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def options_of(data: Data) -> Options:
+    """How a config says that its dataset is read.
+
+    >>> options_of(Data(name="scenes", labels={2: "ground"})).labels
+    {2: 'ground'}
+    """
+    return Options(
+        variant=data.variant,
+        classes=data.classes if data.name.startswith("modelnet") else None,
+        points=data.sample,
+        seed=data.sample_seed,
+        normalise=data.normalise,
+        columns=data.columns,
+        nan_points=data.nan_points,
+        labels=data.labels,
+        scenes=SceneFields(**data.scenes.model_dump()),
+    )
 
 
 def load_dataset(name: str, root: str | Path, options: Options | None = None) -> Splits:

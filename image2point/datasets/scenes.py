@@ -30,6 +30,7 @@ class SceneFiles(FileClouds):
     """A set of scenes, one file each, read on demand. `classes` are those of points; `labels`, of whole clouds, are 0
     unless given."""
 
+    of_points = True
     chunk = 1  # scenes that a worker reads at a time: they are large
 
     def __init__(

@@ -27,6 +27,7 @@ class PartClouds:
     parts_of: the parts of each category. Scores are by its rule: only parts of the true category can be meant.
     """
 
+    of_points = True
     classes = CLASSES
     parts_of = PARTS_OF
 

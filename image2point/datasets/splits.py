@@ -17,7 +17,8 @@ from image2point.errors import InputError
 class CloudSet(Labelled, Protocol):
     """Clouds with labels, held in memory or made on demand.
 
-    `labels` is int64 [n]; the arrays of `self[i]` belong to the caller, who may write to them.
+    `labels` is int64 [n]; the arrays of `self[i]` belong to the caller, who may write to them. A set that has
+    `of_points = True` has the classes of points: those of `self[i].labels`.
     """
 
     def __getitem__(self, index: int) -> Cloud: ...
@@ -119,8 +120,8 @@ def join_files(name: str, classes: tuple[str, ...], files: Sequence[FileRows]) -
 
 
 class Subset:
-    """The samples of `whole` at `indices`, in that order; the class list stays that of the whole, and so does
-    `parts_of` (see `shapenet_parts`)."""
+    """The samples of `whole` at `indices`, in that order; the class list stays that of the whole, and so do
+    `of_points` (see `CloudSet`) and `parts_of` (see `shapenet_parts`)."""
 
     def __init__(self, whole: Labelled, indices: np.ndarray, name: str | None = None) -> None:
         self.whole = whole
@@ -128,6 +129,7 @@ class Subset:
         self.name = name or whole.name
         self.classes = whole.classes
         self.labels = whole.labels[self.indices]
+        self.of_points = bool(getattr(whole, "of_points", False))
         self.parts_of: tuple[tuple[int, ...], ...] = getattr(whole, "parts_of", ())
 
     def __len__(self) -> int:

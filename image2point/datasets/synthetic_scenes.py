@@ -69,6 +69,8 @@ class SyntheticScenes:
     kinds: tuple[str, ...] = KINDS
     classes: tuple[str, ...] = CLASSES
 
+    of_points = True  # no annotation: no field
+
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise InputError(f"synthetic scenes: split must be one of {', '.join(SPLITS)}, found {self.split!r}")

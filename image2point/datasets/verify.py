@@ -39,6 +39,8 @@ class Report:
     files: dict[str, str] = field(default_factory=dict)
     """Path → sha256 of every file in the folder."""
     bytes: int = 0
+    of_points: bool = False
+    """Whether classes are those of points; `per_class` then counts points, not clouds."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -75,7 +77,9 @@ def verify_dataset(
 def _split(
     clouds: CloudSet, report: Report, seen: dict[bytes, str], workers: int, progress: Callable[[int], None]
 ) -> SplitReport:
-    counts = np.zeros(len(clouds.classes), dtype=np.int64)
+    of_points = bool(getattr(clouds, "of_points", False))
+    report.of_points |= of_points
+    counts, total = np.zeros(len(clouds.classes), dtype=np.int64), 0
     content = hashlib.sha256()
     smallest, largest = sys.maxsize, 0
     for cloud, label, where, problem in read_all(clouds, workers):
@@ -83,7 +87,8 @@ def _split(
         if cloud is None:
             report.problems.append(problem)
             continue
-        counts[label] += 1
+        counts += _classes_in(cloud, label, of_points, len(counts))
+        total += 1
         smallest, largest = min(smallest, len(cloud)), max(largest, len(cloud))
         content.update(cloud_bytes(cloud, label))
         key = hashlib.blake2b(np.ascontiguousarray(cloud.points + 0).tobytes(), digest_size=16).digest()
@@ -93,10 +98,18 @@ def _split(
         else:
             seen[key] = here
     for empty in np.flatnonzero(counts == 0):
-        report.notes.append(f"{clouds.name}: the class {clouds.classes[empty]!r} has no clouds")
+        what = "points" if of_points else "clouds"
+        report.notes.append(f"{clouds.name}: the class {clouds.classes[empty]!r} has no {what}")
+    if total and not counts.any():
+        report.problems.append(f"{clouds.name}: all points of its {total} clouds are ignored")
     named = {name: int(count) for name, count in zip(clouds.classes, counts, strict=True)}
-    total = int(counts.sum())
     return SplitReport(total, named, (smallest if total else 0, largest), content.hexdigest())
+
+
+def _classes_in(cloud: Cloud, label: int, of_points: bool, classes: int) -> np.ndarray:
+    """How often each class occurs in a cloud: among its points, or as the label of the whole."""
+    found = np.array([label]) if not of_points else np.empty(0, int) if cloud.labels is None else cloud.labels
+    return np.bincount(found[found >= 0], minlength=classes)
 
 
 def cloud_bytes(cloud: Cloud, label: int) -> bytes:

@@ -10,12 +10,10 @@ from image2point import config as configuration
 from image2point.config.sections import Augmentation as AugmentationSettings
 from image2point.config.sections import ClassSplit
 from image2point.datasets import Splits, registry, synthetic, synthetic_scenes
-from image2point.datasets.catalogue import Options
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.crops import Crop
 from image2point.datasets.features import feature_width
 from image2point.datasets.scene_changes import SceneChanges
-from image2point.datasets.scene_files import SceneFields
 from image2point.datasets.splits import make_splits
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
@@ -76,19 +74,13 @@ def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
 def _load(data: configuration.Data) -> Splits:
     if data.name == "synthetic_scenes":
         made = data.synthetic_scenes
-        train, test = (
+        scenes = [
             synthetic_scenes.SyntheticScenes(split, count, made.rays, made.seed, made.kinds)
             for split, count in (("train", made.train), ("test", made.test))
-        )
-        return Splits(train, None, test)
+        ]
+        return Splits(scenes[0], None, scenes[1])
     if data.name != "synthetic":
-        classes = data.classes if data.name.startswith("modelnet") else None
-        options = Options(
-            data.variant, classes, data.sample, data.sample_seed, data.normalise,
-            columns=data.columns, nan_points=data.nan_points, labels=data.labels,
-            scenes=SceneFields(**data.scenes.model_dump()),
-        )  # fmt: skip
-        whole = registry.load_dataset(data.name, data.root, options)
+        whole = registry.load_dataset(data.name, data.root, registry.options_of(data))
         if len(whole.train.classes) < 2:
             raise InputError(
                 f"{data.root} has the one class {', '.join(whole.train.classes)}; a run needs clouds of two or more"

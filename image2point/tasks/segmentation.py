@@ -56,11 +56,16 @@ class Segmentation:
     def for_run(self, config: Config | Pretrain, splits: Splits) -> Segmentation:
         """With the settings of a run, and weights from its training scenes.
 
-        Raises InputError where no training point has some class, or any class.
+        Raises InputError where the classes are those of whole clouds, and where no training point has some class.
         """
         from image2point.config import Pretrain
 
         assert not isinstance(config, Pretrain)
+        if not getattr(splits.train, "of_points", False):
+            raise InputError(
+                f"{splits.train.name} has a class for every cloud, not for its points, which the task segmentation needs; "
+                "of ShapeNetPart, data.name=shapenet_parts has"
+            )
         settings = config.training
         counts = count_labels(splits.train)
         if absent := [name for name, n in zip(splits.train.classes, counts, strict=True) if not n]:

@@ -11,8 +11,10 @@ import pytest
 
 from image2point.datasets import s3dis, scannet, semantickitti, shapenet_parts
 from image2point.datasets.catalogue import Options
-from image2point.datasets.registry import load_dataset
+from image2point.datasets.prepare import prepare_dataset
+from image2point.datasets.registry import find_dataset, load_dataset
 from image2point.datasets.splits import Subset
+from image2point.datasets.verify import verify_dataset
 from image2point.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -245,3 +247,27 @@ def test_parts_of_another_category_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a04e3eab45ca15dd\.txt: expected the parts 12\.\.15 of chair, found 3\.\.1"):
         splits.train[where]
     assert shapenet_parts.PARTS_OF[4] == (12, 13, 14, 15)
+
+
+@pytest.mark.parametrize(("name", "make"), [("shapenet_parts", layouts.shapenet_part_text), ("s3dis", s3dis_folder)])
+def test_scenes_through_shards_and_verification(tmp_path: Path, name: str, make: Callable[[Path], Path]) -> None:
+    splits = load_dataset(name, make(tmp_path / "a"))
+    prepare_dataset(splits, tmp_path / "out", name)
+    shards = load_dataset("prepared", tmp_path / "out").train
+    assert shards.of_points and shards.parts_of == getattr(splits.train, "parts_of", ())  # type: ignore[attr-defined]
+    reports = [
+        verify_dataset(find_dataset(each), tmp_path / place, Options())
+        for each, place in ((name, "a"), ("prepared", "out"))
+    ]
+    points = sum(len(splits.train[index]) for index in range(len(splits.train)))
+    for report in reports:
+        assert report.of_points and sum(report.splits["train"].per_class.values()) == points
+    assert reports[0].splits["train"].content == reports[1].splits["train"].content
+    if name == "s3dis":
+        assert "s3dis/test: the class 'wall' has no points" in reports[0].notes
+
+
+def test_a_split_of_ignored_points_is_a_problem(tmp_path: Path) -> None:
+    scannet_folder(tmp_path, (0, 13, 13, 40))
+    report = verify_dataset(find_dataset("scannet"), tmp_path, Options())
+    assert "scannet/test: all points of its 1 clouds are ignored" in report.problems

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from rooms import CLASSES, Rooms, furnish, segmenting
-from tiny_runs import rows, run_transfer
+from tiny_runs import rows, run_transfer, tiny
 
 import image2point as i2p
 from image2point.config import Config
 from image2point.datasets import Cloud, Splits
+from image2point.datasets.synthetic import SyntheticShapes
 from image2point.errors import InputError
 from image2point.experiments.evaluate import evaluate_run
 from image2point.experiments.measure import open_subject
@@ -290,6 +291,18 @@ def test_scenes_of_one_point_are_scenes(tmp_path: Path, monkeypatch: pytest.Monk
 def test_settings_that_do_not_go_with_the_task(setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         segmenting(setting)
+
+
+def test_classes_of_points_and_of_clouds_are_not_mistaken(tmp_path: Path, splits: Splits) -> None:
+    with pytest.raises(InputError, match=r"rooms/train has a class for every point, .* task=segmentation"):
+        run_transfer(tiny(), tmp_path)
+
+
+def test_clouds_of_one_class_cannot_be_segmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = SyntheticShapes("train", 2, 64)
+    furnish(monkeypatch, train=shapes, test=shapes)
+    with pytest.raises(InputError, match=r"has a class for every cloud, not for its points"):
+        run_transfer(segmenting(), tmp_path)
 
 
 def test_settings_of_the_task_are_refused_elsewhere() -> None:
