@@ -10,9 +10,6 @@ OF_SEGMENTATION = (
 )  # fmt: skip
 """Settings that the task classification has no use for."""
 
-OF_POINTS = ("scenes",)
-"""Datasets whose classes are those of points."""
-
 
 def task_problem(config: Any, usual: Any) -> str:
     """What in a config does not go with its task, or with something else there; empty where all does.
@@ -28,8 +25,6 @@ def _of_classification(config: Any, usual: Any) -> str:
             "network.decoder and network.decoder_width are for task: segmentation, which scores voxels; a "
             "classification has no decoder, so leave them out"
         )
-    if config.data.name in OF_POINTS:
-        return f"data.name = {config.data.name} has a class for every point, not for a cloud; set task=segmentation"
     for name in OF_SEGMENTATION:
         if _setting(config, name) not in (None, _setting(usual, name)):
             return f"{name} is a setting of the task segmentation; set task=segmentation or leave it out"

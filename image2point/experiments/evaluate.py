@@ -11,12 +11,13 @@ from image2point import config as configuration
 from image2point import runs
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
+from image2point.experiments.point_votes import PointVotes, vote_on_points
 from image2point.experiments.robustness import Asked, Robustness, measure_robustness
 from image2point.jobs.ingredients import load_splits, make_recipe
 from image2point.jobs.reuse import load
-from image2point.tasks.classification import Classification
 from image2point.tasks.display import DISPLAYS
 from image2point.tasks.registry import TASKS
+from image2point.tasks.segmentation import Segmentation
 from image2point.training import distributed, measure
 
 LOSS_TOLERANCE = 1e-5
@@ -34,7 +35,7 @@ class Evaluation:
     stored: Mapping[str, Any]
     statement: str
     headline: str
-    robustness: Robustness | None = None
+    robustness: Robustness | PointVotes | None = None
 
     @property
     def agrees(self) -> bool:
@@ -75,9 +76,10 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
             f"{', '.join(summary['data']['classes'])}"
         )
     task = TASKS[config.task]
-    if asked and not isinstance(task, Classification):
+    if asked and isinstance(task, Segmentation) and (asked.corruptions or asked.rotations):
         raise InputError(
-            f"{path} is a run of the task {config.task}; damage, rotations and votes are for whole clouds of one class"
+            f"{path} is of the task {config.task}: damage and rotations in space are defined for single objects of "
+            "about radius 1; scenes can be voted on (--votes)"
         )
     fabric = distributed.start(config.training)
     network = load(path)
@@ -89,5 +91,9 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
 
     plain = outputs(test)
     now = task.final(task.scores(plain), None, None, test.classes)
-    more = measure_robustness(outputs, test, plain, recipe, asked) if asked else None
+    more: Robustness | PointVotes | None = None
+    if asked and isinstance(scorer, Segmentation):
+        more = vote_on_points(network.eval(), test, recipe, scorer, asked.votes, asked.seed)
+    elif asked:
+        more = measure_robustness(outputs, test, plain, recipe, asked)
     return Evaluation(now, summary["final"], task.statement(now), DISPLAYS[config.task].scores[0].key, more)

@@ -17,6 +17,7 @@ from image2point.datasets.scene_changes import SceneChanges
 from image2point.datasets.splits import make_splits
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
+from image2point.tasks.task import Task
 from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
 
 if TYPE_CHECKING:
@@ -131,12 +132,15 @@ def _fields(settings: AugmentationSettings, kind: type[Augmentation] | type[Scen
     return {each.name: getattr(settings, each.name) for each in fields(kind) if hasattr(settings, each.name)}
 
 
-def check_features(splits: Splits, recipe: Recipe) -> None:
-    """Raise InputError where the clouds lack what the input features need, going by the first of each split."""
+def check_features(splits: Splits, recipe: Recipe, task: Task | None = None) -> None:
+    """Raise InputError where the clouds lack what the input features need, or the task cannot take them, going by the
+    first of each split."""
     for clouds in (splits.train, splits.validation, splits.test):
         if clouds is not None and len(clouds):
             name = f"{clouds.name} cloud 0"
-            to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
+            voxels = to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
+            if task is not None:
+                task.check(voxels)
 
 
 def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTensor | DenseVoxels | None:

@@ -56,7 +56,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
         return run
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
     splits, recipe = load_splits(config.data), make_recipe(config)
-    check_features(splits, recipe)
+    check_features(splits, recipe, TASKS[config.task].for_scoring(config, splits.test))
     task = TASKS[config.task].for_run(config, splits)
     judges = lr_choice.clouds_to_choose_by(config, splits)
     fingerprint = take_fingerprint(splits, None if config.data.name == "synthetic" else config.data.root, fabric)

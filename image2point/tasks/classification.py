@@ -13,6 +13,7 @@ from torch import Tensor
 
 from image2point.datasets import Cloud, Splits
 from image2point.datasets.class_split import Labelled
+from image2point.errors import InputError
 from image2point.networks.interface import Network
 from image2point.tasks.task import Gather
 
@@ -75,10 +76,16 @@ class Classification:
     headline = "accuracy"
 
     def for_run(self, config: Config | Pretrain, splits: Splits) -> Classification:
+        """Raises InputError where the classes are those of points."""
+        if getattr(splits.train, "of_points", False):
+            raise InputError(f"{splits.train.name} has a class for every point, not for a cloud; set task=segmentation")
         return self
 
     def for_scoring(self, config: Config, samples: Labelled) -> Classification:
         return self
+
+    def check(self, voxels: Any) -> None:
+        """Every cloud will do."""
 
     def targets(self, samples: Sequence[Any], labels: Sequence[int], rows: object = None) -> Tensor:
         """The labels, int64 [n]."""

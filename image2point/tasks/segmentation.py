@@ -22,6 +22,7 @@ from image2point.tasks.part_scores import part_means, part_predictions, shape_io
 from image2point.tasks.point_labels import PointTargets, count_labels, point_targets, sampled
 from image2point.tasks.point_scores import Answer, PointOutputs, PointScores, confusion_table
 from image2point.tasks.task import Gather
+from image2point.voxels import DenseVoxels, VoxelTensor
 
 if TYPE_CHECKING:
     from image2point.config import Config, Pretrain
@@ -55,11 +56,16 @@ class Segmentation:
     def for_run(self, config: Config | Pretrain, splits: Splits) -> Segmentation:
         """With the settings of a run, and weights from its training scenes.
 
-        Raises InputError where no training point has some class, or any class.
+        Raises InputError where the classes are those of whole clouds, and where no training point has some class.
         """
         from image2point.config import Pretrain
 
         assert not isinstance(config, Pretrain)
+        if not getattr(splits.train, "of_points", False):
+            raise InputError(
+                f"{splits.train.name} has a class for every cloud, not for its points, which the task segmentation needs; "
+                "of ShapeNetPart, data.name=shapenet_parts has"
+            )
         settings = config.training
         counts = count_labels(splits.train)
         if absent := [name for name, n in zip(splits.train.classes, counts, strict=True) if not n]:
@@ -82,6 +88,12 @@ class Segmentation:
             overlap=config.data.tiles.overlap,
             per_class=config.collapse.voxels_per_class,
         )
+
+    def check(self, voxels: VoxelTensor | DenseVoxels) -> None:
+        """Raises InputError where the voxels of a tile are too few for this scene."""
+        if self.budget is not None:
+            sparse = voxels.sparse() if isinstance(voxels, DenseVoxels) else voxels
+            tiles.cut(sparse.coordinates[:, 1:].numpy(), self.budget, self.overlap)
 
     def targets(self, samples: Sequence[Cloud], labels: Sequence[int], rows: Sequence[Tensor] | None) -> PointTargets:
         """The labels of the points, and of their voxels; `labels` are categories, where scenes have them."""

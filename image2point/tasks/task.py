@@ -77,6 +77,10 @@ class Task(Protocol):
         """The task with what the settings of a run say of scoring these samples alone: no training set is needed."""
         ...
 
+    def check(self, voxels: Any) -> None:
+        """Raise InputError where a sample, as the network gets it, is none that the task can score."""
+        ...
+
     def targets(self, samples: Sequence[Any], labels: Sequence[int], rows: Sequence[Tensor] | None) -> Any:
         """What the outputs of a batch should be, from its prepared samples, their labels, and for each sample the row
         of each point's voxel (None of images). A tensor, or what moves as one: `to(device)`, `pin_memory()`."""

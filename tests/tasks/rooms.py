@@ -20,6 +20,8 @@ CLASSES = ("floor", "wall", "ball")
 class Rooms:
     """Scenes of 310 points, some of them ignored. Drawn when asked for, by seed and number."""
 
+    of_points = True
+
     def __init__(self, name: str, count: int, seed: int) -> None:
         self.name, self.classes, self.seed = f"rooms/{name}", CLASSES, seed
         self.labels = np.zeros(count, dtype=np.int64)

@@ -12,19 +12,22 @@ import numpy as np
 import pytest
 import torch
 from rooms import CLASSES, Rooms, furnish, segmenting
-from tiny_runs import rows, run_transfer
+from tiny_runs import rows, run_transfer, tiny
 
 import image2point as i2p
 from image2point.config import Config
 from image2point.datasets import Cloud, Splits
+from image2point.datasets.synthetic import SyntheticShapes
 from image2point.errors import InputError
 from image2point.experiments.evaluate import evaluate_run
 from image2point.experiments.measure import open_subject
+from image2point.experiments.point_votes import PointVotes
+from image2point.experiments.robustness import Asked
 from image2point.jobs.ingredients import make_recipe
 from image2point.runs import Run
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.segmentation import Segmentation
-from image2point.training.batches import batches, in_order
+from image2point.training.batches import batches, in_order, prepare, to_voxels_and_rows
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
 
@@ -104,6 +107,24 @@ def test_the_epoch_is_chosen_by_miou_on_validation(run: Run) -> None:
 def test_evaluate_finds_the_stored_scores(run: Run) -> None:
     found = evaluate_run(run.path)
     assert found.agrees and found.now["points"] == run.read_summary()["final"]["points"]
+
+
+def test_votes_are_means_over_views_of_the_points(run: Run, splits: Splits) -> None:
+    """Two views: the scene as it is, and as the first epoch of another seed would show it."""
+    found = evaluate_run(run.path, asked=Asked(votes=2, seed=5))
+    recipe = replace(make_recipe(learning()), seed=5)
+    network, expected = i2p.load(run.path), Confusion(np.zeros((3, 3), dtype=np.int64))
+    for number in range(len(splits.test)):
+        scene, shares = splits.test[number], 0.0
+        for epoch in (None, 1):
+            voxels, (rows,) = to_voxels_and_rows([prepare(scene, "x", recipe, epoch, number)], recipe)
+            with torch.no_grad():
+                shares = shares + network(voxels).features.double().softmax(1)[rows]  # type: ignore[union-attr,assignment]
+        expected += Confusion.of(scene.labels, shares.argmax(1).numpy(), 3)  # type: ignore[attr-defined]
+    assert isinstance(found.robustness, PointVotes) and (found.robustness.points.counts == expected.counts).all()
+    assert found.agrees and "with 2 views of every scene" in found.lines[-1]
+    with pytest.raises(InputError, match="scenes can be voted on"):
+        evaluate_run(run.path, asked=Asked(rotations=1))
 
 
 def test_examples_are_points_with_their_own_predictions(run: Run, splits: Splits) -> None:
@@ -272,10 +293,28 @@ def test_settings_that_do_not_go_with_the_task(setting: str, message: str) -> No
         segmenting(setting)
 
 
+def test_classes_of_points_and_of_clouds_are_not_mistaken(tmp_path: Path, splits: Splits) -> None:
+    with pytest.raises(InputError, match=r"rooms/train has a class for every point, .* task=segmentation"):
+        run_transfer(tiny(), tmp_path)
+
+
+def test_clouds_of_one_class_cannot_be_segmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = SyntheticShapes("train", 2, 64)
+    furnish(monkeypatch, train=shapes, test=shapes)
+    with pytest.raises(InputError, match=r"has a class for every cloud, not for its points"):
+        run_transfer(segmenting(), tmp_path)
+
+
 def test_settings_of_the_task_are_refused_elsewhere() -> None:
     for setting in ("data.crop={size: 1.0}", "training.lovasz=1", "data.augmentation.mix=0.1"):
         with pytest.raises(InputError, match=r"is a setting of the task segmentation; set task=segmentation"):
             segmenting("task=classification", setting)
+
+
+def test_tiles_that_cannot_be_are_refused_before_anything_is_written(tmp_path: Path, splits: Splits) -> None:
+    with pytest.raises(InputError, match=r"data.tiles.voxels = 20 is too few for one tile"):
+        run_transfer(segmenting("data.tiles.voxels=20"), tmp_path)
+    assert not (tmp_path / "tiny").exists()
 
 
 def test_what_works_on_clouds_alone_says_so(run: Run) -> None:
