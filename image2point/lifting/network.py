@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
+from image2point.lifting import eager
 from image2point.lifting.blocks import assign_regions
 from image2point.lifting.heads import effective
 from image2point.lifting.observe import block_layers, layer_nodes, observing
@@ -188,6 +190,8 @@ class LiftedNetwork(nn.Module):
 
     def execute(self, program: Program, x: Voxels) -> dict[str, Any]:
         """Run a program over this network's modules: its own, or one made of its graph (`lifting.observe`)."""
+        if torch.compiler.is_compiling() and isinstance(x, VoxelTensor) and eager.take_out():
+            return eager.call(self.execute, program, x)
         self._check(x)
         if self._lifting.options.substrate == "dense" and isinstance(x, VoxelTensor):
             x = x.dense()
