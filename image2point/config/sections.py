@@ -302,7 +302,8 @@ class Training(Section):
     def _possible(self) -> Training:
         if self.epochs and self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"training.warmup_epochs = {self.warmup_epochs:g} must be less than training.epochs = {self.epochs}"
+                f"training.warmup_epochs = {self.warmup_epochs:g} must be less than training.epochs = {self.epochs}; "
+                "for so few epochs give training.warmup_epochs=0 too"
             )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("training.nesterov = true needs training.optimizer = sgd with a momentum above 0")
