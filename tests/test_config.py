@@ -64,7 +64,7 @@ def test_bases_in_a_circle(tmp_path: Path) -> None:
             "training: {epochs: 5, warmup_epochs: 5}",
             ["warmup_epochs = 5", "epochs = 5", "training.warmup_epochs=0 too"],
         ),
-        ("epochs: 2", ["unknown key epochs", "did you mean training.epochs?"]),
+        ("epochs: 2", ["unknown key epochs", "did you mean training.epochs or choose.epochs?"]),
         ("voxel_size: 0.1", ["did you mean data.voxel_size?"]),
         ("finetune: {policy: none}", ["finetune.policy = none", "training.epochs=0"]),
         ("data: {shots: 1, validation: 0.1}", ["data.validation = 0.1", "data.shots = 1"]),
