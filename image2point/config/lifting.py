@@ -53,7 +53,8 @@ class Network(Section):
     """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `full`: the paper's for segmentation, two of them
     and then a 2x2x2 one of stride 2; `inflate`: the 2D stem, lifted; `inflate1`: that without its strides and its
     max-pool; `patch`: a fresh convolution whose kernel and stride are `patch`, where the 2D stem cuts the image into
-    patches, as in ConvNeXt; `auto`: `paper` where the 2D stem is a single convolution and the policy trains it, else `inflate`."""
+    patches, as in ConvNeXt; `auto`: `paper` where the 2D stem is a single convolution and the policy trains it, else
+    `inflate`."""
     patch: Annotated[int, Field(ge=2)] | None = None
     """Edge of a patch in voxels, for the stem `patch`; null takes that of the 2D stem in pixels."""
     head: Head = "linear"

@@ -167,6 +167,13 @@ def test_the_record_lists_the_decoder_and_drops_what_follows_the_stages() -> Non
     assert Lifting.from_dict(record.to_dict()) == record
 
 
+def test_light_takes_the_last_stage_of_a_stride_and_hypercolumn_every_stage() -> None:
+    light, hypercolumn = (segmenter(decoder=each, stem="paper") for each in ("light", "hypercolumn"))
+    assert [stage["reduction"] for stage in light.feature_info] == [1, 1, 2, 4, 8]
+    assert [lateral.conv.weight.shape[1] for lateral in light.decoder.laterals] == [8, 16, 16, 24]
+    assert hypercolumn.head.in_features == 64 + 8 + 16 + 16 + 24
+
+
 def test_a_lifted_network_stays_what_it_was() -> None:
     net = i2p.lift(small("resnet"), num_classes=3).double().eval()
     x = clouds()
@@ -188,7 +195,8 @@ def test_fresh_weights_follow_from_seed_and_name() -> None:
         weights = [net.get_parameter(name) for net in (one, same, again, other)]
         assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
         assert not torch.equal(weights[0], weights[3])
-    assert not torch.equal(one.get_parameter("decoder.laterals.2.conv.weight")[:, :8], weights[0][:, :8].new_zeros(1))
+    alike = [one.get_parameter(f"decoder.laterals.{level}.conv.weight") for level in (1, 2)]
+    assert alike[0].shape == alike[1].shape and not torch.equal(*alike)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
