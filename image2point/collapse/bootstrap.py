@@ -119,8 +119,9 @@ def bootstrap(
 
     `error` is the spread over the draws times √(G/(G−1)), G being the number of groups, and the limits are
     value ± t·error, t of G−1 degrees of freedom; few groups make them wide. What is biased at few groups or samples
-    stays so (`scripts/scene_intervals.py` shows how often they hold the truth). A draw in which a class of the whole has fewer than two samples is drawn again, since its measures would
-    be about other classes. Limits are undefined (NaN) where a measure is undefined in any draw, or the same in all.
+    stays so (`scripts/scene_intervals.py` shows how often they hold the truth). A draw in which a class of the whole
+    has fewer than two samples is drawn again, since its measures would be about other classes. Limits are undefined
+    (NaN) where a measure is undefined in any draw, or the same in all.
 
     Raises:
         StatisticsError: fewer than two groups or draws, a class that occurs in one group alone (how it varies over

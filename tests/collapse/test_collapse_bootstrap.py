@@ -70,8 +70,13 @@ def test_every_draw_has_every_class() -> None:
     for g in range(8):
         size = 4 if g < 3 else 2
         parts.append(Statistics(2, 1).update([[float(g)], [1.0], [9.0], [8.0 - g]][:size], [0, 0, 1, 1][:size]))
-    seen = []
-    bootstrap(parts, lambda S: seen.append(S.count.tolist()) or {"cdnv": metrics(S, ask="cdnv")["cdnv"]}, draws=300)
+    seen: list[list[int]] = []
+
+    def compute(S: Statistics) -> dict[str, float]:
+        seen.append(S.count.tolist())
+        return metrics(S, ask="cdnv")
+
+    bootstrap(parts, compute, draws=300)
     assert len(seen) == 301 and min(count[1] for count in seen) >= 2
     alone = [*parts[:1], *parts[3:]]
     with pytest.raises(StatisticsError, match="class 1 occurs in one of 6 groups alone"):

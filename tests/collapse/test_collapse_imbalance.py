@@ -88,7 +88,7 @@ def minimised(counts: list[int], decay: tuple[float, float]) -> Tensor:
         value.backward()
         return value
 
-    descent.step(loss)  # type: ignore[no-untyped-call]
+    descent.step(loss)
     return h.detach().clamp(min=0)
 
 

@@ -126,7 +126,7 @@ def test_every_layer_keeps_the_place_and_the_points(name: str) -> None:
     assert isinstance(found, VoxelTensor) and isinstance(on_grid, DenseVoxels)
     assert torch.equal(found.centres, on_grid.centres)
     for mode in ("nearest", "linear"):
-        rows = [torch.cat(to_points(x, index, random_clouds(), mode)) for x in (found, on_grid)]  # type: ignore[arg-type]
+        rows = [torch.cat(to_points(x, index, random_clouds(), mode)) for x in (found, on_grid)]
         torch.testing.assert_close(*rows)
 
 
@@ -148,7 +148,7 @@ def test_the_place_survives(name: str, substrate: str) -> None:
     voxels = voxelize(random_clouds(), SIZE, None, substrate)
     for x in (voxels, coarsened(voxels, 2)):
         moved = MOVES[name](x)
-        place = moved.sites if isinstance(moved, VoxelTensor) else moved
+        place: Any = moved.sites if isinstance(moved, VoxelTensor) else moved
         assert place.voxel_size == SIZE and place.origin.dtype == torch.float64
         assert torch.equal(moved.centres, x.centres)
 
@@ -157,7 +157,7 @@ def test_another_device_takes_the_place_along() -> None:
     voxels = voxelize(random_clouds(), SIZE)
     for x in (coarsened(voxels, 2), coarsened(voxels.dense(), 2)):
         moved = x.to("meta")
-        place = moved.sites if isinstance(moved, VoxelTensor) else moved
+        place: Any = moved.sites if isinstance(moved, VoxelTensor) else moved
         assert place.origin.device.type == place.finest.device.type == "meta"
 
 
@@ -298,4 +298,4 @@ def test_what_does_not_fit_is_named() -> None:
         ((torch.zeros(1, 1, 2, 2, 2), index), "expected a VoxelTensor or DenseVoxels, found Tensor"),
     ):
         with pytest.raises(VoxelError, match=message):
-            to_points(*arguments)  # type: ignore[arg-type]
+            to_points(*arguments)
