@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from image2point import collapse
+    from image2point.decoders import segmenter
     from image2point.errors import InputError
     from image2point.finetune import freeze
     from image2point.jobs.reuse import load
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from image2point.lifting.export import export
     from image2point.lifting.rules import register_rule
     from image2point.training.recalibration import recalibrate
-    from image2point.voxels import DenseVoxels, VoxelTensor, voxelize
+    from image2point.voxels import DenseVoxels, VoxelTensor, to_points, voxelize
 
 __version__ = "0.1.0"
 
@@ -31,11 +32,13 @@ _HOME = {
     "load": "image2point.jobs.reuse",
     "recalibrate": "image2point.training.recalibration",
     "register_rule": "image2point.lifting.rules",
+    "segmenter": "image2point.decoders",
+    "to_points": "image2point.voxels",
     "voxelize": "image2point.voxels",
 }
 __all__ = [
     "DenseVoxels", "InputError", "VoxelTensor", "collapse", "export", "freeze", "lift", "load", "recalibrate",
-    "register_rule", "voxelize",
+    "register_rule", "segmenter", "to_points", "voxelize",
 ]  # fmt: skip
 
 

@@ -77,9 +77,14 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
         if still:
             held.add(name)
     net.hold_in_eval(held)
-    if policy == "head" and any(r.role == "input" and r.origin == "fresh" for r in net.lifting.parameters):
+    fresh = {record.role for record in net.lifting.parameters if record.origin == "fresh"}
+    if policy == "head" and "input" in fresh:
         logger.warning(
             'the stem is fresh and stays random under policy head; lift with stem="inflate" for a linear probe'
+        )
+    if policy == "head" and DECODER in fresh:
+        logger.warning(
+            'the decoder is fresh and stays random under policy head; use decoder="hypercolumn" for a linear probe'
         )
     return count(net)
 
@@ -126,7 +131,12 @@ def _rules(net: LiftedNetwork, policy: str) -> tuple[Policy, str]:
     """What a policy is, and the block that it names, if any."""
     if not is_policy(policy):
         raise InputError(f"policy: expected one of {', '.join(POLICIES)}, layer:NAME or scl:NAME, found {policy!r}")
-    block = policy.partition(":")[2]
+    kind, _, block = policy.partition(":")
+    if kind == "scl" and net.lifting.decoder:
+        raise InputError(
+            f"policy {policy}: scl: connects a block to the one feature vector of a cloud, and this network has a "
+            f"decoder that scores voxels; layer:{block} trains the same block"
+        )
     if block and not any(_inside(record.name, block) for record in net.lifting.parameters):
         raise InputError(f"policy {policy}: no parameter lies in {block!r}; blocks are {', '.join(blocks_of(net))}")
     return POLICIES["io" if block else policy], block

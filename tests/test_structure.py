@@ -14,7 +14,7 @@ ORDER = (
     ("runs", "config", "cli_options"),
     ("voxels", "networks", "collapse", "_timm"),
     ("lifting",),
-    ("finetune", "datasets"),
+    ("finetune", "datasets", "decoders"),
     ("tasks",),
     ("training", "report"),
     ("jobs",),

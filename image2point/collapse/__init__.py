@@ -17,6 +17,9 @@
     measure_layers(source, labels, classes)   # all of it for several layers at once; fit_decay says how it falls
     wasserstein(images, clouds)               # how far two sets of features are apart
     transfer_scores(features, labels)         # what foretells fine-tuning: collapse, LogME, nearest mean, linear probe
+    class_nc1(S), imbalanced_nc2(S, counts)   # classes of unequal size: each alone, and the geometry that counts imply
+    draw_rows(labels, scenes, each=50)        # as many samples of each class and scene; bootstrap(parts, compute) has
+                                              # intervals over scenes, from the Statistics of each
     centred_cosines(S.means), simplex_cosines(C)   # the means against the frame; Plane.of_means(S.means) to draw them
 
     solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from image2point.collapse.bootstrap import bootstrap, draw_rows, merge_repeated
 from image2point.collapse.bounds import (
     Bound,
     directional_bound,
@@ -52,6 +56,7 @@ from image2point.collapse.depth import Decay, fit_decay
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_shot, linear_probe
 from image2point.collapse.geometry import Plane, axis_cosines, centred_cosines, decision_axes, simplex_cosines
+from image2point.collapse.imbalance import class_nc1, closest_means, imbalanced_nc2, implied_lengths, minority
 from image2point.collapse.inputs import StatisticsError
 from image2point.collapse.intervals import Interval, deal, jackknife, mean_interval, metric_intervals
 from image2point.collapse.labels_at_random import measure_features, null
@@ -88,14 +93,18 @@ __all__ = [
     "UnconstrainedFeatures",
     "axis_cosines",
     "bhattacharyya",
+    "bootstrap",
     "cdnv_matrix",
     "centred_cosines",
+    "class_nc1",
+    "closest_means",
     "complexity_penalty",
     "deal",
     "decision_axes",
     "directional_bound",
     "distance_matrix",
     "draw_episodes",
+    "draw_rows",
     "few_shot",
     "finite_shot_bound",
     "fit_decay",
@@ -103,6 +112,8 @@ __all__ = [
     "gaussian_error",
     "geometric_collapse",
     "geometric_complexity",
+    "imbalanced_nc2",
+    "implied_lengths",
     "input_scale",
     "jackknife",
     "largest_variance",
@@ -112,8 +123,10 @@ __all__ = [
     "mean_interval",
     "measure_features",
     "measure_layers",
+    "merge_repeated",
     "metric_intervals",
     "metrics",
+    "minority",
     "moment_bound",
     "null",
     "pairwise_bound",

@@ -4,9 +4,9 @@ Samples are dealt into G parts, and each number is computed again with one part 
 how much it would move on other samples: no formula for its variance is needed, and no second pass over features.
 
 An interval says what it speaks for (`Interval.over`): other "samples" of the same classes, other "classes", other
-"episodes" of the same pool, other "seeds". Measures have one only where simulation shows that it covers
-(`scripts/interval_calibration.py`): plug-in measures such as NC1 and CDNV are off by their bias at few samples, which
-no error bar shows; hold them against their null (`labels_at_random.null`).
+"episodes" of the same pool, other "seeds", other "scenes" (`bootstrap`). Measures have one only where simulation shows
+that it covers (`scripts/interval_calibration.py`): plug-in measures such as NC1 and CDNV are off by their bias at few
+samples, which no error bar shows; hold them against their null (`labels_at_random.null`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHARES = ("ncc_accuracy", "nc4")
 class Interval:
     """A value with its standard error, and limits that hold the truth with the confidence asked for; NaN is undefined.
 
-    `over` says what else it speaks for: "samples", "classes", "episodes" or "seeds".
+    `over` says what else it speaks for: "samples", "classes", "episodes", "seeds" or "scenes".
 
     >>> print(Interval(0.71, 0.02, 0.66, 0.76, over="classes"))
     0.71 ± 0.02 over classes

@@ -246,9 +246,18 @@ def _nc1(classes: _Classes) -> dict[str, Any]:
 
 
 def _between(classes: _Classes) -> tuple[Tensor, Tensor]:
-    """The singular values of M that count [k] and their right singular vectors [k, d]."""
-    _, s, directions = torch.linalg.svd(classes.centred, full_matrices=False)
-    rounding = max(classes.centred.shape) * torch.finfo(torch.float64).eps * classes.means.norm()
+    return between_classes(classes.means)
+
+
+def between_classes(means: Tensor) -> tuple[Tensor, Tensor]:
+    """The singular values of the centred means that count [k], and their right singular vectors [k, d].
+
+    >>> lengths, directions = between_classes(torch.tensor([[5.0, 1.0], [5.0, 3.0]], dtype=torch.float64))
+    >>> lengths.tolist(), directions.abs().round(decimals=12).tolist()
+    ([1.4142135623730951], [[0.0, 1.0]])
+    """
+    _, s, directions = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+    rounding = max(means.shape) * torch.finfo(torch.float64).eps * means.norm()
     kept = (s > RANK_CUTOFF * s[0]) & (s > rounding)
     return s[kept], directions[kept]
 

@@ -15,7 +15,7 @@ AxisName = Literal["x", "y", "z"]
 Rule = Literal["repeat", "mean", "center", "rotate", "tied"]
 Variance = Literal["none", "1/K", "occupancy"]
 Substrate = Literal["sparse", "dense"]
-Stem = Literal["auto", "paper", "inflate", "patch"]
+Stem = Literal["auto", "paper", "full", "inflate", "inflate1", "patch"]
 Head = Literal["linear", "batchnorm", "cosine"]
 StrideIn = Literal["conv2", "conv1"]
 Downsample = Literal["auto", "paper", "exact"]
@@ -23,6 +23,7 @@ DepthPadding = Literal["zeros", "replicate"]
 Ablation = Literal["random", "shuffled", "scratch"]
 Control = Literal["none", Ablation]
 Engine = Literal["auto", "reference", "cpu", "triton", "spconv"]
+Decoder = Literal["light", "unet", "hypercolumn"]
 
 Axis = Annotated[
     Annotated[Literal[AxisName, "alternate"], Tag("one")] | Annotated[dict[str, AxisName], Tag("by layer")],
@@ -49,9 +50,11 @@ class Network(Section):
     substrate: Substrate = "sparse"
     """Sparse voxels, or dense grids with a mask."""
     stem: Stem = "auto"
-    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `inflate`: the 2D stem, lifted; `patch`: a fresh
-    convolution whose kernel and stride are `patch`, where the 2D stem cuts the image into patches, as in ConvNeXt;
-    `auto`: `paper` where the 2D stem is a single convolution and the policy trains it, else `inflate`."""
+    """`paper`: a fresh 3x3x3 convolution of stride 1 and no max-pool; `full`: the paper's for segmentation, two of them
+    and then a 2x2x2 one of stride 2; `inflate`: the 2D stem, lifted; `inflate1`: that without its strides and its
+    max-pool; `patch`: a fresh convolution whose kernel and stride are `patch`, where the 2D stem cuts the image into
+    patches, as in ConvNeXt; `auto`: `paper` where the 2D stem is a single convolution and the policy trains it, else
+    `inflate`."""
     patch: Annotated[int, Field(ge=2)] | None = None
     """Edge of a patch in voxels, for the stem `patch`; null takes that of the 2D stem in pixels."""
     head: Head = "linear"
@@ -69,6 +72,12 @@ class Network(Section):
     engine: Engine = "auto"
     """What runs the sparse convolutions; `auto` takes the fastest that can, and the log says which."""
 
+    decoder: Decoder | None = None
+    """What joins the stages for `task: segmentation`, and for that task alone; null: `light`, a few 1x1x1 convolutions;
+    `unet`, the paper's; `hypercolumn`, no parameter at all."""
+    decoder_width: Annotated[float, Field(gt=0)] | None = None
+    """Factor on the numbers of channels of a `light` or `unet` decoder; null: 1."""
+
     allow_missing: tuple[str, ...] = ()
     """Parameters of the 2D network that the weights may lack."""
     allow_unexpected: tuple[str, ...] = ()
@@ -77,7 +86,8 @@ class Network(Section):
     @property
     def lift_options(self) -> dict[str, Any]:
         """The keyword arguments of `image2point.lift`, but for the weights."""
-        return {name: getattr(self, name) for name in Network.model_fields if name not in ("arch", "weights")}
+        others = ("arch", "weights", "decoder", "decoder_width")
+        return {name: getattr(self, name) for name in Network.model_fields if name not in others}
 
 
 DEFAULTS = Network()

@@ -8,9 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from image2point.config.crops import Crop, Tiles
 from image2point.config.frozen import Section
 from image2point.config.lifting import Network
 from image2point.config.scene_data import Scenes, SyntheticScenes
+from image2point.config.task_settings import task_problem
 from image2point.roles import POLICIES, is_policy
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -79,6 +81,23 @@ class Augmentation(Section):
     """Chance that a cloud is jittered."""
     rotate: Literal["none", "x", "y", "z", "so3"] = "none"
     """Random rotation: none, about one axis, or any."""
+    flip: Probability = 0.0
+    """Chance of a mirror image along each axis but `data.up`."""
+    elastic: tuple[tuple[Positive, NotNegative], ...] = ()
+    """Pairs of distance and strength, in the unit of the points: space is bent by smooth noise with that distance
+    between its knots and that standard deviation before it is smoothed, one pair after the other."""
+    elastic_probability: Probability = 0.95
+    """Chance that a cloud is bent, where `elastic` says how."""
+    colour_contrast: Probability = 0.0
+    """Chance that colours are stretched to the whole of 0..1, by a random share."""
+    colour_shift: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest shift of each colour channel."""
+    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Standard deviation of the noise added to each colour value."""
+    colour_drop: Probability = 0.0
+    """Chance that all colours of a cloud become 0."""
+    mix: Probability = 0.0
+    """Chance that the points of another training cloud are added (task segmentation)."""
 
 
 class Difficulty(Section):
@@ -188,6 +207,9 @@ class Data(Section):
     usual modelnet40_ply_hdf5_2048."""
     augmentation: Augmentation | None = Augmentation()
     """Random changes of training clouds; null for none."""
+    crop: Crop | None = None
+    """The part of each training cloud that a step sees; null for all of it."""
+    tiles: Tiles = Tiles()
     synthetic: Synthetic = Synthetic()
     """Settings of the synthetic shapes."""
     synthetic_scenes: SyntheticScenes = SyntheticScenes()
@@ -246,6 +268,14 @@ class Training(Section):
     """Epochs over which the learning rate climbs linearly to its peak."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the classes."""
+    loss_at: Literal["voxels", "points"] = "voxels"
+    """Segmentation: the loss is over voxels, each with the class that most of its points have (the first of the classes
+    where several are equal), or over points, each with the scores of its voxel."""
+    class_weights: Literal["none", "inverse_sqrt", "effective_number"] = "none"
+    """Segmentation: weights of the classes in the loss, from the points of the training split: 1 / square root of their
+    number, or (1 - b) / (1 - b^n) with 1 / (1 - b) the median number (Cui et al. 2019). Their mean over points is 1."""
+    lovasz: NotNegative = 0.0
+    """Segmentation: weight of the Lovász-softmax loss (Berman et al. 2018), added to the cross-entropy."""
     gradient_clip: Positive | None = None
     """Largest norm of the whole gradient; null leaves it."""
     precision: Annotated[Literal["32", "16-mixed", "bf16-mixed", "64"], BeforeValidator(_as_text)] = "32"
@@ -291,6 +321,8 @@ class Collapse(Section):
     """What is measured during training. Test features are only measured, never used to choose."""
     final: tuple[Split, ...] = ("train", "test")
     """What is measured at the end, with the chosen weights."""
+    voxels_per_class: Count = 64
+    """Segmentation: the voxels of each class and scene of which it is measured, drawn at random."""
 
     @model_validator(mode="after")
     def _possible(self) -> Collapse:
@@ -318,8 +350,8 @@ class Config(Section):
     """Name of the run and of its directory; the config file's own name unless given."""
     arm: Annotated[str, BeforeValidator(_as_text)] = ""
     """Label in tables and plots; the name unless given."""
-    task: Literal["classification"] = "classification"
-    """What is asked of the network: one class per cloud."""
+    task: Literal["classification", "segmentation"] = "classification"
+    """What is asked of the network: one class per cloud, or one per point."""
     seed: Seed = 777
     """Seed of fresh weights, the order of the data and augmentation."""
     network: Network = Network()
@@ -342,6 +374,9 @@ class Config(Section):
                 f"finetune.policy = none trains nothing but training.epochs = {self.training.epochs}; "
                 "set training.epochs=0 or another policy"
             )
+        usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
+        if problem := task_problem(self, usual):
+            raise ValueError(problem)
         return self
 
     def to_yaml(self) -> str:

@@ -27,7 +27,7 @@ def feature_complexity(subject: Subject, samples: Labelled, count: int, probes: 
     for number, some in enumerate(np.array_split(chosen, -(-len(chosen) // BATCH))):
         names = [f"{samples.name} {recipe.noun} {i}" for i in some]
         prepared = [recipe.prepare(samples[int(i)], name) for i, name in zip(some, names, strict=True)]
-        batch = recipe.join(prepared, names).to(first.dtype).to(first.device)
+        batch = recipe.batch(prepared, names)[0].to(first.dtype).to(first.device)
         if isinstance(batch, Tensor):
             found = geometric_complexity(lambda x: network.embed(x)[0], batch, probes=probes, seed=number)
             inputs.append(batch)

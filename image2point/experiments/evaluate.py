@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from image2point import config as configuration
 from image2point import runs
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
+from image2point.experiments.point_votes import PointVotes, vote_on_points
 from image2point.experiments.robustness import Asked, Robustness, measure_robustness
 from image2point.jobs.ingredients import load_splits, make_recipe
 from image2point.jobs.reuse import load
-from image2point.tasks.classification import Classification, ClassOutputs, ClassScores
+from image2point.tasks.display import DISPLAYS
+from image2point.tasks.registry import TASKS
+from image2point.tasks.segmentation import Segmentation
 from image2point.training import distributed, measure
 
 LOSS_TOLERANCE = 1e-5
@@ -22,36 +26,39 @@ LOSS_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What scoring gave now, and what the run has stored."""
+    """What scoring gave now, and what the run has stored: both as `final` of summary.json has them.
 
-    scores: ClassScores
-    classes: tuple[str, ...]
-    stored_accuracy: float
-    stored_loss: float
-    robustness: Robustness | None = None
+    headline: the score that counts, by its name there.
+    """
+
+    now: Mapping[str, Any]
+    stored: Mapping[str, Any]
+    statement: str
+    headline: str
+    robustness: Robustness | PointVotes | None = None
 
     @property
     def agrees(self) -> bool:
-        close = abs(self.scores.loss - self.stored_loss) <= LOSS_TOLERANCE * abs(self.stored_loss)
-        return self.scores.accuracy == self.stored_accuracy and close
+        loss, before = self.now["test_loss"], self.stored["test_loss"]
+        close = abs(loss - before) <= LOSS_TOLERANCE * abs(before)
+        return bool(self.now[self.headline] == self.stored[self.headline] and close)
 
     @property
     def lines(self) -> list[str]:
         """For a terminal."""
-        scores, verdict = self.scores, "the same as stored" if self.agrees else "NOT the same as stored"
+        verdict, before = "the same as stored" if self.agrees else "NOT the same as stored", self.stored[self.headline]
         return [
-            f"test accuracy {100 * scores.accuracy:.2f} %, mean over classes {100 * scores.mean_class_accuracy:.2f} %, "
-            f"loss {scores.loss:.6f}",
-            f"{verdict}: {100 * self.stored_accuracy:.2f} %, loss {self.stored_loss:.6f}",
-            *(self.robustness.lines(scores) if self.robustness else ()),
+            f"{self.statement}, loss {self.now['test_loss']:.6f}",
+            f"{verdict}: {100 * before:.2f} %, loss {self.stored['test_loss']:.6f}",
+            *(self.robustness.lines(self.now["test_accuracy"]) if self.robustness else ()),
         ]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        scores = {name: getattr(self.scores, name) for name in ("accuracy", "mean_class_accuracy", "loss")}
-        stored = {"accuracy": self.stored_accuracy, "loss": self.stored_loss}
+        plain = {name.removeprefix("test_"): v for name, v in self.now.items() if name.startswith("test_")}
+        stored = {name.removeprefix("test_"): self.stored[name] for name in (self.headline, "test_loss")}
         more = {} if self.robustness is None else {"robustness": self.robustness.to_dict()}
-        return {**scores, "stored": stored, "agrees": self.agrees, **more}
+        return {**plain, "stored": stored, "agrees": self.agrees, **more}
 
 
 def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | None = None) -> Evaluation:
@@ -68,17 +75,25 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
             f"{config.data.root} has the classes {', '.join(test.classes)}, but {path} was trained on "
             f"{', '.join(summary['data']['classes'])}"
         )
+    task = TASKS[config.task]
+    if asked and isinstance(task, Segmentation) and (asked.corruptions or asked.rotations):
+        raise InputError(
+            f"{path} is of the task {config.task}: damage and rotations in space are defined for single objects of "
+            "about radius 1; scenes can be voted on (--votes)"
+        )
     fabric = distributed.start(config.training)
     network = load(path)
     fabric.to_device(network)
-    task, recipe, settings = Classification(), make_recipe(config), config.training
+    scorer, recipe, settings = task.for_scoring(config, test), make_recipe(config), config.training
 
-    def outputs(clouds: Labelled) -> ClassOutputs:
-        found: ClassOutputs = measure.outputs(
-            fabric, task, network, clouds, recipe, settings.batch_size, settings.workers
-        )
-        return found
+    def outputs(clouds: Labelled) -> Any:
+        return measure.outputs(fabric, scorer, network, clouds, recipe, settings.batch_size, settings.workers)
 
-    plain, final = outputs(test), summary["final"]
-    more = measure_robustness(outputs, test, plain, recipe, asked) if asked else None
-    return Evaluation(task.scores(plain), test.classes, final["test_accuracy"], final["test_loss"], more)
+    plain = outputs(test)
+    now = task.final(task.scores(plain), None, None, test.classes)
+    more: Robustness | PointVotes | None = None
+    if asked and isinstance(scorer, Segmentation):
+        more = vote_on_points(network.eval(), test, recipe, scorer, asked.votes, asked.seed)
+    elif asked:
+        more = measure_robustness(outputs, test, plain, recipe, asked)
+    return Evaluation(now, summary["final"], task.statement(now), DISPLAYS[config.task].scores[0].key, more)

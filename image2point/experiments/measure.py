@@ -95,6 +95,11 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
         raise InputError(f"{target} does not exist; expected a run directory, a config file, or a timm architecture")
     else:
         config = configuration.from_values_as(Pretrain, {"network": {"arch": str(target)}}, single, "the command line")
+    if isinstance(config, Config) and config.task != "classification":
+        raise InputError(
+            f"{target} is of the task {config.task}: layers are measured by one row for each cloud, and its classes "
+            "are of points; `transfer` measures the features of points before the classifier (collapse.every)"
+        )
     fabric = distributed.start(config.training)
     after = finished and not before
     network: LiftedNetwork | ImageNetwork

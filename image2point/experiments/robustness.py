@@ -55,7 +55,7 @@ class Robustness:
         """Plain values; accuracies in 0..1."""
         return asdict(self)
 
-    def lines(self, clean: ClassScores) -> list[str]:
+    def lines(self, clean: float) -> list[str]:
         """The numbers for a terminal, beside the accuracy on clean clouds."""
         found = []
         if self.corrupted:
@@ -63,7 +63,7 @@ class Robustness:
                 f"{'corruption':12} {'clean':>7} " + " ".join(f"{level:>7}" for level in SEVERITIES) + "    mean"
             )
             for name, levels in self.corrupted.items():
-                shares = [clean.accuracy, *(each.accuracy for each in levels)]
+                shares = [clean, *(each.accuracy for each in levels)]
                 mean = float(np.mean(shares[1:]))
                 found.append(f"{name:12} " + " ".join(f"{100 * share:7.2f}" for share in (*shares, mean)))
             errors = [1 - each.accuracy for levels in self.corrupted.values() for each in levels]

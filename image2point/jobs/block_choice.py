@@ -111,7 +111,7 @@ def _penultimate_nc1(
     )
     short = config.model_copy(update={"training": training})
     probe, _ = apply(copy.deepcopy(network), policy)
-    task = TASKS[config.task]
+    task = TASKS[config.task].for_run(config, splits)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(fabric, task, probe, splits, recipe, short, Run(Path(folder)), stop)
         state = State()

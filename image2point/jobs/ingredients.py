@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from image2point import config as configuration
+from image2point.config.sections import Augmentation as AugmentationSettings
 from image2point.config.sections import ClassSplit
 from image2point.datasets import Splits, registry, synthetic, synthetic_scenes
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
+from image2point.datasets.crops import Crop
 from image2point.datasets.features import feature_width
+from image2point.datasets.scene_changes import SceneChanges
 from image2point.datasets.splits import make_splits
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
+from image2point.tasks.task import Task
 from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
 
 if TYPE_CHECKING:
@@ -104,17 +109,38 @@ def make_recipe(config: configuration.Config) -> Recipe:
         intensity=data.intensity,
         points=data.points,
         substrate=config.network.substrate,
-        augmentation=Augmentation(**data.augmentation.model_dump()) if data.augmentation else None,
+        augmentation=Augmentation(**_fields(data.augmentation, Augmentation)) if data.augmentation else None,
         seed=config.seed,
+        crop=None if data.crop is None else Crop(data.crop.size, data.crop.voxels),
+        scene_changes=_scene_changes(data.augmentation),
+        repeats=1 if data.crop is None else data.crop.per_scene,
     )
 
 
-def check_features(splits: Splits, recipe: Recipe) -> None:
-    """Raise InputError where the clouds lack what the input features need, going by the first of each split."""
+def _scene_changes(settings: AugmentationSettings | None) -> SceneChanges | None:
+    """The changes that only some clouds get; None where there are none, so that no number is drawn for them."""
+    if settings is None:
+        return None
+    wanted = SceneChanges(**_fields(settings, SceneChanges))
+    if not wanted.elastic:
+        wanted = replace(wanted, elastic_probability=0.0)
+    return None if wanted == SceneChanges() else wanted
+
+
+def _fields(settings: AugmentationSettings, kind: type[Augmentation] | type[SceneChanges]) -> dict[str, Any]:
+    """The settings that a specification has, by name."""
+    return {each.name: getattr(settings, each.name) for each in fields(kind) if hasattr(settings, each.name)}
+
+
+def check_features(splits: Splits, recipe: Recipe, task: Task | None = None) -> None:
+    """Raise InputError where the clouds lack what the input features need, or the task cannot take them, going by the
+    first of each split."""
     for clouds in (splits.train, splits.validation, splits.test):
         if clouds is not None and len(clouds):
             name = f"{clouds.name} cloud 0"
-            to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
+            voxels = to_voxels([prepare(clouds[0], name, recipe)], recipe, [name])
+            if task is not None:
+                task.check(voxels)
 
 
 def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTensor | DenseVoxels | None:
@@ -122,8 +148,8 @@ def calibration_batch(config: configuration.Config, train: Labelled) -> VoxelTen
     if config.network.variance != "occupancy":
         return None
     chosen = shuffled(len(train), config.training.batch_size, config.seed, epoch=0)[:1]
-    recipe, names = make_recipe(config), [f"{train.name} cloud {i}" for i in chosen[0]]
-    clouds = [prepare(train[int(i)], name, recipe) for i, name in zip(chosen[0], names, strict=True)]
+    recipe, names = make_recipe(config).still, [f"{train.name} cloud {i}" for i in chosen[0]]
+    clouds = [prepare(train[int(i)], name, recipe, 0) for i, name in zip(chosen[0], names, strict=True)]
     return to_voxels(clouds, recipe, names)
 
 
@@ -132,9 +158,16 @@ def make_network(
 ) -> LiftedNetwork:
     """The lifted network with the config's weights; `calibration` as `calibration_batch` gives it.
 
-    Raises InputError where the last layer alone would train behind a stem that is fresh, and so would stay random.
+    For the task `segmentation` it is a segmenter with the config's decoder. Raises InputError where the last layer
+    alone would train behind a stem or a decoder that is fresh, and so would stay random.
     """
-    if config.finetune.policy == "head" and config.network.stem in ("paper", "patch"):
+    if config.finetune.policy == "head" and config.task == "segmentation" and config.network.decoder != "hypercolumn":
+        raise InputError(
+            "finetune.policy = head trains the last layer alone, but network.decoder = "
+            f"{config.network.decoder or 'light'} is fresh and would stay random; set network.decoder=hypercolumn, the "
+            "dense linear probe, or finetune.policy=io"
+        )
+    if config.finetune.policy == "head" and config.network.stem in ("paper", "full", "patch"):
         raise InputError(
             f"finetune.policy = head trains the last layer alone, but network.stem = {config.network.stem} makes a "
             "fresh stem, which would stay random; set network.stem=inflate, to lift the 2D stem, or finetune.policy=io"
@@ -164,9 +197,14 @@ def _lift(
     variance: str,
     calibration: VoxelTensor | DenseVoxels | None,
 ) -> LiftedNetwork:
+    from image2point.decoders import segmenter
     from image2point.lifting import lift
 
-    lifted = lift(
+    decoder: dict[str, Any] = {}
+    if config.task == "segmentation":
+        decoder = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
+    make: Callable[..., LiftedNetwork] = segmenter if decoder else lift
+    lifted = make(
         config.network.arch,
         weights=weights,
         calibration=calibration,
@@ -174,5 +212,6 @@ def _lift(
         num_classes=classes,
         seed=config.seed,
         **{**config.network.lift_options, "variance": variance, **({"stem": "inflate"} if lifted_stem(config) else {})},
+        **decoder,
     )
     return lifted.double() if config.training.precision == "64" else lifted

@@ -56,7 +56,8 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
         return run
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
     splits, recipe = load_splits(config.data), make_recipe(config)
-    check_features(splits, recipe)
+    check_features(splits, recipe, TASKS[config.task].for_scoring(config, splits.test))
+    task = TASKS[config.task].for_run(config, splits)
     fingerprint = take_fingerprint(splits, None if config.data.name == "synthetic" else config.data.root, fabric)
     changed = compare_fingerprint(run, fingerprint) if stands == "checkpoint" else []
     classes = len(splits.train.classes)
@@ -75,7 +76,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
         if open_choice:
             block_choice.choose(config, run, fabric, network, splits, recipe, stop)
             network, counts = block_choice.apply(network, block_choice.resolved(config, run))
-        job = Job(fabric, TASKS[config.task], network, splits, recipe, config, run, stop)
+        job = Job(fabric, task, network, splits, recipe, config, run, stop)
         _announce(job, config, network, counts, resumed=stands == "checkpoint")
         for change in changed:
             job.journal.say(f"warning: {change}")

@@ -70,6 +70,8 @@ def depth_errors(image_network: nn.Module, net: LiftedNetwork) -> dict[str, floa
 def no_depth_error(image_network: nn.Module, net: LiftedNetwork) -> str:
     """Why an image repeated along depth has no counterpart in this lifting; empty where it has."""
     options = net.lifting.options
+    if options.stem == "inflate1":
+        return "the stem is lifted without its strides (stem=inflate keeps them)"
     if options.stem != "inflate":
         return "the stem is fresh (stem=inflate has it lifted)"
     if options.control != "none":

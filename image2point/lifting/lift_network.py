@@ -31,13 +31,13 @@ from image2point.errors import InputError
 from image2point.lifting import graph
 from image2point.lifting.axes import check_axis
 from image2point.lifting.given import given_network
-from image2point.lifting.graph import LiftError, Trace, check_convnet, find_classifier, find_stem, trace
+from image2point.lifting.graph import Trace, check_convnet, find_classifier, find_stem, trace
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.origins import record_origins
 from image2point.lifting.outputs import pixel_classifier, settle_output
 from image2point.lifting.records import Options
 from image2point.lifting.rewrite import Rewriter
-from image2point.lifting.stems import FRESH_STEMS, patch_size
+from image2point.lifting.stems import FRESH_STEMS, check_stem, patch_size
 from image2point.lifting.variance import calibrate, check_batch
 from image2point.networks.timm_networks import move_stride
 from image2point.networks.weights import load_into
@@ -101,13 +101,15 @@ def lift(
         substrate: `sparse`, or `dense` to turn sparse input into a masked grid first. A grid is computed as a grid
             in both.
         stem: `paper` (a fresh 3×3×3 convolution of stride 1 and a fresh norm instead of the 2D stem, no pooling),
-            `inflate` (the 2D stem, lifted), `patch` (a fresh convolution of `patch`³ voxels with stride `patch`, and a
-            fresh norm, where the 2D stem cuts the image into patches, as in ConvNeXt), or `auto`: `paper` where the 2D
-            stem is a single convolution.
+            `full` (the paper's for segmentation: two fresh 3×3×3 convolutions of stride 1, each with norm and ReLU,
+            which keep the full resolution, and a fresh 2×2×2 one of stride 2 with a fresh norm; no pooling), `inflate`
+            (the 2D stem, lifted), `inflate1` (the 2D stem, lifted, with stride 1 and no pooling), `patch` (a fresh
+            convolution of `patch`³ voxels with stride `patch`, and a fresh norm, where the 2D stem cuts the image into
+            patches, as in ConvNeXt), or `auto`: `paper` where the 2D stem is a single convolution.
         patch: edge of a patch in voxels, from 2 to that of the 2D stem, which None takes.
         stride_in: which convolution of a bottleneck block has the stride: `conv2`, or `conv1` as in caffe's ResNets.
         downsample: what a strided 1×1 convolution becomes: `paper`, its weight repeated over stride³ voxels,
-            undivided; `exact`, a strided 1×1×1; `auto`, `paper` with the paper's stem.
+            undivided; `exact`, a strided 1×1×1; `auto`, `paper` with the stems `paper` and `full`.
         in_channels: channels per voxel.
         num_classes: how many classes a fresh last layer scores; None keeps what the 2D network ends in. The last layer
             is the linear classifier, or one that is put behind a network which gives a vector per image. Of a network
@@ -167,14 +169,11 @@ def lift(
     parts = find_stem(traced)
     if stem == "auto":
         stem = "paper" if len(parts.convolutions) == 1 and not parts.branches else "inflate"
-    if stem == "paper" and parts.branches:
-        raise LiftError(
-            f'cannot put the paper\'s stem before {name}, whose input feeds several branches; use stem="inflate"'
-        )
+    check_stem(stem, parts, name)
     if stem == "patch" or patch is not None:
         patch = patch_size(traced, parts, stem, patch)
     if downsample == "auto":
-        downsample = "paper" if stem == "paper" else "exact"
+        downsample = "paper" if stem in ("paper", "full") else "exact"
     options = Options(
         **{**chosen, "stem": stem, "downsample": downsample},
         axis=axis if isinstance(axis, str) else dict(axis),

@@ -94,6 +94,28 @@ class LiftedNetwork(nn.Module):
         """Feature maps of every stage, finest first, by stage name."""
         return self._run(x, "maps")["stages"]
 
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """The stages, in the order of `forward_features`, as timm describes them: `num_chs` (channels), `reduction`
+        (stride: the edge of one of its voxels in input voxels) and `module` (the stage's name).
+
+        The network runs once on a single voxel to see them.
+        """
+        like = next(self.parameters())
+        cell = like.new_ones(1, self._lifting.options.in_channels, 1, 1, 1)
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            with torch.no_grad():
+                maps = self.eval().forward_features(DenseVoxels(cell, cell[:, :1].bool()))
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        info = []
+        for name, stage in maps.items():
+            assert isinstance(stage, DenseVoxels)
+            info.append({"num_chs": stage.grid.shape[1], "reduction": stage.stride, "module": name})
+        return info
+
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
         """Features before the classifier [B, p], and class scores [B, classes].
 

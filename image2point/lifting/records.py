@@ -10,7 +10,7 @@ from typing import Any
 
 from image2point.config.lifting import DEFAULTS
 from image2point.networks.weights import WeightsReport
-from image2point.roles import ORIGINS, ROLES
+from image2point.roles import DECODER, ORIGINS, ROLES
 
 FATES = ("used", "replaced", "skipped")
 
@@ -48,7 +48,7 @@ class ParameterRecord:
 
     Attributes:
         role: "input" (stem convolutions and the norms among and right after them), "output" (after global pooling, or
-            the last convolution of a network that gives a map), "norm" (every other norm), or "body".
+            the last convolution of a network that gives a map), "norm" (every other norm), "body", or "decoder".
         origin: "inflated" from a 2D kernel, "copied", or "fresh".
         source: name and shape of the 2D tensor it comes from; None where fresh.
     """
@@ -72,7 +72,11 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class Lifting:
-    """The record of one lifting, as stored in `lifting.json`."""
+    """The record of one lifting, as stored in `lifting.json`.
+
+    Attributes:
+        decoder, decoder_width: of a segmenter (`image2point.segmenter`), else None.
+    """
 
     network: str
     options: Options
@@ -80,6 +84,8 @@ class Lifting:
     parameters: tuple[ParameterRecord, ...]
     buffers: tuple[ParameterRecord, ...]
     sources: tuple[SourceRecord, ...]
+    decoder: str | None = None
+    decoder_width: float | None = None
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -98,7 +104,7 @@ class Lifting:
             "source": _filled(fates, FATES),
             "target": _filled(tensors, ORIGINS),
             "origin": _filled(by_origin, ORIGINS),
-            "role": _filled(by_role, ROLES),
+            "role": _filled(by_role, (*ROLES, DECODER) if by_role[DECODER] else ROLES),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +135,8 @@ class Lifting:
             parameters=records("parameters"),
             buffers=records("buffers"),
             sources=tuple(SourceRecord(s["name"], tuple(s["shape"]), s["fate"]) for s in values["sources"]),
+            decoder=values.get("decoder"),
+            decoder_width=values.get("decoder_width"),
         )
 
 

@@ -27,7 +27,14 @@ from image2point.lifting.heads import fresh_head, unit_length
 from image2point.lifting.outputs import fresh_scores, pixel_classifier
 from image2point.lifting.records import Options
 from image2point.lifting.rules import Chain, Unsupported, Value
-from image2point.lifting.stems import FRESH_STEMS, adapted_convolution, fresh_convolution, replaced_nodes
+from image2point.lifting.stems import (
+    FRESH_STEMS,
+    adapted_convolution,
+    at_stride_one,
+    fresh_convolution,
+    full_resolution,
+    replaced_nodes,
+)
 from image2point.lifting.writer import Writer
 
 logger = logging.getLogger("image2point")
@@ -55,6 +62,7 @@ class Rewriter:
         self.classifier: str | None = None
         self._values: dict[fx.Node, Value] = {}
         self._features: Value | None = None
+        self._finest: dict[str, Value] = {}
         self._turns = 0
         self._last_linear, self._head = find_classifier(traced), find_head(traced)
         self._scores = pixel_classifier(traced)
@@ -78,7 +86,7 @@ class Rewriter:
                 return
             self.writer.calls.before(node, self._values.get)
             if node.op == "placeholder":
-                value = self.writer.input() if not made else Value("size")
+                value = self._full_resolution(self.writer.input()) if not made else Value("size")
             else:
                 try:
                     value = self._lift(node)
@@ -98,6 +106,8 @@ class Rewriter:
         if options.stem in FRESH_STEMS and node in replaced_nodes(stem, options.stem):
             value = self._values[node.all_input_nodes[0]]
             return self._fresh_stem(node, value) if node is stem.convolutions[-1] else self._unchanged(node, value)
+        if options.stem == "inflate1" and node in stem.pools:
+            return self._unchanged(node, self._values[node.all_input_nodes[0]])
         padded = any(self._values[operand].padded for operand in node.all_input_nodes)
         rule = rules.rule_of(self.traced.module(node), node.target)
         if padded and not (rule is not None and rule.reads_padding):
@@ -172,6 +182,8 @@ class Rewriter:
             self.merged.add(f"{path}.gain")
         if node is self.stem.convolutions[0] and isinstance(module, nn.Conv2d):
             module = adapted_convolution(module, self.stem.parts, self.options.in_channels, self.traced.name)
+        if self.options.stem == "inflate1" and node in self.stem.convolutions and isinstance(module, nn.Conv2d):
+            module = at_stride_one(module)
         lifted = rules.lift_module(module, operand, self._turned(module, path), *others)
         fresh_norm = self.options.stem in FRESH_STEMS and node in self.stem.norms
         if isinstance(lifted, Chain) and (control == "scratch" or fresh_norm):
@@ -214,6 +226,20 @@ class Rewriter:
         self.fresh.add(path)
         return self.writer.write(rules.on(value, lifted, stride=stride), path, "input")
 
+    def _full_resolution(self, value: Value) -> Value:
+        """The first part of the stem `full`, whose map at stride 1 is one of the stages; the input for other stems."""
+        if self.options.stem != "full":
+            return value
+        conv = self.traced.module(self.stem.convolutions[-1])
+        assert isinstance(conv, nn.Conv2d)
+        path, layers = self.writer.tree.free("full"), full_resolution(conv, self._turned(None))
+        value = self._finest[path] = self.writer.write(rules.on(value, layers), path, "input")
+        for name, layer in layers.named_children():
+            controls.restart(layer, kernels.generator(self.options.seed, f"{path}.{name}"))
+            self.writer.roles[f"{path}.{name}"] = "input"
+            self.fresh.add(f"{path}.{name}")
+        return value
+
     def _fresh_head(self, features: Value, path: str, width: int, role: str) -> Value:
         """The head that was asked for, and the features as it sees them."""
         options = self.options
@@ -235,13 +261,13 @@ class Rewriter:
             )
         if self._last_linear is None:
             value = self._append_head(value, result)
-        stages = {}
+        stages = {name: stage.node for name, stage in self._finest.items()}
         for name in stage_modules(self.traced):
             stage = made.get(self.traced.outputs.get(name))  # type: ignore[arg-type]
             if stage is not None and stage.kind == "voxels" and stage.axes != "BM":
                 stages[name] = stage.node
-        for path, traced in self.traced.outputs.items():
-            layer = made.get(traced)
+        layers = {path: made.get(traced) for path, traced in self.traced.outputs.items()}
+        for path, layer in {**self._finest, **layers}.items():
             if layer is not None and layer.node is not None and layer.kind in ("voxels", "vector"):
                 layer.node.meta.setdefault(LAYERS, []).append(path)
         output: dict[str, Any] = {"stages": stages, "logits": value.node}

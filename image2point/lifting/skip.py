@@ -32,7 +32,7 @@ def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
     nodes = layer_nodes(net._graph)
     if block not in nodes or block == FEATURES:
         raise InputError(f"{net._lifting.network} has no block {block!r}; it has {', '.join(net.block_names()[:-1])}")
-    if FEATURES not in nodes:
+    if FEATURES not in nodes or net._lifting.decoder:
         raise InputError(f"{net._lifting.network} has no global pooling, and so no features to which a skip could lead")
     features, source = nodes[FEATURES], nodes[block]
     with net._graph.inserting_after(features):

@@ -11,7 +11,7 @@ from image2point.report.numbers import ABSENT, duration, quantity, share
 from image2point.report.quantities import QUANTITIES, SPLITS
 from image2point.report.read import Record
 from image2point.report.tables import collapse_spread, columns_of, row
-from image2point.roles import ORIGINS, ROLES
+from image2point.roles import DECODER, ORIGINS, ROLES
 
 TEXT = ' class="text"'  # the attribute of cells that hold words, set flush left
 
@@ -111,7 +111,7 @@ def runs_table(arms: Sequence[Arm]) -> str:
 def _moved(run: Record) -> list[tuple[str, ...]]:
     parameters = run.summary.parameters
     lines = []
-    for role in (*ROLES, "all"):
+    for role in (*ROLES, DECODER, "all"):
         count = parameters if role == "all" else parameters.by_role.get(role)
         if count is None:
             continue

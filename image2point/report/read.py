@@ -19,7 +19,7 @@ from image2point import runs
 from image2point.errors import InputError
 from image2point.files import user_path
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
-from image2point.roles import ORIGINS, ROLES
+from image2point.roles import DECODER, ORIGINS, ROLES
 from image2point.tasks.display import DISPLAYS
 
 
@@ -265,10 +265,10 @@ def _origins(path: Path, content: Mapping[str, Any], parameters: Parameters) -> 
             size = math.prod(int(length) for length in shape)
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{path}: parameters[{index}] needs role, origin, shape; found {record!r:.80}") from None
-        if role not in ROLES or origin not in ORIGINS:
+        if role not in (*ROLES, DECODER) or origin not in ORIGINS:
             raise InputError(
                 f"{path}: parameters[{index}] has role {role!r} and origin {origin!r}; "
-                f"known are {', '.join(ROLES)} and {', '.join(ORIGINS)}"
+                f"known are {', '.join((*ROLES, DECODER))} and {', '.join(ORIGINS)}"
             )
         counts[role, origin] = counts.get((role, origin), 0) + size
     if (found := sum(counts.values())) != parameters.total:
@@ -284,9 +284,12 @@ def _examples(path: Path, classes: int) -> Examples:
         raise InputError(f"{path} is missing: a finished run has one; finish the run with --resume, or leave it out")
     try:
         with np.load(path, allow_pickle=False) as stored:
+            names = set(stored.files)
             points, labels, predictions = (np.asarray(stored[key]) for key in ("points", "labels", "predictions"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: expected arrays points, labels and predictions; {error}") from error
+    if "ends" in names:  # points with labels of their own, which are no clouds of one class
+        return Examples(np.empty((0, 0, 3), np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
     count = len(points)
     if points.ndim != 3 or points.shape[2:] != (3,) or labels.shape != (count,) or predictions.shape != (count,):
         raise InputError(

@@ -103,7 +103,10 @@ def table(
     ],
     rows: Annotated[str, typer.Option(help="Settings that tell the rows apart: network.rule,network.variance.")],
     cols: Annotated[str, typer.Option(help="Settings that tell the columns apart; none for a single column.")] = "",
-    value: Annotated[str, typer.Option(help="A number of summary.json by its dotted name.")] = "final.test_accuracy",
+    value: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A number of summary.json by its dotted name; else the test score that counts in the task."),
+    ] = None,
     where: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Only runs with this setting: finetune.policy=io+norm."),
@@ -133,6 +136,7 @@ def table(
     from image2point.report import plots
     from image2point.report.read import read_runs
     from image2point.sweeps import table as tables
+    from image2point.tasks.display import DISPLAYS
 
     choices = {"--format": (form, tables.FORMATS), "--spread": (spread, tables.SPREADS), "--best": (best, tables.BEST)}
     for option, (given, valid) in choices.items():
@@ -141,6 +145,7 @@ def table(
     if plot:
         plots.check_suffix(plot)
     records = tables.select(read_runs(tables.run_folders(runs)), where or [])
+    value = value or f"final.{DISPLAYS[records[0].summary.task].scores[0].key}"
     found = tables.pivot(records, _names(rows), _names(cols), value, best)
     if plot:
         from image2point.sweeps.plot import table_figure

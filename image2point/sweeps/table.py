@@ -228,7 +228,7 @@ def note(table: Pivot, spread: str) -> str:
 
 def in_percent(value: str) -> bool:
     """Whether a value is written in per cent: accuracies are."""
-    return "accuracy" in value
+    return any(word in value for word in ("accuracy", "miou", "final.per_class."))
 
 
 def _cell(table: Pivot, key: tuple[Key, Key], kind: str, spread: str) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image2point.datasets import Cloud
+from image2point.datasets import Cloud, Splits
 from image2point.datasets.class_split import Labelled
+from image2point.errors import InputError
 from image2point.networks.interface import Network
 from image2point.tasks.task import Gather
+
+if TYPE_CHECKING:
+    from image2point.config import Config, Pretrain
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,19 @@ class Classification:
     columns = ("loss", "accuracy")
     headline = "accuracy"
 
-    def targets(self, samples: Sequence[Any], labels: Sequence[int]) -> Tensor:
+    def for_run(self, config: Config | Pretrain, splits: Splits) -> Classification:
+        """Raises InputError where the classes are those of points."""
+        if getattr(splits.train, "of_points", False):
+            raise InputError(f"{splits.train.name} has a class for every point, not for a cloud; set task=segmentation")
+        return self
+
+    def for_scoring(self, config: Config, samples: Labelled) -> Classification:
+        return self
+
+    def check(self, voxels: Any) -> None:
+        """Every cloud will do."""
+
+    def targets(self, samples: Sequence[Any], labels: Sequence[int], rows: object = None) -> Tensor:
         """The labels, int64 [n]."""
         return torch.tensor(labels)
 
@@ -85,9 +101,9 @@ class Classification:
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs.argmax(1) == targets).sum()
 
-    def answer(self, network: Network, x: Any) -> tuple[Tensor, Tensor]:
+    def answer(self, network: Network, batch: Any) -> tuple[Tensor, Tensor]:
         """Features [n, p] and class scores [n, classes]."""
-        features, logits = network.embed(x)
+        features, logits = network.embed(batch.voxels)
         return features.cpu(), logits.cpu()
 
     def join(

@@ -72,6 +72,22 @@ DISPLAYS = {
         goal="to tell the {classes} classes of {data} apart",
         scored="Test accuracy",
         by_class="Test accuracy",
-    )
+    ),
+    "segmentation": Display(
+        scores=(
+            Score("test_miou", "Points (%)", "mIoU", ("Test", "mIoU %")),
+            Score("test_accuracy", "Points (%)", "accuracy", ("Test", "acc. %")),
+            Score("test_mean_class_accuracy", "Points (%)", "mean class"),
+            Score("train_miou", "Points (%)", "mIoU, train", optional=True),
+        ),
+        curves=(
+            Quantity("miou", "Mean IoU", "hollow marks: the chosen weights on the test set", percent=True),
+            Quantity("accuracy", "Accuracy", "share of right points", percent=True),
+            Quantity("loss", "Loss", "cross-entropy; of training, with its weights and additions"),
+        ),
+        goal="to tell the {classes} classes of the points of {data} apart",
+        scored="Test mIoU at the points",
+        by_class="Test IoU at the points",
+    ),
 }
 """By the name of the task."""

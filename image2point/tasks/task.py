@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from image2point.datasets import Cloud
+from image2point.datasets import Cloud, Splits
 from image2point.datasets.class_split import Labelled
 from image2point.networks.interface import Network
+
+if TYPE_CHECKING:
+    from image2point.config import Config, Pretrain
 
 Gather = Callable[[Any], list[Any]]
 """The values of all processes, in order, on all."""
@@ -66,24 +69,37 @@ class Task(Protocol):
         """The column by which people know a run; a share in 0..1."""
         ...
 
-    def targets(self, samples: Sequence[Any], labels: Sequence[int]) -> Tensor:
-        """What the outputs of a batch should be, from its prepared samples and their labels."""
+    def for_run(self, config: Config | Pretrain, splits: Splits) -> Task:
+        """The task with what the settings of a run and its training samples say of it."""
         ...
 
-    def count(self, targets: Tensor) -> int:
+    def for_scoring(self, config: Config, samples: Labelled) -> Task:
+        """The task with what the settings of a run say of scoring these samples alone: no training set is needed."""
+        ...
+
+    def check(self, voxels: Any) -> None:
+        """Raise InputError where a sample, as the network gets it, is none that the task can score."""
+        ...
+
+    def targets(self, samples: Sequence[Any], labels: Sequence[int], rows: Sequence[Tensor] | None) -> Any:
+        """What the outputs of a batch should be, from its prepared samples, their labels, and for each sample the row
+        of each point's voxel (None of images). A tensor, or what moves as one: `to(device)`, `pin_memory()`."""
+        ...
+
+    def count(self, targets: Any) -> int:
         """How many of them count in the loss."""
         ...
 
-    def loss(self, outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Any, targets: Any, label_smoothing: float = 0.0) -> Tensor:
         """The loss, summed over all that count."""
         ...
 
-    def hits(self, outputs: Any, targets: Tensor) -> Tensor:
+    def hits(self, outputs: Any, targets: Any) -> Tensor:
         """How many of them the network has right, without gradient."""
         ...
 
-    def answer(self, network: Network, x: Any) -> Any:
-        """What is kept of a batch, on the CPU."""
+    def answer(self, network: Network, batch: Any) -> Any:
+        """What is kept of a batch (`training.batches.Batch`, on the network's device), on the CPU."""
         ...
 
     def join(self, network: Network, answers: Sequence[Any], samples: Labelled, gather: Gather, rank: int) -> Any:

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
+from image2point.datasets.crops import Crop, Repeated, crop, mixed
 from image2point.datasets.features import GROUND_CELL, Up, input_features, scene_intensity, with_ground_height
 from image2point.datasets.normals import estimate_normals
+from image2point.datasets.scene_changes import SceneChanges, change
 from image2point.datasets.splits import origin
 from image2point.datasets.transforms import Augmentation, augment, rng_for
 from image2point.datasets.validate import check_cloud
@@ -32,7 +34,8 @@ class Recipe:
 
     points: how many are drawn from each cloud (None: all); features, scaling, up, ground_cell: see
     `datasets.features`; intensity: as the clouds bring it ("given"), or by the scale of each ("scene"); normals: the
-    clouds' own ("given"), or "estimated" from the points, whatever the clouds bring; augmentation: for training only.
+    clouds' own ("given"), or "estimated" from the points, whatever the clouds bring. For training only are
+    augmentation, scene_changes, and crop: the part of a cloud that a step sees, `repeats` of each cloud in an epoch.
     """
 
     voxel_size: float
@@ -46,6 +49,9 @@ class Recipe:
     substrate: str = "sparse"
     augmentation: Augmentation | None = None
     seed: int = 0
+    crop: Crop | None = None
+    scene_changes: SceneChanges | None = None
+    repeats: int = 1
 
     def prepare(self, sample: Any, where: str, epoch: int | None = None, index: int = 0) -> Any:
         """See `prepare`."""
@@ -53,7 +59,25 @@ class Recipe:
 
     def join(self, samples: Sequence[Any], where: Sequence[str] | None = None) -> VoxelTensor | DenseVoxels:
         """See `to_voxels`."""
-        return to_voxels(samples, self, where)
+        return self.batch(samples, where)[0]
+
+    def batch(
+        self, samples: Sequence[Any], where: Sequence[str] | None = None
+    ) -> tuple[VoxelTensor | DenseVoxels, list[torch.Tensor] | None]:
+        """See `to_voxels_and_rows`."""
+        return to_voxels_and_rows(samples, self, where)
+
+    def partner(self, epoch: int | None, index: int, count: int) -> int | None:
+        """The training cloud, of `count`, that is mixed into this one in this epoch; None for none."""
+        if epoch is None or self.scene_changes is None or not self.scene_changes.mix:
+            return None
+        rng = np.random.default_rng((self.seed, epoch, index, 1))
+        return int(rng.integers(count)) if rng.random() < self.scene_changes.mix else None
+
+    @cached_property
+    def still(self) -> Recipe:
+        """The same without random changes. With the epoch 0 it gives clouds, or crops of them, as they are."""
+        return replace(self, augmentation=None, scene_changes=None)
 
     @cached_property
     def steady(self) -> Augmentation:
@@ -73,9 +97,23 @@ class Preparation(Protocol):
 
     def prepare(self, sample: Any, where: str, epoch: int | None = None, index: int = 0) -> Any: ...
 
-    def join(
+    def batch(
         self, samples: Sequence[Any], where: Sequence[str] | None = None
-    ) -> VoxelTensor | DenseVoxels | torch.Tensor: ...
+    ) -> tuple[VoxelTensor | DenseVoxels | torch.Tensor, list[torch.Tensor] | None]:
+        """The input of the network, and for each cloud the row of each point's voxel; None for images."""
+        ...
+
+    def partner(self, epoch: int | None, index: int, count: int) -> int | None: ...
+
+    @property
+    def still(self) -> Any:
+        """The same preparation without random changes."""
+        ...
+
+    @property
+    def repeats(self) -> int:
+        """How often an epoch goes through the training set."""
+        ...
 
     @property
     def noun(self) -> str: ...
@@ -87,9 +125,7 @@ class Batch:
     A plain class on purpose: Fabric rebuilds every dataclass and tuple that passes through it, field by field.
     """
 
-    def __init__(
-        self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, targets: torch.Tensor, indices: torch.Tensor
-    ) -> None:
+    def __init__(self, voxels: VoxelTensor | DenseVoxels | torch.Tensor, targets: Any, indices: torch.Tensor) -> None:
         self.voxels, self.targets, self.indices = voxels, targets, indices
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -114,12 +150,17 @@ def in_order(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list
     return np.array_split(mine, -(-len(mine) // batch_size)) if len(mine) else []
 
 
-Targets = Callable[[Sequence[Any], Sequence[int]], torch.Tensor]
+Targets = Callable[[Sequence[Any], Sequence[int], Sequence[torch.Tensor] | None], Any]
 
 
-def labels_alone(samples: Sequence[Any], labels: Sequence[int]) -> torch.Tensor:
+def labels_alone(samples: Sequence[Any], labels: Sequence[int], rows: object = None) -> torch.Tensor:
     """The labels of the samples, int64 [n]."""
     return torch.tensor(labels)
+
+
+def training_samples(clouds: Labelled, recipe: Preparation) -> Labelled:
+    """What an epoch goes through: every training sample, as often as the recipe says."""
+    return clouds if recipe.repeats == 1 else Repeated(clouds, recipe.repeats)
 
 
 def batches(
@@ -172,16 +213,22 @@ class _Samples(Dataset[tuple[int, Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[int, Any, int]:
         try:
-            sample = self.recipe.prepare(self.clouds[index], self._where(index), self.epoch, index)
+            sample = self._prepared(index, index)
+            partner = self.recipe.partner(self.epoch, index, len(self))
+            if partner is not None:  # its own changes, another draw than where it stands alone
+                sample = mixed(sample, self._prepared(partner, len(self) + index))
         except InputError as error:
             where = origin(self.clouds, index)
             raise InputError(str(error) if where in str(error) else f"{error} (in {where})") from None
         return index, sample, int(self.labels[index])
 
+    def _prepared(self, index: int, draw: int) -> Any:
+        return self.recipe.prepare(self.clouds[index], self._where(index), self.epoch, draw)
+
     def collate(self, samples: list[tuple[int, Any, int]]) -> Batch:
         indices, prepared, labels = zip(*samples, strict=True)
-        joined = self.recipe.join(prepared, [self._where(index) for index in indices])
-        return Batch(joined, self.targets(prepared, labels), torch.tensor(indices))
+        joined, rows = self.recipe.batch(prepared, [self._where(index) for index in indices])
+        return Batch(joined, self.targets(prepared, labels, rows), torch.tensor(indices))
 
     def _where(self, index: int) -> str:
         return f"{self.clouds.name} {self.recipe.noun} {index}"
@@ -189,7 +236,7 @@ class _Samples(Dataset[tuple[int, Any, int]]):
 
 def prepare(cloud: Cloud, where: str, recipe: Recipe, epoch: int | None = None, index: int = 0) -> Cloud:
     """The cloud as the network gets to see it: checked, with normals, intensities and heights above the ground of the
-    whole cloud as the recipe says, subsampled, and augmented where an epoch is given."""
+    whole cloud as the recipe says, subsampled, and where an epoch is given cropped and augmented."""
     changes = recipe.steady if epoch is None else recipe.changing
     cloud = check_cloud(cloud, where)
     if "normals" not in recipe.features and cloud.normals is not None:
@@ -200,15 +247,28 @@ def prepare(cloud: Cloud, where: str, recipe: Recipe, epoch: int | None = None, 
         cloud = with_ground_height(cloud, recipe.up, recipe.ground_cell)
     if recipe.intensity == "scene":
         cloud = scene_intensity(cloud)
-    cloud = augment(cloud, changes, rng_for(recipe.seed, epoch or 0, index))
+    rng = rng_for(recipe.seed, epoch or 0, index)
+    if epoch is not None and recipe.crop is not None:
+        cloud = crop(cloud, recipe.crop, recipe.voxel_size, rng, recipe.up)
+    if epoch is not None and recipe.scene_changes is not None:
+        cloud = change(cloud, recipe.scene_changes, rng, recipe.up)
+    cloud = augment(cloud, changes, rng)
     return check_cloud(cloud, where, recipe.voxel_size)
 
 
 def to_voxels(clouds: Sequence[Cloud], recipe: Recipe, where: Sequence[str] | None = None) -> VoxelTensor | DenseVoxels:
     """Features of prepared clouds, averaged per voxel. `where` names the clouds in errors."""
+    return to_voxels_and_rows(clouds, recipe, where)[0]
+
+
+def to_voxels_and_rows(
+    clouds: Sequence[Cloud], recipe: Recipe, where: Sequence[str] | None = None
+) -> tuple[VoxelTensor | DenseVoxels, list[torch.Tensor]]:
+    """The same, and for each cloud the row of each point's voxel in the batch, int64 [P_i]."""
     names = where or [f"cloud {number}" for number in range(len(clouds))]
     features = [
         input_features(cloud, recipe.features, recipe.scaling, recipe.up, name, recipe.ground_cell)
         for cloud, name in zip(clouds, names, strict=True)
     ]
-    return voxelize([cloud.points for cloud in clouds], recipe.voxel_size, features, recipe.substrate)
+    points = [cloud.points for cloud in clouds]
+    return voxelize(points, recipe.voxel_size, features, recipe.substrate, return_index=True)

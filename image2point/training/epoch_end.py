@@ -37,7 +37,7 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
     if epoch:
         row["learning_rate"] = learning_rate(job.config.training, epoch - 1, job.steps - 1, job.steps)
         loss, hits, counted = state.sums
-        row |= {"train_loss": loss / counted, "train_accuracy": hits / counted}
+        row |= {"train_loss": loss / max(counted, 1), "train_accuracy": hits / max(counted, 1)}
     due = _collapse_due(job, epoch)
     if due or job.splits.validation is not None:
         take_statistics_again(job, state)
@@ -110,7 +110,7 @@ def _collapse_due(job: Job, epoch: int) -> bool:
 
 def take_statistics_again(job: Job, state: State) -> None:
     """Recalibrate the norms that follow the batch on `training.recalibrate` training clouds, the same every time."""
-    settings, train = job.config.training, job.splits.train
+    settings, train = job.config.training, job.samples
     if not settings.recalibrate:
         return
     world, rank = job.fabric.world_size, job.fabric.global_rank
@@ -120,7 +120,7 @@ def take_statistics_again(job: Job, state: State) -> None:
     on_gpu, dtype = job.fabric.device.type == "cuda", next(job.network.parameters()).dtype
 
     def inputs() -> Iterator[Any]:
-        for batch in batches(train, shares, job.recipe, None, settings.workers, on_gpu):
+        for batch in batches(train, shares, job.recipe.still, 0, settings.workers, on_gpu):
             if job.stop.requested and world == 1:
                 raise stopped(job, state)
             yield batch.to(job.fabric.device, dtype).voxels
@@ -135,11 +135,11 @@ def take_statistics_again(job: Job, state: State) -> None:
 
 def stale_statistics(job: Job) -> list[str]:
     """A warning where no statistics were taken again and those of the norms are far from the training clouds'."""
-    settings, train = job.config.training, job.splits.train
+    settings, train = job.config.training, job.samples
     if settings.recalibrate or job.fabric.world_size > 1 or isinstance(job.config, Pretrain):
         return []
     plan = shuffled(len(train), settings.batch_size, job.config.seed, epoch=0)[:1]
-    (batch,) = batches(train, plan, job.recipe)
+    (batch,) = batches(train, plan, job.recipe.still, 0)
     dtype = next(job.network.parameters()).dtype
     with job.fabric.autocast():
         distance = drift(job.network, batch.to(job.fabric.device, dtype).voxels)

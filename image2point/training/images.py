@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,18 @@ class ImageRecipe:
         return normalised(image, self.mean, self.std)
 
     noun = "image"
+    repeats = 1
+
+    @property
+    def still(self) -> ImageRecipe:
+        return replace(self, augmentation=None)
+
+    def partner(self, epoch: int | None, index: int, count: int) -> None:
+        """Images are not mixed."""
+
+    def batch(self, samples: Sequence[np.ndarray], where: Sequence[str] | None = None) -> tuple[torch.Tensor, None]:
+        """The same as `join`, without rows of points."""
+        return self.join(samples, where), None
 
     def join(self, samples: Sequence[np.ndarray], where: Sequence[str] | None = None) -> torch.Tensor:
         """A batch [n, 3, size, size]."""

@@ -17,10 +17,11 @@ from image2point.networks.interface import Network
 from image2point.runs import Run
 from image2point.tasks.task import Task
 from image2point.training import packing
-from image2point.training.batches import Batch, Preparation, shuffled
+from image2point.training.batches import Batch, Preparation, shuffled, training_samples
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
 from image2point.training.schedule import make_optimizer
+from image2point.voxels import DenseVoxels, VoxelTensor
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -64,15 +65,16 @@ class Job:
     ) -> None:
         self.fabric, self.task, self.network, self.splits, self.recipe = fabric, task, network, splits, recipe
         self.config, self.run, self.stop = config, run, stop
+        self.samples = training_samples(splits.train, recipe)
         self.journal = Journal(run, task.headline, speaks=fabric.is_global_zero)
         self.voxels: np.ndarray | None = None
         """Voxels of each training cloud, where batches are made by them."""
-        self.steps = -(-len(splits.train) // config.training.batch_size)
+        self.steps = -(-len(self.samples) // config.training.batch_size)
         self.started = self.saved_at = time.monotonic()
         penalty = config.training.complexity_penalty if isinstance(config, Pretrain) else 0.0
         module = _Forward(network, penalty)
         if config.training.epochs:
-            smallest = len(splits.train) // self.steps
+            smallest = len(self.samples) // self.steps
             if config.training.batch_voxels:
                 self.voxels = self._count_voxels()
                 self.steps = packing.steps(self.voxels, config.training.batch_voxels, fabric.world_size)
@@ -90,7 +92,7 @@ class Job:
         settings, seed = self.config.training, self.config.seed
         if self.voxels is not None and settings.batch_voxels:
             return packing.packed(self.voxels, settings.batch_voxels, seed, epoch)
-        return shuffled(len(self.splits.train), settings.batch_size, seed, epoch)
+        return shuffled(len(self.samples), settings.batch_size, seed, epoch)
 
     def interrupted(self, where: str) -> Interrupted:
         """The exception that says where the run stopped and how to go on."""
@@ -98,7 +100,7 @@ class Job:
         return Interrupted(f"stopped {where}; continue with: {command}")
 
     def _count_voxels(self) -> np.ndarray:
-        train = self.splits.train
+        train = self.samples
         self.journal.say(f"counting the voxels of {len(train)} training clouds, for batches of equal size")
         found = []
         for counts in packing.count_voxels(train, self.recipe, self.config.training.workers):
@@ -106,6 +108,13 @@ class Job:
                 raise self.interrupted("while counting voxels, before the first epoch")
             found.append(counts)
         return np.concatenate(found)
+
+
+def rows_of(outputs: Tensor | VoxelTensor | DenseVoxels) -> Tensor:
+    """What a network gives, a row for each cloud or voxel."""
+    if isinstance(outputs, VoxelTensor):
+        return outputs.features
+    return outputs.rows if isinstance(outputs, DenseVoxels) else outputs
 
 
 class _Forward(nn.Module):
@@ -117,7 +126,7 @@ class _Forward(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Any, Tensor | float]:
         if not self.complexity_penalty:
-            return self.network(batch.voxels), 0.0
+            return rows_of(self.network(batch.voxels)), 0.0
         assert isinstance(batch.voxels, Tensor)
         images = batch.voxels.requires_grad_()
         features, logits = self.network.embed(images)

@@ -48,9 +48,9 @@ def train_epoch(job: Job, state: State) -> None:
     dtype = next(job.network.parameters()).dtype
     job.network.train()
     clock = time.monotonic()
-    loader = batches(job.splits.train, shares, job.recipe, epoch, settings.workers, on_gpu, task.targets)
+    loader = batches(job.samples, shares, job.recipe, epoch, settings.workers, on_gpu, task.targets)
     for batch in loader:
-        counted = distributed.total_count(job.fabric, task.count(batch.targets))
+        counted = distributed.total_count(job.fabric, task.count(batch.targets))  # 0 where all of it is ignored
         batch = batch.to(job.fabric.device, dtype)
         _seed_torch(job.config.seed, epoch, state.step, rank)
         for group in job.optimizer.param_groups:
@@ -59,7 +59,7 @@ def train_epoch(job: Job, state: State) -> None:
         outputs, penalty = job.module(batch)
         loss = task.loss(outputs, batch.targets, settings.label_smoothing)
         # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
-        job.fabric.backward(loss * (world / counted) + penalty)
+        job.fabric.backward(loss * (world / max(counted, 1)) + penalty)
         if settings.gradient_clip is not None:
             job.fabric.clip_gradients(job.module, job.optimizer, max_norm=settings.gradient_clip)
         job.optimizer.step()
@@ -75,7 +75,7 @@ def train_epoch(job: Job, state: State) -> None:
                 f"the loss became {batch_loss} in epoch {epoch}, step {state.step}; "
                 "lower training.lr, add training.warmup_epochs, or set training.gradient_clip"
             )
-        job.journal.step(epoch, batch_loss / counted)
+        job.journal.step(epoch, batch_loss / max(counted, 1))
         pause(job, state, stop=bool(stop) or (world == 1 and job.stop.requested))
 
 

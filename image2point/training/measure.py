@@ -41,7 +41,7 @@ def outputs(
         with torch.no_grad():
             for batch in batches(samples, plan, recipe, None, workers, fabric.device.type == "cuda", task.targets):
                 with fabric.autocast():
-                    answers.append(task.answer(network, batch.to(fabric.device, dtype).voxels))
+                    answers.append(task.answer(network, batch.to(fabric.device, dtype)))
                 each_batch()
     finally:
         network.train(was_training)
@@ -51,14 +51,17 @@ def outputs(
 def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) -> dict[str, dict[str, float | None]]:
     """The measures of collapse of each split; the class centres are those of `splits["train"]`.
 
-    A measure that is undefined (with one cloud per class, say) is None.
+    A measure that is undefined (with one cloud per class, say) is None; a split with samples of one class has none.
     """
     weight, bias = network.linear_classifier()
     classifier = (weight.detach().cpu(), None if bias is None else bias.detach().cpu())
     statistics = {split: _statistics(fabric, each, len(weight)) for split, each in splits.items()}
     centres = statistics["train"].means
-    result = {}
+    result: dict[str, dict[str, float | None]] = {}
     for split, each in splits.items():
+        if len(statistics[split].present) < 2:
+            result[split] = {}
+            continue
         values: dict[str, Any] = dict(metrics(statistics[split], classifier=classifier))
         behind = statistics["train"].count if split == "train" else None
         own = CentreDecisions(centres, count=behind).update(each.features, each.own_labels, each.own_logits)

@@ -18,7 +18,7 @@ _AT_ONCE = 64
 
 def count_voxels(clouds: Labelled, recipe: Preparation, workers: int = 0) -> Iterator[np.ndarray]:
     """Occupied voxels of each cloud, int64, as it is without augmentation; some clouds at a time, in order."""
-    for batch in batches(clouds, in_order(len(clouds), _AT_ONCE), recipe, None, workers):
+    for batch in batches(clouds, in_order(len(clouds), _AT_ONCE), recipe.still, 0, workers):
         yield _counts(batch.voxels).numpy()
 
 

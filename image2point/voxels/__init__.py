@@ -11,16 +11,18 @@ from image2point.voxels.cloud_norm import (
     RmsNorm,
 )
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.interpolate import upsample, upsample_aligned, upsample_linear
+from image2point.voxels.interpolate import upsample_aligned, upsample_linear
 from image2point.voxels.modules import Pointwise, TiedConv, VoxelConv
 from image2point.voxels.norm import BatchNorm
 from image2point.voxels.plan import Window, neighbour_table
+from image2point.voxels.points import to_points
 from image2point.voxels.pool import AvgPool, GlobalPool, MaxPool
 from image2point.voxels.quantise import voxelize
 from image2point.voxels.rearrange import SpaceToDepth
 from image2point.voxels.sites import Sites
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.transposed import TiedTransposedConv, TransposedConv
+from image2point.voxels.upsample import upsample
 from image2point.voxels.whole_grid import AdaptivePool, MapConv, MapLinear, Stretch, TiedMapConv, TiedMapLinear
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Window",
     "functional",
     "neighbour_table",
+    "to_points",
     "upsample",
     "upsample_aligned",
     "upsample_linear",

@@ -47,7 +47,7 @@ class BlurPool(nn.Module):
             return VoxelTensor(_divide(total, weight), x.sites.coarsen(window.stride))
         if isinstance(x, DenseVoxels):
             grid = _divide(self._blur(frame(x.grid, window)), self._blur(frame(x.mask.to(x.grid.dtype), window)))
-            return DenseVoxels(grid, coarse_mask(x.mask, window.stride), x.stride * window.stride).replace(grid)
+            return x.coarser(grid, coarse_mask(x.mask, window.stride), window.stride)
         for axis in range(3):
             if axis == self.axis or self.border == "reflect":
                 x = _reflected(x, window, axis)

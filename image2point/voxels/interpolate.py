@@ -1,7 +1,4 @@
-"""Upsampling onto the sites of an earlier, finer map: nearest neighbour, and linear between neighbours.
-
-Sparse voxels and masks do not know what they were before they were coarsened, so the finer sites are given.
-"""
+"""Linear upsampling onto the sites of an earlier, finer map (`upsample` takes the nearest)."""
 
 from __future__ import annotations
 
@@ -13,29 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
+from image2point.voxels.gather import Gathering
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.sites import Sites
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
-
-
-def upsample(x: Voxels, like: Voxels, scale: int) -> Voxels:
-    """Nearest-neighbour upsampling: each finer site takes what its parent floor(index / scale) has.
-
-    Raises:
-        VoxelError: where a site of `like` has no parent among the sites of x.
-
-    >>> coarse, fine = torch.tensor([0.0, 4.0]).view(1, 1, 2, 1, 1), torch.zeros(1, 1, 4, 2, 2)
-    >>> upsample(coarse, fine, 2)[0, 0, :, 0, 0].tolist()
-    [0.0, 0.0, 4.0, 4.0]
-    """
-    if isinstance(x, VoxelTensor) and isinstance(like, VoxelTensor):
-        _check_parents(x.sites, like.sites, scale)
-        return like.replace(x.features[like.sites.parents(scale)])
-    if isinstance(x, DenseVoxels) and isinstance(like, DenseVoxels):
-        return like.replace(_repeat(x.grid, like.grid, scale))
-    if isinstance(x, Tensor) and isinstance(like, Tensor):
-        return _repeat(x, like, scale)
-    raise VoxelError(f"cannot upsample {type(x).__name__} onto {type(like).__name__}")
 
 
 def upsample_linear(x: Voxels, like: Voxels, scale: int, flat: int | None = None) -> Voxels:
@@ -56,11 +34,8 @@ def upsample_linear(x: Voxels, like: Voxels, scale: int, flat: int | None = None
     """
     if isinstance(x, VoxelTensor) and isinstance(like, VoxelTensor):
         _check_parents(x.sites, like.sites, scale)
-        rows, weights = like.sites.plan(("linear", scale, flat), lambda: _corners(like.sites, scale, flat))
-        total = like.features.new_zeros(len(like.sites), x.features.shape[1])
-        for row, weight in zip(rows, weights.to(x.features.dtype), strict=True):
-            total = total + x.features[row] * weight.unsqueeze(1)
-        return like.replace(total)
+        between = like.sites.plan(("linear", scale, flat), lambda: _between(like.sites, scale, flat))
+        return like.replace(between.take(x.features))
     if isinstance(x, DenseVoxels) and isinstance(like, DenseVoxels):
         total = _interpolated(x.grid, like.grid, scale, flat)
         weight = _interpolated(x.mask.to(x.grid.dtype), like.grid, scale, flat)
@@ -95,12 +70,6 @@ def _check_parents(coarse: Sites, fine: Sites, scale: int) -> None:
         raise VoxelError(f"cannot upsample by {scale}: the finer sites do not coarsen to the sites of the voxels")
 
 
-def _repeat(grid: Tensor, like: Tensor, scale: int) -> Tensor:
-    for axis in (2, 3, 4):
-        grid = grid.repeat_interleave(scale, axis).narrow(axis, 0, like.shape[axis])
-    return grid
-
-
 def _interpolated(grid: Tensor, like: Tensor, scale: int, flat: int | None) -> Tensor:
     scales = [1.0 if axis == flat else float(scale) for axis in range(3)]
     grid = F.interpolate(grid, scale_factor=scales, mode="trilinear", align_corners=False)
@@ -113,31 +82,37 @@ def _aligned(grid: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(grid, size=like.shape[2:], mode="trilinear", align_corners=True)
 
 
-def _corners(fine: Sites, scale: int, flat: int | None) -> tuple[Tensor, Tensor]:
-    """The coarse sites around each fine one: their rows, int64 [8, N], and weights that add up to 1, [8, N].
-
-    A fine cell i has its centre at (i + ½) / scale − ½ in coarse cells.
-    """
-    coarse = fine.coarsen(scale)
-    parents = fine.parents(scale)
-    # The sites around a fine one are its parent and neighbours of that.
-    around = neighbour_table(coarse, Window((3, 3, 3), padding=(1, 1, 1))).reads
-    home = coarse.coordinates[parents, 1:].long()
+def _between(fine: Sites, scale: int, flat: int | None) -> Gathering:
+    """The coarse sites around each fine one. A fine cell i has its centre at (i + ½) / scale − ½ in coarse cells."""
+    coarse, home = fine.coarsen(scale), fine.parents(scale)
     index = fine.coordinates[:, 1:].long()
     twice = 2 * index + 1 - scale  # 2 · scale · centre, exactly
-    below = torch.div(twice, 2 * scale, rounding_mode="floor")
-    share = (twice - below * 2 * scale).double() / (2 * scale)
+    offset = (twice - 2 * scale * coarse.coordinates[home, 1:]).double() / (2 * scale)
     if flat is not None:
-        below[:, flat] = torch.div(index[:, flat], scale, rounding_mode="floor")
-        share[:, flat] = 0
+        offset[:, flat] = 0
+    return corners(coarse, home, offset)
+
+
+def corners(sites: Sites, home: Tensor, offset: Tensor) -> Gathering:
+    """Linear interpolation between the up to eight occupied sites around each position.
+
+    Args:
+        home: int64 [M], the row of the site that each position lies in.
+        offset: float64 [M, 3], where it lies there, from the centre, in edges of these voxels: −½ to ½.
+
+    Returns:
+        The rows that each position reads, with weights that add up to 1.
+    """
+    # The sites around a position are its own and neighbours of that.
+    around = neighbour_table(sites, Window((3, 3, 3), padding=(1, 1, 1))).reads
+    below = torch.floor(offset)
+    share = offset - below
     rows, weights = [], []
     for corner in product((0, 1), repeat=3):
-        position = below + torch.tensor(corner, device=fine.device)
-        x, y, z = (position - home + 1).unbind(1)
-        row = around[(x * 3 + y) * 3 + z, parents].long()
+        x, y, z = (below.long() + 1 + torch.tensor(corner, device=sites.device)).unbind(1)
+        row = around[(x * 3 + y) * 3 + z, home].long()
         weight = prod((share[:, axis] if far else 1 - share[:, axis] for axis, far in enumerate(corner)))
-        present = row >= 0
-        rows.append(torch.where(present, row, 0))
-        weights.append(torch.where(present, weight, 0))
-    stacked = torch.stack(weights)
-    return torch.stack(rows), stacked / stacked.sum(0)
+        rows.append(torch.where(row >= 0, row, home))
+        weights.append(torch.where(row >= 0, weight, 0))
+    stacked = torch.stack(weights, 1)
+    return Gathering(torch.stack(rows, 1), len(sites), stacked / stacked.sum(1, keepdim=True))

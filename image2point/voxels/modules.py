@@ -147,8 +147,7 @@ class VoxelConv(nn.Module):
         if bias is not None:
             grid = grid + bias.view(-1, 1, 1, 1)
         if isinstance(x, DenseVoxels):
-            mask = coarse_mask(x.mask, self.window.stride)
-            return DenseVoxels(grid, mask, x.stride * self.window.stride).replace(grid)
+            return x.coarser(grid, coarse_mask(x.mask, self.window.stride), self.window.stride)
         return grid
 
     def _weight_as(self, dtype: torch.dtype | None, forms: Forms | None) -> Tensor:

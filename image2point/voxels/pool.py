@@ -41,10 +41,9 @@ class MaxPool(nn.Module):
             return VoxelTensor(_sparse_maximum(x.features, table), x.sites.coarsen(self.window.stride))
         if isinstance(x, DenseVoxels):
             grid = self._maximum(torch.where(x.mask, x.grid, -torch.inf))
-            mask = coarse_mask(x.mask, self.window.stride)
             # A window may miss every occupied cell (stride larger than kernel): zero there, as sparse gives.
             grid = torch.where(torch.isinf(grid), 0, grid)
-            return DenseVoxels(grid, mask, x.stride * self.window.stride).replace(grid)
+            return x.coarser(grid, coarse_mask(x.mask, self.window.stride), self.window.stride)
         zeros = frame(x, self.window, only=self.padding_counts) if self.padding_counts else x
         return self._maximum(zeros, frozenset((0, 1, 2)) - self.padding_counts)
 
@@ -77,8 +76,7 @@ class AvgPool(nn.Module):
             return VoxelTensor(total / count.unsqueeze(1), x.sites.coarsen(self.window.stride))
         if isinstance(x, DenseVoxels):
             grid = self._total(x.grid) / self._total(x.mask.to(x.grid.dtype)).clamp(min=1)
-            mask = coarse_mask(x.mask, self.window.stride)
-            return DenseVoxels(grid, mask, x.stride * self.window.stride).replace(grid)
+            return x.coarser(grid, coarse_mask(x.mask, self.window.stride), self.window.stride)
         return self._total(x) / self._count(x)
 
     def _count(self, grid: Tensor) -> Tensor:

@@ -19,13 +19,36 @@ _LARGEST_INDEX = 2**31 - 1
 
 @overload
 def voxelize(
-    clouds: Any, voxel_size: float, features: Any = None, substrate: Literal["sparse"] = "sparse"
+    clouds: Any,
+    voxel_size: float,
+    features: Any = None,
+    substrate: Literal["sparse"] = "sparse",
+    return_index: Literal[False] = False,
 ) -> VoxelTensor: ...
 @overload
-def voxelize(clouds: Any, voxel_size: float, features: Any, substrate: str) -> VoxelTensor | DenseVoxels: ...
 def voxelize(
-    clouds: Any, voxel_size: float, features: Any = None, substrate: str = "sparse"
-) -> VoxelTensor | DenseVoxels:
+    clouds: Any,
+    voxel_size: float,
+    features: Any = None,
+    substrate: Literal["sparse"] = "sparse",
+    *,
+    return_index: Literal[True],
+) -> tuple[VoxelTensor, list[Tensor]]: ...
+@overload
+def voxelize(
+    clouds: Any,
+    voxel_size: float,
+    features: Any = None,
+    substrate: str = "sparse",
+    return_index: Literal[False] = False,
+) -> VoxelTensor | DenseVoxels: ...
+@overload
+def voxelize(
+    clouds: Any, voxel_size: float, features: Any = None, substrate: str = "sparse", *, return_index: Literal[True]
+) -> tuple[VoxelTensor | DenseVoxels, list[Tensor]]: ...
+def voxelize(
+    clouds: Any, voxel_size: float, features: Any = None, substrate: str = "sparse", return_index: bool = False
+) -> VoxelTensor | DenseVoxels | tuple[VoxelTensor | DenseVoxels, list[Tensor]]:
     """Quantise a batch of clouds and average the features of the points in each voxel.
 
     The index of a voxel is floor(p / voxel_size), minus the smallest index of its cloud along each axis. A coordinate
@@ -38,9 +61,13 @@ def voxelize(
         voxel_size: edge of a voxel in that unit.
         features: values of the points, in the form of `clouds`: [N_i, C] per cloud; None takes the coordinates.
         substrate: "sparse" for a `VoxelTensor`, "dense" for `DenseVoxels`.
+        return_index: also give the voxel of each point.
 
     Returns:
-        Voxels whose features have the floating type of what was given (of integers, torch's default type).
+        Voxels whose features have the floating type of what was given (of integers, torch's default type). With
+        `return_index` a pair of these and a list with int64 [N_i] for each cloud: the row of each point's voxel among
+        those of the whole batch, in the order of the cloud's points; on grids the row in `DenseVoxels.rows`.
+        `to_points` takes it.
 
     Raises:
         VoxelError: on no cloud, an empty cloud, wrong shapes or types, values that are not finite, a voxel size that is
@@ -53,6 +80,8 @@ def voxelize(
     [[0, 0, 0, 0], [0, 1, 0, 0]]
     >>> voxels.features[:, 0].tolist()
     [0.019999999552965164, 0.10000000149011612]
+    >>> voxelize([points], 0.1, return_index=True)[1]
+    [tensor([0, 0, 1])]
     """
     if substrate not in ("sparse", "dense"):
         raise VoxelError(f'substrate: expected "sparse" or "dense", found {substrate!r}')
@@ -65,17 +94,19 @@ def voxelize(
     points, values = read_clouds(clouds, features)
     batch = torch.repeat_interleave(torch.tensor([len(p) for p in points], device=points[0].device))
     _check_finite(points, "cloud")
-    sites, voxel = unique_sites(_coordinates(points, batch, voxel_size), len(points))
+    coordinates, lowest = _coordinates(points, batch, voxel_size)
+    sites, voxel = unique_sites(coordinates, len(points), 1, lowest * voxel_size, voxel_size)
     if values is None:
         values = [p if p.is_floating_point() else p.to(torch.get_default_dtype()) for p in points]
     else:
         _check_finite(values, "features of cloud")
     sparse = VoxelTensor(_means(torch.cat(values), voxel, sites), sites)
-    return sparse if substrate == "sparse" else sparse.dense()
+    voxels = sparse if substrate == "sparse" else sparse.dense()
+    return (voxels, list(voxel.split([len(p) for p in points]))) if return_index else voxels
 
 
-def _coordinates(points: list[Tensor], batch: Tensor, voxel_size: float) -> Tensor:
-    """Batch and voxel index of every point, int32 [P, 4]."""
+def _coordinates(points: list[Tensor], batch: Tensor, voxel_size: float) -> tuple[Tensor, Tensor]:
+    """Batch and voxel index of every point, int32 [P, 4], and what index 0 is of p / voxel_size, float64 [B, 3]."""
     # Integers are exact, and computed with in float64.
     steps = [torch.finfo(p.dtype if p.is_floating_point() else torch.float64).eps for p in points]
     joined = torch.cat([p.detach().double() for p in points])
@@ -83,14 +114,15 @@ def _coordinates(points: list[Tensor], batch: Tensor, voxel_size: float) -> Tens
     index = joined / voxel_size
     # A multiple of the voxel size that its type rounded down is lifted back over the edge.
     index = torch.floor(index + index.abs() * joined.new_tensor(steps)[batch].unsqueeze(1))
-    index = index - _per_cloud(index, batch, len(points), "amin")[batch]
+    lowest = _per_cloud(index, batch, len(points), "amin")
+    index = index - lowest[batch]
     if float(index.max()) > _LARGEST_INDEX:
         row = int(index.amax(1).argmax())
         raise VoxelError(
             f"cloud {int(batch[row])}: a voxel index of {float(index[row].max()):.4g} does not fit 32 bits "
             f"at voxel size {voxel_size}; use a larger voxel size or remove far outliers"
         )
-    return torch.cat([batch.unsqueeze(1), index.long()], 1).to(torch.int32)
+    return torch.cat([batch.unsqueeze(1), index.long()], 1).to(torch.int32), lowest
 
 
 def _per_cloud(values: Tensor, batch: Tensor, clouds: int, reduce: str) -> Tensor:

@@ -34,7 +34,7 @@ class SpaceToDepth(nn.Module):
         if isinstance(x, DenseVoxels):
             mask = x.mask.to(x.grid.dtype)
             grid = self._columns(x.grid) / self._columns(mask).clamp(min=1).repeat_interleave(x.grid.shape[1], 1)
-            return DenseVoxels(grid, coarse_mask(x.mask, size), x.stride * size)
+            return x.coarser(grid, coarse_mask(x.mask, size), size)
         count = self._columns(torch.ones_like(x[:1, :1])).clamp(min=1)
         return self._columns(x) / count.repeat_interleave(x.shape[1], 1)
 

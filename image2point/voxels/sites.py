@@ -27,19 +27,34 @@ class Sites:
         coordinates: int32 [N, 4], rows (batch, x, y, z), unique and in lexicographic order.
         batch_size: number of clouds; batch indices lie in [0, batch_size).
         stride: edge of one voxel of this scale in input voxels (1, 2, 4, ...).
+        origin: float64 [batch_size, 3], the corner of index 0 of each cloud, in the unit of its points; None: unknown.
+        voxel_size: edge of an input voxel in that unit; None: unknown.
+        finest: int32 [M, 4], coordinates of the input voxels that these were coarsened from; None at stride 1, and
+            where they are unknown.
     """
 
     coordinates: Tensor
     batch_size: int
     stride: int = 1
+    origin: Tensor | None = None
+    voxel_size: float | None = None
+    finest: Tensor | None = None
     _plans: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def of(coordinates: Tensor, batch_size: int | None = None, stride: int = 1) -> Sites:
+    def of(
+        coordinates: Tensor,
+        batch_size: int | None = None,
+        stride: int = 1,
+        origin: Tensor | None = None,
+        voxel_size: float | None = None,
+        finest: Tensor | None = None,
+    ) -> Sites:
         """Check coordinates that come from outside: int32 [N, 4], unique, sorted.
 
         Raises:
-            VoxelError: on another shape or dtype, unsorted or repeated rows, or a batch index out of range.
+            VoxelError: on another shape or dtype, unsorted or repeated rows, a batch index out of range, or an origin
+                that is not float64 [batch_size, 3].
         """
         if coordinates.ndim != 2 or coordinates.shape[1] != 4 or coordinates.dtype != torch.int32:
             raise VoxelError(
@@ -51,7 +66,11 @@ class Sites:
         batches = int(coordinates[:, 0].max()) + 1
         if int(coordinates[:, 0].min()) < 0 or (batch_size is not None and batches > batch_size):
             raise VoxelError(f"coordinates: batch indices must lie in [0, {batch_size or batches})")
-        sites = Sites(coordinates, batch_size or batches, stride)
+        sites = Sites(coordinates, batch_size or batches, stride, origin, voxel_size, finest)
+        if origin is not None and (origin.shape != (sites.batch_size, 3) or origin.dtype != torch.float64):
+            raise VoxelError(
+                f"origin: expected float64 [{sites.batch_size}, 3], found {origin.dtype} {list(origin.shape)}"
+            )
         keys = sites.keys
         if bool((keys[1:] <= keys[:-1]).any()):
             row = int((keys[1:] <= keys[:-1]).nonzero()[0]) + 1
@@ -101,6 +120,33 @@ class Sites:
         return self.plan("bounds", find)
 
     @property
+    def centres(self) -> Tensor:
+        """Centres of the voxels in the unit of the clouds' points, float64 [N, 3].
+
+        Raises:
+            VoxelError: where the origin or the voxel size is unknown.
+        """
+
+        def find() -> Tensor:
+            origin, edge = self.placed()
+            return origin[self.batch] + (self.coordinates[:, 1:].double() + 0.5) * edge
+
+        return self.plan("centres", find)
+
+    def placed(self) -> tuple[Tensor, float]:
+        """The origin, float64 [batch_size, 3], and the edge of a voxel of this scale.
+
+        Raises:
+            VoxelError: where one of them is unknown.
+        """
+        if self.origin is None or self.voxel_size is None:
+            raise VoxelError(
+                "where these voxels lie is unknown: `voxelize` notes it; `Sites` made by hand need an origin and a "
+                "voxel_size"
+            )
+        return self.origin, self.voxel_size * self.stride
+
+    @property
     def keys(self) -> Tensor:
         """int64 [N], in the order of the coordinates and different wherever these are: mixed radix over the extents.
 
@@ -132,14 +178,48 @@ class Sites:
         def build() -> tuple[Sites, Tensor]:
             coordinates = self.coordinates.clone()
             coordinates[:, 1:] = torch.div(coordinates[:, 1:], stride, rounding_mode="floor")
-            return unique_sites(coordinates, self.batch_size, self.stride * stride)
+            finest = self.coordinates if self.stride == 1 else self.finest
+            place = self.origin, self.voxel_size, finest
+            return unique_sites(coordinates, self.batch_size, self.stride * stride, *place)
 
         return self.plan(("coarsen", stride), build)
 
+    def rows_in(self, coarse: Sites, stride: int) -> Tensor:
+        """Row of each site's parent floor(index / stride) among any coarse sites, −1 where it is not there: int64 [N].
+
+        It is read off the coarsenings that made the coarse sites of these, where they were made so.
+        """
+        known = self._known_rows(coarse)
+        if known is not None:
+            return known
+        parents = torch.cat([self.coordinates[:, :1], self.coordinates[:, 1:].div(stride, rounding_mode="floor")], 1)
+        both = Sites(torch.cat([coarse.coordinates, parents]), max(self.batch_size, coarse.batch_size))
+        keys, wanted = both.keys.split([len(coarse), len(self)])
+        row = torch.searchsorted(keys, wanted).clamp_(max=len(coarse) - 1)
+        return torch.where(keys[row] == wanted, row, -1)
+
+    def _known_rows(self, coarse: Sites) -> Tensor | None:
+        if coarse is self:
+            return torch.arange(len(self), device=self.device)
+        for key, made in self._plans.items():
+            if isinstance(key, tuple) and key[0] == "coarsen":
+                sites, parents = made
+                if (rows := sites._known_rows(coarse)) is not None:
+                    return rows[parents]
+        return None
+
     def to(self, device: torch.device | str) -> Sites:
         """These sites on `device`; plans stay behind and are built anew there."""
-        moved = self.coordinates.to(device)
-        return self if moved is self.coordinates else Sites(moved, self.batch_size, self.stride)
+        return self if self.coordinates.to(device) is self.coordinates else self._moved(lambda rows: rows.to(device))
+
+    def pin_memory(self) -> Sites:
+        """Copy to page-locked memory."""
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Sites:
+        origin = None if self.origin is None else move(self.origin)
+        finest = None if self.finest is None else move(self.finest)
+        return Sites(move(self.coordinates), self.batch_size, self.stride, origin, self.voxel_size, finest)
 
     def same(self, other: Sites) -> bool:
         """Whether both are the same voxels (usually the same object)."""
@@ -150,7 +230,14 @@ class Sites:
         )
 
 
-def unique_sites(coordinates: Tensor, batch_size: int, stride: int = 1) -> tuple[Sites, Tensor]:
+def unique_sites(
+    coordinates: Tensor,
+    batch_size: int,
+    stride: int = 1,
+    origin: Tensor | None = None,
+    voxel_size: float | None = None,
+    finest: Tensor | None = None,
+) -> tuple[Sites, Tensor]:
     """Sites of coordinates int32 [N, 4] in any order, with repetitions; and the site of each row, int64 [N].
 
     >>> sites, row = unique_sites(torch.tensor([[0, 0, 0, 5], [0, 0, 0, 2], [0, 0, 0, 5]], dtype=torch.int32), 1)
@@ -161,7 +248,7 @@ def unique_sites(coordinates: Tensor, batch_size: int, stride: int = 1) -> tuple
     keys, row = torch.unique(repeated.keys, return_inverse=True)
     unique = torch.empty(len(keys), 4, dtype=torch.int32, device=coordinates.device)
     unique[row] = coordinates
-    return Sites(unique, batch_size, stride), row
+    return Sites(unique, batch_size, stride, origin, voxel_size, finest), row
 
 
 def check_box(*extents: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
@@ -37,6 +38,11 @@ class VoxelTensor:
         return self.sites.coordinates
 
     @property
+    def centres(self) -> Tensor:
+        """Centres of the voxels in the unit of the clouds' points, float64 [N, 3]; see `Sites.centres`."""
+        return self.sites.centres
+
+    @property
     def stride(self) -> int:
         return self.sites.stride
 
@@ -63,8 +69,7 @@ class VoxelTensor:
 
     def pin_memory(self) -> VoxelTensor:
         """Copy to page-locked memory, from which a GPU reads without waiting."""
-        sites = Sites(self.coordinates.pin_memory(), self.batch_size, self.stride)
-        return VoxelTensor(self.features.pin_memory(), sites)
+        return VoxelTensor(self.features.pin_memory(), self.sites.pin_memory())
 
     def dense(self, size: tuple[int, int, int] | None = None) -> DenseVoxels:
         """The grid from index 0 on, empty cells zero.
@@ -88,7 +93,8 @@ class VoxelTensor:
         cells = cells.index_put(index, self.features)
         mask = torch.zeros(self.batch_size, *size, dtype=torch.bool, device=self.device)
         mask[index] = True
-        return DenseVoxels(cells.permute(0, 4, 1, 2, 3).contiguous(), mask.unsqueeze(1), self.stride)
+        grid, place = cells.permute(0, 4, 1, 2, 3).contiguous(), (self.sites.origin, self.sites.voxel_size)
+        return DenseVoxels(grid, mask.unsqueeze(1), self.stride, *place)
 
     def _check_memory(self, size: tuple[int, int, int]) -> None:
         """Refuse a grid that the device has no room for, before any of it is asked for."""
@@ -117,11 +123,17 @@ class DenseVoxels:
         grid: [B, C, X, Y, Z]; zero outside the mask.
         mask: bool [B, 1, X, Y, Z].
         stride: edge of one voxel of this scale in input voxels.
+        origin, voxel_size: as of `Sites`.
+        finest: the mask of the input voxels that these were coarsened from, bool [B, 1, X', Y', Z']; None at stride 1,
+            and where it is unknown.
     """
 
     grid: Tensor
     mask: Tensor
     stride: int = 1
+    origin: Tensor | None = None
+    voxel_size: float | None = None
+    finest: Tensor | None = None
 
     def __post_init__(self) -> None:
         expected = [self.grid.shape[0], 1, *self.grid.shape[2:]]
@@ -144,32 +156,58 @@ class DenseVoxels:
         """Features of the occupied cells, [N, C], ordered by (batch, x, y, z)."""
         return self.grid.permute(0, 2, 3, 4, 1)[self.mask[:, 0]]
 
+    @property
+    def sites(self) -> Sites:
+        """The occupied cells, in the order of `rows`."""
+        finest = None if self.finest is None else self.finest[:, 0].nonzero().to(torch.int32)
+        cells = self.mask[:, 0].nonzero().to(torch.int32)
+        return Sites.of(cells, self.batch_size, self.stride, self.origin, self.voxel_size, finest)
+
+    @property
+    def centres(self) -> Tensor:
+        """Centres of the occupied cells in the unit of the clouds' points, float64 [N, 3], in the order of `rows`."""
+        return self.sites.centres
+
     def replace(self, grid: Tensor) -> DenseVoxels:
         """Another grid under the same mask; what it holds outside the mask is set to zero."""
-        return DenseVoxels(torch.where(self.mask, grid, 0), self.mask, self.stride)
+        return self._with(torch.where(self.mask, grid, 0))
+
+    def coarser(self, grid: Tensor, mask: Tensor, stride: int) -> DenseVoxels:
+        """The map of a layer of that stride; what the grid holds outside the mask is set to zero."""
+        finest = self.mask if self.stride == 1 and stride > 1 else self.finest
+        place = self.stride * stride, self.origin, self.voxel_size, finest
+        return DenseVoxels(torch.where(mask, grid, 0), mask, *place)
+
+    def _with(self, grid: Tensor) -> DenseVoxels:
+        return DenseVoxels(grid, self.mask, self.stride, self.origin, self.voxel_size, self.finest)
 
     def replace_rows(self, rows: Tensor) -> DenseVoxels:
         """Other features [N, C] in the occupied cells."""
         cells = rows.new_zeros(*self.mask[:, 0].shape, rows.shape[1])
         cells = cells.masked_scatter(self.mask[:, 0].unsqueeze(-1), rows)
-        return DenseVoxels(cells.permute(0, 4, 1, 2, 3), self.mask, self.stride)
+        return self._with(cells.permute(0, 4, 1, 2, 3))
 
     def to(self, target: torch.device | torch.dtype | str) -> DenseVoxels:
         """Move to a device, or convert the features to a floating type."""
-        mask = self.mask if isinstance(target, torch.dtype) else self.mask.to(target)
-        return DenseVoxels(self.grid.to(target), mask, self.stride)
+        if isinstance(target, torch.dtype):
+            return self._with(self.grid.to(target))
+        return self._moved(lambda values: values.to(target))
 
     def double(self) -> DenseVoxels:
         return self.to(torch.float64)
 
     def pin_memory(self) -> DenseVoxels:
         """Copy to page-locked memory, from which a GPU reads without waiting."""
-        return DenseVoxels(self.grid.pin_memory(), self.mask.pin_memory(), self.stride)
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> DenseVoxels:
+        origin = None if self.origin is None else move(self.origin)
+        finest = None if self.finest is None else move(self.finest)
+        return DenseVoxels(move(self.grid), move(self.mask), self.stride, origin, self.voxel_size, finest)
 
     def sparse(self) -> VoxelTensor:
         """The occupied cells as sparse voxels."""
-        sites = Sites.of(self.mask[:, 0].nonzero().to(torch.int32), self.batch_size, self.stride)
-        return VoxelTensor(self.rows, sites)
+        return VoxelTensor(self.rows, self.sites)
 
 
 # The third form is an unmasked dense grid [B, C, X, Y, Z], as image volumes and export use it.

@@ -1,0 +1,9 @@
+"""From the stage maps of a lifted network to one map per voxel, and scores at every voxel.
+
+A decoder is a module that is called with the input voxels and the list of the stage maps, the finest first, and gives
+a map at stride 1 of `out_channels` channels.
+"""
+
+from image2point.decoders.segmenter import Segmenter, segmenter
+
+__all__ = ["Segmenter", "segmenter"]
