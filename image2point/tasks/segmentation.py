@@ -63,8 +63,8 @@ class Segmentation:
         assert not isinstance(config, Pretrain)
         if not getattr(splits.train, "of_points", False):
             raise InputError(
-                f"{splits.train.name} has a class for every cloud, not for its points, which the task segmentation "
-                "needs; of ShapeNetPart, data.name=shapenet_parts has"
+                f"{splits.train.name} has a class for every cloud, not for its points, which segmentation needs; "
+                "of ShapeNetPart, data.name=shapenet_parts has"
             )
         settings = config.training
         counts = count_labels(splits.train)

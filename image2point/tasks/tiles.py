@@ -51,7 +51,7 @@ def cut(indices: np.ndarray, budget: int, overlap: int) -> list[Tile]:
         overlap: in voxels.
 
     Raises:
-        InputError: where a part would have to be narrower than the overlap: most of the work would go into margins.
+        InputError: where a part would have to be narrower than half the overlap: nearly all work would go into margins.
 
     >>> row = np.arange(10)[:, None] * [1, 0, 0]
     >>> [tile.rows.tolist() for tile in cut(row, budget=6, overlap=1)]
@@ -78,13 +78,13 @@ def _halved(
         return
     own = places[core]
     low, high = own.min(0), own.max(0) + 1  # the box shrinks to what it holds, which may make it fit
-    axis = int((high - low).argmax())
-    if high[axis] - low[axis] < 2 * max(overlap, 1):
+    axis, least = int((high - low).argmax()), max(overlap // 2, 1)
+    if high[axis] - low[axis] < 2 * least:
         raise InputError(
             f"data.tiles.voxels = {budget} is too few for one tile: a part of {' × '.join(map(str, high - low))} "
             f"voxels with a margin of {overlap} has {len(near)}; expected more, or a smaller data.tiles.overlap"
         )
-    middle = int(np.clip(np.ceil(np.median(own[:, axis])), low[axis] + max(overlap, 1), high[axis] - max(overlap, 1)))
+    middle = int(np.clip(np.ceil(np.median(own[:, axis])), low[axis] + least, high[axis] - least))
     for side in (0, 1):
         lower, upper = low.copy(), high.copy()
         (lower if side else upper)[axis] = middle
