@@ -34,7 +34,6 @@ coverage: $(READY)  ## lift and compare every ConvNet of timm (an hour; goes on 
 
 # The pages of commands and settings are written anew; a broken link, a missing anchor or an unknown name ends the build.
 docs: $(READY)  ## build the site of docs/ into build/site
-	$(PIP) install -q -c constraints.txt -e '.[docs]'
 	$(RUN) scripts/docs_config.py > docs/reference/config.md
 	$(VENV)/bin/typer image2point.cli utils docs --name image2point --title 'Command line' --output docs/reference/cli.md
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build

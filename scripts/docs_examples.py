@@ -11,25 +11,20 @@ import griffe
 def fenced(text: str) -> str:
     """Put each example that stands in the text, with what it prints, into a fence; indented ones are moved out.
 
-    >>> print(fenced("Adds.\\n\\n>>> 1 + 1\\n2"))
-    Adds.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    >>> fenced("Adds.\\n    >>> 1 + 1\\n    2").split("\\n")
+    ['Adds.', '', '```pycon', '>>> 1 + 1', '2', '```', '']
     """
     lines: list[str] = []
-    inside, indent = False, ""
+    indent: int | None = None  # of the example that the line is part of
     for line in [*text.split("\n"), ""]:
-        begins = re.match(r"( *)>>> ", line)
-        if begins and not inside:
-            inside, indent = True, begins[1]
-            lines += ["", f"{indent}```pycon"] if lines and lines[-1].strip() else [f"{indent}```pycon"]
-        elif inside and not line.strip():
-            inside = False
-            lines.append(f"{indent}```")
-        lines.append(line)
+        begins = re.match(r" *(?=>>> )", line)
+        if begins and indent is None:
+            indent = begins.end()
+            lines += ["", "```pycon"] if lines and lines[-1].strip() else ["```pycon"]
+        elif indent is not None and not line.strip():
+            indent = None
+            lines.append("```")
+        lines.append(line[indent or 0 :])
     return "\n".join(lines[:-1])
 
 

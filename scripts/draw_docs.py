@@ -22,6 +22,7 @@ svg { --ink: #1f2328; --soft: #59636e; --rule: #c4cad1; --plus: #c2410c; --minus
   svg { --ink: #e6edf3; --soft: #9aa4af; --rule: #4b535d; --plus: #fb923c; --minus: #7aa2ff; --third: #4ade80; }
 }
 text { fill: var(--ink); } .soft { fill: var(--soft); font-size: 12px; } .middle { text-anchor: middle; }
+.small { font-size: 11px; }
 .cell { stroke: var(--rule); } .plus { fill: var(--plus); } .minus { fill: var(--minus); }
 .third { fill: var(--third); }
 .line { stroke: var(--rule); fill: none; } .empty { fill: none; stroke: var(--soft); stroke-dasharray: 3 3; }
@@ -124,7 +125,7 @@ def _grid(left: float, top: float, values: torch.Tensor) -> str:
             shade = f'class="cell {kind}" fill-opacity="{abs(value) / 2 * 0.7:.2f}"'
             parts.append(f'<rect {shade} x="{x}" y="{y}" width="30" height="30"/>')
             number = f"{value:.2g}".replace("0.", ".").replace("-", "−")
-            parts.append(_text(x + 15, y + 19, number, "soft middle" if not value else "middle"))
+            parts.append(_text(x + 15, y + 19, number, "soft small middle" if not value else "small middle"))
     return "".join(parts)
 
 

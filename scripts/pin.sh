@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 resolved=$(mktemp)
 trap 'rm -f "$resolved"' EXIT
 grep -v '^torch-scatter' constraints.txt > "$resolved"
-printf 'wheel\n' | uv pip compile pyproject.toml - --extra dev --extra docs --extra spconv --universal --python-version 3.10 \
+printf 'wheel\n' | uv pip compile pyproject.toml - --extra dev --extra spconv --universal --python-version 3.10 \
     --no-annotate --no-header --quiet --output-file "$resolved" "$@" > /dev/null
 
 {

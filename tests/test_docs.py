@@ -110,6 +110,34 @@ def test_every_setting_is_on_the_page_of_settings() -> None:
     assert all(f"- `{name}`" in page for name in shipped())
 
 
+def test_examples_in_docstrings_become_code() -> None:
+    pytest.importorskip("griffe", reason="pip install 'image2point[docs]' brings it")
+    from docs_examples import fenced
+
+    text = "Adds.\n\nExample:\n\n    >>> add(1, 2)\n    3\n\nAnd\n>>> more\n"
+    assert fenced(text) == "Adds.\n\nExample:\n\n```pycon\n>>> add(1, 2)\n3\n```\n\nAnd\n\n```pycon\n>>> more\n```\n"
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `make docs`; then no example is left as a quotation, and no page fetches anything from elsewhere."""
+    build = pytest.importorskip("mkdocs.commands.build", reason="pip install 'image2point[docs]' brings it")
+    from mkdocs.config import load_config
+    from typer.cli import app as typer_app
+    from typer.testing import CliRunner
+
+    monkeypatch.chdir(ROOT)
+    (DOCS / "reference/config.md").write_text(docs_config.page(), "utf-8")
+    command = "image2point.cli utils docs --name image2point --output docs/reference/cli.md"
+    assert CliRunner().invoke(typer_app, command.split()).exit_code == 0
+    build.build(load_config("mkdocs.yml", site_dir=str(tmp_path / "site")))
+    pages = [page.read_text("utf-8") for page in (tmp_path / "site").rglob("*.html")]
+    assert len(pages) > 30
+    assert not [
+        page for page in pages if re.search(r"<blockquote>|```pycon|<(link|script|img)[^>]* (href|src)=.https?:", page)
+    ]
+
+
 def run_blocks(page: str) -> dict[str, Any]:
     """Run the Python of a page, one block after the other."""
     names: dict[str, Any] = {"__name__": page}
