@@ -141,7 +141,7 @@ def test_scenes_by_a_config(tmp_path: Path) -> None:
     fields = "scenes: {points: xyz_cm, unit: 0.01, label: kind}"
     config.write_text(f"data: {{name: scenes, labels: {{1: road, 2: tree, 7: ignore}}, {fields}}}\n")
     told = call("verify", "scenes", tmp_path / "town")
-    assert told.exit_code == 2 and "data.labels is empty" in told.stderr
+    assert told.exit_code == 2 and "no field holds labels" in told.stderr
     done = call("prepare", "scenes", tmp_path / "town", tmp_path / "out", "--config", config)
     assert done.exit_code == 0, done.output
     for name, place, more in (("scenes", "town", ("--config", config)), ("prepared", "out", ())):
