@@ -7,7 +7,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
 
-.PHONY: help demo test test-slow test-gpu mutants coverage lint format scatter clean
+.PHONY: help demo test test-slow test-gpu mutants coverage docs lint format scatter clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +31,12 @@ mutants: $(READY)  ## put known bugs in, one at a time: do the tests notice? (mo
 coverage: $(READY)  ## lift and compare every ConvNet of timm (an hour; goes on where it stopped), and write docs/coverage.md
 	$(RUN) scripts/coverage.py run
 	$(RUN) scripts/coverage.py write
+
+# The pages of commands and settings are written anew; a broken link, a missing anchor or an unknown name ends the build.
+docs: $(READY)  ## build the site of docs/ into build/site
+	$(RUN) scripts/docs_config.py > docs/reference/config.md
+	$(VENV)/bin/typer image2point.cli utils docs --name image2point --title 'Command line' --output docs/reference/cli.md
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 lint: $(READY)  ## style and types
 	$(RUN) -m ruff check .

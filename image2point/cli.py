@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -70,7 +71,8 @@ def _reason(error: Exception) -> str:
 def _complain(line: str) -> None:
     # Of several processes of one run, the first speaks for all.
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
-        print(printable(line), file=sys.stderr)
+        with suppress(OSError):  # of a terminal that was closed
+            print(printable(line), file=sys.stderr)
 
 
 app = typer.Typer(

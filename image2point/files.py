@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 def user_path(path: str | Path) -> Path:
@@ -49,42 +53,87 @@ def csv_cell(value: object) -> object:
 
 
 @contextmanager
+def temporary(target: Path, folder: bool = False) -> Iterator[Path]:
+    """Give an empty file or folder beside `target` while the block lasts; its end removes it, unless it was moved.
+
+    What killed processes left of theirs is removed first. Each is locked as long as its process lives; where a file
+    system knows no locks, they stay.
+
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     left = Path(home) / ".a.txt.killed.part"
+    ...     left.touch()
+    ...     with temporary(Path(home) / "a.txt") as first, temporary(Path(home) / "a.txt") as second:
+    ...         left.exists(), first.exists(), second.exists()
+    (False, True, True)
+    """
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            remove(left)
+    names: dict[str, Any] = {"dir": target.parent, "prefix": f".{target.name}.", "suffix": ".part"}
+    if folder:
+        path = Path(tempfile.mkdtemp(**names))
+    else:
+        handle, name = tempfile.mkstemp(**names)
+        os.close(handle)
+        path = Path(name)
+    try:
+        with ExitStack() as held:
+            with suppress(OSError):
+                held.enter_context(_locked(path, fcntl.LOCK_EX))
+            yield path
+    finally:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that it holds, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, kind)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it onto `path` if the block succeeds.
 
     The content is flushed to disk before the move. On any error, a full disk included, the temporary file is
-    removed and `path` stays as it was.
+    removed and `path` stays as it was; one that a killed process left is removed by the next that writes to `path`.
 
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with writing(Path(folder) / "a.txt") as temporary:
-    ...         _ = temporary.write_text("whole")
+    ...     with writing(Path(folder) / "a.txt") as part:
+    ...         _ = part.write_text("whole")
     ...     (Path(folder) / "a.txt").read_text()
     'whole'
     """
     target = user_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as stream:
+    with temporary(target) as part:
+        yield part
+        with open(part, "rb+") as stream:
             os.fsync(stream.fileno())
         # mkstemp makes files private; give the mode that an ordinary open() would have given.
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+        part.chmod(0o666 & ~umask)
+        part.replace(target)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Replace the content of `path` atomically."""
-    with writing(path) as temporary:
-        temporary.write_bytes(content)
+    with writing(path) as part:
+        part.write_bytes(content)
 
 
 def write_text(path: str | Path, content: str) -> None:

@@ -72,6 +72,16 @@ class Run:
         return self.path / "choice.json"
 
     @property
+    def trials(self) -> Path:
+        """The trials of `choose.lr`: what each rate was tried for, and its score on the validation clouds."""
+        return self.path / "trials.json"
+
+    @property
+    def unfinished_trials(self) -> Path:
+        """A folder for each trial that is not finished."""
+        return self.path / "trials"
+
+    @property
     def fingerprint(self) -> Path:
         """Digests of the data, and the environment, that the run was begun with."""
         return self.path / "fingerprint.json"
@@ -104,6 +114,10 @@ class Run:
     def read_choice(self) -> dict[str, Any]:
         """The content of choice.json."""
         return _read_json(self.choice, f"{self.path} has not chosen a block to train yet")
+
+    def read_trials(self) -> dict[str, Any]:
+        """The content of trials.json."""
+        return _read_json(self.trials, f"{self.path} has not chosen a learning rate yet")
 
     def read_fingerprint(self) -> dict[str, Any]:
         """The content of fingerprint.json."""

@@ -224,3 +224,16 @@ def test_unfinished_runs_and_bad_files(tmp_path: Path) -> None:
     refused(call("evaluate", run), "weights.safetensors cannot be read")
     (run / "summary.json").unlink()
     refused(call("evaluate", run), "not a finished run", "--resume")
+
+
+def test_what_a_killed_process_wrote_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
+    """By the next that writes to the same file; what another process still writes stays."""
+    left, other = tmp_path / ".a.txt.12345678.part", tmp_path / ".b.txt.12345678.part"
+    for path in (left, other):
+        path.touch()
+    with files.writing(tmp_path / "a.txt") as ours, files.writing(tmp_path / "a.txt") as theirs:
+        ours.write_text("first")
+        theirs.write_text("second")
+        assert not left.exists() and other.exists()
+    assert (tmp_path / "a.txt").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "a.txt"]

@@ -18,7 +18,8 @@ def test_import_loads_nothing_heavy() -> None:
     program = (
         "import sys, torch\nbefore = set(sys.modules)\n"
         "import image2point\nimage2point.voxelize, image2point.collapse.Statistics\n"
-        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))\n"
+        "image2point.lift\nassert 'torch._dynamo' not in sys.modules"
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "image2point" in loaded

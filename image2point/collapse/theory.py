@@ -59,6 +59,7 @@ class UnconstrainedFeatures:
 
     @property
     def balanced(self) -> bool:
+        """Whether all classes have as many samples."""
         return len(set(self.counts)) == 1
 
     @property
@@ -73,6 +74,7 @@ class UnconstrainedFeatures:
         return (logits - one_hot(self.labels, len(self.counts))).square().sum() / (2 * len(logits))
 
     def objective(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """L of the logits and both decays, for features [N, d], weight [C, d] and bias [C]."""
         decay = self.weight_decay * weight.square().sum() + self.feature_decay * features.square().sum()
         return self.mean_loss(features @ weight.mT + bias) + decay / 2
 

@@ -54,6 +54,7 @@ class CollapseMetric(Metric):
         Statistics.sharing({name: getattr(self, name) for name in self._names}).update(features, labels)
 
     def compute(self) -> dict[str, float]:
+        """All measures, over all processes."""
         return metrics(self.statistics(), self.classifier, self.ask)
 
     def statistics(self) -> Statistics:

@@ -17,8 +17,9 @@ def explain(error: Any, origins: Mapping[str, str], kind: type[BaseModel]) -> st
     location = [str(part) for part in error["loc"]]
     options = _options(kind, location[:-1])
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], options, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}? " if close else ""
+        near = difflib.get_close_matches(location[-1], options, n=1, cutoff=0.5)
+        close = near if len(location) > 1 else _elsewhere(kind, location[0]) or near
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
         section = ".".join(location[:-1]) or "a config"
         place = f"{'.'.join(location)} (in {_origin(location, origins)})"
         return f"unknown key {place}: {hint}{section} has {', '.join(options)}"
@@ -39,6 +40,12 @@ def _origin(location: list[str], origins: Mapping[str, str]) -> str:
 def _options(kind: type[BaseModel], section: list[str]) -> list[str]:
     model = _model(kind, section)
     return [*model.model_fields, *([] if section else ["base"])] if model else []
+
+
+def _elsewhere(kind: type[BaseModel], name: str) -> list[str]:
+    """The dotted names of the fields of this name in the sections of a config."""
+    sections = {section: _model(kind, [section]) for section in kind.model_fields}
+    return [f"{section}.{name}" for section, model in sections.items() if model and name in model.model_fields]
 
 
 def _field(kind: type[BaseModel], location: list[str]) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from image2point.config.choosing import Choose
 from image2point.config.crops import Crop, Tiles
 from image2point.config.frozen import Section
 from image2point.config.lifting import Network
@@ -301,7 +302,8 @@ class Training(Section):
     def _possible(self) -> Training:
         if self.epochs and self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"training.warmup_epochs = {self.warmup_epochs:g} must be less than training.epochs = {self.epochs}"
+                f"training.warmup_epochs = {self.warmup_epochs:g} must be less than training.epochs = {self.epochs}; "
+                "for so few epochs give training.warmup_epochs=0 too"
             )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("training.nesterov = true needs training.optimizer = sgd with a momentum above 0")
@@ -358,6 +360,7 @@ class Config(Section):
     finetune: Finetune = Finetune()
     data: Data = Data()
     training: Training = Training()
+    choose: Choose = Choose()
     collapse: Collapse = Collapse()
     report: Report = Report()
 
@@ -377,6 +380,16 @@ class Config(Section):
         usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
         if problem := task_problem(self, usual):
             raise ValueError(problem)
+        if self.choose.lr and self.choose.epochs[-1] > self.training.epochs:
+            raise ValueError(
+                f"choose.epochs = {list(self.choose.epochs)}: a trial should not be longer than the run, which has "
+                f"training.epochs = {self.training.epochs}"
+            )
+        if self.choose.clouds and self.data.shots is None:
+            raise ValueError(
+                f"choose.clouds = {self.choose.clouds} takes clouds that data.shots leaves over, and there are no "
+                "shots; leave it out and set data.validation"
+            )
         return self
 
     def to_yaml(self) -> str:

@@ -6,11 +6,9 @@ import bz2
 import gzip
 import lzma
 import os
-import shutil
 import stat
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from image2point.datasets.catalogue import Download
 from image2point.datasets.prepare import file_hash
 from image2point.errors import InputError, one_line
-from image2point.files import user_path
+from image2point.files import temporary, user_path
 
 BLOCK = 2**20
 TIMEOUT = 60
@@ -115,9 +113,10 @@ def _get(url: str, part: Path, bytes_limit: int, progress: Callable[[int, int | 
     done = part.stat().st_size if part.exists() else 0
     validator = part.with_name(f"{part.name}.tag")
     headers = {"User-Agent": "image2point"}
-    if done and validator.exists():
+    tag = validator.read_text(encoding="utf-8") if validator.exists() else ""
+    if done and tag:
         # If-Range: a file that has changed since is sent from the start.
-        headers |= {"Range": f"bytes={done}-", "If-Range": validator.read_text(encoding="utf-8")}
+        headers |= {"Range": f"bytes={done}-", "If-Range": tag}
     else:
         done = 0
     try:
@@ -129,9 +128,9 @@ def _get(url: str, part: Path, bytes_limit: int, progress: Callable[[int, int | 
             if (total or 0) > bytes_limit:
                 raise InputError(f"{url} has {total:,} bytes; at most {bytes_limit:,} are expected")
             tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-            if tag and not tag.startswith("W/"):  # a weak one does not promise the same bytes
-                validator.write_text(tag, encoding="utf-8")
             with part.open("ab" if resumed else "wb") as file:
+                # Only now, when what came of another version is gone; a weak tag does not promise the same bytes.
+                validator.write_text("" if tag.startswith("W/") else tag, encoding="utf-8")
                 while block := answer.read(BLOCK):
                     done += len(block)
                     if done > bytes_limit:
@@ -162,26 +161,24 @@ def unpack_archive(archive: Path, into: Path, expected: str) -> None:
     into.mkdir(parents=True, exist_ok=True)
     if (into / expected).exists():
         raise InputError(f"{into / expected} exists already; remove it to unpack {archive.name} again")
-    place = Path(tempfile.mkdtemp(dir=into, prefix=".unpacking."))
     try:
-        if zipfile.is_zipfile(archive):
-            _unzip(archive, place)
-        elif _is_tar(archive):
-            _untar(archive, place)
-        else:
-            raise InputError(f"{archive}: expected a .zip or .tar archive; its first bytes are {_head(archive)!r}")
-        if not (place / expected).is_dir():
-            names = ", ".join(one_line(path.name, 60) for path in sorted(place.iterdir())[:5])
-            raise InputError(f"{archive}: expected a folder {expected} in it, found {names or 'nothing'}")
-        (place / expected).rename(into / expected)
+        with temporary(into / expected, folder=True) as place:
+            if zipfile.is_zipfile(archive):
+                _unzip(archive, place)
+            elif _is_tar(archive):
+                _untar(archive, place)
+            else:
+                raise InputError(f"{archive}: expected a .zip or .tar archive; its first bytes are {_head(archive)!r}")
+            if not (place / expected).is_dir():
+                names = ", ".join(one_line(path.name, 60) for path in sorted(place.iterdir())[:5])
+                raise InputError(f"{archive}: expected a folder {expected} in it, found {names or 'nothing'}")
+            (place / expected).rename(into / expected)
     except InputError:
         raise
     except (*DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # trouble with the disk
         raise InputError(f"{archive} is damaged: {one_line(error)}; get it again") from None
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _unzip(archive: Path, place: Path) -> None:

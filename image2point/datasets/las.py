@@ -141,6 +141,7 @@ def _chunks(reader: Any, path: Path) -> Iterator[Any]:
 def _opened(path: Path) -> Iterator[Any]:
     """The file in laspy's reader, whose header is the file's own."""
     laspy = _laspy(path)
+    _check_records(path)
     with _damage(path):
         reader = laspy.open(path)
     with reader:
@@ -152,6 +153,20 @@ def _opened(path: Path) -> Iterator[Any]:
                 f"{path.stat().st_size:,} bytes (truncated?)"
             )
         yield reader
+
+
+def _check_records(path: Path) -> None:
+    """Refuse more records of variable length than the file has room for: laspy would look for each of a billion."""
+    with path.open("rb") as file:
+        head = file.read(247)
+    size = path.stat().st_size
+    if head[:4] != b"LASF" or len(head) < 227:
+        raise InputError(f"{path}: damaged, truncated or not a LAS file: no header that begins with LASF")
+    records = {100: 54, 243: 60} if (head[24], head[25]) >= (1, 4) and len(head) == 247 else {100: 54}
+    for at, smallest in records.items():
+        count = int.from_bytes(head[at : at + 4], "little")
+        if count * smallest > size:
+            raise InputError(f"{path}: damaged: the header promises {count:,} records, the file has {size:,} bytes")
 
 
 @contextmanager

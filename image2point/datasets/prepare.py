@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import shutil
-import tempfile
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ from image2point.datasets.prepared import FORMAT, INDEX, NORMAL_STEPS, VERSION, 
 from image2point.datasets.splits import CloudSet, Splits, origin
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError, printable
-from image2point.files import user_path
+from image2point.files import remove, temporary, user_path
 
 ENCODINGS = ("exact", "int16")
 SHARD_BYTES = 64 * 2**20
@@ -68,9 +66,8 @@ def prepare_dataset(
         kind = "already, and holds no prepared data" if overwrite else "already; choose another or ask to overwrite it"
         raise InputError(f"{out} exists {kind}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
-    place.chmod(0o755)
-    try:
+    with temporary(out, folder=True) as place:
+        place.chmod(0o755)
         summary = Summary()
         index: dict[str, Any] = {
             "format": FORMAT,
@@ -100,14 +97,11 @@ def prepare_dataset(
         index |= {"largest_error": summary.largest_error, "skipped": summary.skipped}
         (place / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         summary.bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-        old = place.with_suffix(".old")
+        old = out.with_name(f".{out.name}.old.part")  # which the next call removes, should this one be killed
         if out.exists():
             out.rename(old)
         place.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
+        remove(old)
     return summary
 
 

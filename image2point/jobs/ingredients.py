@@ -203,7 +203,9 @@ def _lift(
     decoder: dict[str, Any] = {}
     if config.task == "segmentation":
         decoder = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
-    make: Callable[..., LiftedNetwork] = segmenter if decoder else lift
+    make: Callable[..., LiftedNetwork] = lift
+    if decoder:
+        make = segmenter
     lifted = make(
         config.network.arch,
         weights=weights,

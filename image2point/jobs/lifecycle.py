@@ -27,9 +27,12 @@ FREE_TO_CHANGE = ("training.workers:", "training.checkpoint_every_minutes:", "da
 
 def standing(
     run: Run, config: Config | Pretrain, resume: bool, overwrite: bool
-) -> Literal["new", "checkpoint", "finished"]:
-    """What there is to do. InputError where the directory exists and neither option is given, or where a run is to be
-    resumed with another config than its own."""
+) -> Literal["new", "choosing", "checkpoint", "finished"]:
+    """What there is to do; `choosing`: the run has made trials of `choose.lr`, and is not trained yet.
+
+    InputError where the directory exists and neither option is given, or where a run is to be resumed with another
+    config than its own.
+    """
     lost = run.path.is_dir() and not run.config.is_file() and runs.is_remainder(run.path)  # killed early
     if not resume or not run.path.exists() or lost:
         runs.check_new(run.path, overwrite or (resume and lost))
@@ -43,7 +46,9 @@ def standing(
         )
     if run.finished:
         return "finished"
-    return "checkpoint" if checkpoint.latest(run.checkpoint) else "new"
+    if checkpoint.latest(run.checkpoint):
+        return "checkpoint"
+    return "choosing" if run.trials.is_file() or run.unfinished_trials.is_dir() else "new"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 from image2point import files
 from image2point.config import Config
 from image2point.finetune import count, count_by_role
-from image2point.jobs import block_choice, lifecycle
+from image2point.jobs import block_choice, lifecycle, lr_choice
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.ingredients import (
     calibration_batch,
@@ -58,8 +58,9 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     splits, recipe = load_splits(config.data), make_recipe(config)
     check_features(splits, recipe, TASKS[config.task].for_scoring(config, splits.test))
     task = TASKS[config.task].for_run(config, splits)
+    judges = lr_choice.clouds_to_choose_by(config, splits)
     fingerprint = take_fingerprint(splits, None if config.data.name == "synthetic" else config.data.root, fabric)
-    changed = compare_fingerprint(run, fingerprint) if stands == "checkpoint" else []
+    changed = compare_fingerprint(run, fingerprint) if stands != "new" else []
     classes = len(splits.train.classes)
     if stands == "checkpoint":
         network = make_blank_network(config, classes, run.read_lifting())
@@ -76,7 +77,10 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
         if open_choice:
             block_choice.choose(config, run, fabric, network, splits, recipe, stop)
             network, counts = block_choice.apply(network, block_choice.resolved(config, run))
-        job = Job(fabric, task, network, splits, recipe, config, run, stop)
+        if judges is not None and stands != "checkpoint":
+            lr_choice.choose(config, run, fabric, network, splits, judges, recipe, stop)
+        settings = lr_choice.resolved(config, run)
+        job = Job(fabric, task, network, splits, recipe, settings, run, stop)
         _announce(job, config, network, counts, resumed=stands == "checkpoint")
         for change in changed:
             job.journal.say(f"warning: {change}")
@@ -101,6 +105,8 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
         say(f"network: {config.network.arch}, {_provenance(job.run.read_lifting())}")
     if lifted_stem(config):
         say(f"policy {config.finetune.policy} trains no stem, so the 2D stem is lifted (network.stem = inflate)")
+    if config.choose.lr:
+        say(lr_choice.told(job.run.read_trials()))
     say(f"policy {block_choice.resolved(config, job.run)}: {counts.trainable:,} of {counts.total:,} parameters train")
 
 
@@ -119,6 +125,8 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
     """Score the chosen weights on the test set, once, and write everything that a finished run has."""
     run, splits = job.run, job.splits
     result, tested = score(job, state)
+    if config.choose.lr:
+        lr_choice.add_to(result, run)
     if not job.fabric.is_global_zero:
         return
     save_weights(network, run.weights)

@@ -13,10 +13,31 @@ from torch.utils.hooks import BackwardHook, RemovableHandle
 from image2point.errors import InputError
 from image2point.lifting.programs import Region
 from image2point.lifting.regions import WITHIN, Call, LeakError, Operand, members, region
-from image2point.voxels import DenseVoxels, VoxelTensor
+from image2point.voxels import BatchNorm, DenseVoxels, VoxelTensor
 
 
-class Block(nn.Module):
+class OwnNorms(nn.Module):
+    """A module whose batch norms stay where `convert_sync_batchnorm` would replace them."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As of any module; but in place of a batch norm over voxels, `SyncBatchNorm` changes nothing.
+
+        Those here reduce their statistics over all processes by themselves.
+
+        Raises:
+            InputError: where it is to reduce over some processes only.
+        """
+        if isinstance(module, nn.SyncBatchNorm) and isinstance(self._modules.get(name), BatchNorm):
+            if module.process_group is not None:
+                raise InputError(
+                    "the batch norms of a lifted network reduce their statistics over all processes, not over a "
+                    "process_group; call convert_sync_batchnorm without one, or not at all"
+                )
+            return
+        super().add_module(name, module)
+
+
+class Block(OwnNorms):
     """A module of the 2D network in 3D: one that holds others, or one that changes nothing there.
 
     It takes and gives what it does there, with voxels in place of images, and has hooks as any module. Where its layers

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
-from image2point.lifting.blocks import assign_regions
+from image2point.lifting import eager
+from image2point.lifting.blocks import OwnNorms, assign_regions
 from image2point.lifting.heads import effective
 from image2point.lifting.observe import block_layers, layer_nodes, observing
 from image2point.lifting.programs import Program, Region
@@ -22,6 +23,12 @@ from image2point.voxels.modules import kernels_compared
 _OWN = ("graph", "lifting", "roles", "classifier")
 """Attributes that give way to a child module of that name."""
 
+_HEADS = ("fc", "head", "classifier")
+"""What networks call their classifier."""
+
+_HABITS = ("get_classifier", "reset_classifier")
+"""What a timm network has besides."""
+
 _RESULTS = {
     "scores": ("logits",),
     "embedding": ("features", "logits"),
@@ -30,7 +37,7 @@ _RESULTS = {
 }
 
 
-class LiftedNetwork(nn.Module):
+class LiftedNetwork(OwnNorms):
     """A 3D network over voxels, made by `image2point.lift`.
 
     Its state dict has the 2D network's names (`layer1.0.conv1.weight`), and its blocks are modules as there
@@ -84,7 +91,22 @@ class LiftedNetwork(nn.Module):
         held = any(name in self.__dict__.get(kind, ()) for kind in ("_modules", "_parameters", "_buffers"))
         if name in _OWN and not held:
             return self.linear_classifier() if name == "classifier" else self.__dict__[f"_{name}"]
+        if name in _HABITS and self._classifier:
+            raise AttributeError(
+                f"a lifted network has no {name}: its classifier is net.{self._classifier}, to which another module "
+                "can be assigned, and `lift(..., num_classes=N)` makes one of N classes"
+            )
         return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign; InputError where a module is to be a classifier under a name that the network does not call."""
+        held = self.__dict__.get("_modules", {})
+        if isinstance(value, nn.Module) and name in _HEADS and name not in held and self.__dict__.get("_classifier"):
+            raise InputError(
+                f"{self._lifting.network} calls no module {name!r}, so it would do nothing: the classifier is "
+                f"net.{self._classifier}; assign to that"
+            )
+        super().__setattr__(name, value)
 
     def forward(self, x: Voxels) -> Tensor:
         """Class scores [B, classes] of a batch of clouds."""
@@ -155,7 +177,11 @@ class LiftedNetwork(nn.Module):
         if self._classifier is None:
             raise InputError(f"{self._lifting.network} was lifted without a classifier; give num_classes to add one")
         layer = self.get_submodule(self._classifier)
-        assert isinstance(layer, nn.Linear)
+        if not isinstance(layer, nn.Linear):
+            raise InputError(
+                f"net.{self._classifier} is a {type(layer).__name__} by now, not one linear layer; measures of the "
+                "classifier need a torch.nn.Linear there"
+            )
         return effective(layer)
 
     def layer_names(self) -> tuple[str, ...]:
@@ -212,6 +238,8 @@ class LiftedNetwork(nn.Module):
 
     def execute(self, program: Program, x: Voxels) -> dict[str, Any]:
         """Run a program over this network's modules: its own, or one made of its graph (`lifting.observe`)."""
+        if torch.compiler.is_compiling() and isinstance(x, VoxelTensor) and eager.take_out():
+            return eager.call(self.execute, program, x)
         self._check(x)
         if self._lifting.options.substrate == "dense" and isinstance(x, VoxelTensor):
             x = x.dense()

@@ -211,9 +211,16 @@ class _Page:
 
     def provenance(self) -> str:
         runs = [run for arm in self.arms for run in arm.runs]
+        choice = ""
+        if table := page_tables.trials_table(self.arms):
+            tried = (
+                "Learning rates that the runs tried, and the score of their validation clouds at the best epoch of "
+                "each trial, a short training. Test clouds played no part."
+            )
+            choice = self._caption("Table", tried) + table
         note = "The runs one by one; below, what each recorded of its weights, data and environment, and its config."
         return (
-            f"<h2>Provenance</h2>{self._caption('Table', note)}{page_tables.runs_table(self.arms)}"
+            f"<h2>Provenance</h2>{choice}{self._caption('Table', note)}{page_tables.runs_table(self.arms)}"
             f'<div class="records">{"".join(map(details, runs))}</div>'
         )
 

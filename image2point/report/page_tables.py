@@ -83,6 +83,28 @@ def moved_table(arms: Sequence[Arm]) -> str:
     return _table(f"<tr>{head}</tr>", "".join(body))
 
 
+def trials_table(arms: Sequence[Arm]) -> str:
+    """The learning rates that runs tried, with what their validation clouds gave; '' where none tried any."""
+    names = ("Run", "Arm", "Learning rate", "Epochs", "Validation", "")
+    head = "".join(f"<th{TEXT if name in ('Run', 'Arm', '') else ''}>{name}</th>" for name in names)
+    body = []
+    for index, arm in enumerate(arms):
+        for run in arm.runs:
+            last = max((trial.epochs for trial in run.summary.trials), default=0)
+            for trial in run.summary.trials:
+                taken = (trial.lr, trial.epochs) == (run.summary.chosen_lr, last)
+                body.append(
+                    f'<tr><th class="text" scope="row">{escape(run.summary.name)}</th>'
+                    f'<td class="text">{named(index, arm.label)}</td>'
+                    + _cell(f"{trial.lr:g}")
+                    + _cell(str(trial.epochs))
+                    + _cell(f"{trial.order[0]:.4f}" if trial.order else "diverged")
+                    + _cell("chosen" if taken else "", text=True)
+                    + "</tr>"
+                )
+    return _table(f"<tr>{head}</tr>", "".join(body)) if body else ""
+
+
 def runs_table(arms: Sequence[Arm]) -> str:
     """Every run by itself: seed, weights, chosen epoch, scores."""
     scores = [score for score in arms[0].display.scores if not score.optional]

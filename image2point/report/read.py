@@ -65,6 +65,14 @@ class Seconds(_Part):
     total: float
 
 
+class Trial(_Part):
+    """A learning rate that a run tried; `order` is what its validation clouds gave, None where the loss diverged."""
+
+    lr: float
+    epochs: int
+    order: tuple[float, ...] | None
+
+
 class Summary(_Part):
     """`summary.json`."""
 
@@ -84,6 +92,9 @@ class Summary(_Part):
     collapse: dict[str, dict[str, float | None]]
     seconds: Seconds
     environment: dict[str, Any]
+    chosen_lr: float | None = None
+    lr_clouds: int = 0
+    trials: tuple[Trial, ...] = ()
 
     @property
     def per_class(self) -> dict[str, float | None]:

@@ -29,7 +29,7 @@ from image2point.runs import Run
 from image2point.sweeps.executors import Executor, Inline, Job, RunFailed
 from image2point.sweeps.plan import Planned, Sweep
 from image2point.tasks.display import DISPLAYS
-from image2point.training.interrupt import Interrupted
+from image2point.training.interrupt import Interrupted, asked_to_stop
 
 ATTEMPTS = 2
 ELSEWHERE = "elsewhere"  # another process is at work on it
@@ -191,7 +191,8 @@ def _attempt(item: Progress, executor: Executor) -> None:
 
 @contextmanager
 def _signals_stop() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, and SIGINT too where a shell had it ignored, as with jobs in the background."""
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, and SIGINT too where a shell had it ignored, as for jobs in the
+    background."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -199,7 +200,7 @@ def _signals_stop() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in asked_to_stop()}
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,13 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one cell: `values` by what tells them apart (their seeds), NaN where a run has no number."""
+    """The runs of one cell: `values` by what tells them apart (their seeds), NaN where a run has no number.
+
+    rates: by the same keys, the learning rates that runs chose on validation clouds.
+    """
 
     values: Mapping[Key, float]
+    rates: Mapping[Key, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -107,12 +111,12 @@ def pivot(runs: Sequence[Record], rows: Sequence[str], columns: Sequence[str], v
     """
     if not runs:
         raise InputError("a table needs at least one finished run")
-    for field in (*rows, *columns):
+    for name in (*rows, *columns):
         for run in runs:
-            if field not in run.settings:
-                near = [name for name in run.settings if name.endswith(field.rpartition(".")[2])]
+            if name not in run.settings:
+                near = [known for known in run.settings if known.endswith(name.rpartition(".")[2])]
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise InputError(f"{run.path} has no setting {field!r}{hint}")
+                raise InputError(f"{run.path} has no setting {name!r}{hint}")
     groups: dict[tuple[Key, Key], list[Record]] = {}
     for run in runs:
         key = tuple(_text(run, f) for f in rows), tuple(_text(run, f) for f in columns)
@@ -125,7 +129,11 @@ def pivot(runs: Sequence[Record], rows: Sequence[str], columns: Sequence[str], v
         if len(numbers) < len(members):
             where = _named((*rows, *columns), (*key[0], *key[1]))
             raise InputError(f"two runs of the cell {where} have the same seeds; leave one of them out")
-        cells[key] = Cell({seed: math.nan if n is None else float(n) for seed, n in numbers.items()})
+        rates = {tuple(_text(run, f) for f in seeds): run.summary.chosen_lr for run in members}
+        cells[key] = Cell(
+            {seed: math.nan if n is None else float(n) for seed, n in numbers.items()},
+            {seed: rate for seed, rate in rates.items() if rate is not None},
+        )
     top = _best(cells, best)
     return Pivot(
         tuple(rows), tuple(columns), value,
@@ -223,7 +231,19 @@ def note(table: Pivot, spread: str) -> str:
     runs = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     kind = "s.d." if spread == "sd" else "half the 95 % interval"
     marks = "; bold: best, †: not told from it by a paired t-test at 5 %" if table.best else ""
-    return f"{table.value}{' (%)' if in_percent(table.value) else ''}, mean ± {kind} over {runs} runs per cell{marks}"
+    what = f"{table.value}{' (%)' if in_percent(table.value) else ''}"
+    return f"{what}, mean ± {kind} over {runs} runs per cell{marks}{_rates(table)}"
+
+
+def _rates(table: Pivot) -> str:
+    """The learning rates that were chosen on validation clouds, by cell; '' where none were."""
+    fields = (*table.row_fields, *table.column_fields)
+    told = [
+        f"{_named(fields, (*row, *column))}: {', '.join(f'{rate:g}' for rate in cell.rates.values())}"
+        for (row, column), cell in table.cells.items()
+        if cell.rates
+    ]
+    return f"; learning rates, chosen on validation clouds: {'; '.join(told)}" if told else ""
 
 
 def in_percent(value: str) -> bool:
@@ -257,13 +277,17 @@ def _latex(text: str) -> str:
 
 
 def _csv(table: Pivot) -> str:
-    """One line per run, for programs; an undefined number is `nan`."""
+    """One line per run, for programs; an undefined number is `nan`. `chosen_lr` is there where any run chose."""
+    chose = any(cell.rates for cell in table.cells.values())
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(map(csv_cell, [*table.row_fields, *table.column_fields, "seeds", table.value]))
+    writer.writerow(
+        [*map(csv_cell, [*table.row_fields, *table.column_fields, "seeds", table.value]), *["chosen_lr"] * chose]
+    )
     for (row, column), cell in table.cells.items():
         for seeds, value in cell.values.items():
-            writer.writerow([*map(csv_cell, (*row, *column, " ".join(seeds))), repr(value)])
+            rate = [cell.rates.get(seeds, "")] if chose else []
+            writer.writerow([*map(csv_cell, (*row, *column, " ".join(seeds))), repr(value), *rate])
     return stream.getvalue()
 
 

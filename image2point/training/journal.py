@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,7 +31,8 @@ class Journal:
 
     def say(self, text: str) -> None:
         """One line on the screen and in log.txt."""
-        self.console.print(text, markup=False)
+        with _as_long_as_it_is_open():
+            self.console.print(text, markup=False)
         if self.speaks:
             with open(self.run.log, "a", encoding="utf-8") as log:
                 log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
@@ -98,8 +102,19 @@ class Journal:
 
     def close(self) -> None:
         if self._bar:
-            self._bar.stop()
+            with _as_long_as_it_is_open():
+                self._bar.stop()
             self._bar = None
         if self._writer:
             self._writer.close()
             self._writer = None
+
+
+@contextmanager
+def _as_long_as_it_is_open() -> Iterator[None]:
+    """Let nothing hang on a terminal that was closed, to which no more can be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise

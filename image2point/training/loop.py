@@ -21,6 +21,10 @@ from image2point.training.pausing import pause, save
 from image2point.training.schedule import learning_rate
 
 
+class Diverged(InputError):
+    """The loss is no number any more."""
+
+
 def fit(job: Job, state: State) -> None:
     """Train from `state` to the last epoch. Raises Interrupted, with a checkpoint written, when asked to stop."""
     epochs = job.config.training.epochs
@@ -71,7 +75,7 @@ def train_epoch(job: Job, state: State) -> None:
         state.sums = [a + b for a, b in zip(state.sums, (batch_loss, correct, counted), strict=True)]
         state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
         if not math.isfinite(batch_loss):
-            raise InputError(
+            raise Diverged(
                 f"the loss became {batch_loss} in epoch {epoch}, step {state.step}; "
                 "lower training.lr, add training.warmup_epochs, or set training.gradient_clip"
             )

@@ -47,7 +47,8 @@ class Clouds:
     """Reductions over the occupied sites of each cloud, of values [..., K] that stand at the sites.
 
     Attributes:
-        mean, total: values at sites → values of clouds.
+        mean: values at sites → values of clouds.
+        total: the same, summed.
         spread: values of clouds → values at sites, or what broadcasts to them.
     """
 

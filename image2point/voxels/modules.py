@@ -46,7 +46,8 @@ class VoxelConv(nn.Module):
     stride · o − padding + [0, K) · dilation. Far-side padding is what makes ceil(n / stride) outputs.
 
     Args:
-        kernel_size, padding: per axis x, y, z; `padding` on the near side.
+        kernel_size: per axis x, y, z.
+        padding: per axis, on the near side.
         axis: the depth axis, along which the kernel was inflated.
         depth_padding: "replicate" repeats the border slices of a dense grid along the depth axis.
         engine: what runs it on sparse voxels, see `conv.engines`.

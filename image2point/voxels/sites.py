@@ -96,6 +96,7 @@ class Sites:
 
     @property
     def device(self) -> torch.device:
+        """Where the coordinates lie."""
         return self.coordinates.device
 
     @property

@@ -44,14 +44,17 @@ class VoxelTensor:
 
     @property
     def stride(self) -> int:
+        """Edge of a voxel in input voxels."""
         return self.sites.stride
 
     @property
     def batch_size(self) -> int:
+        """Clouds in the batch."""
         return self.sites.batch_size
 
     @property
     def device(self) -> torch.device:
+        """Where the features lie."""
         return self.features.device
 
     def replace(self, features: Tensor) -> VoxelTensor:
@@ -65,6 +68,7 @@ class VoxelTensor:
         return VoxelTensor(self.features.to(target), self.sites.to(target))
 
     def double(self) -> VoxelTensor:
+        """The features in float64."""
         return self.to(torch.float64)
 
     def pin_memory(self) -> VoxelTensor:
@@ -145,10 +149,12 @@ class DenseVoxels:
 
     @property
     def batch_size(self) -> int:
+        """Clouds in the batch."""
         return self.grid.shape[0]
 
     @property
     def device(self) -> torch.device:
+        """Where the features lie."""
         return self.grid.device
 
     @property
@@ -194,6 +200,7 @@ class DenseVoxels:
         return self._moved(lambda values: values.to(target))
 
     def double(self) -> DenseVoxels:
+        """The features in float64."""
         return self.to(torch.float64)
 
     def pin_memory(self) -> DenseVoxels:
@@ -210,5 +217,5 @@ class DenseVoxels:
         return VoxelTensor(self.rows, self.sites)
 
 
-# The third form is an unmasked dense grid [B, C, X, Y, Z], as image volumes and export use it.
 Voxels: TypeAlias = VoxelTensor | DenseVoxels | Tensor
+"""Sparse voxels, a grid with its mask, or a plain grid [B, C, X, Y, Z], as image volumes and export use it."""

@@ -24,8 +24,7 @@ class TransposedConv(VoxelConv):
     finer map is given; a far-side size (`output_padding` in 2D) is never needed.
 
     Args:
-        in_channels, out_channels: of this layer: `in_channels` on the coarse sites.
-        kernel_size, stride, padding, dilation, groups, axis, depth_padding, engine: as in `VoxelConv`.
+        in_channels: on the coarse sites. All other arguments are as in `VoxelConv`.
 
     Attributes:
         weight: [C_in, C_out / groups, Kx, Ky, Kz], as torch lays it out.

@@ -48,6 +48,7 @@ class Stretch(AdaptivePool):
     """Stretches a grid that has fewer than `size` cells along an axis to that many, and leaves the other axes."""
 
     def target(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Cells that a grid of that shape becomes."""
         x, y, z = (max(wanted, there) for wanted, there in zip(self.size, shape, strict=True))
         return x, y, z
 

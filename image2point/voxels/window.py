@@ -21,6 +21,7 @@ class Window:
 
     @property
     def taps(self) -> int:
+        """Sites under the window."""
         return prod(self.kernel)
 
     def is_pointwise(self) -> bool:

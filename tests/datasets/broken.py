@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import laspy
 import layouts
 import numpy as np
 
@@ -23,6 +24,7 @@ from image2point.datasets.catalogue import Options
 from image2point.datasets.download import unpack_archive
 from image2point.datasets.files import read_cloud
 from image2point.datasets.prepare import prepare_dataset, read_all
+from image2point.datasets.scene_files import read_scene
 from image2point.datasets.splits import Splits, StoredClouds
 from image2point.datasets.verify import verify_dataset
 from image2point.errors import InputError
@@ -136,6 +138,42 @@ def _prepared(root: Path) -> Path:
     points = layouts.points(0, 6, 8)
     clouds = StoredClouds("made", ("a", "b"), points, np.arange(6) % 2)
     prepare_dataset(Splits(clouds, None, clouds), root, "made")
+    return root
+
+
+def _scene_file(path: Path, **changes: np.ndarray | None) -> None:
+    arrays = {"points": layouts.points(0, 1, 8)[0], "label": np.full(8, 2), **changes}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{name: values for name, values in arrays.items() if values is not None})
+
+
+def _scene(what: str, damage: Callable[[Path], object]) -> Case:
+    """A folder of two scenes, damaged, of which those to test on are read."""
+
+    def make(folder: Path) -> Path:
+        for split in ("train", "test"):
+            _scene_file(folder / "town" / split / "a.npz")
+        damage(folder / "town")
+        return folder / "town"
+
+    return Case(what, make, lambda root: registry.load_dataset("scenes", root, Options(labels={2: "ground"})).test[0])
+
+
+def _cut_laz(folder: Path) -> Path:
+    data = laspy.create(point_format=6, file_version="1.4")
+    data.x, data.y, data.z = layouts.points(0, 1, 5000)[0].T
+    data.write(folder / "whole.laz")
+    content = (folder / "whole.laz").read_bytes()
+    (folder / "a.laz").write_bytes(content[: len(content) // 2])
+    return folder / "a.laz"
+
+
+def _kitti(root: Path) -> Path:
+    for sequence in ("00", "08"):
+        for place, suffix, words in (("velodyne", "bin", 4), ("labels", "label", 1)):
+            path = root / "sequences" / sequence / place / f"000000.{suffix}"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(bytes(8 * 4 * words))
     return root
 
 
@@ -526,6 +564,23 @@ CASES: tuple[Case, ...] = (
         "one cloud in train and test",
         lambda f: (layouts.folder(f / "clouds"), _shared(f / "clouds"), f / "clouds")[2],
         _strict,
+    ),
+    # scenes
+    _scene("a scene with a label too few", lambda r: _scene_file(r / "test" / "a.npz", label=np.full(7, 2))),
+    _scene("a scene with a label that nobody named", lambda r: _scene_file(r / "test" / "a.npz", label=np.full(8, 42))),
+    _scene("a scene with half a label", lambda r: _scene_file(r / "test" / "a.npz", label=np.full(8, 2.5))),
+    _scene("a scene without labels", lambda r: _scene_file(r / "test" / "a.npz", label=None)),
+    _scene("a scene in two formats", lambda r: layouts.write(r / "test" / "a.txt", "x y z label\n0 0 0 2\n")),
+    _scene(
+        "a scene of which nothing was seen", lambda r: _scene_file(r / "test" / "a.npz", points=np.full((8, 3), np.nan))
+    ),
+    Case("a LAZ file cut off", _cut_laz, lambda path: read_scene(path, None)),
+    Case("a picture named .las", _file("photo.las", b"\x89PNG\r\n\x1a\n"), lambda path: read_scene(path, None)),
+    _set(
+        "a scan of SemanticKITTI cut off",
+        "semantickitti",
+        _kitti,
+        lambda r: (r / "sequences/08/velodyne/000000.bin").write_bytes(b"123"),
     ),
     # prepared data
     _set("prepared data of another version", "prepared", _prepared, _index(lambda index: index.update(version=9))),

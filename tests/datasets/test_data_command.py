@@ -128,3 +128,23 @@ def test_nothing_that_is_printed_steers_the_terminal(tmp_path: Path) -> None:
         assert failed.exit_code == 2 and "\\x1b[2J" in failed.stderr and "\x1b" not in failed.output
     missing = call("verify", "folder", tmp_path / "\x1b]0;title\x07")
     assert missing.exit_code == 2 and "\x1b" not in missing.output
+
+
+def test_scenes_by_a_config(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "town" / split).mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        np.savez(
+            tmp_path / "town" / split / "a.npz", xyz_cm=rng.integers(0, 900, (50, 3)), kind=rng.integers(1, 3, 50)
+        )  # fmt: skip
+    config = tmp_path / "town.yaml"
+    fields = "scenes: {points: xyz_cm, unit: 0.01, label: kind}"
+    config.write_text(f"data: {{name: scenes, labels: {{1: road, 2: tree, 7: ignore}}, {fields}}}\n")
+    told = call("verify", "scenes", tmp_path / "town")
+    assert told.exit_code == 2 and "data.labels is empty" in told.stderr
+    done = call("prepare", "scenes", tmp_path / "town", tmp_path / "out", "--config", config)
+    assert done.exit_code == 0, done.output
+    for name, place, more in (("scenes", "town", ("--config", config)), ("prepared", "out", ())):
+        report = json.loads(call("verify", name, tmp_path / place, *more, "--json", "-").stdout)
+        counts = report["splits"]["train"]["per_class"]
+        assert set(counts) == {"road", "tree"} and sum(counts.values()) == 50 and report["of_points"]

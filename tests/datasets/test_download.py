@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import stat
+import sys
 import tarfile
 import threading
 import tracemalloc
@@ -111,6 +112,24 @@ def test_a_file_that_changed_is_sent_from_the_start(server: Server, tmp_path: Pa
     with pytest.raises(InputError):
         download_file(server.url, tmp_path / "data.zip", 2**30)
     server.content, server.etag = CONTENT[::-1], '"two"'
+    download_file(server.url, tmp_path / "data.zip", 2**30)
+    assert (tmp_path / "data.zip").read_bytes() == CONTENT[::-1]
+
+
+def test_a_kill_between_two_versions_does_not_mix_them(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came of the first version is gone before the second one's tag is there."""
+    server.break_after = 300_000
+    with pytest.raises(InputError):
+        download_file(server.url, tmp_path / "data.zip", 2**30)
+    server.content, server.etag = CONTENT[::-1], '"two"'
+    opened = Path.open
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Path, "open", lambda path, mode="r", *a, **k: (
+            sys.exit("killed") if path.suffix == ".part" else opened(path, mode, *a, **k)
+        ))  # fmt: skip
+        download_file(server.url, tmp_path / "data.zip", 2**30)
     download_file(server.url, tmp_path / "data.zip", 2**30)
     assert (tmp_path / "data.zip").read_bytes() == CONTENT[::-1]
 

@@ -128,6 +128,15 @@ def test_fewer_points_than_promised_at_the_end_of_a_chunk(tmp_path: Path) -> Non
         read_scene(tmp_path / "b.laz", None)
 
 
+@pytest.mark.parametrize("at", [103, 246])
+def test_a_billion_records_are_not_looked_for(tmp_path: Path, at: int) -> None:
+    content = bytearray(scan(tmp_path / "a.laz").read_bytes())
+    content[at] = 0x75
+    (tmp_path / "b.laz").write_bytes(content)
+    with pytest.raises(InputError, match=r"b\.laz: damaged: the header promises 1,96\d,\d+,\d+ records"):
+        read_scene(tmp_path / "b.laz", None)
+
+
 @pytest.mark.parametrize(
     ("labels", "extra", "message"),
     [

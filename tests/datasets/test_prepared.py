@@ -154,6 +154,18 @@ def test_what_is_there_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path, moved: bool) -> None:
+    """A folder half written, and the old data that were about to be removed."""
+    splits = Splits(Ragged(4), None, Ragged(4))
+    prepare_dataset(splits, tmp_path / "out", "ragged")
+    if moved:  # it was killed between moving the old data away and the new ones there
+        (tmp_path / "out").rename(tmp_path / ".out.old.part")
+    (tmp_path / ".out.12345678.part" / "train").mkdir(parents=True)
+    prepare_dataset(splits, tmp_path / "out", "ragged", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_over_shards_goes_on_where_it_stopped(tmp_path: Path, workers: int) -> None:
     import torch

@@ -374,3 +374,31 @@ def test_compiled_blocks_and_hooks_in_compiled_networks() -> None:
         doubled = net(grid)
         assert not torch.allclose(doubled, expected)
         torch.testing.assert_close(torch.compile(net, backend="aot_eager", fullgraph=True)(grid), doubled)
+
+
+def test_norms_over_all_processes_stay_what_they_are() -> None:
+    """A norm of the user's own is converted."""
+    net = lifted("resnet10t")
+    net.layer4.add_module("0", nn.BatchNorm2d(8))
+    before = {name: module for name, module in net.named_modules() if isinstance(module, BatchNorm)}
+    same = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    assert same is net and isinstance(net.get_submodule("layer4.0"), nn.SyncBatchNorm)
+    assert before == {name: module for name, module in net.named_modules() if isinstance(module, BatchNorm)}
+    with pytest.raises(i2p.InputError, match="over all processes, not over a process_group"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(net, process_group="some")
+
+
+def test_a_head_under_a_name_that_nobody_calls_is_refused() -> None:
+    net = lifted("resnet10t")
+    for name in ("head", "classifier"):
+        with pytest.raises(i2p.InputError, match=rf"calls no module '{name}'.*the classifier is net\.fc"):
+            setattr(net, name, nn.Linear(512, 3))
+    for name in ("reset_classifier", "get_classifier"):
+        with pytest.raises(AttributeError, match=r"its classifier is net\.fc"):
+            getattr(net, name)
+    net.fc = nn.Linear(512, 3)
+    assert net(voxels()).shape[1] == 3 and net.classifier[0].shape == (3, 512)
+    net.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(512, 4))
+    assert net(voxels()).shape[1] == 4 and net.embed(voxels())[0].shape[1] == 512
+    with pytest.raises(i2p.InputError, match=r"net\.fc is a Sequential by now"):
+        net.linear_classifier()

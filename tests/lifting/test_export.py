@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from lifting_samples import relative, timm_network
 from torch import Tensor, nn
 
 import image2point as i2p
-from image2point.lifting import LiftedNetwork
+from image2point.lifting import LiftedNetwork, eager
 from image2point.voxels import DenseVoxels, VoxelError, VoxelTensor
 
 SIZE = (12, 9, 8)
@@ -128,6 +129,32 @@ def test_compiles_without_graph_breaks(masked: bool) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own backend needs a C++ compiler")
 def test_compiles_to_machine_code() -> None:
     check_compiled(small(), "inductor", masked=True)
+
+
+def test_sparse_voxels_run_as_they_are_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the hundreds of functions that run, torch looks at three; grids are compiled as before."""
+    monkeypatch.setattr(eager, "call", getattr(eager.call, "_torchdynamo_orig_callable", eager.call))
+    torch.compiler.reset()
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    net = small()
+    compiled = torch.compile(net, backend=backend)
+    with torch.no_grad():
+        for number in (2, 3, 2):
+            assert torch.equal(compiled(clouds(number)), net(clouds(number)))
+    assert caplog.text.count("torch.compile leaves sparse voxels to run as they are") == 1 and not graphs
+    counted = torch._dynamo.utils.counters
+    assert counted["frames"]["total"] <= 4 and sum(counted["graph_break"].values()) <= 3
+    grid = clouds(2).dense(SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(grid), net(grid))
+    assert len(graphs) == 1
 
 
 def check_compiled(net: LiftedNetwork, backend: str, masked: bool) -> None:

@@ -167,7 +167,7 @@ def test_a_run_that_fails_tells_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_sweep_that_is_killed_goes_on_to_the_same_result(tmp_path: Path, how: signal.Signals) -> None:
     path = write(tmp_path, [1, 2, 3], epochs=40)
     program = [sys.executable, "-m", "image2point"]

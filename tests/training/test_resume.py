@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tiny_runs import rows, run_transfer, separable
 
 from image2point.config import Config
@@ -71,6 +73,27 @@ def test_ctrl_c_then_resume(
     assert not (tmp_path / "tiny/summary.json").exists()
     monkeypatch.undo()
     assert_same(run_transfer(learning(data), tmp_path, resume=True).path, whole)
+
+
+def test_a_closed_terminal_stops_it_too_but_not_under_nohup(
+    tmp_path: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written to a terminal that is closed, which hinders nothing."""
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGHUP))
+    monkeypatch.setattr(Console, "print", gone)
+    with pytest.raises(Interrupted, match="epoch 1 after step 1 of 3"):
+        run_transfer(learning(data), tmp_path)
+    assert len(list((tmp_path / "tiny/checkpoint").iterdir())) == 1
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert_same(run_transfer(learning(data), tmp_path, resume=True).path, whole)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "scoring" in (tmp_path / "tiny/log.txt").read_text()
 
 
 def test_kill_in_mid_epoch_then_resume(tmp_path: Path, data: Path, whole: Path) -> None:
