@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from image2point.benchmarks import conv, network
-from image2point.benchmarks.clouds import surface
+from image2point.benchmarks.clouds import street_scan, surface
+from image2point.lifting.costs import costs
 from image2point.voxels import VoxelTensor, voxelize
 
 
@@ -41,5 +42,16 @@ def test_a_step_or_a_pass(
 
 
 def test_the_peak_of_a_step_is_taken_in_a_process_of_its_own(voxels: VoxelTensor) -> None:
-    peak = network.peak_of_step("resnet10t", "auto", "io", voxels, torch.arange(2))
+    peak = network.peak_of_step("resnet10t", "auto", "io", "", voxels, torch.arange(2))
     assert peak is None or peak > 1 << 20
+
+
+def test_a_segmenter_scores_every_voxel_of_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "peak_of_step", lambda *given: None)
+    scan = street_scan(500, 0.5)
+    (trained,) = network.measure_network("resnet10t", scan, ["auto"], "io+norm", 1, decoder="light")
+    (scored,) = network.measure_network("resnet10t", scan, ["auto"], "none", 1, decoder="light", ceiling=1e9)
+    assert trained["voxels"] == len(scan.sites) and "gemm_share" not in trained
+    operations = scored["gemm_share"] * 1e9 * scored["step_ms"] / 1e3
+    made = network.build_network("resnet10t", "auto", "none", "light")
+    assert operations == pytest.approx(2 * sum(cost.summed for cost in costs(made, [scan]).values()))

@@ -106,7 +106,7 @@ def test_every_setting_is_on_the_page_of_settings() -> None:
             assert " ".join((field.description or "").split()).replace("|", "\\|") in page
     assert "| `voxel_size` | number > 0 | `0.05` | Edge of a voxel, in the units of the points. |" in page
     assert "| `shots` | integer ≥ 1 or null | `null` | Training clouds per class; null takes all. |" in page
-    assert "### `data.augmentation`" in page and "null for none" in page
+    assert "### `data.augmentation`" in page and "Random changes of training clouds; null for none." in page
     assert all(f"- `{name}`" in page for name in shipped())
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from image2point.datasets import modelnet
+from image2point.datasets.synthetic_scenes import SyntheticScenes
+from image2point.errors import InputError
 from image2point.voxels import Sites, VoxelTensor, voxelize
 from image2point.voxels.sites import unique_sites
 
@@ -18,6 +20,17 @@ def modelnet_voxels(root: Path, clouds: int, voxel_size: float) -> VoxelTensor:
     test = modelnet.load_modelnet(str(root), 40)[1]
     chosen = np.random.default_rng(0).permutation(len(test))[:clouds]
     return voxelize([torch.from_numpy(np.asarray(test[int(i)].points)) for i in chosen], voxel_size)
+
+
+def street_scan(points: int, voxel_size: float) -> VoxelTensor:
+    """Voxels of a synthetic street as a scanner sees it, of so many points, with their coordinates as features."""
+    cloud = SyntheticScenes("test", scenes=1, rays=4 * points, kinds=("street",))[0]
+    if len(cloud) < points:
+        raise InputError(
+            f"the scanner sees {len(cloud):,} points of the street; ask for at most so many, not {points:,}"
+        )
+    chosen = np.sort(np.random.default_rng(0).choice(len(cloud), points, replace=False))
+    return voxelize([torch.from_numpy(cloud.points[chosen])], voxel_size)
 
 
 def surface(voxels: int, seed: int = 0) -> Sites:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeAlias
 
@@ -80,6 +79,8 @@ def network(
     compare: Annotated[str, typer.Option(help="Contenders, by comma: engines, plain, apart (unfused).")] = "plain",
     policy: Annotated[str, typer.Option(help="What trains, as of `transfer`; none: class scores alone.")] = "io+norm",
     arch: Annotated[str, typer.Option(help="Names of timm, by comma.")] = "resnet50,tf_efficientnet_lite0",
+    decoder: Annotated[str, typer.Option(help="Score every voxel, by this decoder: light, unet, hypercolumn.")] = "",
+    scan: Annotated[int, typer.Option(help="Measure on a synthetic street scan of so many points instead.")] = 0,
     data: Root = MODELNET,
     clouds: Clouds = 32,
     voxel_size: VoxelSize = 0.05,
@@ -91,13 +92,18 @@ def network(
 ) -> None:
     """A whole fine-tuning step with frozen kernels, or a forward pass, and its peak memory."""
     from image2point.benchmarks import network as bench
+    from image2point.benchmarks.clouds import street_scan
 
     where = _prepare(device, threads)
-    voxels = _modelnet(data, clouds, voxel_size, where)
+    voxels = street_scan(scan, voxel_size).to(where) if scan else _modelnet(data, clouds, voxel_size, where)
     contenders = [engine, *(name for name in compare.split(",") if name)]
 
-    each = (bench.measure_network(name, voxels, contenders, policy, repeats) for name in arch.split(","))
-    _show(where, lambda machine: chain.from_iterable(each), json)
+    def rows(machine: dict[str, Any]) -> Rows:
+        ceiling = 1e9 * machine["gemm_gflops_float32"]
+        for name in arch.split(","):
+            yield from bench.measure_network(name, voxels, contenders, policy, repeats, decoder, ceiling)
+
+    _show(where, rows, json)
 
 
 @app.command()

@@ -13,6 +13,7 @@ import image2point
 from image2point.benchmarks import plain
 from image2point.benchmarks.memory import peak, return_freed_blocks
 from image2point.benchmarks.timing import compare
+from image2point.lifting.costs import costs
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import Sites, VoxelConv, VoxelError, VoxelTensor
 from image2point.voxels.conv import engines
@@ -23,13 +24,17 @@ APART = "apart"
 """The contender that runs the modules one by one where ours takes frozen ones together."""
 
 
-def build_network(arch: str, engine: str, policy: str, seed: int = 0) -> LiftedNetwork:
-    """A lifted network with random weights under a policy; in eval mode if nothing trains.
+def build_network(arch: str, engine: str, policy: str, decoder: str = "", seed: int = 0) -> LiftedNetwork:
+    """A lifted network with random weights under a policy, a segmenter if there is a decoder; in eval mode if nothing
+    trains.
 
     With the engine `plain` every kernel takes a gradient, as in libraries that compute it whether it is used or not;
     the optimizer has the same parameters in both.
     """
-    network = image2point.lift(arch, weights="random", num_classes=CLASSES, seed=seed)
+    made: dict[str, Any] = {"weights": "random", "num_classes": CLASSES, "seed": seed}
+    if decoder:  # with the paper's stem for segmentation
+        made |= {"decoder": decoder, "stem": "full"}
+    network = image2point.segmenter(arch, **made) if decoder else image2point.lift(arch, **made)
     counts = image2point.freeze(network, policy)
     for module in network.modules():
         if isinstance(module, VoxelConv):
@@ -49,6 +54,7 @@ def step_of(network: LiftedNetwork, voxels: Callable[[], VoxelTensor], labels: T
                 network(voxels())
 
         return scores
+    segments = bool(network.lifting.decoder)
     optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9)
     if any(module.engine == "plain" for module in network.modules() if isinstance(module, VoxelConv)):
         for module in network.modules():
@@ -57,27 +63,40 @@ def step_of(network: LiftedNetwork, voxels: Callable[[], VoxelTensor], labels: T
 
     def step() -> None:
         network.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(network(voxels()), labels).backward()
+        scores = network(voxels())
+        nn.functional.cross_entropy(scores.features if segments else scores, labels).backward()
         optimizer.step()
 
     return step
 
 
 def measure_network(
-    arch: str, voxels: VoxelTensor, contenders: Sequence[str], policy: str, repeats: int
+    arch: str,
+    voxels: VoxelTensor,
+    contenders: Sequence[str],
+    policy: str,
+    repeats: int,
+    decoder: str = "",
+    ceiling: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One row per engine: seconds of a step with its plan at hand and with the plan built anew, and peak memory.
 
-    One that is compared and cannot run has a remark instead.
+    With a decoder every voxel is scored. ceiling: operations per second of a product of matrices; where nothing trains,
+    a row then has the share of it that the multiplications of the pass reach, those that summing tied neighbours saves
+    not counted. One that is compared and cannot run has a remark instead.
     """
     device = voxels.device
-    labels = torch.arange(voxels.batch_size, device=device) % CLASSES
+    labels = torch.arange(len(voxels.sites) if decoder else voxels.batch_size, device=device) % CLASSES
     fresh = lambda: VoxelTensor(voxels.features, Sites(voxels.coordinates, voxels.batch_size))  # noqa: E731
-    case = {"network": arch, "policy": policy, "clouds": voxels.batch_size, "voxels": len(voxels.sites)}
-    warm, cold = {}, {}
+    case: dict[str, Any] = {"network": arch, "policy": policy, "clouds": voxels.batch_size, "voxels": len(voxels.sites)}
+    if decoder:
+        case["decoder"] = decoder
+    warm, cold, operations = {}, {}, 0.0
     for engine in contenders:
-        network = build_network(arch, engine, policy).to(device)
+        network = build_network(arch, engine, policy, decoder).to(device)
         step = step_of(network, lambda: voxels, labels)
+        if ceiling and policy == "none" and engine == contenders[0]:
+            operations = 2 * sum(cost.summed for cost in costs(network, [voxels]).values()) * voxels.batch_size
         try:
             step()
         except VoxelError as reason:
@@ -88,10 +107,10 @@ def measure_network(
         warm[engine], cold[engine] = step, step_of(network, fresh, labels)
     seconds, with_plan = compare(warm, device, repeats), compare(cold, device, repeats)
     del warm, cold
-    memory = {engine: peak_of_step(arch, engine, policy, voxels, labels) for engine in seconds}
+    memory = {engine: peak_of_step(arch, engine, policy, decoder, voxels, labels) for engine in seconds}
     ours = contenders[0]
     for engine in seconds:
-        yield {
+        row = {
             **case, "engine": engine,
             "step_ms": 1e3 * seconds[engine], "step_with_plan_ms": 1e3 * with_plan[engine],
             "clouds_per_s": voxels.batch_size / with_plan[engine],
@@ -99,13 +118,16 @@ def measure_network(
             "peak_mib": None if memory[engine] is None else (memory[engine] or 0) / 2**20,
             "peak_times_ours": _ratio(memory[engine], memory[ours]),
         }  # fmt: skip
+        if ceiling and operations and engine == ours:
+            row["gemm_share"] = operations / seconds[engine] / ceiling
+        yield row
 
 
-def peak_of_step(arch: str, engine: str, policy: str, voxels: VoxelTensor, labels: Tensor) -> int | None:
+def peak_of_step(arch: str, engine: str, policy: str, decoder: str, voxels: VoxelTensor, labels: Tensor) -> int | None:
     """Peak memory of a network's first step, plan included, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        arguments = (arch, engine, policy, voxels.features.cpu().numpy(), voxels.coordinates.cpu().numpy(),
+        arguments = (arch, engine, policy, decoder, voxels.features.cpu().numpy(), voxels.coordinates.cpu().numpy(),
                      voxels.batch_size, labels.cpu().numpy(), str(voxels.device), torch.get_num_threads())  # fmt: skip
         return pool.apply(_peak, arguments)
 
@@ -114,6 +136,7 @@ def _peak(
     arch: str,
     engine: str,
     policy: str,
+    decoder: str,
     features: Any,
     coordinates: Any,
     clouds: int,
@@ -123,7 +146,7 @@ def _peak(
 ) -> int | None:
     return_freed_blocks()
     torch.set_num_threads(threads)
-    network = build_network(arch, engine, policy).to(device)
+    network = build_network(arch, engine, policy, decoder).to(device)
     sites = Sites(torch.from_numpy(coordinates).to(device), clouds)
     voxels = VoxelTensor(torch.from_numpy(features).to(device), sites)
     return peak(step_of(network, lambda: voxels, torch.from_numpy(labels).to(device)), torch.device(device))
