@@ -1,6 +1,6 @@
 """How many labels of a finished segmentation change when its test scenes are scored by tiles, by overlap.
 
-    python scripts/tile_overlap.py RUN [--voxels 5000] [--overlaps 0 8 16 32 64] [KEY=VALUE ...]
+    python scripts/tile_overlap.py RUN [--voxels 5000] [--overlaps 0,8,16,32,64] [KEY=VALUE ...]
 
 Each scene goes through the network whole, which has to fit the memory, and in tiles of at most --voxels voxels; scenes
 that fit one tile are left out. Settings go over those of the run, such as data.root=...
@@ -28,9 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--voxels", type=int, default=5000)
-    parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 8, 16, 32, 64])
+    parser.add_argument("--overlaps", default="0,8,16,32,64")
     parser.add_argument("settings", nargs="*", default=[])
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     run = runs.open_run(asked.run)
     config = configuration.load_config(run.config, asked.settings)
     network, test, recipe = i2p.load(run.path), load_splits(config.data).test, make_recipe(config)
@@ -55,7 +55,7 @@ def main() -> None:
         raise SystemExit(f"no test scene of {run.path} has more than {asked.voxels} voxels; lower --voxels")
     print(f"{len(whole)} scenes, {total:,} voxels, tiles of at most {asked.voxels:,}")
     print("overlap  labels that differ (%)  seconds")
-    for overlap in asked.overlaps:
+    for overlap in map(int, asked.overlaps.split(",")):
         clock = time.monotonic()
         try:
             differ = sum(

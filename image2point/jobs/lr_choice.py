@@ -26,6 +26,7 @@ from image2point.datasets.splits import Subset, few_shot
 from image2point.errors import InputError
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
+from image2point.tasks.task import Task
 from image2point.training.batches import Recipe
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.job import Job
@@ -83,11 +84,12 @@ def choose(
     Raises InputError where every trial diverges, Interrupted on request.
     """
     trials: list[Trial] = run.read_trials()["trials"] if run.trials.is_file() else []
-    rates = list(config.choose.lr)
+    rates, own = list(config.choose.lr), Splits(splits.train, judges, judges)
+    task = TASKS[config.task].for_run(config, own)
     for round_, epochs in enumerate(config.choose.epochs):
         for lr in rates:
             if not any((trial["lr"], trial["epochs"]) == (lr, epochs) for trial in trials):
-                trials.append(_try(config, run, fabric, network, splits, judges, recipe, stop, lr, epochs))
+                trials.append(_try(config, run, fabric, task, network, own, recipe, stop, lr, epochs))
                 _store(run, fabric, {"lr": None, "clouds": len(judges), "trials": trials})
         scored = {trial["lr"]: trial["order"] for trial in trials if trial["epochs"] == epochs and trial["order"]}
         best = sorted((lr for lr in rates if lr in scored), key=lambda lr: scored[lr], reverse=True)
@@ -136,9 +138,9 @@ def _try(
     config: Config,
     run: Run,
     fabric: Fabric,
+    task: Task,
     network: LiftedNetwork,
-    splits: Splits,
-    judges: Labelled,
+    own: Splits,
     recipe: Recipe,
     stop: StopSignal,
     lr: float,
@@ -154,10 +156,8 @@ def _try(
     if fabric.is_global_zero:
         place.path.mkdir(parents=True, exist_ok=True)
     fabric.barrier()
-    own = Splits(splits.train, judges, judges)
-    task = TASKS[config.task].for_run(config, own)
     job = Job(fabric, task, copy.deepcopy(network), own, recipe, short, place, stop)
-    job.journal.say(f"trial of training.lr = {lr:g}, epochs: {epochs}, judged by {len(judges)} clouds")
+    job.journal.say(f"trial of training.lr = {lr:g}, epochs: {epochs}, judged by {len(own.test)} clouds")
     result: Trial = {"lr": lr, "epochs": epochs, "epoch": None, "order": None, "scores": {}}
     state = restore(job)
     try:

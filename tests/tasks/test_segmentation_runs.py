@@ -180,6 +180,13 @@ def test_crops_mixing_weights_and_every_loss(tmp_path: Path, splits: Splits) -> 
     assert [row["step"] for row in rows(one.path)] == ["0", "6", "12"]  # 6 scenes, 3 crops of each, 3 to a batch
 
 
+def test_the_learning_rate_is_chosen_by_miou_on_validation(tmp_path: Path, splits: Splits) -> None:
+    settings = ("choose={lr: [0.0001, 0.1], epochs: [2]}", "training.epochs=2", "collapse.every=0")
+    chosen = run_transfer(segmenting(*settings), tmp_path).read_summary()
+    scores = {trial["lr"]: trial["scores"]["validation_miou"] for trial in chosen["trials"]}
+    assert chosen["chosen_lr"] == 0.1 and scores[0.1] > scores[0.0001]
+
+
 def test_small_tiles_change_little(run: Run, splits: Splits) -> None:
     tiled = evaluate_run(run.path, ("data.tiles.voxels=250", "data.tiles.overlap=8"))
     whole = run.read_summary()["final"]
