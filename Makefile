@@ -38,10 +38,11 @@ docs: $(READY)  ## build the site of docs/ into build/site
 	$(VENV)/bin/typer image2point.cli utils docs --name image2point --title 'Command line' --output docs/reference/cli.md
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
-lint: $(READY)  ## style and types
+lint: $(READY)  ## style, types, and whether docs/results.md is what its rows give
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) scripts/results.py --check
 
 format: $(READY)  ## let ruff lay out the code
 	$(RUN) -m ruff check --fix --exit-zero --quiet .

@@ -11,8 +11,11 @@ A corrected measure is undefined, or its interval holds what is true of noise. T
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ import torch
 from image2point.collapse import measure_features, null
 from image2point.collapse.intervals import METHODS, student_quantile
 from image2point.collapse.layers import measure_layers
+from image2point.files import write_text
 
 SIZES = ((10, 10), (10, 100), (40, 10), (40, 60))
 UNCORRECTED = ("nc1", "nc1_trace_ratio", "cdnv", "cdnv_directional", "nc2_equinorm", "nc2_equiangle", "discrimination")
@@ -67,9 +71,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--out", type=Path, help="folder that gets rows.json, for scripts/results.py")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    failed = 0
+    failed, rows = 0, list[dict[str, Any]]()
     allowed = student_quantile(1 - 0.025 / (len(SIZES) * len(UNCORRECTED)), given.draws - 1)
     print("| C × n | measure | of noise | null | difference / its standard error |\n|---|---|---:|---:|---:|")
     for classes, each in SIZES:
@@ -78,6 +83,10 @@ def main() -> int:
                 f"| {classes} × {each} | {name} | {value:.4g} | {told:.4g} | {(value - told) / error:.1f} |", flush=True
             )
             failed += abs(value - told) > allowed * error
+            size = {"classes": classes, "each": each, "dim": given.dim, "draws": given.draws}
+            rows.append({**size, "measure": name, "mean": value, "null": told, "error": error})
+    if given.out:
+        write_text(given.out / "rows.json", json.dumps(rows, indent=1))
     print("\n| C × n | corrected measure | undefined, or its interval holds the truth |\n|---|---|---:|")
     for classes, each in SIZES:
         for name, share in hold(classes, each, given.dim, given.draws).items():

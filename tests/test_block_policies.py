@@ -101,8 +101,10 @@ def test_the_chosen_block_collapses_the_features_most(tmp_path: Path) -> None:
     settings = ("finetune.policy=scl:auto", "finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1")
     place = run_transfer(tiny(*settings), tmp_path)
     choice = json.loads(place.choice.read_text())
-    compared = choice["penultimate_nc1"]
-    assert list(compared) == ["layer1.0", "layer2.0"] and choice["block"] == min(compared, key=compared.get)
+    compared = {block: found["share"] for block, found in choice["compared"].items()}
+    assert list(compared) == ["layer1.0", "layer2.0"] and choice["block"] == min(compared, key=compared.__getitem__)
+    one = choice["compared"]["layer1.0"]
+    assert one["share"] == pytest.approx(one["nc1"] / one["null"]) and one["null_sd"] > 0
     summary = place.read_summary()
     assert summary["policy"] == f"scl:{choice['block']}"
     net, x = i2p.load(place.path), voxels()

@@ -12,7 +12,7 @@ One pass gives what `Statistics` support. What needs the class means first takes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +22,7 @@ from image2point.collapse.centres import CentreDecisions
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.inputs import StatisticsError, as_tensor, check_labels
 from image2point.collapse.intervals import METHODS, SHARES, Interval, deal, metric_intervals, share_interval
+from image2point.collapse.labels_at_random import BIASED, null
 from image2point.collapse.metrics import GROUPS, metrics
 from image2point.collapse.statistics import Statistics
 
@@ -34,8 +35,8 @@ Classifier = tuple[Any, Any]
 DECISIONS = ("ncc_accuracy", "nc4")
 DIRECTIONAL = ("cdnv_directional",)
 DEFAULT = (
-    "nc1", "nc1_trace_ratio", "cdnv", "cdnv_corrected", "cdnv_corrected_undefined", "discrimination", "nc2_equinorm",
-    "nc2_equiangle", "min_class_distance", "ncc_accuracy",
+    "nc1", "nc1_trace_ratio", "nc1_trace_ratio_corrected", "cdnv", "cdnv_corrected", "cdnv_corrected_undefined",
+    "cdnv_median", "discrimination", "nc2_equinorm", "nc2_equiangle", "min_class_distance", "ncc_accuracy",
 )  # fmt: skip
 WITH_CLASSIFIER = ("nc3", "nc4")
 KNOWN = (*(name for group in GROUPS for name in group.names), *DECISIONS)
@@ -58,12 +59,14 @@ class LayerMeasures:
             empty where a class has one or two samples.
         means: class means [C, d], NaN for a class without samples.
         count: rows of each class [C].
+        nulls: (mean, deviation) under permuted labels, of the measures in `BIASED`, where permutations were asked for.
     """
 
     values: dict[str, float]
     intervals: dict[str, Interval]
     means: Tensor
     count: Tensor
+    nulls: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def kept(source: Source) -> Source:
@@ -98,6 +101,7 @@ def measure_layers(
     parts: int = 10,
     confidence: float = 0.95,
     seed: int = 0,
+    permutations: int = 0,
 ) -> dict[str, LayerMeasures]:
     """Measure every layer that `source` gives.
 
@@ -110,6 +114,8 @@ def measure_layers(
             None takes the means of these samples. They count as given: intervals are about the samples here.
         parts: of the jackknife; fewer where the smallest class has fewer samples, and no intervals where it has one or
             two, since without a part nothing would be left to vary.
+        permutations: of the labels, for the null of each measure that has one (`collapse.null`); 0 for none. It holds
+            all features in memory, and needs layers with one row per sample.
 
     Raises:
         StatisticsError: as from `Statistics`; an unknown measure; one that needs a classifier where no layer has one.
@@ -158,6 +164,12 @@ def measure_layers(
         )  # fmt: skip
         for name, spread in spreads.items():
             _add(found[name], spread, DIRECTIONAL)
+    for name, features in gathered(source).items() if permutations else ():
+        biased = [each for each in wanted.of(name) if each in BIASED]
+        classifier = wanted.classifiers.get(name) if "nc3" in biased else None
+        if biased:
+            told = null(features, labels, biased, permutations, seed, classifier, (centres or {}).get(name))
+            found[name].nulls.update(told)
     return found
 
 

@@ -27,6 +27,8 @@ from image2point.collapse.separability import bhattacharyya, shrunk_h_score, sta
 from image2point.collapse.statistics import Statistics
 
 SCORES = ("nc1_trace_ratio", "cdnv", "cdnv_directional", "logme", "gbc", "h_score", "ncc", "probe")
+COLLAPSE = SCORES[:3]
+"""Scores that are measures of collapse, negated."""
 SHARES = ("ncc", "probe")
 """Scores that are accuracies, in 0..1."""
 

@@ -59,6 +59,9 @@ def measure(
     ] = False,
     before: Annotated[bool, typer.Option("--before", help="The network of a run as it was before training.")] = False,
     parts: Annotated[int, typer.Option(min=1, help="Parts of the jackknife behind the intervals.")] = 10,
+    permutations: Annotated[
+        int, typer.Option(help="Permutations of the labels behind the null of each measure; 0 for none.")
+    ] = 20,
     complexity: Annotated[
         int, typer.Option(min=0, help="Estimate the geometric complexity of the features on this many samples of each.")
     ] = 0,
@@ -66,7 +69,9 @@ def measure(
 ) -> None:
     """Measure how collapsed the classes are at any layers of a 2D or a lifted network.
 
-    Values with their jackknife standard error. Novel classes are those of `class_split.novel`.
+    Values with their jackknife standard error, and below them the null of those that depend on the number of samples:
+    the same with permuted labels, and the share of it that the value is. Novel classes are those of
+    `class_split.novel`.
 
     Examples:
 
@@ -88,8 +93,14 @@ def measure(
     if layers == "none" and not complexity:
         raise InputError("--layers none leaves nothing to measure; name layers, or ask for --complexity SAMPLES")
     subject = job.open_subject(target, overrides or (), before)
+    if permutations == 1 or permutations < 0:
+        raise InputError(f"--permutations: expected 2 or more, or 0 for none, found {permutations}")
     ask = None if metrics is None else metrics.split(",")
-    found = [] if layers == "none" else job.measure(subject, layers.split(","), on.split(","), ask, per_site, parts)
+    found = (
+        []
+        if layers == "none"
+        else job.measure(subject, layers.split(","), on.split(","), ask, per_site, parts, permutations)
+    )
     print_measured([(each.split, each.samples, len(each.classes), each.layers) for each in found])
     result = job.to_dict(subject, found)
     for split in on.split(",") if complexity else ():

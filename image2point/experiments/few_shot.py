@@ -15,6 +15,7 @@ from torch import Tensor
 
 from image2point import collapse
 from image2point.collapse import Interval, Statistics
+from image2point.collapse.labels_at_random import with_nulls
 from image2point.collapse.layers import gathered
 from image2point.collapse.matrices import cdnv_matrix
 from image2point.config import Config, load_config
@@ -67,6 +68,8 @@ def episodes(features: Tensor, labels: Tensor, settings: Episodes) -> list[Row]:
     covariance, moments = ("class", 4) if detailed else ("none", 2)
     S = Statistics(classes, features.shape[1], covariance, moments=moments)
     S.update(features, labels)
+    nulls = collapse.null(features, labels, ["cdnv", "cdnv_directional"])
+    beside = with_nulls(collapse.measure_features(features, labels, list(nulls)), nulls)
     rows = []
     for ways in settings.ways:
         for shots in settings.shots:
@@ -79,7 +82,7 @@ def episodes(features: Tensor, labels: Tensor, settings: Episodes) -> list[Row]:
                 interval = found.interval()
                 rows.append(
                     {"ways": ways, "shots": shots, "classifier": classifier, "accuracy": interval.value,
-                     "low": interval.low, "high": interval.high, "left_out": list(found.left_out), **told}
+                     "low": interval.low, "high": interval.high, "left_out": list(found.left_out), **told, **beside}
                 )  # fmt: skip
     return rows
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from image2point import collapse
 from image2point.collapse import Interval
+from image2point.collapse.labels_at_random import PERMUTATIONS, with_nulls
 from image2point.collapse.layers import gathered, kept, measure_layers
 from image2point.config import load_config
 from image2point.config.studies import FollowStudy
@@ -23,14 +24,14 @@ from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
 from image2point.experiments.study_rows import Row
 from image2point.jobs.transfer import run_transfer
-from image2point.report.numbers import ABSENT
+from image2point.report.numbers import ABSENT, UNDEFINED, beside_null
 from image2point.report.plain import Table
 from image2point.report.plots import Panel, curves
 from image2point.runs import open_run
 from image2point.training.layer_features import choose_layers
 
 IMAGES, LIFTED = "images, 2D", "clouds, lifted"
-ASK = ("nc1_trace_ratio", "nc1", "cdnv", "cdnv_corrected", "discrimination", "ncc_accuracy")
+ASK = ("nc1_trace_ratio", "nc1", "cdnv", "cdnv_corrected", "cdnv_median", "discrimination", "ncc_accuracy")
 TITLES = {
     "nc1_trace_ratio": "Compression, tr Σ_W / tr Σ_B",
     "nc1": "NC1",
@@ -69,7 +70,9 @@ def _stage(
     for split in sorted(on, key=lambda split: split != "train"):
         samples = subject.samples(split)
         source = kept(subject.source(samples, names))
-        measured = measure_layers(source, samples.labels, len(samples.classes), ASK, centres=centres)
+        measured = measure_layers(
+            source, samples.labels, len(samples.classes), ASK, centres=centres, permutations=PERMUTATIONS
+        )
         if split == "train":
             centres = {name: each.means for name, each in measured.items()}
         features = gathered(source)
@@ -84,6 +87,7 @@ def _stage(
                 row[f"{key}/low"], row[f"{key}/high"] = (
                     (math.nan, math.nan) if interval is None else (interval.low, interval.high)
                 )
+            row |= with_nulls(found.values, found.nulls)
             if not first:
                 moved = collapse.wasserstein(reference[split][name], features[name])
                 row["wasserstein"], row["wasserstein_relative"] = moved.mean, moved.relative
@@ -96,6 +100,17 @@ def _interval(row: Row, key: str) -> Interval | None:
     if value is None or not math.isfinite(value):
         return None
     return Interval(value, math.nan, row.get(f"{key}/low", math.nan), row.get(f"{key}/high", math.nan))
+
+
+def _with_null(row: Row, key: str) -> str:
+    """A measure with its null; rows of an earlier version have none."""
+    if row.get(f"{key}_null") is None:
+        return _text(row[key])
+    return f"{_text(row[key])} ({beside_null(row[key], row[f'{key}_null'], row[f'{key}_null_sd'])})"
+
+
+def _text(value: float | None) -> str:
+    return UNDEFINED if value is None or not math.isfinite(value) else f"{value:.3g}"
 
 
 def follow_table(study: FollowStudy, rows: Sequence[Row]) -> Table:
@@ -112,9 +127,8 @@ def follow_table(study: FollowStudy, rows: Sequence[Row]) -> Table:
                 (
                     stage,
                     split,
-                    f"{last['nc1_trace_ratio']:.3g}",
-                    f"{last['nc1']:.3g}",
-                    f"{last['cdnv']:.3g}",
+                    *(_with_null(last, key) for key in ("nc1_trace_ratio", "nc1", "cdnv")),
+                    _text(last["cdnv_median"]),
                     f"{100 * last['ncc_accuracy']:.1f}",
                     f"{decay.rate:.3f} [{decay.low:.3f}, {decay.high:.3f}]",
                     f"{decay.explained:.2f}",
@@ -124,10 +138,11 @@ def follow_table(study: FollowStudy, rows: Sequence[Row]) -> Table:
             )
     layers = [row["layer"] for row in rows if row["stage"] == IMAGES and row["split"] == study.splits[0]]
     return Table(
-        ("stage", "split", f"C_l of {layers[-1]}", "NC1", "CDNV", "NCC (%)", "decay of C_l per layer", "R²",
-         "W₁ to images", "W₁ / s.d."),
+        ("stage", "split", f"C_l of {layers[-1]}", "NC1", "CDNV", "median CDNV, corrected", "NCC (%)",
+         "decay of C_l per layer", "R²", "W₁ to images", "W₁ / s.d."),
         tuple(lines),
-        (f"Layers: {', '.join(layers)}. C_l = tr Σ_W / tr Σ_B; the decay is fitted over them, W₁ is their mean.",),
+        (f"Layers: {', '.join(layers)}. C_l = tr Σ_W / tr Σ_B; the decay is fitted over them, W₁ is their mean. "
+         "In brackets the null: the same with permuted labels, ± s.d., and the measure as a share of it.",),
     )  # fmt: skip
 
 

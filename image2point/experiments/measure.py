@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from image2point import config as configuration
 from image2point import runs
+from image2point.collapse.labels_at_random import PERMUTATIONS
 from image2point.collapse.layers import LayerMeasures, Source, kept, measure_layers
 from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
@@ -135,12 +136,14 @@ def measure(
     ask: Sequence[str] | None = None,
     per_site: bool = False,
     parts: int = 10,
+    permutations: int = PERMUTATIONS,
 ) -> list[Measured]:
     """Measure layers (names or patterns) on splits.
 
     Nearest-centre decisions on test and validation take the class means of train where that is measured as well; on
     train and novel classes, those of the samples themselves. Features of one row per sample are held in memory, so
-    that the network runs once; with `per_site`, measures that need the means first run it again.
+    that the network runs once; with `per_site`, measures that need the means first run it again. Then there is no null
+    either: the voxels of a cloud are not exchangeable with others.
     """
     names = choose_layers(subject.network, layers)
     heads = head_of(subject.network) if subject.trained else {}
@@ -158,6 +161,7 @@ def measure(
             heads if split != "novel" and "features" in names else {},
             centres,
             parts,
+            permutations=0 if per_site else permutations,
         )
         # Hooks and buffers finish in any order: the table follows the network.
         ordered = {name: measured[name] for name in names}

@@ -17,16 +17,16 @@ from typing import Any, get_args
 import torch
 
 from image2point import config as configuration
-from image2point.collapse import StatisticsError, transfer_scores
+from image2point.collapse import StatisticsError, null, transfer_scores
 from image2point.collapse.layers import gathered
-from image2point.collapse.scores import SCORES, SHARES
+from image2point.collapse.scores import COLLAPSE, SCORES, SHARES
 from image2point.config import Config
 from image2point.config.lifting import Ablation
 from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
 from image2point.finetune import freeze
 from image2point.lifting import LiftedNetwork
-from image2point.report.numbers import ABSENT
+from image2point.report.numbers import ABSENT, beside_null
 from image2point.report.plain import Table
 from image2point.training.batches import batches, shuffled
 from image2point.training.recalibration import recalibrate
@@ -43,12 +43,14 @@ Candidates = Mapping[str, Sequence[str]]
 class Ranked:
     """A scored candidate: `scores` by name (bigger is better), over `samples` clouds with features of width `dim`.
 
+    `nulls`: of the measures of collapse among them, mean and deviation with permuted labels, signed as the score.
     `seconds` are those of the whole candidate: reading, lifting, features and scores.
     """
 
     name: str
     settings: tuple[str, ...]
     scores: dict[str, float]
+    nulls: dict[str, tuple[float, float]]
     samples: int
     dim: int
     seconds: float
@@ -122,11 +124,13 @@ def score(path: Path, name: str, settings: Sequence[str], norms: str = "train", 
         settle(subject)
     samples = subject.samples("train")
     features = gathered(subject.source(samples, [FEATURES]))[FEATURES]
+    labels = torch.as_tensor(samples.labels)
     try:
-        scores = transfer_scores(features, torch.as_tensor(samples.labels), folds)
+        scores = transfer_scores(features, labels, folds)
     except StatisticsError as error:
         raise InputError(f"{name} cannot be scored on {len(samples)} training clouds: {error}") from None
-    return Ranked(name, tuple(settings), scores, len(samples), features.shape[1], time.monotonic() - began)
+    nulls = {key: (-mean, sd) for key, (mean, sd) in null(features, labels, COLLAPSE).items()}
+    return Ranked(name, tuple(settings), scores, nulls, len(samples), features.shape[1], time.monotonic() - began)
 
 
 def settle(subject: Subject) -> None:
@@ -152,9 +156,13 @@ def table(found: Sequence[Ranked], by: str = "logme") -> Table:
             place = 1 + sum(other.scores[name] > one.scores[name] for other in found)
             cells.append(f"{shown(name, one.scores[name])} ({place})")
         lines.append((one.name, *cells, f"{one.seconds:.1f}"))
+        nulls = (beside_null(one.scores[key], *one.nulls[key]) if key in one.nulls else "" for key in SCORES)
+        lines.append(("  null", *nulls, ""))
     notes = (
         f"Bigger is better: measures of collapse count negatively. In the order of {TITLES[by]}; places in brackets.",
         f"{found[0].samples} training clouds; accuracies by cross-validation within them.",
+        "Null: with permuted labels, ± s.d. over permutations, and the score as a share of it. GBC and the H-score "
+        "depend on the number of samples too, and compare candidates on the same clouds.",
     )
     return Table(("candidate", *map(headline, SCORES), "seconds"), tuple(lines), notes)
 

@@ -1,7 +1,8 @@
 """Collapse-guided fine-tuning: which block to train, by how much its training collapses the last features.
 
 For each candidate, stem, head and that block train for a few epochs; the block after whose training the features
-before the classifier have the lowest NC1 on the training clouds is taken. Test clouds play no part in it.
+before the classifier have the lowest NC1 on the training clouds is taken, as a share of its null: the NC1 of the same
+features with permuted labels, which is what so many samples and classes give by themselves. Test clouds play no part.
 
 Source: Li et al. 2024, "Understanding and Improving Transfer Learning of Deep Models via Neural Collapse": the more the
 last features collapse on the downstream training data, the better the transfer.
@@ -17,17 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image2point import files
-from image2point.collapse import Statistics, metrics
+from image2point.collapse import Statistics, metrics, null
+from image2point.collapse.labels_at_random import over_null
 from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.errors import InputError
 from image2point.finetune import Counts, blocks_of, freeze
 from image2point.lifting.skip import add_skip
+from image2point.report.numbers import UNDEFINED, beside_null
 from image2point.roles import BLOCK_POLICIES
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.training import measure
 from image2point.training.batches import Recipe
+from image2point.training.epoch_end import take_statistics_again
 from image2point.training.interrupt import StopSignal
 from image2point.training.job import Job, State
 from image2point.training.loop import train_epoch
@@ -81,21 +85,24 @@ def choose(
     Raises InputError as `check` does, and where no NC1 is defined.
     """
     kind = config.finetune.policy.partition(":")[0]
-    nc1: dict[str, float] = {}
+    compared: dict[str, dict[str, float | None]] = {}
+    shares: dict[str, float] = {}
     for block in check(config, fabric, network):
-        nc1[block] = _penultimate_nc1(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
-        told = f"{nc1[block]:.4g}" if math.isfinite(nc1[block]) else "undefined"
+        value, (mean, sd) = _nc1_and_null(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
+        told = f"{value:.4g}, null {beside_null(value, mean, sd)}" if math.isfinite(value) else UNDEFINED
         print(f"{kind}:{block}  NC1 of the features {told}", flush=True)
-    defined = {block: value for block, value in nc1.items() if math.isfinite(value)}
-    if not defined:
+        found = {"nc1": value, "null": mean, "null_sd": sd, "share": over_null(value, mean)}
+        compared[block] = {name: number if math.isfinite(number) else None for name, number in found.items()}
+        if math.isfinite(found["share"]):
+            shares[block] = found["share"]
+    if not shares:
         raise InputError("no candidate has a defined NC1: every class needs two training clouds")
-    chosen = min(defined, key=lambda block: defined[block])
-    compared = {block: defined.get(block) for block in nc1}
-    content = {"block": chosen, "epochs": config.finetune.probe_epochs, "penultimate_nc1": compared}
+    chosen = min(shares, key=lambda block: shares[block])
+    content = {"block": chosen, "epochs": config.finetune.probe_epochs, "compared": compared}
     files.write_text(run.choice, json.dumps(content, indent=1))
 
 
-def _penultimate_nc1(
+def _nc1_and_null(
     config: Config,
     fabric: Fabric,
     network: LiftedNetwork,
@@ -103,8 +110,8 @@ def _penultimate_nc1(
     recipe: Recipe,
     policy: str,
     stop: StopSignal,
-) -> float:
-    """NC1 of the features on the training clouds after a short training under `policy`."""
+) -> tuple[float, tuple[float, float]]:
+    """NC1 of the features on the training clouds after a short training under `policy`, and its null."""
     epochs = config.finetune.probe_epochs
     training = config.training.model_copy(
         update={"epochs": epochs, "warmup_epochs": 0.0, "checkpoint_every_minutes": math.inf}
@@ -118,7 +125,8 @@ def _penultimate_nc1(
         while state.epoch < epochs:
             train_epoch(job, state)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
+        take_statistics_again(job, state)
         seen = measure.outputs(fabric, task, probe, splits.train, recipe, training.batch_size, training.workers)
     classes = len(splits.train.classes)
     S = Statistics(classes, seen.features.shape[1]).update(seen.features, seen.own_labels)
-    return metrics(S, ask="nc1")["nc1"]
+    return metrics(S, ask="nc1")["nc1"], null(seen.features, seen.own_labels, ["nc1"])["nc1"]

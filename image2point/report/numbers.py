@@ -47,6 +47,19 @@ def quantity(value: Spread | None, kind: Quantity) -> str:
     return percent(value) if kind.percent else number(value)
 
 
+def beside_null(value: float, mean: float, sd: float, percent: bool = False) -> str:
+    """The null of a measure, its spread, and the share of it that the value is.
+
+    >>> beside_null(1.2, 4.5, 0.1), beside_null(0.5, 0.1, 0.02, percent=True), beside_null(1.0, math.nan, math.nan)
+    ('4.5 ± 0.1: 0.27', '10 ± 2: 5.00', 'undefined')
+    """
+    if not math.isfinite(mean):
+        return UNDEFINED
+    scale = 100 if percent else 1
+    share = f": {value / mean:.2f}" if mean and math.isfinite(value) else ""
+    return f"{scale * mean:.3g}" + (f" ± {scale * sd:.1g}" if math.isfinite(sd) else "") + share
+
+
 def duration(seconds: float) -> str:
     """'42 s', '6 min 12 s', '1 h 05 min'."""
     whole = round(seconds)

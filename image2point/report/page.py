@@ -21,8 +21,14 @@ from image2point.report.style import SCRIPT, STYLE
 
 DEFINITIONS = (
     "NC1 is tr(Σ_W\u00a0Σ_B†)/C, CDNV the class-distance normalised variance, NCC acc. the accuracy of the nearest "
-    "training class mean; all of pre-classifier features in evaluation mode. Lower NC1 and CDNV mean tighter classes. "
-    "Time is that of a whole run, measurements included."
+    "training class mean; all of pre-classifier features in evaluation mode. Lower NC1 and CDNV mean tighter classes; "
+    "both depend on the number of samples, so that arms compare by their share of the null, the same with permuted "
+    "labels. Time is that of a whole run, measurements included."
+)
+COLLAPSE = (
+    "Collapse with the chosen weights. Null: the same with labels permuted within the split, ± s.d. over permutations, "
+    "and the measure as a share of it; measures that are not corrected depend on the number of samples, and compare by "
+    "that share"
 )
 HINT = "Drag in a figure to zoom, double-click to go back."
 HINT_ARMS = "Click an arm in a legend to hide it in every figure."
@@ -131,7 +137,7 @@ class _Page:
                 f'<div class="panels">{self._panels("collapse", map(figures.curve_panel, shown))}</div>',
             ]
         if table := page_tables.collapse_table(self.arms):
-            parts += [self._caption("Table", "Collapse with the chosen weights" + self._spreads(), "gap"), table]
+            parts += [self._caption("Table", COLLAPSE + self._spreads(), "gap"), table]
         elif not shown:
             parts.append("<p>These runs did not measure collapse.</p>")
         return "".join(parts)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from html import escape
 
 from image2point.report.arms import Arm
-from image2point.report.numbers import ABSENT, duration, quantity, share
+from image2point.report.numbers import ABSENT, beside_null, duration, quantity, share
 from image2point.report.quantities import QUANTITIES, SPLITS
 from image2point.report.read import Record
 from image2point.report.tables import collapse_spread, columns_of, row
 from image2point.roles import DECODER, ORIGINS, ROLES
+from image2point.tasks.display import Quantity
 
 TEXT = ' class="text"'  # the attribute of cells that hold words, set flush left
 
@@ -52,13 +53,23 @@ def collapse_table(arms: Sequence[Arm]) -> str:
     body = "".join(
         f'<tr><th class="text" scope="row">{escape(kind.heading)}'
         + f"<small>{formula(kind.meaning)}</small></th>"
-        + "".join(_cell(quantity(collapse_spread(arm, split, kind.key), kind)) for arm in arms for split in SPLITS)
+        + "".join(_collapse_cell(arm, split, kind) for arm in arms for split in SPLITS)
         + "</tr>"
         for kind in present
     )
     if not present:
         return ""
     return _table(f'<tr><th rowspan="2" class="text">Quantity</th>{heads}</tr><tr>{splits}</tr>', body)
+
+
+def _collapse_cell(arm: Arm, split: str, kind: Quantity) -> str:
+    """A measure, and below it the null that stands beside it: mean, spread, and the share that the measure is."""
+    value, mean, sd = (collapse_spread(arm, split, kind.key + end) for end in ("", "_null", "_null_sd"))
+    cell = _cell(quantity(value, kind))
+    if value is None or mean is None or sd is None:
+        return cell
+    null = beside_null(value.mean, mean.mean, sd.mean, kind.percent)
+    return cell.replace("</td>", f"<small>null {escape(null)}</small></td>")
 
 
 def moved_table(arms: Sequence[Arm]) -> str:

@@ -21,6 +21,10 @@ QUANTITIES = (
         "too close or too few clouds",
         count=True,
     ),
+    Quantity("cdnv_median", "CDNV, median", "over pairs of classes, without the bias of few samples", logarithmic=True),
+    Quantity(
+        "nc1_trace_ratio_corrected", "NC1, trace ratio, corrected", "without the bias of few samples", logarithmic=True
+    ),
     Quantity("min_class_distance", "Least class distance", "between any two class means"),
     Quantity("nc2_w_equinorm", "NC2 of the classifier, equal norms", "as above, of the classifier's rows"),
     Quantity("nc2_w_equiangle", "NC2 of the classifier, equal angles", "as above, of the classifier's rows"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Row:
     """One arm in numbers. Scores are shares by their name under `final` in summary.json; a Spread is over the arm's
-    runs, None where one did not measure it.
+    runs, None where one did not measure it. `..._over_null`: as a share of the same with permuted labels.
 
     The mean of a Spread is NaN where what was measured is undefined in one of the runs.
     """
@@ -38,6 +38,8 @@ class Row:
     nc1: dict[str, Spread | None]
     cdnv: dict[str, Spread | None]
     ncc_accuracy: dict[str, Spread | None]
+    nc1_over_null: dict[str, Spread | None]
+    cdnv_over_null: dict[str, Spread | None]
     seconds: Spread | None
 
 
@@ -64,6 +66,8 @@ def row(arm: Arm) -> Row:
         nc1=both("nc1"),
         cdnv=both("cdnv"),
         ncc_accuracy=both("ncc_accuracy"),
+        nc1_over_null=both("nc1_over_null"),
+        cdnv_over_null=both("cdnv_over_null"),
         seconds=arm.spread(lambda run: run.summary.seconds.total),
     )
 
@@ -103,8 +107,10 @@ def columns_of(display: Display) -> tuple[Column, ...]:
         *scores,
         Column("NC1", "train", lambda row: number(row.nc1["train"])),
         Column("NC1", "test", lambda row: number(row.nc1["test"])),
+        Column("NC1", "test / null", lambda row: number(row.nc1_over_null["test"])),
         Column("CDNV", "train", lambda row: number(row.cdnv["train"])),
         Column("CDNV", "test", lambda row: number(row.cdnv["test"])),
+        Column("CDNV", "test / null", lambda row: number(row.cdnv_over_null["test"])),
         Column("NCC acc. (%)", "train", lambda row: percent(row.ncc_accuracy["train"])),
         Column("NCC acc. (%)", "test", lambda row: percent(row.ncc_accuracy["test"])),
         Column("", "Time", _time),
@@ -118,8 +124,8 @@ def terminal_columns(display: Display) -> tuple[Column, ...]:
         Column("", "Arm", lambda row: row.arm),
         Column("Tuned", "%", lambda row: share(row.trainable, row.total)),
         *scores,
-        Column("NC1", "test", lambda row: number(row.nc1["test"])),
-        Column("CDNV", "test", lambda row: number(row.cdnv["test"])),
+        Column("NC1", "/ null", lambda row: number(row.nc1_over_null["test"])),
+        Column("CDNV", "/ null", lambda row: number(row.cdnv_over_null["test"])),
         Column("NCC", "test %", lambda row: percent(row.ncc_accuracy["test"])),
         Column("", "Time", _time),
     )

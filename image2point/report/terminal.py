@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from image2point.collapse.layers import LayerMeasures
-from image2point.report.numbers import ABSENT, UNDEFINED
+from image2point.report.numbers import ABSENT, UNDEFINED, beside_null
 from image2point.report.plain import Table
 
 if TYPE_CHECKING:
@@ -24,12 +24,16 @@ def print_measured(
     for split, samples, classes, layers in measured:
         names = list(dict.fromkeys(name for each in layers.values() for name in each.values))
         names = [n for n in names if n not in HIDDEN_IF_ZERO or any(each.values.get(n) for each in layers.values())]
-        rows = (
-            (layer, str(each.means.shape[1]), *(_cell(each, name) for name in names)) for layer, each in layers.items()
-        )
+        rows = []
+        for layer, each in layers.items():
+            rows.append((layer, str(each.means.shape[1]), *(_cell(each, name) for name in names)))
+            if each.nulls:
+                rows.append(("  null", "", *(_null(each, name) for name in names)))
         title = f"{split}: {samples:,} samples of {classes} classes{_contributing(layers)}"
         if any(each.intervals for each in layers.values()):
             title += "; ± standard error over samples"
+        if any(each.nulls for each in layers.values()):
+            title += "; null: of permuted labels, ± s.d. over permutations, and the value as a share of it"
         Table(("layer", "dim", *names), tuple(rows), title=title).show(console)
 
 
@@ -43,6 +47,13 @@ def _cell(measures: LayerMeasures, name: str) -> str:
         return UNDEFINED
     text = f"{scale * value:.4g}{unit}"
     return text if interval is None or math.isnan(interval.error) else f"{text} ± {scale * interval.error:.2g}"
+
+
+def _null(measures: LayerMeasures, name: str) -> str:
+    """The null of a measure, and the share of it that the value is."""
+    if name not in measures.nulls:
+        return ""
+    return beside_null(measures.values[name], *measures.nulls[name], percent=name in SHARES)
 
 
 def _contributing(layers: Mapping[str, LayerMeasures]) -> str:

@@ -123,7 +123,8 @@ def table(
 ) -> None:
     """Put any value of many runs into a table by their settings, mean and spread over seeds.
 
-    The best cell is bold; † marks what a paired t-test over the seeds does not tell from it.
+    The best cell is bold; † marks what a paired t-test over the seeds, corrected by Holm, does not tell from
+    it. Below stands each effect with its 95 % interval.
 
     Examples:
 
@@ -159,7 +160,8 @@ def table(
 
     console = Console(highlight=False)
     console.print(written)
-    console.print(tables.note(found, spread), soft_wrap=True)
+    for line in (tables.note(found, spread), *tables.comparison_lines(found)):
+        console.print(line, soft_wrap=True, markup=False)
     if plot:
         print(f"figure: {plot}")
 

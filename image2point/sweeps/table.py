@@ -20,11 +20,11 @@ from image2point.report.arms import IDLE
 from image2point.report.numbers import ABSENT, UNDEFINED
 from image2point.report.plain import cell_text, markdown_table
 from image2point.report.read import Record
+from image2point.sweeps.comparison import Comparison, compared
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 SPREADS = ("sd", "interval")
 BEST = ("max", "min", "none")
-LEVEL = 0.05  # of the paired test
 Key = tuple[str, ...]
 
 
@@ -63,7 +63,7 @@ class Pivot:
     Attributes:
         cells: by the values of the row fields and of the column fields; a missing one has no run.
         best: keys of the best cell; None where nothing was asked to be best.
-        level: keys of the cells that a paired t-test over the seeds they share with the best does not tell from it.
+        comparisons: of the best cell with each other one that shares two seeds or more, p-values corrected by Holm.
     """
 
     row_fields: Key
@@ -73,7 +73,12 @@ class Pivot:
     columns: tuple[Key, ...]
     cells: Mapping[tuple[Key, Key], Cell]
     best: tuple[Key, Key] | None
-    level: frozenset[tuple[Key, Key]]
+    comparisons: Mapping[tuple[Key, Key], Comparison]
+
+    @property
+    def level(self) -> frozenset[tuple[Key, Key]]:
+        """Keys of the cells that the corrected test does not tell from the best."""
+        return frozenset(key for key, each in self.comparisons.items() if not each.told_apart)
 
 
 def value_of(run: Record, name: str) -> float | None:
@@ -138,7 +143,7 @@ def pivot(runs: Sequence[Record], rows: Sequence[str], columns: Sequence[str], v
     return Pivot(
         tuple(rows), tuple(columns), value,
         tuple(dict.fromkeys(key[0] for key in groups)), tuple(dict.fromkeys(key[1] for key in groups)),
-        cells, top, _level(cells, top),
+        cells, top, _comparisons(cells, top),
     )  # fmt: skip
 
 
@@ -174,23 +179,15 @@ def _best(cells: Mapping[tuple[Key, Key], Cell], best: str) -> tuple[Key, Key] |
     return choose(defined, key=lambda key: cells[key].mean)
 
 
-def _level(cells: Mapping[tuple[Key, Key], Cell], top: tuple[Key, Key] | None) -> frozenset[tuple[Key, Key]]:
+def _comparisons(
+    cells: Mapping[tuple[Key, Key], Cell], top: tuple[Key, Key] | None
+) -> dict[tuple[Key, Key], Comparison]:
+    """The best cell against every other, over the seeds they share; those that have too few are left out."""
     if top is None:
-        return frozenset()
-    return frozenset(key for key, cell in cells.items() if key != top and told_apart(cells[top], cell) is False)
-
-
-def told_apart(best: Cell, other: Cell) -> bool | None:
-    """Whether a paired t-test over shared seeds rejects, at 5 %, that both have one mean; None with fewer than two."""
-    shared = [seed for seed in best.values if seed in other.values]
-    differences = np.array([best.values[seed] - other.values[seed] for seed in shared])
-    if len(shared) < 2 or not np.isfinite(differences).all():
-        return None
-    if np.ptp(differences) == 0:
-        return bool(differences[0] != 0)
-    from scipy.stats import ttest_1samp
-
-    return bool(ttest_1samp(differences, 0.0).pvalue < LEVEL)
+        return {}
+    others = [key for key in cells if key != top]
+    found = compared([(cells[top].values, cells[key].values) for key in others])
+    return {key: each for key, each in zip(others, found, strict=True) if each is not None}
 
 
 def _named(fields: Sequence[str], key: Key) -> str:
@@ -230,9 +227,25 @@ def note(table: Pivot, spread: str) -> str:
     counts = sorted({len(cell.values) for cell in table.cells.values()})
     runs = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     kind = "s.d." if spread == "sd" else "half the 95 % interval"
-    marks = "; bold: best, †: not told from it by a paired t-test at 5 %" if table.best else ""
+    marks = "; bold: best, †: not told from it by a paired t-test at 5 %, corrected by Holm" if table.best else ""
     what = f"{table.value}{' (%)' if in_percent(table.value) else ''}"
     return f"{what}, mean ± {kind} over {runs} runs per cell{marks}{_rates(table)}"
+
+
+def comparison_lines(table: Pivot) -> list[str]:
+    """The best cell against each other: effect with interval, corrected p, and what so few seeds could find."""
+    scale, unit = (100, " points") if in_percent(table.value) else (1, "")
+    fields = (*table.row_fields, *table.column_fields)
+    lines = []
+    for (row, column), each in table.comparisons.items():
+        effect = each.effect
+        lines.append(
+            f"best against {_named(fields, (*row, *column))}: {scale * effect.value:+.3g}{unit} "
+            f"[{scale * effect.low:+.3g}, {scale * effect.high:+.3g}] over {each.seeds} seeds, "
+            f"p = {each.p:.2g} (Holm); effects below {scale * each.detectable:.2g} would be missed more often than once "
+            "in five"
+        )
+    return lines
 
 
 def _rates(table: Pivot) -> str:

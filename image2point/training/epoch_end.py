@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from image2point import files
+from image2point.collapse.labels_at_random import PERMUTATIONS, with_nulls
 from image2point.collapse.layers import kept, measure_layers
 from image2point.config import Pretrain
 from image2point.datasets.class_split import Labelled
@@ -74,7 +75,7 @@ def follow_layers(job: Job, state: State, epoch: int, splits: Sequence[str]) -> 
                 job.network, samples, job.recipe, names, settings.batch_size, False, settings.workers, job.fabric
             )
         )
-        found = measure_layers(source, samples.labels, len(samples.classes), centres=centres)
+        found = measure_layers(source, samples.labels, len(samples.classes), centres=centres, permutations=PERMUTATIONS)
         if split == "train":
             centres = {name: each.means for name, each in found.items()}
         for name in names:
@@ -84,6 +85,7 @@ def follow_layers(job: Job, state: State, epoch: int, splits: Sequence[str]) -> 
                 {"epoch": epoch, "split": split, "layer": name, "dim": plain_values["dim"]}
                 | plain_values["values"]
                 | errors
+                | with_nulls(found[name].values, found[name].nulls)
             )
     write_table(job, job.run.layers, (), state.layers)
 

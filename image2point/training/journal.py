@@ -85,7 +85,9 @@ class Journal:
                 parts.append(f"{split} {100 * share:.1f} %")
         if "collapse_train/nc1" in row:
             nc1 = row["collapse_train/nc1"]
-            parts.append("NC1 undefined" if nc1 is None else f"NC1 {nc1:.3g}")
+            null = row.get("collapse_train/nc1_null")
+            beside = "" if null is None else f" (null {null:.3g})"
+            parts.append("NC1 undefined" if nc1 is None else f"NC1 {nc1:.3g}{beside}")
         parts.append(f"{row['seconds']:.0f} s")
         if row["epoch"] < epochs:
             parts.append(f"ETA {self.eta()}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from image2point.collapse.labels_at_random import over_null
 from image2point.collapse.layers import LayerMeasures, Rows, Source
 from image2point.datasets.class_split import Labelled
 from image2point.networks import layer_names
@@ -79,4 +80,8 @@ def plain(measures: LayerMeasures) -> dict[str, Any]:
         for name, i in measures.intervals.items()
     }
     values = {name: number(value) for name, value in measures.values.items()}
-    return {"dim": measures.means.shape[1], "values": values, "intervals": intervals}
+    nulls = {
+        name: {"mean": number(mean), "sd": number(sd), "share": number(over_null(measures.values[name], mean))}
+        for name, (mean, sd) in measures.nulls.items()
+    }
+    return {"dim": measures.means.shape[1], "values": values, "intervals": intervals, "nulls": nulls}

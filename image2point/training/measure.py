@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from image2point.collapse import CentreDecisions, Plane, Statistics, centred_cosines, metrics
+from image2point.collapse import CentreDecisions, Plane, Statistics, centred_cosines, metrics, null
+from image2point.collapse.labels_at_random import BIASED, with_nulls
 from image2point.datasets.class_split import Labelled
 from image2point.networks.interface import Network
 from image2point.tasks.task import Outputs, Task
@@ -19,6 +20,10 @@ from image2point.training.batches import Preparation, batches, in_order
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+CORRECTED = ("nc1_trace_ratio_corrected", "cdnv_median")
+"""Measures of a run beside those that `metrics` gives unasked."""
 
 
 def outputs(
@@ -51,7 +56,9 @@ def outputs(
 def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) -> dict[str, dict[str, float | None]]:
     """The measures of collapse of each split; the class centres are those of `splits["train"]`.
 
-    A measure that is undefined (with one cloud per class, say) is None; a split with samples of one class has none.
+    Those that say something of the number of samples too (`BIASED`) stand beside their null, the same with the labels
+    permuted within the split (`collapse.null`). A measure that is undefined (with one cloud per class, say) is None; a
+    split with samples of one class has none.
     """
     weight, bias = network.linear_classifier()
     classifier = (weight.detach().cpu(), None if bias is None else bias.detach().cpu())
@@ -63,6 +70,7 @@ def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
             result[split] = {}
             continue
         values: dict[str, Any] = dict(metrics(statistics[split], classifier=classifier))
+        values |= metrics(statistics[split], ask=CORRECTED)
         behind = statistics["train"].count if split == "train" else None
         own = CentreDecisions(centres, count=behind).update(each.features, each.own_labels, each.own_logits)
         parts = [CentreDecisions.from_state(state) for state in distributed.gather(fabric, own.state())]
@@ -70,6 +78,10 @@ def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
         for part in parts[1:]:
             decisions = decisions.merge(part)
         values |= {"nc4": decisions.nc4, "ncc_accuracy": decisions.ncc_accuracy}
+        features, labels = (torch.cat(distributed.gather(fabric, rows)) for rows in (each.features, each.own_labels))
+        given = None if split == "train" else centres
+        biased = [name for name in BIASED if name in values]
+        values |= with_nulls(values, null(features, labels, biased, classifier=classifier, centres=given))
         result[split] = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return result
 

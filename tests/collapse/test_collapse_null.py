@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from image2point.collapse import Statistics, StatisticsError, measure_features, metrics, null
+from image2point.collapse import CentreDecisions, Statistics, StatisticsError, measure_features, metrics, null
 
 NAMES = ("nc1", "nc1_trace_ratio", "cdnv", "cdnv_directional", "nc2_equiangle", "ncc_accuracy")
 CORRECTED = ("nc1_shrunk", "vci_corrected", "nc1_trace_ratio_corrected", "cdnv_median")
@@ -33,6 +33,26 @@ def test_null_is_the_measure_under_permuted_labels() -> None:
         values = np.array([each[name] for each in drawn])
         assert found[name] == pytest.approx((values.mean(), values.std(ddof=1)), rel=1e-7, abs=1e-12), name
     assert null(features, labels, NAMES, 7, seed=4) != found
+
+
+def test_null_with_a_classifier_and_the_centres_of_others() -> None:
+    """Against the measures of permuted labels, features far from the origin, more features than samples."""
+    features, labels = draw(4, 6, 40, 1.0)
+    features = features + 1000.0
+    rng = torch.Generator().manual_seed(5)
+    weight = torch.randn(4, 40, generator=rng, dtype=torch.float64)
+    centres = torch.randn(4, 40, generator=rng, dtype=torch.float64) + 1000.0
+    found = null(features, labels, ["nc3", "nc1", "ncc_accuracy"], 5, 3, (weight, None), centres)
+    generator = torch.Generator().manual_seed(3)
+    expected: dict[str, list[float]] = {"nc3": [], "nc1": [], "ncc_accuracy": []}
+    for _ in range(5):
+        permuted = labels[torch.randperm(24, generator=generator)]
+        drawn = metrics(Statistics(4, 40).update(features, permuted), (weight, None), ["nc3", "nc1"])
+        drawn["ncc_accuracy"] = CentreDecisions(centres).update(features, permuted).ncc_accuracy
+        for name, values in expected.items():
+            values.append(drawn[name])
+    for name, values in expected.items():
+        assert found[name] == pytest.approx((np.mean(values), np.std(values, ddof=1)), rel=1e-6), name
 
 
 def test_of_noise_a_measure_is_its_null_of_classes_it_is_not() -> None:

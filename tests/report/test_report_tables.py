@@ -99,12 +99,18 @@ def test_undefined_is_not_absent(tmp_path: Path) -> None:
     assert " undefined |" in report.markdown([run])
     (arm,) = group(read_runs([run]))
     assert "undefined" in collapse_table([arm])
+    nulls = {"cdnv_null": 4.5, "cdnv_null_sd": 0.1, "cdnv_over_null": 0.25}
+    edit(run / "summary.json", collapse={"test": measured["test"] | {"cdnv": 1.125} | nulls})
+    (arm,) = group(read_runs([run]))
+    assert "<small>null 4.5 ± 0.1: 0.25</small>" in collapse_table([arm])
     edit(run / "summary.json", collapse={"test": measured["test"]})
     assert "undefined" not in report.markdown([run])
 
 
 def test_every_column_has_its_own_number(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "one", seed=3, epochs=2)
+    shares = {"nc1_over_null": 0.345, "cdnv_over_null": 0.678}
+    edit(run / "summary.json", collapse={split: v | shares for split, v in _stored(run)["collapse"].items()})
     stored = _stored(run)
     final, collapse, parameters = stored["final"], stored["collapse"], stored["parameters"]
     expected = {
@@ -120,6 +126,7 @@ def test_every_column_has_its_own_number(tmp_path: Path) -> None:
         expected[f"NC1, {split}"] = number(Spread(values["nc1"], None, 1))
         expected[f"CDNV, {split}"] = number(Spread(values["cdnv"], None, 1))
         expected[f"NCC acc. (%), {split}"] = f"{100 * values['ncc_accuracy']:.1f}"
+    expected |= {"NC1, test / null": "0.345", "CDNV, test / null": "0.678"}
     assert len(set(expected.values())) == len(expected)  # or columns could be exchanged unseen
     heading, _, line = (
         [cell.strip() for cell in text.strip("|").split("|")] for text in report.markdown([run]).splitlines()
@@ -130,8 +137,8 @@ def test_every_column_has_its_own_number(tmp_path: Path) -> None:
     stream = io.StringIO()
     report.print_table([run], Console(file=stream, width=120, no_color=True))
     (cells,) = (row.split() for row in stream.getvalue().splitlines() if row.split()[:1] == ["one"])
-    names = ("Trainable, share (%)", "Accuracy (%), test", "Accuracy (%), train", "NC1, test", "CDNV, test",
-             "NCC acc. (%), test")  # fmt: skip
+    names = ("Trainable, share (%)", "Accuracy (%), test", "Accuracy (%), train", "NC1, test / null",
+             "CDNV, test / null", "NCC acc. (%), test")  # fmt: skip
     assert cells[1:7] == [expected[name] for name in names]
 
 

@@ -15,6 +15,7 @@ from run_records import record
 from image2point import InputError
 from image2point.report.read import Record
 from image2point.sweeps import table as tables
+from image2point.sweeps.comparison import compared, detectable, holm
 
 ACCURACY = {
     ("repeat", "io"): (0.50, 0.52, 0.54),
@@ -47,6 +48,9 @@ def test_the_best_is_marked_and_so_is_what_the_test_does_not_tell_from_it(runs: 
     assert found.best == (("repeat",), ("all",))
     # Differences to the best: 0.10, 0.09, 0.12 (t = 11.7, p = 0.007), and 0.01, 0.01, 0 (t = 2, p = 0.18).
     assert found.level == {(("mean",), ("all",))}
+    (line,) = [line for line in tables.comparison_lines(found) if "policy=io" in line]
+    assert line.startswith("best against network.rule=repeat, finetune.policy=io: +10.3 points [+6.54, +14.1] over 3")
+    assert "p = 0.014 (Holm)" in line  # twice 0.0072
     least = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy", best="min")
     assert least.best == (("repeat",), ("io",))
     assert tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy", best="none").best is None
@@ -138,16 +142,35 @@ def test_the_paired_test_is_the_one_of_the_books() -> None:
     rng = np.random.default_rng(0)
     best, other = rng.normal(0.6, 0.1, 8), rng.normal(0.5, 0.1, 8)
     difference = best - other
-    statistic = difference.mean() / (difference.std(ddof=1) / math.sqrt(8))
-    cells = [tables.Cell({(str(i),): v for i, v in enumerate(values)}) for values in (best, other)]
-    assert tables.told_apart(*cells) is bool(abs(statistic) > 2.364624)  # t of 7 degrees of freedom at 0.975
+    error = difference.std(ddof=1) / math.sqrt(8)
+    (found,) = compared([(dict(enumerate(best)), dict(enumerate(other)))])
+    assert found is not None and found.seeds == 8
+    assert found.told_apart is bool(abs(difference.mean() / error) > 2.364624)  # t of 7 degrees of freedom at 0.975
+    assert found.effect.value == pytest.approx(difference.mean())
+    assert found.effect.high - found.effect.value == pytest.approx(2.364624 * error, rel=1e-6)
 
 
 def test_seeds_are_compared_one_by_one() -> None:
     """A small gain at every seed counts, however much the seeds differ; a large mean gain at one of them does not."""
-    seeds = [(str(seed),) for seed in range(4)]
-    spread_out = dict(zip(seeds, (0.9, 0.6, 0.3, 0.1), strict=True))
-    behind = {seed: value - 0.02 - 0.001 * i for i, (seed, value) in enumerate(spread_out.items())}
-    assert tables.told_apart(tables.Cell(spread_out), tables.Cell(behind)) is True
-    mixed = dict(zip(seeds, (0.1, 0.6, 0.4, 0.2), strict=True))
-    assert tables.told_apart(tables.Cell(spread_out), tables.Cell(mixed)) is False
+    spread_out = dict(enumerate((0.9, 0.6, 0.3, 0.1)))
+    behind = {seed: value - 0.02 - 0.001 * seed for seed, value in spread_out.items()}
+    mixed = dict(enumerate((0.1, 0.6, 0.4, 0.2)))
+    one, other = compared([(spread_out, behind), (spread_out, mixed)])
+    assert one is not None and one.verdict == "larger"
+    assert other is not None and other.verdict == "undecided"
+    assert compared([(spread_out, {0: 0.5}), (spread_out, {0: 0.5, 1: math.nan})]) == [None, None]
+
+
+def test_p_values_are_corrected_for_their_number() -> None:
+    ps = [0.01, 0.02, 0.04]
+    assert holm(ps) == pytest.approx([0.03, 0.04, 0.04]) and holm(ps[::-1]) == pytest.approx([0.04, 0.04, 0.03])
+    first, second = {0: 1.0, 1: 1.2, 2: 1.1}, {0: 0.5, 1: 0.9, 2: 0.7}
+    alone, together = compared([(first, second)])[0], compared([(first, second)] * 3)[0]
+    assert alone is not None and together is not None and together.p == pytest.approx(3 * alone.p)
+
+
+def test_what_a_few_seeds_can_find_is_found_four_times_in_five() -> None:
+    shift, rng = detectable(2.0, 5), np.random.default_rng(0)
+    drawn = rng.normal(shift, 2.0, (4000, 5))
+    t = drawn.mean(1) / (drawn.std(1, ddof=1) / math.sqrt(5))
+    assert (np.abs(t) > 2.776445).mean() == pytest.approx(0.8, abs=0.02)

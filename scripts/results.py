@@ -1,0 +1,273 @@
+"""docs/results.md holds no number that a person typed: its tables are written from the rows in docs/results/*.json.
+
+    python scripts/results.py                               # write the tables again
+    python scripts/results.py --check                       # exit code 1 where the page is not what the rows give
+    python scripts/results.py --take fair_ten_shots runs/fair_ten_shots     # rows of finished runs, or of a study
+    python scripts/results.py --take unconstrained studies/unconstrained
+
+A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME a function of `TABLES`. Outside of tables,
+commands and code, the page may say no decimal and no per cent: a number belongs into a table, where rows give it.
+A claim's verdict is the paired comparison over seeds, corrected by Holm over all claims that have rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from image2point import __version__
+from image2point.collapse.intervals import mean_interval
+from image2point.config.studies import UnconstrainedStudy
+from image2point.experiments.unconstrained import unconstrained_table
+from image2point.files import write_text
+from image2point.report.numbers import beside_null
+from image2point.report.plain import markdown_table
+from image2point.report.read import Record, read_runs
+from image2point.sweeps.comparison import Comparison, compared
+from image2point.sweeps.table import run_folders
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, ROWS = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+CODE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", re.DOTALL)
+TYPED = re.compile(r"\d+\.\d+|\d+\s?%")
+NOTHING = "Not yet run again.\n"
+NOT_YET = "undecided: not yet run again"
+Row = Mapping[str, Any]
+
+
+def stored(name: str) -> list[dict[str, Any]]:
+    """The rows of an experiment; none where it has not been run."""
+    path = ROWS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def take(name: str, folder: Path) -> None:
+    """Store the rows of a study, or of the finished runs in a folder."""
+    study = folder / "rows.json"
+    rows = json.loads(study.read_text(encoding="utf-8")) if study.is_file() else runs_in(folder)
+    content = {"taken": date.today().isoformat(), "image2point": __version__, "rows": rows}
+    write_text(ROWS / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    print(f"{len(rows)} rows in {(ROWS / name).relative_to(ROOT)}.json")
+
+
+def runs_in(folder: Path) -> list[dict[str, Any]]:
+    return [row_of(run) for run in read_runs(run_folders([folder]))]
+
+
+def row_of(run: Record) -> dict[str, Any]:
+    """What the tables need of a run, and nothing about the machine's folders."""
+    summary, settings = run.summary, run.settings
+    test = summary.collapse.get("test", {})
+    measured = {key: value for key, value in test.items() if key.partition("_null")[0] in ("nc1", "cdnv")}
+    keys = ("network.arch", "network.rule", "network.control", "finetune.policy", "data.shots", "training.epochs")
+    return {
+        "arm": summary.arm,
+        "seed": summary.seed,
+        **{key.partition(".")[2]: settings[key] for key in keys},
+        "chosen_lr": summary.chosen_lr,
+        "trials": [[trial.lr, trial.epochs, trial.order[0] if trial.order else None] for trial in summary.trials],
+        **{key: value for key, value in summary.final.items() if key.startswith("test_")},
+        **measured,
+        "cdnv_median": test.get("cdnv_median"),
+        "seconds": round(summary.seconds.total),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+
+
+def by_seed(rows: Sequence[Row], wanted: Row, key: str) -> dict[int, float]:
+    """A number of the rows that have the wanted values, by seed; NaN where it is undefined."""
+    own = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    return {row["seed"]: math.nan if row[key] is None else row[key] for row in own}
+
+
+def fair_ten_shots() -> str:
+    """A line for each arm: test accuracy over seeds, the learning rates that were chosen, collapse on test."""
+    rows = stored("fair_ten_shots")
+    if not rows:
+        return NOTHING
+    arms = list(dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows))
+    lines = []
+    for arm, policy, control in arms:
+        own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
+        found = mean_interval([row["test_accuracy"] for row in own])
+        interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        nc1 = "; ".join(beside_null(row["nc1"], row["nc1_null"], row["nc1_null_sd"]) for row in own if row.get("nc1"))
+        median = ", ".join("undefined" if row["cdnv_median"] is None else f"{row['cdnv_median']:.3g}" for row in own)
+        lines.append(
+            [
+                arm,
+                policy,
+                ", ".join(str(row["seed"]) for row in own),
+                f"{100 * found.value:.1f}{interval}",
+                ", ".join(f"{row['chosen_lr']:g}" for row in own),
+                nc1 or "–",
+                median,
+                f"{sum(row['seconds'] for row in own) / len(own):.0f}",
+            ]
+        )
+    headings = ["arm", "policy", "seeds", "test accuracy (%)", "chosen rate", "null of NC1, test: share", "median CDNV"]
+    return markdown_table([*headings, "seconds"], lines, [3, 7])
+
+
+def unconstrained() -> str:
+    """The table of the study."""
+    rows = stored("unconstrained")
+    if not rows:
+        return NOTHING
+    study = UnconstrainedStudy(seeds=tuple(sorted({row["seed"] for row in rows})))
+    return unconstrained_table(study, rows).markdown()
+
+
+def label_noise() -> str:
+    """Of noise, each measure and its null, at several sizes."""
+    lines = [
+        [
+            f"{row['classes']} × {row['each']}",
+            f"`{row['measure']}`",
+            f"{row['mean']:.3g}",
+            f"{row['null']:.3g}",
+            f"{(row['mean'] - row['null']) / row['error']:+.1f}",
+        ]
+        for row in stored("label_noise")
+    ]
+    headings = ["classes × samples", "measure", "value", "null", "difference / its standard error"]
+    return markdown_table(headings, lines, [2, 3, 4]) if lines else NOTHING
+
+
+def claims() -> str:
+    """What we know: each claim with its source, verdict, effect and table."""
+    listed = json.loads((ROWS / "claims.json").read_text(encoding="utf-8"))
+    pairs = []
+    for claim in listed:
+        rows = stored(claim["rows"])
+        test = claim.get("larger") and claim.get("smaller")
+        sides = [by_seed(rows, claim[side], claim["value"]) for side in ("larger", "smaller")] if test else [{}, {}]
+        pairs.append((sides[0], sides[1]))
+    found = compared(pairs)
+    lines = []
+    for claim, sides, each in zip(listed, pairs, found, strict=True):
+        verdict, effect = judged(claim, sides, each)
+        lines.append([claim["claim"], claim["source"], verdict, effect, f"[{claim['table']}](#{claim['anchor']})"])
+    return markdown_table(["claim", "from", "verdict", "effect", "table"], lines)
+
+
+def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison | None) -> tuple[str, str]:
+    """Verdict and effect of a claim, from rows alone."""
+    if "rule" in claim:
+        return RULES[claim["rule"]](stored(claim["rows"]))
+    larger, smaller = sides
+    if not larger or not smaller:
+        return NOT_YET, "–"
+    if found is None:
+        shared = sorted(set(larger) & set(smaller))
+        if not shared:
+            return NOT_YET, "–"
+        return "undecided: one seed", f"{100 * (larger[shared[0]] - smaller[shared[0]]):+.1f} points, no interval"
+    effect = found.effect
+    verdict = {"larger": "supported", "smaller": "contradicted", "undecided": "undecided"}[found.verdict]
+    text = f"{100 * effect.value:+.1f} points [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
+    return verdict, f"{text} over {found.seeds} seeds, p = {found.p:.2g} (Holm)"
+
+
+def _frames(rows: Sequence[Row]) -> tuple[str, str]:
+    balanced = [row["distance"] for row in rows if row["ratio"] == 1]
+    if not balanced:
+        return NOT_YET, "–"
+    return ("supported" if max(balanced) < 1e-4 else "contradicted"), f"distance at most {max(balanced):.1e}"
+
+
+def _unequal(rows: Sequence[Row]) -> tuple[str, str]:
+    own = [row["distance"] for row in rows if row["ratio"] > 1]
+    if not own:
+        return NOT_YET, "–"
+    return ("supported" if min(own) > 0.01 else "contradicted"), f"distance at least {min(own):.2f}"
+
+
+def _noise(rows: Sequence[Row]) -> tuple[str, str]:
+    """A measure of noise is its null: no difference beyond what Bonferroni's 5 % over the table allows."""
+    if not rows:
+        return NOT_YET, "–"
+    from scipy.stats import t
+
+    far = max(abs(row["mean"] - row["null"]) / row["error"] for row in rows)
+    bound = float(t.ppf(1 - 0.025 / len(rows), rows[0]["draws"] - 1))
+    verdict = "supported" if far < bound else "contradicted"
+    return verdict, f"largest of {len(rows)} differences {far:.1f} standard errors, chance allows {bound:.1f}"
+
+
+def _unrun(rows: Sequence[Row]) -> tuple[str, str]:
+    return NOT_YET, "–"
+
+
+RULES: dict[str, Callable[[Sequence[Row]], tuple[str, str]]] = {
+    "frames": _frames,
+    "unequal": _unequal,
+    "unrun": _unrun,
+    "noise": _noise,
+}
+TABLES: dict[str, Callable[[], str]] = {
+    "claims": claims,
+    "fair_ten_shots": fair_ten_shots,
+    "label_noise": label_noise,
+    "unconstrained": unconstrained,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- page
+
+
+def written(page: str) -> str:
+    """The page with its tables as the rows give them."""
+    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[4]}", page)
+
+
+def typed_numbers(page: str) -> list[str]:
+    """Numbers that stand outside of tables, commands and code, with their lines."""
+
+    def blank(found: re.Match[str]) -> str:
+        return "\n" * found[0].count("\n")
+
+    rest = CODE.sub(blank, BLOCK.sub(blank, page))
+    return [
+        f"line {number}: {found[0]}"
+        for number, line in enumerate(rest.splitlines(), start=1)
+        for found in TYPED.finditer(line)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 where the page is not right")
+    parser.add_argument("--take", nargs=2, metavar=("NAME", "FOLDER"), help="store the rows of runs, or of a study")
+    given = parser.parse_args(arguments)
+    if given.take:
+        take(given.take[0], Path(given.take[1]))
+    page = PAGE.read_text(encoding="utf-8")
+    right = written(page)
+    typed = typed_numbers(page)
+    for each in typed:
+        print(f"{PAGE.name} has a number that no row gives, {each}")
+    if given.check:
+        lines = difflib.unified_diff(page.splitlines(), right.splitlines(), "the page", "its rows", lineterm="", n=0)
+        print("\n".join(lines))
+        return int(right != page or bool(typed))
+    write_text(PAGE, right)
+    return int(bool(typed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""docs/results.md says what its rows give."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import results  # noqa: E402
+
+
+def test_the_page_is_what_the_rows_give(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def page_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracies: dict[str, list[float]]) -> Path:
+    """A page of claims with one claim, and rows of its two arms."""
+    page, rows = tmp_path / "results.md", tmp_path / "rows"
+    rows.mkdir()
+    page.write_text("# Results\n<!-- results: claims -->\n<!-- end -->\n")
+    runs = [
+        {"arm": arm, "policy": "io", "seed": seed, "test_accuracy": value}
+        for arm, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    (rows / "some.json").write_text(json.dumps({"rows": runs}))
+    sides = {"larger": {"arm": "a", "policy": "io"}, "smaller": {"arm": "b"}}
+    claim = {"claim": "a beats b", "source": "us", "table": "t", "anchor": "t", "rows": "some", **sides}
+    (rows / "claims.json").write_text(json.dumps([{**claim, "value": "test_accuracy"}]))
+    monkeypatch.setattr(results, "PAGE", page)
+    monkeypatch.setattr(results, "ROWS", rows)
+    return page
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [
+        ({"a": [0.5, 0.6, 0.55], "b": [0.4, 0.49, 0.45]}, "| supported | +10.3 points [+8.9, +11.8] over 3 seeds"),
+        ({"b": [0.5, 0.6, 0.55], "a": [0.4, 0.49, 0.45]}, "| contradicted | -10.3 points"),
+        ({"a": [0.5, 0.6, 0.55], "b": [0.4, 0.62, 0.45]}, "| undecided | +6.0 points"),
+        ({"a": [0.5], "b": [0.4]}, "| undecided: one seed | +10.0 points, no interval"),
+        ({"a": [0.5]}, "| undecided: not yet run again | – |"),
+    ],
+)
+def test_a_verdict_is_that_of_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracies: dict[str, list[float]], verdict: str
+) -> None:
+    page = page_and_rows(tmp_path, monkeypatch, accuracies)
+    assert results.main(["--check"]) == 1
+    assert results.main([]) == 0 and verdict in page.read_text()
+    assert results.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize("change", ["a digit of a table", "a number in the text"])
+def test_what_no_row_gives_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.4, 0.49, 0.45]})
+    results.main([])
+    text = page.read_text()
+    page.write_text(
+        text.replace("+10.3", "+10.4") if change.startswith("a digit") else f"{text}\nIt gains 12.5 points.\n"
+    )
+    assert results.main(["--check"]) == 1
