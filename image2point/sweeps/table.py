@@ -242,7 +242,7 @@ def comparison_lines(table: Pivot) -> list[str]:
         lines.append(
             f"best against {_named(fields, (*row, *column))}: {scale * effect.value:+.3g}{unit} "
             f"[{scale * effect.low:+.3g}, {scale * effect.high:+.3g}] over {each.seeds} seeds, "
-            f"p = {each.p:.2g} (Holm); effects below {scale * each.detectable:.2g} would be missed more often than once "
+            f"p = {each.p:.2g} (Holm); effects below {scale * each.detectable:.2g} would be missed more than one time "
             "in five"
         )
     return lines
