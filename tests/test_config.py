@@ -59,7 +59,7 @@ def test_bases_in_a_circle(tmp_path: Path) -> None:
         ("training: {lr: .nan}", ["training.lr", "finite"]),
         ("training: 5", ["training = 5"]),
         ("data: {augmentation: {jiter: 1}}", ["data.augmentation.jiter", "did you mean jitter?"]),
-        ("training: {epochs: 5, warmup_epochs: 5}", ["warmup_epochs = 5", "epochs = 5", "training.warmup_epochs=0 too"]),
+        ("training: {epochs: 5, warmup_epochs: 5}", ["warmup_epochs = 5", "epochs = 5", "warmup_epochs=0 too"]),
         ("epochs: 2", ["unknown key epochs", "did you mean training.epochs?"]),
         ("voxel_size: 0.1", ["did you mean data.voxel_size?"]),
         ("finetune: {policy: none}", ["finetune.policy = none", "training.epochs=0"]),

@@ -60,13 +60,16 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
     asked: scores on damaged and turned clouds and by voting, besides.
     """
     run = runs.open_run(path)
-    summary = run.read_summary()
+    classes, final = run.read_classes(), run.read_summary().get("final")
+    stored: list[Any] = [final.get(key) if isinstance(final, dict) else None for key in ("test_accuracy", "test_loss")]
+    if not all(isinstance(value, int | float) for value in stored):
+        raise InputError(f"{run.summary}: expected numbers under final.test_accuracy and final.test_loss")
     config = configuration.load_config(run.config, (*overrides, "training.devices=1", "training.nodes=1"))
     test = load_splits(config.data).test
-    if list(test.classes) != summary["data"]["classes"]:
+    if test.classes != classes:
         raise InputError(
             f"{config.data.root} has the classes {', '.join(test.classes)}, but {path} was trained on "
-            f"{', '.join(summary['data']['classes'])}"
+            f"{', '.join(classes)}"
         )
     fabric = distributed.start(config.training)
     network = load(path)
@@ -79,6 +82,6 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
         )
         return found
 
-    plain, final = outputs(test), summary["final"]
+    plain = outputs(test)
     more = measure_robustness(outputs, test, plain, recipe, asked) if asked else None
-    return Evaluation(task.scores(plain), test.classes, final["test_accuracy"], final["test_loss"], more)
+    return Evaluation(task.scores(plain), test.classes, stored[0], stored[1], more)
