@@ -15,6 +15,11 @@ from image2point import files
 from image2point.errors import InputError
 from image2point.files import user_path
 
+MOST_BYTES = 32 * 2**20
+"""Of a text file of a run."""
+DEEPEST = 20
+"""Levels of a JSON file of a run."""
+
 
 class Claimed(InputError):
     """Another process is at work on a run directory."""
@@ -111,9 +116,20 @@ class Run:
         """The content of summary.json; InputError where the run is unfinished or the file damaged."""
         return _read_json(self.summary, f"{self.path} is not a finished run; continue it with --resume")
 
+    def read_classes(self, part: str = "data") -> tuple[str, ...]:
+        """The class names in the part `data` of summary.json, or `images` of a pre-training."""
+        content = self.read_summary().get(part)
+        classes = content.get("classes") if isinstance(content, dict) else None
+        if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+            raise InputError(f"{self.summary}: expected names under {part}.classes, found {classes!r:.80}")
+        return tuple(classes)
+
     def read_choice(self) -> dict[str, Any]:
-        """The content of choice.json."""
-        return _read_json(self.choice, f"{self.path} has not chosen a block to train yet")
+        """The content of choice.json, with the name under `block`."""
+        content = _read_json(self.choice, f"{self.path} has not chosen a block to train yet")
+        if not isinstance(content.get("block"), str):
+            raise InputError(f"{self.choice}: expected a name under block, found {content.get('block')!r:.80}")
+        return content
 
     def read_trials(self) -> dict[str, Any]:
         """The content of trials.json."""
@@ -207,13 +223,39 @@ def create(path: Path, config: str) -> Run:
     return run
 
 
-def _read_json(path: Path, missing: str) -> dict[str, Any]:
+def read_text(path: Path, missing: str) -> str:
+    """The text of a file of a run, which may be a stranger's; `missing` says what to do where there is none.
+
+    Raises InputError where it cannot be read, and where it is larger than such a file can honestly be.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a file")
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path} is missing: {missing}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def _read_json(path: Path, missing: str) -> dict[str, Any]:
+    try:
+        content = json.loads(read_text(path, missing))
+    except RecursionError:
+        raise InputError(f"{path} cannot be read: it is nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} should hold a JSON object, found a {type(content).__name__}")
+    if _is_deeper(content, DEEPEST):
+        raise InputError(f"{path} cannot be read: it is nested too deeply")
     return content
+
+
+def _is_deeper(value: Any, than: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return than < 0 or any(_is_deeper(part, than - 1) for part in parts)

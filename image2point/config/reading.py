@@ -18,8 +18,8 @@ from image2point.errors import InputError
 from image2point.files import user_path
 
 COMMAND_LINE = "command line"
-MOST_BYTES, MOST_VALUES = 2**20, 100_000
-"""Of one config file; no config comes near."""
+MOST_BYTES, MOST_VALUES, DEEPEST = 2**20, 100_000, 50
+"""Of one config file, and levels of nesting; no config comes near."""
 
 
 Kind = TypeVar("Kind", bound=Section)
@@ -130,7 +130,17 @@ def changes(old: Section, new: Section) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, where YAML would keep the last one."""
+    """SafeLoader that refuses a key written twice, where YAML would keep the last one, and what is deeply nested."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:  # far from Python's own limit, at which PyYAML takes seconds
+            raise yaml.YAMLError("nested too deeply")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,11 +87,30 @@ def npz_arrays(
 
     Raises InputError with the path for what is no archive, and for arrays of another size than they promise.
     """
+    with _archive(path) as (archive, entries):
+        names = wanted(list(entries))
+        return {key: _member(archive, entries[name], path) for key, name in names.items()}, names
+
+
+def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of these names in an .npz file, or all; names that it lacks are left out.
+
+    Raises InputError with the path for what is no such file, and for arrays of another size than they promise.
+    """
+    with _archive(path) as (archive, entries):
+        wanted = {name: entries[name] for name in (entries if names is None else names) if name in entries}
+        promised = sum(entry.file_size for entry in wanted.values())
+        if promised > LARGEST_MEMBER:
+            raise InputError(f"{path} promises {promised:,} bytes; at most {LARGEST_MEMBER:,} are read")
+        return {name: _member(archive, entry, path) for name, entry in wanted.items()}
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """An .npz file, and its members by the names of their arrays."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            names = wanted(list(entries))
-            return {key: _member(archive, entries[name], path) for key, name in names.items()}, names
+            yield archive, {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
     except (*DAMAGE, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError) as error:
         if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
             raise
@@ -102,21 +121,23 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.
     where = f"{path}: `{one_line(entry.filename)}`"
     if entry.file_size > min(LARGEST_MEMBER, LARGEST_RATIO * entry.compress_size + 1024):
         raise InputError(f"{where} promises {entry.file_size:,} bytes from {entry.compress_size:,} compressed ones")
-    with archive.open(entry) as file:
-        content = file.read(entry.file_size + 1)
     try:
-        stream = io.BytesIO(content)
-        version = np.lib.format.read_magic(stream)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if reader is None:
-            raise InputError(f"{where} has version {version} of the .npy format, expected 1.0 or 2.0")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            shape, fortran, kind = reader(stream)
-        left = len(content) - stream.tell()
-        if kind.hasobject or np.prod([float(side) for side in shape]) * kind.itemsize != left:
-            raise InputError(f"{where} promises {kind} {shape}, and holds {left:,} bytes")
-        return np.frombuffer(content, kind, offset=stream.tell()).reshape(shape, order="F" if fortran else "C").copy()
+        with archive.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read_header is None:
+                raise InputError(f"{where} has version {version} of the .npy format, expected 1.0 or 2.0")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                shape, fortran, kind = read_header(file)
+            left = entry.file_size - file.tell()
+            if kind.hasobject or np.prod([float(side) for side in shape]) * kind.itemsize != left:
+                raise InputError(f"{where} promises {kind} {shape}, and holds {left:,} bytes")
+            content = file.read(left + 1)
+        return np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C").copy()
     except DAMAGE as error:
         if isinstance(error, InputError):
             raise

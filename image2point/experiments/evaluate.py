@@ -67,13 +67,16 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
     asked: scores on damaged and turned clouds and by voting, besides.
     """
     run = runs.open_run(path)
-    summary = run.read_summary()
+    classes, final = run.read_classes(), run.read_summary().get("final")
     config = configuration.load_config(run.config, (*overrides, "training.devices=1", "training.nodes=1"))
+    headline = DISPLAYS[config.task].scores[0].key
+    if not isinstance(final, dict) or not all(isinstance(final.get(k), int | float) for k in (headline, "test_loss")):
+        raise InputError(f"{run.summary}: expected numbers under final.{headline} and final.test_loss")
     test = load_splits(config.data).test
-    if list(test.classes) != summary["data"]["classes"]:
+    if test.classes != classes:
         raise InputError(
             f"{config.data.root} has the classes {', '.join(test.classes)}, but {path} was trained on "
-            f"{', '.join(summary['data']['classes'])}"
+            f"{', '.join(classes)}"
         )
     task = TASKS[config.task]
     if asked and isinstance(task, Segmentation) and (asked.corruptions or asked.rotations):
@@ -96,4 +99,4 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
         more = vote_on_points(network.eval(), test, recipe, scorer, asked.votes, asked.seed)
     elif asked:
         more = measure_robustness(outputs, test, plain, recipe, asked)
-    return Evaluation(now, summary["final"], task.statement(now), DISPLAYS[config.task].scores[0].key, more)
+    return Evaluation(now, final, task.statement(now), headline, more)

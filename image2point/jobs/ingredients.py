@@ -180,7 +180,10 @@ def make_blank_network(config: configuration.Config, classes: int, lifting: Mapp
 
     lifting: the run's `lifting.json`, which says what `auto` became when the run began.
     """
-    chosen = {name: lifting["options"][name] for name in ("stem", "downsample")}
+    options = lifting.get("options")
+    chosen = {name: options.get(name) if isinstance(options, dict) else None for name in ("stem", "downsample")}
+    if not all(isinstance(value, str) for value in chosen.values()):
+        raise InputError(f"lifting.json: expected names under options.stem and options.downsample, found {chosen}")
     config = config.model_copy(update={"network": config.network.model_copy(update=chosen)})
     return _lift(config, classes, "random", "none", None)
 

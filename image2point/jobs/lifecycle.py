@@ -51,6 +51,11 @@ def standing(
     return "choosing" if run.trials.is_file() or run.unfinished_trials.is_dir() else "new"
 
 
+def tidy(run: Run) -> None:
+    """Remove what a kill right after the summary left of a finished run: its last checkpoint."""
+    shutil.rmtree(run.checkpoint, ignore_errors=True)
+
+
 @contextmanager
 def claimed(
     fabric: Fabric, run: Run, config: Config | Pretrain, stands: str, resume: bool, overwrite: bool

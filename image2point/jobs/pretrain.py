@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from image2point.config import Pretrain
@@ -34,7 +33,7 @@ def run_pretraining(
     fabric = distributed.start(config.training)
     stands = distributed.together(fabric, lambda: lifecycle.standing(run, config, resume, overwrite))
     if stands == "finished":
-        shutil.rmtree(run.checkpoint, ignore_errors=True)  # where a kill came between the summary and this
+        lifecycle.tidy(run)
         return run
     splits = load_images(config.images)
     fingerprint = take_fingerprint(splits, None if config.images.name == "rendered" else config.images.root, fabric)

@@ -36,7 +36,7 @@ def load(run: str | Path) -> LiftedNetwork:
     from image2point.jobs.ingredients import make_blank_network
 
     opened = runs.open_run(run)
-    classes = opened.read_summary()["data"]["classes"]
+    classes = opened.read_classes()
     config = configuration.load_config(opened.config)
     network = with_policy(make_blank_network(config, len(classes), opened.read_lifting()), resolved(config, opened))
     try:
@@ -56,7 +56,7 @@ def load_image_network(run: str | Path) -> ImageNetwork:
     from image2point.networks.weights import read_file
 
     opened = runs.open_run(run)
-    classes = opened.read_summary()["images"]["classes"]
+    classes = opened.read_classes("images")
     config = configuration.load_config_as(configuration.Pretrain, opened.config)
     network = make_image_network(config, len(classes), weights="random")
     network.network.load_state_dict(read_file(opened.weights).tensors)
@@ -101,7 +101,7 @@ def predict_each(
     config = configuration.load_config(opened.config)
     if config.task != "classification":
         raise InputError(f"{opened.path} is of the task {config.task}; predict gives one class for each file")
-    classes = opened.read_summary()["data"]["classes"]
+    classes = opened.read_classes()
     recipe = make_recipe(config)
     points = points or config.data.points or _points_of_examples(opened)
     network = load(run)
@@ -120,10 +120,9 @@ def predict_each(
 
 def _points_of_examples(run: Run) -> int:
     """How many points the stored test clouds have, which are as the network saw them."""
-    import numpy as np
+    from image2point.datasets.arrays import read_arrays
 
-    try:
-        with np.load(run.examples, allow_pickle=False) as stored:
-            return int(stored["points"].shape[1]) or USUAL_POINTS
-    except (OSError, ValueError, KeyError, IndexError):
+    if not run.examples.is_file():
         return USUAL_POINTS
+    points = read_arrays(run.examples, ("points",)).get("points")
+    return (points.shape[1] if points is not None and points.ndim == 3 else 0) or USUAL_POINTS

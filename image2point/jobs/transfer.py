@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     fabric = distributed.start(config.training)
     stands = distributed.together(fabric, lambda: lifecycle.standing(run, config, resume, overwrite))
     if stands == "finished":
-        shutil.rmtree(run.checkpoint, ignore_errors=True)  # where a kill came between the summary and this
+        lifecycle.tidy(run)
         return run
     # Whatever may be wrong with data or weights is found before an existing run directory is replaced.
     splits, recipe = load_splits(config.data), make_recipe(config)

@@ -5,28 +5,36 @@ from __future__ import annotations
 import csv
 import json
 import math
-import zipfile
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from image2point import runs
+from image2point.config.reading import parse_yaml
+from image2point.datasets.arrays import read_arrays
 from image2point.errors import InputError
 from image2point.files import user_path
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
 from image2point.roles import DECODER, ORIGINS, ROLES
 from image2point.tasks.display import DISPLAYS
 
+MOST_PARAMETERS = 2**50
+"""Of one tensor of a network."""
+
 
 class _Part(BaseModel):
     """Fields that the report needs; what else a file holds is kept and ignored."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+
+
+Part = TypeVar("Part", bound=_Part)
 
 
 class Network(_Part):
@@ -158,7 +166,8 @@ def read_run(folder: str | Path, summary: Mapping[str, Any] | None = None) -> Re
     lifting = run.read_lifting()
     if isinstance(options := lifting.get("options"), dict):  # these have `auto` resolved
         resolved = {name: options[name] for name in ("rule", "axis", "substrate", "stem") if name in options}
-        checked = checked.model_copy(update={"network": checked.network.model_copy(update=resolved)})
+        network = _checked(run.lifting, Network, {**checked.network.model_dump(), **resolved})
+        checked = checked.model_copy(update={"network": network})
     return Record(
         path=run.path,
         config=config,
@@ -173,19 +182,12 @@ def read_run(folder: str | Path, summary: Mapping[str, Any] | None = None) -> Re
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing: a finished run has one; finish the run with --resume, or leave it out"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    return runs.read_text(path, "a finished run has one; finish the run with --resume, or leave it out")
 
 
 def _settings(path: Path, text: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -201,13 +203,17 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _summary(path: Path, content: Mapping[str, Any]) -> Summary:
+def _checked(path: Path, kind: type[Part], content: Mapping[str, Any]) -> Part:
     try:
-        summary = Summary.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(step) for step in first["loc"]) or "the whole file"
         raise InputError(f"{path}: field {field}: {first['msg']}, found {first['input']!r:.80}") from None
+
+
+def _summary(path: Path, content: Mapping[str, Any]) -> Summary:
+    summary = _checked(path, Summary, content)
     if summary.status != "finished":
         raise InputError(
             f"{path}: expected status 'finished', found {summary.status!r}; "
@@ -237,11 +243,14 @@ def _check_scores(path: Path, summary: Summary) -> None:
 def _metrics(path: Path) -> dict[str, np.ndarray]:
     """Columns of metrics.csv, rows sorted by epoch; an empty cell is NaN."""
     reader = csv.DictReader(_text(path).splitlines())
-    columns = reader.fieldnames or []
+    try:
+        columns, lines = reader.fieldnames or [], list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
     if "epoch" not in columns:
         raise InputError(f"{path}: expected a column 'epoch' in the first line, found {list(columns)}")
     rows: list[list[float]] = []
-    for line, row in enumerate(reader, start=2):
+    for line, row in enumerate(lines, start=2):
         if None in row or None in row.values():
             raise InputError(f"{path} line {line}: expected {len(columns)} cells; the line is cut short or too long")
         rows.append([_number(cell, f"{path} line {line}, column {column}") for column, cell in row.items()])
@@ -274,12 +283,15 @@ def _origins(path: Path, content: Mapping[str, Any], parameters: Parameters) -> 
         try:
             role, origin, shape = record["role"], record["origin"], record["shape"]
             size = math.prod(int(length) for length in shape)
-        except (KeyError, TypeError, ValueError):
+            if not 0 <= size <= MOST_PARAMETERS:
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(f"{path}: parameters[{index}] needs role, origin, shape; found {record!r:.80}") from None
-        if role not in (*ROLES, DECODER) or origin not in ORIGINS:
+        known = (*ROLES, DECODER)
+        if not (isinstance(role, str) and isinstance(origin, str) and role in known and origin in ORIGINS):
             raise InputError(
                 f"{path}: parameters[{index}] has role {role!r} and origin {origin!r}; "
-                f"known are {', '.join((*ROLES, DECODER))} and {', '.join(ORIGINS)}"
+                f"known are {', '.join(known)} and {', '.join(ORIGINS)}"
             )
         counts[role, origin] = counts.get((role, origin), 0) + size
     if (found := sum(counts.values())) != parameters.total:
@@ -293,15 +305,19 @@ def _origins(path: Path, content: Mapping[str, Any], parameters: Parameters) -> 
 def _examples(path: Path, classes: int) -> Examples:
     if not path.is_file():
         raise InputError(f"{path} is missing: a finished run has one; finish the run with --resume, or leave it out")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            names = set(stored.files)
-            points, labels, predictions = (np.asarray(stored[key]) for key in ("points", "labels", "predictions"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: expected arrays points, labels and predictions; {error}") from error
-    if "ends" in names:  # points with labels of their own, which are no clouds of one class
+    stored = read_arrays(path, ("points", "labels", "predictions", "ends"))
+    if stored.pop("ends", None) is not None:  # points with labels of their own, which are no clouds of one class
         return Examples(np.empty((0, 0, 3), np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
-    count = len(points)
+    if len(stored) < 3:
+        raise InputError(f"{path}: expected arrays points, labels and predictions, found {', '.join(stored) or 'none'}")
+    points, labels, predictions = stored["points"], stored["labels"], stored["predictions"]
+    kinds = points.dtype.kind + labels.dtype.kind + predictions.dtype.kind
+    if not re.fullmatch("[fiu][iu][iu]", kinds):
+        raise InputError(
+            f"{path}: expected real points and whole labels and predictions, "
+            f"found {points.dtype}, {labels.dtype} and {predictions.dtype}"
+        )
+    count = len(points) if points.ndim else 0
     if points.ndim != 3 or points.shape[2:] != (3,) or labels.shape != (count,) or predictions.shape != (count,):
         raise InputError(
             f"{path}: expected points [n, P, 3], labels [n] and predictions [n], "

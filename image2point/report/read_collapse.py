@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from image2point.datasets.arrays import read_arrays
 from image2point.errors import InputError
+from image2point.runs import read_text
 
 SPLITS = ("train", "test")
 KEYS = ("epoch", "split", "layer")
@@ -58,15 +59,15 @@ def read_layers(path: Path) -> tuple[LayerRow, ...]:
     if not path.exists():
         return ()
     try:
-        lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        lines = list(csv.DictReader(read_text(path, "remove it").splitlines()))
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
     rows = []
     for number, line in enumerate(lines, start=2):
         try:
             values = {k: float(v) if v else math.nan for k, v in line.items() if k not in KEYS}
             rows.append(LayerRow(int(line["epoch"]), line["split"], line["layer"], values))
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(
                 f"{path} line {number}: expected an epoch, a split, a layer and numbers, found {list(line.values())}; "
                 "run again with --overwrite, or remove the file to leave layers out"
@@ -78,23 +79,25 @@ def read_geometry(path: Path, classes: int) -> Geometry | None:
     """The content of geometry.npz for this many classes; None where there is no such file. InputError where damaged."""
     if not path.exists():
         return None
+    arrays = read_arrays(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
         splits = {
             split: Seen(*(arrays[f"{split}_{part}"] for part in ("cosines", "points", "labels", "means")))
             for split in SPLITS
             if f"{split}_cosines" in arrays
         }
         found = Geometry(splits, arrays["classifier_cosines"], arrays["shares"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except KeyError as error:
         raise InputError(
             f"{path}: expected arrays train_cosines, train_points, train_labels, train_means, classifier_cosines and "
             f"shares; {error}; remove the file to leave its figures out"
-        ) from error
+        ) from None
     for name, seen in found.splits.items():
-        count = len(seen.labels)
+        count = seen.labels.size
         shapes = (seen.cosines.shape, seen.points.shape, seen.means.shape)
+        real = all(each.dtype.kind == "f" for each in (seen.cosines, seen.points, seen.means, found.classifier))
+        if not real or seen.labels.dtype.kind not in "iu" or seen.labels.ndim != 1 or found.shares.shape != (2,):
+            raise InputError(f"{path}: expected floats, whole labels [{count}] of {name} and shares [2], found others")
         if shapes != ((classes, classes), (count, 2), (classes, 2)) or found.classifier.shape != (classes, classes):
             raise InputError(
                 f"{path}: expected cosines [{classes}, {classes}], points [{count}, 2] and means [{classes}, 2] of "

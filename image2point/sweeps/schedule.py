@@ -107,7 +107,9 @@ def run_sweep(sweep: Sweep, folder: Path, executor: Executor, console: Console |
     progress = standings(sweep, folder)
     own = folder / ".sweep" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{socket.gethostname()}_{os.getpid()}"
     for item in progress:
-        if item.state != "finished":
+        if item.state == "finished":
+            lifecycle.tidy(item.run)
+        else:
             name = item.planned.name
             item.job = Job(name, Path.cwd(), own / "configs" / f"{name}.yaml", folder, own / "logs" / f"{name}.txt")
             files.write_text(item.job.config, item.planned.config.to_yaml())

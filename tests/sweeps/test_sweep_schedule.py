@@ -80,6 +80,13 @@ def test_finished_runs_are_skipped_and_tell_what_the_others_will_cost(tmp_path: 
     assert sorted(executor.done) == ["c", "d", "e"]
 
 
+def test_a_finished_run_loses_the_checkpoint_that_a_kill_left(tmp_path: Path) -> None:
+    schedule.run_sweep(planned("a"), tmp_path, Scripted({"a": [None]}), QUIET)
+    (tmp_path / "a" / "checkpoint" / "epoch-00001-step-000000").mkdir(parents=True)
+    schedule.run_sweep(planned("a"), tmp_path, Scripted({}), QUIET)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.yaml", "summary.json"]
+
+
 def test_a_run_of_another_config_is_not_taken_for_this_one(tmp_path: Path) -> None:
     schedule.run_sweep(planned("a"), tmp_path, Scripted({"a": [None]}), QUIET)
     other = Sweep("names", (Planned(Config.model_validate({"name": "a", "arm": "a", "seed": 5}), {}),))

@@ -30,7 +30,7 @@ RANDOM = 8
 
 Command = tuple[str, ...]
 TRANSFER: Command = ("transfer", "tiny.yaml", "--runs", "runs")
-CHOOSE: Command = (*TRANSFER, "finetune.policy=layer:auto", "finetune.candidates=[layer1]", "finetune.probe_epochs=1")
+CHOOSE: Command = (*TRANSFER, "finetune.policy=layer:auto", "finetune.candidates=[layer1.0]", "finetune.probe_epochs=1")
 PRETRAIN: Command = ("pretrain", "images.yaml", "--runs", "runs")
 SWEEP: Command = ("sweep", "grid.yaml", "--runs", "runs", "--executor", "inline")
 PREPARE: Command = ("data", "prepare", "folder", "clouds", "prepared")
