@@ -71,7 +71,7 @@ def measure(
 
     Values with their jackknife standard error, and below them the null of those that depend on the number of samples:
     the same with permuted labels, and the share of it that the value is. Novel classes are those of
-    `class_split.novel`.
+    `class_split.novel`. Of a segmentation, a row is a voxel that is drawn, and intervals are over scenes.
 
     Examples:
 
@@ -102,6 +102,14 @@ def measure(
         else job.measure(subject, layers.split(","), on.split(","), ask, per_site, parts, permutations)
     )
     print_measured([(each.split, each.samples, len(each.classes), each.layers) for each in found])
+    for each in found:
+        for layer, pair in each.closest.items():
+            if pair is not None:
+                print(
+                    f"{each.split}, {layer}: the closest class means are {pair[0]} and {pair[1]}, cosine {pair[2]:.2f}"
+                )
+        if each.problem:
+            print(f"{each.split}: {each.problem}")
     result = job.to_dict(subject, found)
     for split in on.split(",") if complexity else ():
         clock = time.monotonic()

@@ -6,7 +6,7 @@ What is measured on novel classes are samples that the network has never seen, o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
+from image2point.experiments.measure_points import measure_points, rows_of_points
 from image2point.files import user_path
 from image2point.jobs.image_ingredients import (
     load_images,
@@ -28,6 +29,8 @@ from image2point.jobs.image_ingredients import (
 from image2point.jobs.ingredients import calibration_batch, load_novel, load_splits, make_network, make_recipe
 from image2point.jobs.reuse import load, load_image_network
 from image2point.networks.image_network import ImageNetwork
+from image2point.tasks.point_labels import count_labels
+from image2point.tasks.segmentation import Segmentation
 from image2point.training import distributed
 from image2point.training.batches import Preparation
 from image2point.training.layer_features import choose_layers, head_of, layer_source, plain
@@ -96,11 +99,6 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
         raise InputError(f"{target} does not exist; expected a run directory, a config file, or a timm architecture")
     else:
         config = configuration.from_values_as(Pretrain, {"network": {"arch": str(target)}}, single, "the command line")
-    if isinstance(config, Config) and config.task != "classification":
-        raise InputError(
-            f"{target} is of the task {config.task}: layers are measured by one row for each cloud, and its classes "
-            "are of points; `transfer` measures the features of points before the classifier (collapse.every)"
-        )
     fabric = distributed.start(config.training)
     after = finished and not before
     network: LiftedNetwork | ImageNetwork
@@ -127,6 +125,10 @@ class Measured:
     samples: int
     classes: tuple[str, ...]
     layers: dict[str, LayerMeasures]
+    closest: dict[str, tuple[str, str, float] | None] = field(default_factory=dict)
+    """Of points: the two classes whose centred means have the largest cosine, by layer."""
+    problem: str = ""
+    """Why there are no intervals."""
 
 
 def measure(
@@ -144,8 +146,18 @@ def measure(
     train and novel classes, those of the samples themselves. Features of one row per sample are held in memory, so
     that the network runs once; with `per_site`, measures that need the means first run it again. Then there is no null
     either: the voxels of a cloud are not exchangeable with others.
+
+    Of a segmentation the classes are those of points (`measure_points`): `ask`, `per_site` and `parts` have no meaning
+    there.
     """
     names = choose_layers(subject.network, layers)
+    if isinstance(subject.config, Config) and subject.config.task == "segmentation":
+        if ask or per_site or "novel" in on:
+            raise InputError(
+                f"{subject.where} is a segmentation, whose measures and rows (drawn voxels) are given, and no class is "
+                "novel: leave out --metrics, --per-site and the split novel"
+            )
+        return _measure_points(subject, names, on, permutations)
     heads = head_of(subject.network) if subject.trained else {}
     found: dict[str, Measured] = {}
     for split in sorted(on, key=lambda split: split != "train"):
@@ -169,6 +181,26 @@ def measure(
     return [found[split] for split in on]
 
 
+def _measure_points(subject: Subject, names: Sequence[str], on: Sequence[str], permutations: int) -> list[Measured]:
+    config, network = subject.config, subject.network
+    assert isinstance(config, Config) and not isinstance(network, ImageNetwork)
+    counts, found = count_labels(subject.splits.train), dict[str, Measured]()
+    for split in sorted(on, key=lambda split: split != "train"):
+        samples = subject.samples(split)
+        task = Segmentation().for_scoring(config, samples)
+        rows = rows_of_points(
+            network, task, samples, subject.recipe, names, config.training.batch_size, config.training.workers,
+            subject.fabric,
+        )  # fmt: skip
+        means = {name: each.means for name, each in found["train"].layers.items()} if "train" in found else None
+        layers = measure_points(rows, samples.classes, counts, means, permutations)
+        problem = next((each.problem for each in layers.values() if each.problem), "")
+        measures = {name: each.measures for name, each in layers.items()}
+        closest = {name: each.closest for name, each in layers.items()}
+        found[split] = Measured(split, len(rows.labels), tuple(samples.classes), measures, closest, problem)
+    return [found[split] for split in on]
+
+
 def to_dict(subject: Subject, found: Sequence[Measured]) -> dict[str, Any]:
     """Everything that was measured, for JSON."""
     return {
@@ -180,6 +212,7 @@ def to_dict(subject: Subject, found: Sequence[Measured]) -> dict[str, Any]:
                 "samples": each.samples,
                 "classes": list(each.classes),
                 "layers": {name: plain(measures) for name, measures in each.layers.items()},
+                **({"closest": each.closest} if each.closest else {}),
             }
             for each in found
         },

@@ -12,7 +12,14 @@ from image2point.errors import InputError
 from image2point.lifting import eager
 from image2point.lifting.blocks import OwnNorms, assign_regions
 from image2point.lifting.heads import effective
-from image2point.lifting.observe import block_layers, layer_nodes, observing
+from image2point.lifting.observe import (
+    block_layers,
+    copied,
+    layer_nodes,
+    observing,
+    rows_per_cloud,
+    rows_per_voxel,
+)
 from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
@@ -206,7 +213,17 @@ class LiftedNetwork(OwnNorms):
         Raises:
             InputError: on a name that no layer has; when it runs, on a layer inside a block that has a hook.
         """
-        program = self.program(observing(self._graph, names, per_site, self._lifting.network))
+        reduce = rows_per_voxel if per_site else rows_per_cloud
+        program = self.program(observing(self._graph, names, reduce, self._lifting.network))
+        return lambda x: self.execute(program, x)
+
+    def observe_maps(self, names: Sequence[str]) -> Callable[[Voxels], dict[str, Voxels]]:
+        """A function that runs the network and gives the maps of the named layers, voxels with their sites.
+
+        Raises:
+            InputError: as `observe` does.
+        """
+        program = self.program(observing(self._graph, names, copied, self._lifting.network))
         return lambda x: self.execute(program, x)
 
     def train(self, mode: bool = True) -> LiftedNetwork:

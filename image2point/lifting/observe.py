@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -15,8 +16,8 @@ from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.functional import global_mean
 
 
-def observing(graph: fx.Graph, names: Sequence[str], per_voxel: bool, network: str) -> fx.Graph:
-    """The part of a lifted graph that leads to the named layers, giving their rows.
+def observing(graph: fx.Graph, names: Sequence[str], reduce: Callable[[Voxels], Any], network: str) -> fx.Graph:
+    """The part of a lifted graph that leads to the named layers, giving what `reduce` makes of each.
 
     Raises:
         InputError: on a name that no layer has.
@@ -24,7 +25,6 @@ def observing(graph: fx.Graph, names: Sequence[str], per_voxel: bool, network: s
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     part.graph_copy(graph, copies, return_output_node=True)
     nodes = layer_nodes(graph)
-    reduce = rows_per_voxel if per_voxel else rows_per_cloud
     rows = {}
     for name in names:
         if name not in nodes:
@@ -35,6 +35,13 @@ def observing(graph: fx.Graph, names: Sequence[str], per_voxel: bool, network: s
     part.output(rows)
     part.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     return part
+
+
+def copied(x: Voxels) -> Voxels:
+    """The map itself, which nothing that follows in the network writes to."""
+    if isinstance(x, VoxelTensor):
+        return x.replace(x.features.clone())
+    return x.replace(x.grid.clone()) if isinstance(x, DenseVoxels) else x.clone()
 
 
 def rows_per_cloud(x: Voxels) -> Rows:

@@ -30,8 +30,9 @@ def print_measured(
             if each.nulls:
                 rows.append(("  null", "", *(_null(each, name) for name in names)))
         title = f"{split}: {samples:,} samples of {classes} classes{_contributing(layers)}"
-        if any(each.intervals for each in layers.values()):
-            title += "; ± standard error over samples"
+        over = {i.over for each in layers.values() for i in each.intervals.values()}
+        if over:
+            title += f"; ± standard error over {' and '.join(sorted(over))}"
         if any(each.nulls for each in layers.values()):
             title += "; null: of permuted labels, ± s.d. over permutations, and the value as a share of it"
         Table(("layer", "dim", *names), tuple(rows), title=title).show(console)

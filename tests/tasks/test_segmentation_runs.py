@@ -20,7 +20,6 @@ from image2point.datasets import Cloud, Splits
 from image2point.datasets.synthetic import SyntheticShapes
 from image2point.errors import InputError
 from image2point.experiments.evaluate import evaluate_run
-from image2point.experiments.measure import open_subject
 from image2point.experiments.point_votes import PointVotes
 from image2point.experiments.robustness import Asked
 from image2point.jobs.ingredients import make_recipe
@@ -322,11 +321,6 @@ def test_tiles_that_cannot_be_are_refused_before_anything_is_written(tmp_path: P
     with pytest.raises(InputError, match=r"data.tiles.voxels = 20 is too few for one tile"):
         run_transfer(segmenting("data.tiles.voxels=20"), tmp_path)
     assert not (tmp_path / "tiny").exists()
-
-
-def test_what_works_on_clouds_alone_says_so(run: Run) -> None:
-    with pytest.raises(InputError, match="is of the task segmentation: layers are measured by one row for each cloud"):
-        open_subject(run.path)
 
 
 def test_confusions_add() -> None:
