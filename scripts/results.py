@@ -155,8 +155,8 @@ def claims() -> str:
     for claim in listed:
         rows = stored(claim["rows"])
         test = claim.get("larger") and claim.get("smaller")
-        sides = [by_seed(rows, claim[side], claim["value"]) for side in ("larger", "smaller")] if test else [{}, {}]
-        pairs.append((sides[0], sides[1]))
+        first, second = (by_seed(rows, claim[side], claim["value"]) if test else {} for side in ("larger", "smaller"))
+        pairs.append((first, second))
     found = compared(pairs)
     lines = []
     for claim, sides, each in zip(listed, pairs, found, strict=True):
