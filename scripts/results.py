@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def row_of(run: Record) -> dict[str, Any]:
         "chosen_lr": summary.chosen_lr,
         "trials": [[trial.lr, trial.epochs, trial.order[0] if trial.order else None] for trial in summary.trials],
         **{key: value for key, value in summary.final.items() if key.startswith("test_")},
+        **({"per_class": summary.per_class} if summary.task == "segmentation" else {}),
         **measured,
         "cdnv_median": test.get("cdnv_median"),
         "seconds": round(summary.seconds.total),
@@ -121,6 +123,41 @@ def fair_ten_shots() -> str:
         )
     headings = ["arm", "policy", "seeds", "test accuracy (%)", "chosen rate", "null of NC1, test: share", "median CDNV"]
     return markdown_table([*headings, "seconds"], lines, [3, 7])
+
+
+def lidar(split: str) -> str:
+    """A line for each arm of a split of airborne lidar, scored at the points, and one for features made by hand."""
+    rows, hand = stored(f"lidar_{split}"), [row for row in stored("lidar_baseline") if row["data"] == split]
+    if not rows:
+        return NOTHING
+    classes = list(rows[0]["per_class"])
+    lines = []
+    for arm, policy, control in dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows):
+        own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
+        found = mean_interval([row["test_miou"] for row in own])
+        interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        lines.append(
+            [
+                arm,
+                policy,
+                ", ".join(str(row["seed"]) for row in own),
+                f"{100 * found.value:.1f}{interval}",
+                *(_mean_share([row["per_class"][name] for row in own]) for name in classes),
+                _mean_share([row["test_accuracy"] for row in own]),
+                ", ".join(f"{row['chosen_lr']:g}" for row in own),
+                f"{sum(row['seconds'] for row in own) / len(own):.0f}",
+            ]
+        )
+    for row in hand:
+        shares = [row["test_miou"], *(row["per_class"][name] for name in classes), row["test_accuracy"]]
+        lines.append(["features made by hand", "–", "–", *(_mean_share([s]) for s in shares), "–", f"{row['seconds']}"])
+    headings = ["arm", "policy", "seeds", "mIoU (%)", *classes, "accuracy (%)", "chosen rate", "seconds"]
+    return markdown_table(headings, lines, list(range(3, len(headings))))
+
+
+def _mean_share(shares: Sequence[float | None]) -> str:
+    there = [share for share in shares if share is not None]
+    return f"{100 * sum(there) / len(there):.1f}" if there else "undefined"
 
 
 def unconstrained() -> str:
@@ -223,6 +260,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     "fair_ten_shots": fair_ten_shots,
     "label_noise": label_noise,
+    **{f"lidar_{split}": partial(lidar, split) for split in ("same_town", "other_sites", "km")},
     "unconstrained": unconstrained,
 }
 

@@ -14,8 +14,11 @@ pip install 'image2point[baseline]'.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -25,6 +28,7 @@ from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import IGNORED, Cloud
 from image2point.datasets.features import ground_height
 from image2point.errors import InputError
+from image2point.files import write_text
 from image2point.jobs.ingredients import load_splits
 
 RETURNS = ("return_share", "number_of_returns")
@@ -35,15 +39,21 @@ def main() -> None:
     parser.add_argument("config", help="a config whose data are labelled scenes")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     parser.add_argument("--neighbours", type=int, default=20, metavar="K", help="points of a neighbourhood")
+    parser.add_argument("--rows", type=Path, metavar="FOLDER", help="add the scores to FOLDER/rows.json as well")
     given = parser.parse_args()
     try:
-        run(given.config, ["data.validation=0", *given.overrides], given.neighbours)
+        row = run(given.config, ["data.validation=0", *given.overrides], given.neighbours)
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
+    if given.rows:
+        path = given.rows / "rows.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        kept = [each for each in before if each["data"] != row["data"]]
+        write_text(path, json.dumps([*kept, row], indent=1))
 
 
-def run(config: str, overrides: list[str], neighbours: int) -> None:
-    """Train, score and print."""
+def run(config: str, overrides: list[str], neighbours: int) -> dict[str, Any]:
+    """Train, score and print; the scores, under the name of the config."""
     try:
         from sklearn.ensemble import HistGradientBoostingClassifier
         from sklearn.metrics import confusion_matrix
@@ -66,6 +76,13 @@ def run(config: str, overrides: list[str], neighbours: int) -> None:
     print(f"OA {100 * np.trace(matrix) / matrix.sum():.1f}, mIoU {100 * np.nanmean(iou):.1f}")
     for name, value, count in zip(names, iou, matrix.sum(1), strict=True):
         print(f"  {name:20} {'undefined' if np.isnan(value) else f'{100 * value:9.1f}'}  {count:9,} points")
+    return {
+        "data": Path(config).stem.removeprefix("_"),
+        "test_miou": float(np.nanmean(iou)),
+        "test_accuracy": float(np.trace(matrix) / matrix.sum()),
+        "per_class": {n: None if np.isnan(value) else float(value) for n, value in zip(names, iou, strict=True)},
+        "seconds": round(seconds),
+    }
 
 
 def table(scenes: Labelled, neighbours: int, up: str, cell: float) -> tuple[np.ndarray, np.ndarray]:
