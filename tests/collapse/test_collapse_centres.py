@@ -81,6 +81,14 @@ def test_a_class_without_a_mean_is_never_chosen_and_its_samples_are_reported() -
     assert decisions.counts["without_centre"] == 1
 
 
+def test_nc4_is_about_the_networks_choice_among_classes_that_have_a_mean() -> None:
+    centres = np.array([[0.0, 0.0], [4.0, 0.0], [np.nan, np.nan]])
+    logits = [[1.0, 0.0, 9.0], [0.0, 1.0, 9.0], [0.0, 1.0, -9.0]]  # the first two prefer the class that is absent
+    decisions = CentreDecisions(centres).update([[0.1, 0.0], [3.9, 0.0], [0.1, 0.0]], [0, 1, 0], logits)
+    assert decisions.nc4 == 1 / 3
+    assert decisions.counts["chose_absent"] == 2
+
+
 def test_logits_are_optional_and_state_round_trips() -> None:
     decisions = CentreDecisions(MEANS).update(MEANS, [0, 1, 1])
     assert decisions.ncc_accuracy == 2 / 3

@@ -114,6 +114,14 @@ def test_corrected_forms_by_hand() -> None:
     assert not set(CORRECTED) & set(metrics(S))  # only where they are asked for
 
 
+def test_vci_is_corrected_for_the_rank_of_the_means() -> None:
+    """Six classes in two dimensions: their means span two directions, and not one less than there are classes."""
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(6), 5)
+    found = metrics(Statistics(6, 2).update(rng.normal(size=(30, 2)), labels), ask=["vci", "vci_corrected"])
+    assert found["vci_corrected"] == pytest.approx(found["vci"] / (1 - 2 * 5 / (29 * 2)), rel=1e-9)
+
+
 @pytest.mark.parametrize(("classes", "each", "dim"), [(5, 8, 600), (5, 100, 40)])
 def test_corrected_forms_are_near_the_truth_where_plain_ones_are_not(classes: int, each: int, dim: int) -> None:
     """Means over draws; the truth is that of the means and of unit covariance."""

@@ -184,7 +184,7 @@ def test_entries_are_complete() -> None:
         assert dataset.name == name
         for key in ("title", "layout", "splits", "classes", "axes", "normalisation", "terms"):
             assert getattr(dataset, key), (name, key)
-        assert dataset.citation or name in ("folder", "prepared")
+        assert dataset.citation or name in ("folder", "prepared", "scenes")
     with pytest.raises(InputError, match="there is no dataset 'modelnet41'; there are modelnet, "):
         registry.find_dataset("modelnet41")
 

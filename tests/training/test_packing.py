@@ -15,6 +15,7 @@ from image2point.errors import InputError
 from image2point.jobs.transfer import run_transfer
 from image2point.training.batches import Recipe, to_voxels
 from image2point.training.interrupt import Interrupted
+from image2point.training.job import Job
 from image2point.training.journal import Journal
 from image2point.training.packing import count_voxels, packed, steps
 
@@ -31,6 +32,15 @@ def test_batches_are_nearly_equal_and_drop_nothing(seed: int) -> None:
         assert abs(loads - counts.sum() / len(plan)).max() < 100
     lengths = [len(batch) for batch in plans[0]]
     assert min(lengths) < max(lengths)
+
+
+def test_a_run_packs_each_epoch_anew() -> None:
+    job = object.__new__(Job)
+    job.config, job.voxels = tiny("training.batch_voxels=300", "seed=4"), np.arange(10, 60)
+    first, second = job.plan(1), job.plan(2)
+    assert [list(batch) for batch in first] == [list(batch) for batch in packed(job.voxels, 300, 4, 1)]
+    assert [list(batch) for batch in second] == [list(batch) for batch in packed(job.voxels, 300, 4, 2)]
+    assert [list(batch) for batch in first] != [list(batch) for batch in second]
 
 
 def test_each_process_gets_a_cloud_of_every_batch() -> None:

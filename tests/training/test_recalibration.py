@@ -153,6 +153,7 @@ def test_a_run_stopped_while_it_recalibrates_resumes_to_the_same_bits(
     monkeypatch.setattr(epoch_end, "recalibrate", stopping)
     with pytest.raises(Interrupted):
         run_transfer(tiny(), tmp_path)
+    assert list((tmp_path / "tiny" / "checkpoint").iterdir())  # what was trained since the last one is not lost
     monkeypatch.setattr(epoch_end, "recalibrate", original)
     again = run_transfer(tiny(), tmp_path, resume=True).path
     assert rows(again) == rows(whole)
