@@ -63,7 +63,8 @@ class Nursery:
 
 def writes(folder: Path) -> list[str]:
     """Every write of the last command there: what was done, to which file or folder, without numbers in names."""
-    return (folder / WRITES).read_text().splitlines()
+    notes = folder / WRITES
+    return notes.read_text().splitlines() if notes.exists() else []
 
 
 def _serve(folder: str, *first: str) -> None:
