@@ -18,6 +18,7 @@ from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError, printable
 from image2point.experiments.command import measure, pretrain, rank, study
+from image2point.jobs.command import predict
 from image2point.sweeps.command import sweep, table
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
@@ -173,49 +174,7 @@ def evaluate(
     print(json.dumps(evaluation.to_dict()) if as_json else "\n".join(evaluation.lines))
 
 
-@app.command()
-def predict(
-    run: RunPath,
-    files: Annotated[list[Path], typer.Argument(help="Clouds or meshes: .ply .pcd .xyz .pts .off .obj .stl .npy .npz")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to show per file.")] = 5,
-    points: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Points taken from each cloud or mesh; as many as in training if not given."),
-    ] = None,
-    normalise: Annotated[bool, typer.Option(help="Move and scale each cloud into the unit sphere.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Classify point clouds or meshes with a finished run.
-
-    A file that cannot be read is named at the end, and does not keep the others from their results.
-
-    Example:
-
-        image2point predict runs/resnet50_io_norm chair.off scan.ply
-    """
-    from image2point.jobs.reuse import predict_each
-
-    predictions = list(predict_each(run, files, top, points, normalise))
-    problems = [prediction.problem for prediction in predictions if prediction.problem]
-    good = [prediction for prediction in predictions if not prediction.problem]
-    if as_json:
-        print(
-            json.dumps([{"file": p.file, "classes": dict(zip(p.classes, p.probabilities, strict=True))} for p in good])
-        )
-    elif good:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Column, Table
-
-        table = Table(Column("file", overflow="fold"), "class", "probability", box=None, pad_edge=False)
-        for prediction in good:
-            for rank, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
-                table.add_row("" if rank else escape(prediction.file), escape(name), f"{100 * share:.1f} %")
-        Console(highlight=False).print(table)
-    if problems:
-        for problem in problems[:-1]:
-            _complain(f"error: {_reason(InputError(problem))}")
-        raise InputError(problems[-1])
+app.command()(predict)
 
 
 @app.command()

@@ -7,8 +7,8 @@ since that length is information, and 0 has no direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -55,7 +55,7 @@ def input_features(
     """The features of P points, float32 [P, C], in the order of `names`, each times its scaling (1 where not named).
 
     up: the axis that `height` and `ground_height` are measured along. where: begins the message about what the cloud
-    lacks. ground_cell: see `ground_height`; a cloud that has the attribute `ground_height` keeps it.
+    lacks. ground_cell: see `ground_height`; a cloud that has the attribute `ground_height` or `height` keeps it.
 
     Raises InputError for unknown or repeated names, in `names` or in `scaling`, for `normals`, `colour` or an attribute
     of a cloud without it, and for heights without `up`.
@@ -75,7 +75,7 @@ def input_features(
         "occupancy": lambda: np.ones((len(cloud), 1)),
         "normals": lambda: _given(cloud.normals, where, "normals", "set data.normals=estimated to estimate them, or"),
         "colour": lambda: _given(cloud.colours, where, "colour", ""),
-        "height": lambda: _height(cloud.points, up),
+        "height": lambda: _height(cloud, up),
         "ground_height": lambda: with_ground_height(cloud, up, ground_cell).attributes["ground_height"][:, None],
         **{name: partial(_attribute, cloud, name, where) for name in ATTRIBUTES},
     }
@@ -103,17 +103,58 @@ def ground_height(points: np.ndarray, up: Up | None, cell: float = GROUND_CELL) 
     >>> ground_height(np.array([[0, 0, 2], [1, 1, 5], [9, 0, 1]]), "z", cell=10)
     array([1., 4., 0.], dtype=float32)
     """
-    if up not in ("x", "y", "z"):
-        raise InputError(f"the input feature ground_height needs the axis that points up: x, y or z, found {up!r}")
-    if not 0 < cell < np.inf:
-        raise InputError(f"the cells of ground_height must have a positive edge, found {cell}")
-    axis = "xyz".index(up)
-    flat = np.delete(points, axis, axis=1).astype(np.float64)
-    index = np.floor((flat - flat.min(axis=0)) / cell).astype(np.int64)
-    _, place = np.unique(index[:, 0] * (index[:, 1].max() + 1) + index[:, 1], return_inverse=True)
-    lowest = np.full(place.max() + 1, np.inf)
-    np.minimum.at(lowest, place, points[:, axis])
-    return (points[:, axis] - lowest[place]).astype(np.float32)
+    ground = Ground(up, cell, points.min(axis=0))
+    return ground.height(points, ground.lowest([points]))
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """The square cells of `ground_height`, for clouds that come in parts. low: smallest coordinates of the whole [3].
+
+    Raises InputError as `ground_height` does.
+
+    >>> ground = Ground("z", 10, np.zeros(3))
+    >>> lowest = ground.lowest([np.array([[0, 0, 2], [1, 1, 5]]), np.array([[9, 0, 1]])])
+    >>> ground.height(np.array([[1, 1, 5]]), lowest)
+    array([4.], dtype=float32)
+    """
+
+    up: Up | None
+    cell: float
+    low: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.up not in ("x", "y", "z"):
+            raise InputError(
+                f"the input feature ground_height needs the axis that points up: x, y or z, found {self.up!r}"
+            )
+        if not 0 < self.cell < np.inf:
+            raise InputError(f"the cells of ground_height must have a positive edge, found {self.cell}")
+
+    def lowest(self, parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The cells that hold points of `parts` [P_i, 3], int64 [G] ascending, and the lowest coordinate of each."""
+        cells, lowest = np.empty(0, dtype=np.int64), np.empty(0)
+        for points in parts:
+            joined = np.concatenate([cells, self._cells(points)])
+            along = np.concatenate([lowest, points[:, self._axis]])
+            cells, place = np.unique(joined, return_inverse=True)
+            lowest = np.full(len(cells), np.inf)
+            np.minimum.at(lowest, place, along)
+        return cells, lowest
+
+    def height(self, points: np.ndarray, ground: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """How far points [P, 3] lie above the `lowest` of their cells, float32 [P]."""
+        cells, lowest = ground
+        return (points[:, self._axis] - lowest[np.searchsorted(cells, self._cells(points))]).astype(np.float32)
+
+    @property
+    def _axis(self) -> int:
+        return "xyz".index(str(self.up))
+
+    def _cells(self, points: np.ndarray) -> np.ndarray:
+        flat = np.delete(points, self._axis, axis=1).astype(np.float64) - np.delete(self.low, self._axis)
+        index = np.floor(flat / self.cell).astype(np.int64)
+        return (index[:, 0] << 32) + index[:, 1]
 
 
 def scene_intensity(cloud: Cloud) -> Cloud:
@@ -128,9 +169,21 @@ def scene_intensity(cloud: Cloud) -> Cloud:
     found = cloud.attributes.get("intensity")
     if found is None:
         return cloud
-    top = float(np.percentile(found, 95))
-    scaled = np.clip(found / top, 0, 1) if top > 0 else np.zeros(len(cloud))
-    return replace(cloud, attributes={**cloud.attributes, "intensity": scaled.astype(np.float32)})
+    return replace(cloud, attributes={**cloud.attributes, "intensity": by_brightest(found, brightest(found))})
+
+
+def brightest(intensity: np.ndarray) -> float:
+    """The 95th percentile of the intensities [P] of a scene."""
+    return float(np.percentile(intensity, 95))
+
+
+def by_brightest(intensity: np.ndarray, top: float) -> np.ndarray:
+    """Intensities float32 [P] in 0..1 of intensities [P], by those of their scene.
+
+    >>> by_brightest(np.array([100.0, 900.0]), top=400)
+    array([0.25, 1.  ], dtype=float32)
+    """
+    return (np.clip(intensity / top, 0, 1) if top > 0 else np.zeros(len(intensity))).astype(np.float32)
 
 
 def _attribute(cloud: Cloud, name: str, where: str) -> np.ndarray:
@@ -151,10 +204,12 @@ def _given(values: np.ndarray | None, where: str, name: str, otherwise: str) -> 
     return values
 
 
-def _height(points: np.ndarray, up: Up | None) -> np.ndarray:
+def _height(cloud: Cloud, up: Up | None) -> np.ndarray:
+    if "height" in cloud.attributes:  # of a part, above the lowest point of the whole
+        return cloud.attributes["height"][:, None]
     if up not in ("x", "y", "z"):
         raise InputError(f"the input feature height needs the axis that points up: one of x, y, z, found {up!r}")
-    along = points[:, "xyz".index(up)]
+    along = cloud.points[:, "xyz".index(up)]
     return (along - along.min())[:, None]
 
 

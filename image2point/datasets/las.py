@@ -40,31 +40,44 @@ def read_las(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.
     laspy, or for LAZ lazrs, is not installed.
     """
     columns: dict[str, list[np.ndarray]] = {}
-    with _opened(path) as reader:
-        names = [n for n in reader.header.point_format.dimension_names if n not in ("X", "Y", "Z")]
-        names = [n for n in names if wanted is None or n.lower() in wanted]
-        columns = {name: [] for name in ("x", "y", "z", *names)}
-        for points in _chunks(reader, path):
-            for name, parts in columns.items():
-                parts.append(np.array(points[name]))
-    joined = {name: np.concatenate(columns.pop(name) or [np.empty(0)]) for name in list(columns)}
+    for chunk in las_chunks(path, wanted):
+        for name, values in chunk.items():
+            columns.setdefault(name, []).append(values)
+    joined = {name: np.concatenate(columns.pop(name)) for name in list(columns)}
     if all(name in joined and not joined[name].any() for name in COLOURS):
         joined = {name: values for name, values in joined.items() if name not in COLOURS}
     return joined
+
+
+def las_chunks(path: Path, wanted: Collection[str] | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """The same columns of at most `CHUNK` points at a time, in order; colours as they are. A file without points gives
+    one chunk of none.
+
+    Raises InputError as `read_las` does; that points are missing at the end is only known there.
+    """
+    with _opened(path) as reader:
+        names = [n for n in reader.header.point_format.dimension_names if n not in ("X", "Y", "Z")]
+        names = ["x", "y", "z", *(n for n in names if wanted is None or n.lower() in wanted)]
+        if not reader.header.point_count:
+            yield {name: np.empty(0) for name in names}
+        for points in _chunks(reader, path):
+            yield {name: np.array(points[name]) for name in names}
 
 
 def write_labels(
     source: str | Path,
     labels: np.ndarray | None,
     target: str | Path,
-    extra: Mapping[str, np.ndarray] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    field: str = "classification",
 ) -> None:
-    """Write `source` again to `target`, with `labels` [P] in place of its classification, and `extra` dimensions [P].
+    """Write `source` again to `target`, with `labels` [P] in the place of a `field` of it, and `extra` dimensions [P].
 
     Points keep their order, and every other field its bytes; scale, offset, version, point format and records of
-    the header stay. target: .las or .laz, whichever `source` is. labels: codes, 0..31 in point formats 0 to 5, else
-    0..255; None leaves the classification. extra: further fields by name, such as a probability as float32. At most
-    `CHUNK` points are in memory besides what is given, which may be memory-mapped.
+    the header stay. target: .las or .laz, whichever `source` is. labels: codes that fit the field (of the
+    classification 0..31 in point formats 0 to 5, else 0..255); None leaves all fields. field: one that the file has, or
+    the name of an extra dimension that it gets. extra: further dimensions by name, such as a probability as float32;
+    of an array, the length, the type and slices are used. At most `CHUNK` points are in memory besides what is given.
 
     Raises InputError as `read_las` does, and for another number of labels than points, codes that do not fit the point
     format, names of extra dimensions that the file has, and waveforms inside the file, which would be lost.
@@ -76,7 +89,9 @@ def write_labels(
     columns = dict(extra or {})
     with _opened(source) as reader, writing(target) as temporary:
         header = deepcopy(reader.header)
-        _check(source, header, labels, columns)
+        if labels is not None and field not in header.point_format.dimension_names:
+            columns, labels = {field: labels.astype(np.min_scalar_type(labels.max(initial=0))), **columns}, None
+        _check(source, header, labels, columns, field)
         for name, values in columns.items():
             header.add_extra_dim(laspy.ExtraBytesParams(name=name, type=values.dtype))
         at = 0
@@ -90,7 +105,7 @@ def write_labels(
                         wider.array[name] = points.array[name]
                     points = wider
                 if labels is not None:
-                    points["classification"] = np.asarray(labels[rows], dtype=np.uint8)
+                    points[field] = labels[rows]
                 for name, values in columns.items():
                     points[name] = values[rows]
                 writer.write_points(points)
@@ -104,22 +119,39 @@ def count_points(path: Path) -> int:
         return int(reader.header.point_count)
 
 
-def _check(path: Path, header: Any, labels: np.ndarray | None, extra: Mapping[str, np.ndarray]) -> None:
+def has_field(path: Path, name: str) -> bool:
+    """Whether the points of a file have a field of this name."""
+    with _opened(path) as reader:
+        return name in reader.header.point_format.dimension_names
+
+
+def _check(path: Path, header: Any, labels: np.ndarray | None, extra: Mapping[str, Any], field: str) -> None:
     given = {"labels": labels} if labels is not None else {}
     for name, values in {**given, **extra}.items():
         if len(values) != header.point_count:
             raise InputError(f"{path} has {header.point_count:,} points, found {len(values):,} {name} to write")
-    top = 31 if header.point_format.id < 6 else 255
-    if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() <= top):
-        raise InputError(
-            f"{path}: point format {header.point_format.id} holds classification codes 0..{top}, found "
-            f"{labels.min()}..{labels.max()}; write them as an extra dimension"
-        )
+    if labels is not None and len(labels):
+        lowest, top = _range(header.point_format.dimension_by_name(field))
+        if not lowest <= labels.min() <= labels.max() <= top:
+            what = "classification codes" if field == "classification" else f"{field}s"
+            raise InputError(
+                f"{path}: point format {header.point_format.id} holds {what} {lowest}..{top}, found "
+                f"{labels.min()}..{labels.max()}; write them as an extra dimension, under another name"
+            )
     twice = [name for name in extra if name in header.point_format.dimension_names]
     if twice:
         raise InputError(f"{path} has a field {twice[0]!r} already; choose another name for the extra dimension")
     if header.global_encoding.waveform_data_packets_internal:
         raise InputError(f"{path} holds waveforms, which would be lost; write labels to a file of another format")
+
+
+def _range(dimension: Any) -> tuple[int, int]:
+    """The smallest and the largest whole number that a field holds."""
+    if dimension.kind.name == "BitField":
+        return 0, 2**dimension.num_bits - 1
+    if dimension.dtype.kind == "f":
+        return -(2**24), 2**24
+    return int(np.iinfo(dimension.dtype).min), int(np.iinfo(dimension.dtype).max)
 
 
 def _chunks(reader: Any, path: Path) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def ply_columns(path: Path) -> dict[str, np.ndarray]:
 def _contents(path: Path) -> tuple[dict[str, np.ndarray], list[Lists], list[np.ndarray]]:
     """The properties of the vertices, the corners of faces, and triangle strips."""
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    order, elements, start = _header(path, content)
+    order, elements, start = header_of(path, content)
     body: _Text | _Binary = _Binary(path, content, start, order) if order else _Text(path, content, start)
     vertices: dict[str, np.ndarray] = {}
     polygons, strips = list[Lists](), list[np.ndarray]()
@@ -103,7 +104,7 @@ def _contents(path: Path) -> tuple[dict[str, np.ndarray], list[Lists], list[np.n
     return vertices, polygons, strips
 
 
-def _header(path: Path, content: bytes) -> tuple[str, list[Element], int]:
+def header_of(path: Path, content: bytes) -> tuple[str, list[Element], int]:
     """Byte order ("" for text), elements and the start of what follows."""
     end = re.search(rb"^end_header[ \t]*(\r\n|\n|\r)", content[:LONGEST_HEADER], re.MULTILINE)
     end = end or re.search(rb"[\r\n]end_header[ \t]*(\r\n|\n|\r)", content[:LONGEST_HEADER])
@@ -134,6 +135,19 @@ def _header(path: Path, content: bytes) -> tuple[str, list[Element], int]:
         if len(set(names)) != len(names) or not names:
             raise InputError(f"{path}: the element {element.name!r} has no properties, or two of one name")
     return order, elements, end.end()
+
+
+def skipped(path: Path, body: bytes, order: str, elements: Sequence[Element]) -> int:
+    """How many bytes of a binary body these elements take."""
+    reader = _Binary(path, body, 0, order)
+    for element in elements:
+        reader.read(element)
+    return reader.at
+
+
+def binary_kind(element: Element, order: str) -> np.dtype:
+    """The type of a row without lists."""
+    return np.dtype([(each.name, order + each.kind) for each in element.properties])
 
 
 Columns = tuple[dict[str, np.ndarray], dict[str, Lists]]

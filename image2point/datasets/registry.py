@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from image2point.config.sections import Data
@@ -21,6 +22,7 @@ from image2point.datasets import (
     shapenet_parts,
 )
 from image2point.datasets.catalogue import Dataset, Options
+from image2point.datasets.label_table import LabelTable
 from image2point.datasets.scene_files import SceneFields
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
@@ -73,6 +75,23 @@ def options_of(data: Data) -> Options:
         labels=data.labels,
         scenes=SceneFields(**data.scenes.model_dump()),
     )
+
+
+TABLES: dict[str, LabelTable] = {"s3dis": s3dis.TABLE, "semantickitti": semantickitti.TABLE, "scannet": scannet.TABLE}
+"""What the raw labels of points are called, where the dataset itself says it."""
+
+
+def raw_ids(data: Data, classes: Sequence[str]) -> dict[str, int]:
+    """The raw id of each class of points, by name: of `data.labels`, of the dataset's own table, else its number.
+
+    >>> raw_ids(Data(name="scenes", labels={2: "ground", 6: "building", 1: "ignore"}), ("building", "ground"))
+    {'building': 6, 'ground': 2}
+    """
+    table = LabelTable(data.labels) if data.labels else TABLES.get(data.name)
+    known = {} if table is None else dict(zip(table.classes, table.raw_ids.tolist(), strict=True))
+    return {
+        name: known.get(name, number) if known.keys() >= set(classes) else number for number, name in enumerate(classes)
+    }
 
 
 def load_dataset(name: str, root: str | Path, options: Options | None = None) -> Splits:

@@ -52,7 +52,7 @@ def text_columns(
 
     usual: what the columns are by their number, where nothing else says it. any_name: see `parse_columns`.
     """
-    rows, headers = _split_rows(path)
+    rows, headers = split_rows(path)
     names, eight_bit = parse_columns(columns, any_name) if columns else None, False
     if not rows.words:
         return {name: np.empty(0) for name in COORDINATES}  # refused later, with its place
@@ -83,7 +83,7 @@ def text_columns(
 
 
 @dataclass
-class _Rows:
+class Rows:
     """The words of each point, all of one number, and the lines of the file that they are from."""
 
     path: Path
@@ -102,11 +102,11 @@ class _Rows:
             ) from None
 
 
-def _split_rows(path: Path) -> tuple[_Rows, list[tuple[str, ...]]]:
+def split_rows(path: Path) -> tuple[Rows, list[tuple[str, ...]]]:
     """The rows of a file, and what lines before them name columns: a first line, and comments that may be prose."""
-    rows, headers, promised = _Rows(path), list[tuple[str, ...]](), 0
+    rows, headers, promised = Rows(path), list[tuple[str, ...]](), 0
     for number, line in enumerate(read_text(path, errors="replace").splitlines(), start=1):
-        named = _names(line) if not rows.words else None
+        named = column_names(line) if not rows.words else None
         if named is not None:
             headers.append(named)
             continue
@@ -134,7 +134,7 @@ def _split_rows(path: Path) -> tuple[_Rows, list[tuple[str, ...]]]:
     return rows, headers
 
 
-def _names(line: str) -> tuple[str, ...] | None:
+def column_names(line: str) -> tuple[str, ...] | None:
     """The names of a line that names columns, `//X Y Z` or `"x","y","z"`; None for any other line."""
     words = tuple(
         word.strip("\"'") for word in re.split(r"[\s,;]+", line.strip().lstrip("#/").strip().strip(",;").lower())

@@ -73,11 +73,13 @@ def read_scene(
     columns: str | None = None,
     nan_points: NanPoints = "drop",
     note: Callable[[str], None] = logger.warning,
+    lenient: bool = False,
 ) -> Cloud:
     """The points of a file in its order, near their `origin`, with labels, attributes, colours and normals.
 
     table: says what the labels mean; None: the file may have none, and the cloud gets none.
     columns, nan_points, note: as in `files.read_cloud`; columns of .npy arrays [P, C] too.
+    lenient: take the usual names where the file does not have those of `fields`.
     `return_share` is added where a file has the number of each return and of all returns of its pulse.
 
     Raises InputError with the path for a file that cannot be read, fields that it lacks, labels of another length than
@@ -91,11 +93,10 @@ def read_scene(
     >>> cloud.points.tolist(), cloud.labels, cloud.origin.tolist()
     ([[0.25, 0.5, 0.0], [1.25, 1.5, 1.0]], array([0, 1]), [869400.0, 6524300.0, 200.0])
     """
-    found = read_columns(path, fields, columns, note)
     where = str(path)
+    found, fields = _read(path, fields, columns, note, lenient)
     cloud = cloud_of_columns(found, where)
-    attributes = {name: _field(found, name, where) for name in ATTRIBUTES if name in found}
-    attributes |= {name: _field(found, other, where) for name, other in fields.attributes.items()}
+    attributes = scene_attributes(found, fields, where, lenient)
     labels = None
     if table is not None:
         raw = np.asarray(_field(found, label_field(found, fields, where), where))
@@ -103,8 +104,39 @@ def read_scene(
             raise InputError(f"{where}: expected a label for each of {len(cloud):,} points, found {len(raw):,} labels")
         labels = table.encode(raw, where)
     points = cloud.points if fields.unit == 1 else cloud.points * fields.unit
-    whole = replace(cloud, points=points, labels=labels, attributes=with_return_share(attributes))
+    whole = replace(cloud, points=points, labels=labels, attributes=attributes)
     return check_cloud(near_origin(drop_unseen(whole, path, nan_points, note)), where)
+
+
+def scene_attributes(
+    found: Mapping[str, np.ndarray], fields: SceneFields, where: str, lenient: bool = True
+) -> dict[str, np.ndarray]:
+    """The attributes of a scene among its columns, with `return_share`; lenient: as in `read_scene`."""
+    attributes = {name: _field(found, name, where) for name in ATTRIBUTES if name in found}
+    known = {name: other for name, other in fields.attributes.items() if not lenient or other.lower() in found}
+    return with_return_share(attributes | {name: _field(found, other, where) for name, other in known.items()})
+
+
+def own_coordinates(fields: SceneFields) -> SceneFields:
+    """The same for a file that names its coordinates itself, and has them in the unit of the config.
+
+    >>> own_coordinates(SceneFields(points="xyz_cm", unit=0.01)) == SceneFields()
+    True
+    """
+    return replace(fields, points=None, unit=1.0)
+
+
+def _read(
+    path: Path, fields: SceneFields, columns: str | None, note: Callable[[str], None], lenient: bool
+) -> tuple[dict[str, np.ndarray], SceneFields]:
+    """The columns of a file, and the fields by which they were found."""
+    try:
+        return read_columns(path, fields, columns, note), fields
+    except InputError:
+        if not lenient or fields.points is None:
+            raise
+        usual = own_coordinates(fields)
+        return read_columns(path, usual, columns, note), usual
 
 
 def read_columns(

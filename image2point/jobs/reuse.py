@@ -100,7 +100,7 @@ def predict_each(
     opened = runs.open_run(run)
     config = configuration.load_config(opened.config)
     if config.task != "classification":
-        raise InputError(f"{opened.path} is of the task {config.task}; predict gives one class for each file")
+        raise InputError(f"{opened.path} is of the task {config.task}: `label_files` and `label_points` use it")
     classes = opened.read_classes()
     recipe = make_recipe(config)
     points = points or config.data.points or _points_of_examples(opened)

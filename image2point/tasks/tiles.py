@@ -107,6 +107,7 @@ def say(
     asked: Tensor,
     budget: int | None = None,
     overlap: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Said:
     """Run a network on a batch of scenes, at most `budget` voxels at a time (None: all at once).
 
@@ -117,6 +118,7 @@ def say(
         embed: voxels → features [n, p] and logits [n, C], a row per voxel.
         voxels: of some scenes.
         asked: int64 [m], rows of voxels whose features are wanted.
+        progress: called after each pass with the number of voxels that are done by it.
 
     Raises:
         InputError: as `cut` does.
@@ -124,6 +126,7 @@ def say(
     count = len(voxels.sites) if isinstance(voxels, VoxelTensor) else int(voxels.mask.sum())
     if budget is None or count <= budget:
         features, logits = embed(voxels)
+        progress(count)
         asked = asked.to(features.device)
         return Said(logits.double().softmax(1).cpu(), features[asked].cpu(), logits[asked].cpu())
     dense, sparse = isinstance(voxels, DenseVoxels), voxels.sparse() if isinstance(voxels, DenseVoxels) else voxels
@@ -145,8 +148,9 @@ def say(
         to = torch.from_numpy(rows)[counted]
         total.index_add_(0, to, logits[counted].double().softmax(1))
         times.index_add_(0, to, torch.ones(len(to), dtype=torch.float64))
+        progress(int(sum(tile.core.sum() for tile in some)))
     assert kept is not None
-    return Said(total / times.unsqueeze(1), *kept)
+    return Said(total.div_(times.unsqueeze(1)), *kept)
 
 
 def _tiles(coordinates: np.ndarray, scenes: int, budget: int, overlap: int) -> Iterator[Tile]:

@@ -1,0 +1,194 @@
+"""A label for every point, by a finished segmentation: of clouds in memory, and of files that are written again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from image2point import config as configuration
+from image2point import runs
+from image2point.errors import InputError
+from image2point.files import user_path
+from image2point.jobs.reuse import load
+
+if TYPE_CHECKING:
+    from image2point.config import Config
+    from image2point.datasets.parts import Parts
+    from image2point.datasets.relabel import PointLabels
+    from image2point.jobs.label_scene import Progress, SceneLabels
+    from image2point.lifting import LiftedNetwork
+    from image2point.training.batches import Recipe
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """The network of a finished segmentation, with all that its input and its tiles need."""
+
+    network: LiftedNetwork
+    config: Config
+    classes: tuple[str, ...]
+    recipe: Recipe
+    budget: int | None
+    overlap: int
+
+    def label(self, parts: Parts, where: str, progress: Progress = lambda what, done, of: None) -> SceneLabels:
+        from image2point.jobs.label_scene import label_scene
+
+        return label_scene(self.network, parts, self.recipe, where, self.budget, self.overlap, progress)
+
+
+def open_labeller(run: str | Path, voxels: int | None = None) -> Labeller:
+    """voxels: that the network sees at once; None for the run's `data.tiles.voxels`.
+
+    Raises InputError where the run is not finished or damaged, or of another task.
+    """
+    from image2point.jobs.ingredients import make_recipe
+
+    opened = runs.open_run(run)
+    config = configuration.load_config(opened.config)
+    if config.task != "segmentation":
+        raise InputError(
+            f"{opened.path} is of the task {config.task}: it has a class for each file, which `image2point predict` "
+            "prints without --out, and none for the points"
+        )
+    classes = tuple(opened.read_summary()["data"]["classes"])
+    tiles = config.data.tiles
+    return Labeller(load(run), config, classes, make_recipe(config), voxels or tiles.voxels, tiles.overlap)
+
+
+def label_points(run: str | Path, clouds: Sequence[Any], voxels: int | None = None) -> list[SceneLabels]:
+    """What a finished segmentation says of each point of clouds in memory.
+
+    clouds: arrays [P, 3], or `datasets.Cloud` with the attributes, colours or normals that the run's input features
+    need, in the unit and the axes that the run was trained in. voxels: that the network sees at once; None for the
+    run's own `data.tiles.voxels`.
+
+    Returns `SceneLabels` in the order of the clouds: `.labels` [P], numbers into the run's classes, and
+    `.probabilities(number)[:]`, float32 [P], of one class.
+
+    Raises InputError where the run is not a finished segmentation, and for clouds that lack what its features need.
+    """
+    from image2point.datasets.cloud import Cloud, near_origin
+    from image2point.datasets.parts import CloudParts
+    from image2point.datasets.validate import check_cloud
+
+    labeller = open_labeller(run, voxels)
+    found = []
+    for number, cloud in enumerate(clouds):
+        own = cloud if isinstance(cloud, Cloud) else near_origin(Cloud(np.asarray(cloud)))
+        checked = check_cloud(own, f"cloud {number}")
+        found.append(labeller.label(CloudParts(checked), f"cloud {number}"))
+    return found
+
+
+@dataclass(frozen=True)
+class FileLabels:
+    """What became of one file: points of each class, by its name, and where they were written; or why nothing did."""
+
+    file: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    written: str = ""
+    problem: str = ""
+
+
+def label_files(
+    run: str | Path,
+    paths: Sequence[str | Path],
+    out: str | Path | None = None,
+    probabilities: bool = False,
+    name: str | None = None,
+    ids: Mapping[str, int] | None = None,
+    overwrite: bool = False,
+    voxels: int | None = None,
+    progress: Progress = lambda what, done, of: None,
+) -> Iterator[FileLabels]:
+    """Label every point of files (.las .laz .ply .pcd .npz .npy .txt .xyz .pts) with a finished segmentation.
+
+    out: the folder that gets a file of the same name for each, written again with the labels (`datasets.relabel`); None
+    counts only. probabilities: write those of each class too, as `probability_CLASS`. name: of the field that gets
+    the labels; None for the files' own. ids: raw ids by the name of a class, over those of `registry.raw_ids`.
+    voxels: that the network sees at once; None for the run's own. progress: called with the file and the step, and how
+    much of how much is done.
+
+    A file that is bad, or lacks what the run's input features need, gets a `problem`, and keeps no other from a result.
+    Raises InputError, before anything is written, where the run is not a finished segmentation, two files have one
+    name, a file would be written over, and for ids of classes that the run does not have.
+    """
+    from image2point.datasets.registry import raw_ids
+
+    files = [user_path(path) for path in paths]
+    labeller = open_labeller(run, voxels)
+    classes = labeller.classes
+    if unknown := set(ids or {}) - set(classes):
+        raise InputError(f"{sorted(unknown)[0]!r} is no class of {run}; it has {', '.join(classes)}")
+    numbers = raw_ids(labeller.config.data, classes) | dict(ids or {})
+    targets = None if out is None else _targets(files, user_path(out), overwrite)
+    for file, target in zip(files, targets or files, strict=True):
+        step = partial(_named, progress, file.name)
+        try:
+            found = labeller.label(_parts(file, labeller), str(file), step)
+            labels = found.labels
+            if targets is not None:
+                from image2point.datasets.relabel import write_again
+
+                step("writing", 0, len(labels))
+                write_again(file, target, _content(found, labels, numbers, labeller, name, probabilities))
+        except InputError as error:
+            text = str(error)
+            yield FileLabels(str(file), problem=text if str(file) in text else f"{file}: {text}")
+            continue
+        counts = np.bincount(labels, minlength=len(classes)).tolist()
+        yield FileLabels(str(file), dict(zip(classes, counts, strict=True)), "" if targets is None else str(target))
+
+
+def _named(progress: Progress, name: str, what: str, done: int, of: int) -> None:
+    progress(f"{name}: {what}", done, of)
+
+
+def _parts(file: Path, labeller: Labeller) -> Parts:
+    from image2point.datasets.parts import open_parts
+    from image2point.datasets.registry import options_of
+
+    options = options_of(labeller.config.data)
+    return open_parts(file, options.scenes, options.columns, whole=labeller.recipe.normals == "estimated")
+
+
+def _content(
+    found: SceneLabels,
+    labels: np.ndarray,
+    numbers: Mapping[str, int],
+    labeller: Labeller,
+    name: str | None,
+    probabilities: bool,
+) -> PointLabels:
+    from image2point.datasets.registry import options_of
+    from image2point.datasets.relabel import PointLabels, smallest_type
+
+    options, classes = options_of(labeller.config.data), labeller.classes
+    raw = np.array([numbers[each] for each in classes])
+    raw = raw.astype(smallest_type(raw))
+    extra = {f"probability_{each}": found.probabilities(at) for at, each in enumerate(classes)} if probabilities else {}
+    return PointLabels(raw[labels], name, options.scenes.label, options.columns, extra)
+
+
+def _targets(files: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
+    """Where the files go; InputError where two would be one, and where something is there."""
+    names = Counter(file.name.lower() for file in files)
+    if twice := [file for file in files if names[file.name.lower()] > 1]:
+        raise InputError(
+            f"{twice[0]} and {twice[1]} have one name, and would be one file in {out}; predict them one by one, with "
+            "another --out for each"
+        )
+    targets = [out / file.name for file in files]
+    for file, target in zip(files, targets, strict=True):
+        if target.exists() and file.exists() and target.samefile(file):
+            raise InputError(f"{target} would be written over itself; name another folder in --out")
+        if target.exists() and not overwrite:
+            raise InputError(f"{target} exists; remove it, give --overwrite, or name another folder in --out")
+    return targets
