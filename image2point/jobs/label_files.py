@@ -57,7 +57,7 @@ def open_labeller(run: str | Path, voxels: int | None = None) -> Labeller:
             f"{opened.path} is of the task {config.task}: it has a class for each file, which `image2point predict` "
             "prints without --out, and none for the points"
         )
-    classes = tuple(opened.read_summary()["data"]["classes"])
+    classes = opened.read_classes()
     tiles = config.data.tiles
     return Labeller(load(run), config, classes, make_recipe(config), voxels or tiles.voxels, tiles.overlap)
 
