@@ -26,7 +26,7 @@ def class_weights(counts: np.ndarray, kind: Weighting) -> np.ndarray | None:
     distinct samples that a class could have; nobody knows it for points.
 
     >>> class_weights(np.array([75, 25]), "inverse_sqrt").round(4)
-    array([0.7321, 1.2679])
+    array([0.8453, 1.4641])
     """
     if kind == "none":
         return None
