@@ -34,7 +34,7 @@ def make_modelnet(folder: Path) -> None:
         names, start = [], 0
         for number, size in enumerate(sizes):
             names.append(f"ply_data_{split}{number}.h5")
-            with writing(folder / names[-1]) as path, h5py.File(path, "w") as file:
+            with writing(folder / names[-1]) as path, h5py.File(path, "w", locking=False) as file:  # `writing` locks it
                 rows = slice(start, start + size)
                 file.create_dataset("data", data=clouds[rows], compression="gzip", shuffle=True)
                 file.create_dataset("label", data=shapes.labels[rows, None].astype(np.uint8))

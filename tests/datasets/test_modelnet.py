@@ -101,7 +101,7 @@ def test_modelnet10_is_a_renumbered_subset(root: Path) -> None:
 
 def test_missing_root_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"no ModelNet data at .*nowhere: expected a folder with shape_names.txt.*README"
+        InputError, match=r"no ModelNet data at .*nowhere: expected a folder with shape_names.txt.*data fetch modelnet"
     ):
         modelnet.load_modelnet(tmp_path / "nowhere")
 

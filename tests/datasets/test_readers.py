@@ -194,4 +194,4 @@ def test_the_config_knows_every_dataset() -> None:
 
     from image2point.config.sections import Data
 
-    assert set(get_args(Data.model_fields["name"].annotation)) == {*registry.DATASETS, "synthetic"}
+    assert set(get_args(Data.model_fields["name"].annotation)) == {*registry.DATASETS, "synthetic", "synthetic_scenes"}
