@@ -57,7 +57,13 @@ def stored(name: str) -> list[dict[str, Any]]:
 def take(name: str, folder: Path) -> None:
     """Store the rows of a study, or of the finished runs in a folder."""
     study = folder / "rows.json"
-    rows = json.loads(study.read_text(encoding="utf-8")) if study.is_file() else runs_in(folder)
+    measured = sorted(folder.glob("*.json"))
+    if study.is_file():
+        rows = json.loads(study.read_text(encoding="utf-8"))
+    elif measured:
+        rows = [row for path in measured for row in layers_in(json.loads(path.read_text(encoding="utf-8")))]
+    else:
+        rows = runs_in(folder)
     content = {"taken": date.today().isoformat(), "image2point": __version__, "rows": rows}
     write_text(ROWS / f"{name}.json", json.dumps(content, indent=1) + "\n")
     print(f"{len(rows)} rows in {(ROWS / name).relative_to(ROOT)}.json")
@@ -65,6 +71,24 @@ def take(name: str, folder: Path) -> None:
 
 def runs_in(folder: Path) -> list[dict[str, Any]]:
     return [row_of(run) for run in read_runs(run_folders([folder]))]
+
+
+def layers_in(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each split and layer of what `image2point measure RUN --json` wrote."""
+    run = Path(measured["target"]).name
+    return [
+        {
+            "run": run,
+            "split": split,
+            "layer": layer,
+            "values": found["values"],
+            "errors": {name: interval["error"] for name, interval in found["intervals"].items()},
+            "shares": {name: null["share"] for name, null in found["nulls"].items()},
+            "closest": each.get("closest", {}).get(layer),
+        }
+        for split, each in measured["on"].items()
+        for layer, found in each["layers"].items()
+    ]
 
 
 def row_of(run: Record) -> dict[str, Any]:
@@ -153,6 +177,31 @@ def lidar(split: str) -> str:
         lines.append(["features made by hand", "–", "–", *(_mean_share([s]) for s in shares), "–", f"{row['seconds']}"])
     headings = ["arm", "policy", "seeds", "mIoU (%)", *classes, "accuracy (%)", "chosen rate", "seconds"]
     return markdown_table(headings, lines, list(range(3, len(headings))))
+
+
+def lidar_collapse() -> str:
+    """A line for each layer on test points: measures with errors over scenes, shares of their nulls, who is close."""
+    lines = []
+    for row in stored("lidar_collapse"):
+        if row["split"] != "test":
+            continue
+        named = dict(part.split("=", 1) for part in row["run"].split(",") if "=" in part)
+        nc1, frame, orthogonal = (_with_error(row, name) for name in ("nc1", "nc2_etf", "nc2_orthogonal"))
+        first, second, cosine = row["closest"]
+        shares = (f"{row['shares'][name]:.3f}" for name in ("nc1", "cdnv"))
+        decided = f"{100 * row['values']['ncc_accuracy']:.1f}"
+        closest = f"{first}, {second} ({cosine:+.2f})"
+        lines.append([named["arm"], named["policy"], row["layer"], nc1, *shares, frame, orthogonal, decided, closest])
+    headings = [
+        "arm", "policy", "layer", "NC1", "NC1 / null", "CDNV / null", "NC2: simplex", "NC2: orthogonal",
+        "nearest mean (%)", "closest means (cosine)",
+    ]  # fmt: skip
+    return markdown_table(headings, lines, list(range(3, 9))) if lines else NOTHING
+
+
+def _with_error(row: Row, name: str) -> str:
+    value, error = row["values"][name], row["errors"].get(name)
+    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.2g}"
 
 
 def _mean_share(shares: Sequence[float | None]) -> str:
@@ -261,6 +310,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fair_ten_shots": fair_ten_shots,
     "label_noise": label_noise,
     **{f"lidar_{split}": partial(lidar, split) for split in ("same_town", "other_sites", "km")},
+    "lidar_collapse": lidar_collapse,
     "unconstrained": unconstrained,
 }
 
