@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 
@@ -50,7 +51,8 @@ for order in sys.argv[1:]:
 
 def public_names() -> list[str]:
     """Every name that the package and its parts promise, with the module that promises it."""
-    homes = ("image2point", "image2point.collapse", "image2point.voxels", "image2point.lifting")
+    parts = (part.name for part in iter_modules(i2p.__path__) if part.ispkg)
+    homes = ("image2point", *(f"image2point.{part}" for part in parts))
     return [f"{home}.{name}" for home in homes for name in getattr(import_module(home), "__all__", ())]
 
 
@@ -69,7 +71,7 @@ def late_names() -> list[str]:
 def test_every_public_name_works_alone() -> None:
     """Names that load late each in a process of its own; of the others, all of a module in one, the last first."""
     names, late = public_names(), late_names()
-    assert {"image2point.lift", "image2point.voxels.voxelize", *late} <= set(names)
+    assert {"image2point.lift", "image2point.voxels.voxelize", "image2point.config.load_config", *late} <= set(names)
     homes = {name.rpartition(".")[0] for name in names}
     together = [[name for name in reversed(names) if name.rpartition(".")[0] == home] for home in sorted(homes)]
     assert not failures([*([name] for name in late), *together])
