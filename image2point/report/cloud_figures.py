@@ -36,7 +36,7 @@ def clouds(arms: Sequence[Arm], most: int = 6) -> list[Cloud]:
             names = [run[key] for run in runs if key in run]
             counts = {name: names.count(name) for name in names}
             verdicts.append(tuple(sorted(counts.items(), key=lambda item: -item[1])))
-        result.append(Cloud(_scene(shown.examples.points[row]), key[0], tuple(verdicts)))
+        result.append(Cloud(cloud_figure(shown.examples.points[row]), key[0], tuple(verdicts)))
     return result
 
 
@@ -49,15 +49,18 @@ def _predictions(run: Record) -> dict[tuple[str, bytes], str]:
     return {_key(run, row): classes[prediction] for row, prediction in enumerate(run.examples.predictions)}
 
 
-def _scene(points: np.ndarray) -> Figure:
-    """Points [P, 3] in a cube that just holds them, without axes; shading by z (in most datasets up) gives form."""
+def cloud_figure(points: np.ndarray, digits: int = 4) -> Figure:
+    """Points [P, 3] in a cube that just holds them, without axes; shading by z (in most datasets up) gives form.
+
+    digits: after the point, of the coordinates that the page holds.
+    """
     low, high = points.min(axis=0), points.max(axis=0)
     centre, reach = (low + high) / 2, max(float((high - low).max()) / 2, 1e-6)
     axes = {
         f"{name}axis": {"visible": False, "showspikes": False, "range": [middle - reach, middle + reach]}
         for name, middle in zip("xyz", centre.tolist(), strict=True)
     }
-    x, y, z = np.round(points.T.astype(np.float64), 4).tolist()
+    x, y, z = np.round(points.T.astype(np.float64), digits).tolist()
     shades = [[0, "#1b3a57"], [0.5, "#4f86ad"], [1, "#9fc4dd"]]
     trace = {
         "type": "scatter3d",

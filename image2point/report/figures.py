@@ -120,7 +120,7 @@ def class_panel(arms: Sequence[Arm]) -> Panel:
     layout["xaxis"] |= {"range": [max(-1.0, 10 * math.floor(lowest / 10) - 1), 101], "side": "bottom"}
     names = Ticks(list(range(len(shown))), [escape(name) for name in shown])
     layout["yaxis"] |= {**tick_array(names), "range": [-0.7, len(shown) - 0.3], "automargin": True}
-    meaning = f"No test cloud of: {', '.join(absent)}." if absent else ""
+    meaning = f"{arms[0].display.absent}: {', '.join(absent)}." if absent else ""
     return Panel("", meaning, {"data": traces, "layout": layout}, 60 + (16 + 2 * min(len(arms), 4)) * len(shown))
 
 

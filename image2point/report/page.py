@@ -13,9 +13,11 @@ from image2point.errors import InputError
 from image2point.files import user_path, write_text
 from image2point.report import charts, figures, map_figures, maps, page_tables
 from image2point.report.arms import Arm, group
-from image2point.report.cloud_figures import clouds
+from image2point.report.boxes import cloud_boxes, scene_boxes
+from image2point.report.point_tables import class_table
 from image2point.report.provenance import details
 from image2point.report.read import Record, read_runs
+from image2point.report.scene_figures import confusion_panels
 from image2point.report.statement import statement, title
 from image2point.report.style import SCRIPT, STYLE
 
@@ -72,6 +74,7 @@ def render(arms: Sequence[Arm]) -> str:
             page.depth(),
             page.geometry(),
             page.per_class(),
+            page.points(),
             page.clouds(),
             page.moved(),
             page.provenance(),
@@ -115,7 +118,7 @@ class _Page:
 
     def learning(self) -> str:
         note = (
-            "Accuracy and loss over epochs. Training values are collected during the epoch, on clouds as augmented; "
+            "Scores and loss over epochs. Training values are collected during the epoch, with augmentation; "
             "the others are taken in evaluation mode after it." + self._bands()
         )
         shown = charts.learning_charts(self.arms)
@@ -187,26 +190,33 @@ class _Page:
             f"<figure>{self._plot('per-class', panel.figure, panel.height)}</figure>"
         )
 
-    def clouds(self) -> str:
-        shown = clouds(self.arms)
-        if not shown:
+    def points(self) -> str:
+        table = class_table(self.arms)
+        if not table:
             return ""
-        note = (
-            "Test clouds, and what each arm calls them: ✓ for the right class, ✗ and a name for another. "
-            "Drag to turn, scroll to zoom."
-        )
-        boxes = []
-        for index, cloud in enumerate(shown):
-            said = "".join(
-                f"<li>{page_tables.named(place, arm.label)}{_verdict(cloud.label, verdict)}</li>"
-                for place, (arm, verdict) in enumerate(zip(self.arms, cloud.verdicts, strict=True))
+        ignored = max(run.point_counts.ignored for arm in self.arms for run in arm.runs if run.point_counts)
+        note = f"IoU of each class at the points of the test scenes, in per cent, and how many it has{self._spreads()}"
+        note += f" {ignored:,} more points are ignored." if ignored else ""
+        parts = [self._caption("Table", note, "gap"), table]
+        note = "What the points of each class (rows) were taken for (columns), in per cent of the class."
+        note += " Over all runs of an arm." if self.repeated else ""
+        parts += [self._caption("Figure", note, "gap"), self._two("confusion", confusion_panels(self.arms))]
+        return "".join(parts)
+
+    def clouds(self) -> str:
+        if boxes := cloud_boxes(self.arms, self._plot):
+            note = (
+                "Test clouds, and what each arm calls them: ✓ for the right class, ✗ and a name for another. "
+                "Drag to turn, scroll to zoom."
             )
-            plot = self._plot(f"cloud-{index}", cloud.figure, 250)
-            boxes.append(
-                f'<figure class="cloud">{plot}<img class="still" alt="">'
-                f"<figcaption><b>{escape(cloud.label)}</b><ul>{said}</ul></figcaption></figure>"
+            return f"<h2>Clouds</h2>{self._caption('Figure', note)}{boxes}"
+        if boxes := scene_boxes(self.arms, self._plot):
+            note = (
+                "Test scenes, with at most 4,096 points of each: their true classes, the predicted ones, or where the "
+                "two differ. Drag to turn, scroll to zoom; the arms turn together." + self._first_runs()
             )
-        return f'<h2>Clouds</h2>{self._caption("Figure", note)}<div class="panels clouds">{"".join(boxes)}</div>'
+            return f"<h2>Scenes</h2>{self._caption('Figure', note)}{boxes}"
+        return ""
 
     def moved(self) -> str:
         note = (
@@ -219,9 +229,10 @@ class _Page:
         runs = [run for arm in self.arms for run in arm.runs]
         choice = ""
         if table := page_tables.trials_table(self.arms):
+            noun = self.arms[0].display.noun
             tried = (
-                "Learning rates that the runs tried, and the score of their validation clouds at the best epoch of "
-                "each trial, a short training. Test clouds played no part."
+                f"Learning rates that the runs tried, and the score of their validation {noun}s at the best epoch of "
+                f"each trial, a short training. Test {noun}s played no part."
             )
             choice = self._caption("Table", tried) + table
         note = "The runs one by one; below, what each recorded of its weights, data and environment, and its config."
@@ -274,20 +285,6 @@ class _Page:
     def _plot(self, name: str, figure: figures.Figure, height: int) -> str:
         self.figures[name] = figure
         return f'<div class="plot" id="{name}" style="height: {height}px"></div>'
-
-
-def _verdict(label: str, verdict: Sequence[tuple[str, int]]) -> str:
-    """'✓' for a run that names the class, '✗ chair' for one that calls it a chair; counted where more runs saw it."""
-    if not verdict:
-        return '<span class="said">not stored</span>'
-    runs = sum(count for _, count in verdict)
-    words = []
-    for name, count in verdict:
-        if name == label:
-            words.append('<span class="right">✓' + (f" {count}/{runs}" if runs > 1 else "") + "</span>")
-        else:
-            words.append(f'<span class="wrong">✗ {escape(name)}' + (f" ×{count}" if count > 1 else "") + "</span>")
-    return f'<span class="said">{" ".join(words)}</span>'
 
 
 def _embed(value: Any) -> str:

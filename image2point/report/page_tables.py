@@ -32,11 +32,11 @@ def arms_table(arms: Sequence[Arm]) -> str:
         lower.append(f"<th>{escape(column.heading)}</th>")
     body = "".join(
         f'<tr><th class="text" scope="row">{named(index, item.arm)}</th>'
-        + "".join(_cell(column.cell(item), text=column.heading == "Policy") for column in columns[1:])
+        + "".join(cell(column.cell(item), text=column.heading == "Policy") for column in columns[1:])
         + "</tr>"
         for index, item in enumerate(map(row, arms))
     )
-    return _table(f"<tr>{''.join(upper)}</tr><tr>{''.join(lower)}</tr>", body, "stacked")
+    return table(f"<tr>{''.join(upper)}</tr><tr>{''.join(lower)}</tr>", body, "stacked")
 
 
 def collapse_table(arms: Sequence[Arm]) -> str:
@@ -59,17 +59,17 @@ def collapse_table(arms: Sequence[Arm]) -> str:
     )
     if not present:
         return ""
-    return _table(f'<tr><th rowspan="2" class="text">Quantity</th>{heads}</tr><tr>{splits}</tr>', body)
+    return table(f'<tr><th rowspan="2" class="text">Quantity</th>{heads}</tr><tr>{splits}</tr>', body)
 
 
 def _collapse_cell(arm: Arm, split: str, kind: Quantity) -> str:
     """A measure, and below it the null that stands beside it: mean, spread, and the share that the measure is."""
     value, mean, sd = (collapse_spread(arm, split, kind.key + end) for end in ("", "_null", "_null_sd"))
-    cell = _cell(quantity(value, kind))
+    plain = cell(quantity(value, kind))
     if value is None or mean is None or sd is None:
-        return cell
+        return plain
     null = beside_null(value.mean, mean.mean, sd.mean, kind.percent)
-    return cell.replace("</td>", f"<small>null {escape(null)}</small></td>")
+    return plain.replace("</td>", f"<small>null {escape(null)}</small></td>")
 
 
 def moved_table(arms: Sequence[Arm]) -> str:
@@ -89,9 +89,9 @@ def moved_table(arms: Sequence[Arm]) -> str:
                 else ""
             )
             kind = ' class="first"' if place == 0 else ' class="total"' if place == len(lines) - 1 else ""
-            cells_html = _cell(cells[0], text=True) + "".join(map(_cell, cells[1:]))
+            cells_html = cell(cells[0], text=True) + "".join(map(cell, cells[1:]))
             body.append(f"<tr{kind}>{first}{cells_html}</tr>")
-    return _table(f"<tr>{head}</tr>", "".join(body))
+    return table(f"<tr>{head}</tr>", "".join(body))
 
 
 def trials_table(arms: Sequence[Arm]) -> str:
@@ -107,13 +107,13 @@ def trials_table(arms: Sequence[Arm]) -> str:
                 body.append(
                     f'<tr><th class="text" scope="row">{escape(run.summary.name)}</th>'
                     f'<td class="text">{named(index, arm.label)}</td>'
-                    + _cell(f"{trial.lr:g}")
-                    + _cell(str(trial.epochs))
-                    + _cell(f"{trial.order[0]:.4f}" if trial.order else "diverged")
-                    + _cell("chosen" if taken else "", text=True)
+                    + cell(f"{trial.lr:g}")
+                    + cell(str(trial.epochs))
+                    + cell(f"{trial.order[0]:.4f}" if trial.order else "diverged")
+                    + cell("chosen" if taken else "", text=True)
                     + "</tr>"
                 )
-    return _table(f"<tr>{head}</tr>", "".join(body)) if body else ""
+    return table(f"<tr>{head}</tr>", "".join(body)) if body else ""
 
 
 def runs_table(arms: Sequence[Arm]) -> str:
@@ -130,15 +130,15 @@ def runs_table(arms: Sequence[Arm]) -> str:
             body.append(
                 f'<tr><th class="text" scope="row">{escape(summary.name)}</th>'
                 f'<td class="text">{named(index, arm.label)}</td>'
-                + _cell(str(summary.seed))
-                + _cell(str(summary.weights.get("source", summary.network.weights)), text=True)
+                + cell(str(summary.seed))
+                + cell(str(summary.weights.get("source", summary.network.weights)), text=True)
                 + f'<td class="text"><code>{escape(sha256[:12]) + "…" if sha256 else ABSENT}</code></td>'
-                + _cell(str(summary.chosen_epoch))
-                + "".join(_cell(f"{100 * summary.final[score.key]:.2f}") for score in scores)
-                + _cell(duration(summary.seconds.total))
+                + cell(str(summary.chosen_epoch))
+                + "".join(cell(f"{100 * summary.final[score.key]:.2f}") for score in scores)
+                + cell(duration(summary.seconds.total))
                 + "</tr>"
             )
-    return _table(f"<tr>{head}</tr>", "".join(body))
+    return table(f"<tr>{head}</tr>", "".join(body))
 
 
 def _moved(run: Record) -> list[tuple[str, ...]]:
@@ -167,11 +167,11 @@ def formula(text: str) -> str:
     return re.sub(r"Σ_(\w)", r"Σ<sub>\1</sub>", escape(text))
 
 
-def _table(head: str, body: str, kind: str = "") -> str:
+def table(head: str, body: str, kind: str = "") -> str:
     return f'<div class="wide"><table class="{kind}"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(content: str, text: bool = False) -> str:
+def cell(content: str, text: bool = False) -> str:
     value, mark, sd = escape(content).partition(" ± ")
     spread = f'<span class="sd"> ± {sd}</span>' if mark else ""
     return f"<td{TEXT if text else ''}>{value}{spread}</td>"

@@ -21,6 +21,7 @@ from image2point.datasets.arrays import read_arrays
 from image2point.errors import InputError
 from image2point.files import user_path
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
+from image2point.report.read_scenes import PointCounts, Scene, point_counts, scenes_of
 from image2point.roles import DECODER, ORIGINS, ROLES
 from image2point.tasks.display import DISPLAYS
 
@@ -127,6 +128,7 @@ class Record:
     `metrics`: column of metrics.csv → float64 [epochs], NaN where the run measured nothing.
     `origins`: (role, origin) → number of parameters that lifting made so; counts numbers, not tensors.
     `layers`: the rows of layers.csv, none where no layers were followed. `geometry`: None where none was stored.
+    `scenes`, `point_counts`: of a segmentation, in place of `examples`.
     """
 
     path: Path
@@ -138,6 +140,8 @@ class Record:
     examples: Examples
     layers: tuple[LayerRow, ...] = ()
     geometry: Geometry | None = None
+    scenes: tuple[Scene, ...] = ()
+    point_counts: PointCounts | None = None
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[Record]:
@@ -168,6 +172,8 @@ def read_run(folder: str | Path, summary: Mapping[str, Any] | None = None) -> Re
         resolved = {name: options[name] for name in ("rule", "axis", "substrate", "stem") if name in options}
         network = _checked(run.lifting, Network, {**checked.network.model_dump(), **resolved})
         checked = checked.model_copy(update={"network": network})
+    classes = checked.data.classes
+    examples, scenes = _examples(run.examples, len(classes))
     return Record(
         path=run.path,
         config=config,
@@ -175,9 +181,11 @@ def read_run(folder: str | Path, summary: Mapping[str, Any] | None = None) -> Re
         summary=checked,
         metrics=_metrics(run.metrics),
         origins=_origins(run.lifting, lifting, checked.parameters),
-        examples=_examples(run.examples, len(checked.data.classes)),
+        examples=examples,
         layers=read_layers(run.layers),
-        geometry=read_geometry(run.geometry, len(checked.data.classes)),
+        geometry=read_geometry(run.geometry, len(classes)),
+        scenes=scenes,
+        point_counts=point_counts(run.summary, checked.final, classes),
     )
 
 
@@ -302,13 +310,12 @@ def _origins(path: Path, content: Mapping[str, Any], parameters: Parameters) -> 
     return counts
 
 
-def _examples(path: Path, classes: int) -> Examples:
+def _examples(path: Path, classes: int) -> tuple[Examples, tuple[Scene, ...]]:
+    """Clouds with a class, or scenes whose points have labels of their own."""
     if not path.is_file():
         raise InputError(f"{path} is missing: a finished run has one; finish the run with --resume, or leave it out")
-    stored = read_arrays(path, ("points", "labels", "predictions", "ends"))
-    if stored.pop("ends", None) is not None:  # points with labels of their own, which are no clouds of one class
-        return Examples(np.empty((0, 0, 3), np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
-    if len(stored) < 3:
+    stored = read_arrays(path, ("points", "labels", "predictions", "scene", "ends"))
+    if len(stored) - ("ends" in stored) < 3:
         raise InputError(f"{path}: expected arrays points, labels and predictions, found {', '.join(stored) or 'none'}")
     points, labels, predictions = stored["points"], stored["labels"], stored["predictions"]
     kinds = points.dtype.kind + labels.dtype.kind + predictions.dtype.kind
@@ -317,6 +324,9 @@ def _examples(path: Path, classes: int) -> Examples:
             f"{path}: expected real points and whole labels and predictions, "
             f"found {points.dtype}, {labels.dtype} and {predictions.dtype}"
         )
+    if "ends" in stored:
+        none = Examples(np.empty((0, 0, 3), np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
+        return none, scenes_of(stored, path, classes)
     count = len(points) if points.ndim else 0
     if points.ndim != 3 or points.shape[2:] != (3,) or labels.shape != (count,) or predictions.shape != (count,):
         raise InputError(
@@ -328,4 +338,4 @@ def _examples(path: Path, classes: int) -> Examples:
     for name, values in (("labels", labels), ("predictions", predictions)):
         if count and not (values.min() >= 0 and values.max() < classes):
             raise InputError(f"{path}: {name} must lie in 0…{classes - 1} (summary.json lists {classes} classes)")
-    return Examples(points.astype(np.float32), labels.astype(np.int64), predictions.astype(np.int64))
+    return Examples(points.astype(np.float32), labels.astype(np.int64), predictions.astype(np.int64)), ()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from image2point.report.arms import Arm
 from image2point.report.read import Summary
+from image2point.tasks.display import Display
 
 CONTROLS = {
     "random": "a control, every kernel of the body was redrawn at random with that kernel's own variance "
@@ -35,7 +36,7 @@ def statement(arms: Sequence[Arm]) -> str:
             _lifted(summaries),
             _tuned(summaries, arms),
             *controls,
-            _scored(every, arms[0].display.scored),
+            _scored(every, arms[0].display),
             _repeated(arms),
         ]
     )
@@ -68,24 +69,27 @@ def _tuned(summaries: Sequence[Summary], arms: Sequence[Arm]) -> str:
     shots = _any_of(str(each.shots) for each in data if each.shots)
     return (
         f"It was fine-tuned {goal}, "
-        f"from {_any_of(f'{each.train_clouds:,}' for each in data)} training clouds"
+        f"from {_any_of(f'{each.train_clouds:,}' for each in data)} training {arms[0].display.noun}s"
         + (f", {shots} per class" if shots else "")
         + f" (policy: {_any_of(summary.policy for summary in summaries)})"
         + (f", in {len(arms)} arms: {'; '.join(arm.label for arm in arms)}." if len(arms) > 1 else ".")
     )
 
 
-def _scored(summaries: Sequence[Summary], score: str) -> str:
+def _scored(summaries: Sequence[Summary], display: Display) -> str:
     ways = {summary.chosen_by for summary in summaries}
     if ways == {"validation"}:
         held_out = _any_of(f"{summary.data.validation_clouds or 0:,}" for summary in summaries)
-        how = f"of the epoch that was best on {held_out} validation clouds cut from train"
+        how = f"of the epoch that was best on {held_out} validation {display.noun}s cut from train"
     elif ways == {"last epoch"}:
         how = "of the last epoch"
     else:
         how = f"chosen by {_any_of(sorted(ways))}"
     test = _any_of(f"{summary.data.test_clouds:,}" for summary in summaries)
-    return f"{score} is on {test} test clouds, with the weights {how}; no choice was made on the test set."
+    return (
+        f"{display.scored} is on {test} test {display.noun}s, with the weights {how}; "
+        "no choice was made on the test set."
+    )
 
 
 def _repeated(arms: Sequence[Arm]) -> str:

@@ -58,6 +58,11 @@ figcaption b { font-weight: 600; }
 .panels.two .meaning { min-height: 0; margin-bottom: 4px; }
 .key { columns: 150px; column-gap: 16px; margin: 14px 0 0; font: 12px/1.5 var(--sans); }
 .key span { display: block; break-inside: avoid; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.key[hidden] { display: none; }
+.views button { border-bottom: 2px solid transparent; padding-bottom: 2px; color: var(--soft); }
+.views button[aria-pressed="true"] { border-color: var(--ink); color: var(--ink); font-weight: 600; }
+.scene b { white-space: nowrap; }
+.views + .key, .views + .key + .key { margin: 0 0 14px; }
 .key i { display: inline-block; width: 9px; height: 9px; border-radius: 5px; margin-right: 6px;
          print-color-adjust: exact; }
 .clouds figure { border: 1px solid var(--rule); border-radius: 3px; padding-bottom: 10px; }
@@ -121,6 +126,30 @@ function toggle(arm, hidden) {
     if (traces.length) Plotly.restyle(id, {visible: !hidden}, traces);
   }
 }
-for (const button of document.querySelectorAll(".legend button"))
+for (const button of document.querySelectorAll(".legend button[data-arm]"))
   button.addEventListener("click", () => toggle(Number(button.dataset.arm), !button.classList.contains("off")));
+
+// Scenes show their true classes, the predicted ones, or the errors; those of one scene turn together.
+function show(view) {
+  for (const button of document.querySelectorAll("[data-view]"))
+    button.setAttribute("aria-pressed", String(button.dataset.view === view));
+  for (const key of document.querySelectorAll("[data-of]")) key.hidden = !key.dataset.of.split(" ").includes(view);
+  for (const [id, figure] of Object.entries(figures)) {
+    if (!figure.views) continue;
+    const markers = Object.entries(figure.views[view]).map(([name, value]) => ["marker." + name, [value]]);
+    Plotly.restyle(id, Object.fromEntries(markers)).then(still);
+  }
+}
+for (const button of document.querySelectorAll("[data-view]"))
+  button.addEventListener("click", () => show(button.dataset.view));
+let turning = false;
+for (const plot of document.querySelectorAll(".scene .plot"))
+  plot.on("plotly_relayout", change => {
+    if (turning || !change["scene.camera"]) return;
+    turning = true;
+    const row = plot.parentElement.dataset.scene;
+    const others = [...document.querySelectorAll(`.scene[data-scene="${row}"] .plot`)].filter(other => other !== plot);
+    Promise.all(others.map(other => Plotly.relayout(other, {"scene.camera": change["scene.camera"]})))
+      .then(() => { turning = false; });
+  });
 """

@@ -48,7 +48,8 @@ class Display:
 
     scores: of the chosen weights, the first of them the one on the test set that counts. curves: what is drawn over
     epochs, the first with the chosen weights' score marked. goal: what the network was fine-tuned for, with `{classes}`
-    and `{data}` to fill in. scored: how the test score is spoken of. by_class: what `final.per_class` holds.
+    and `{data}` to fill in. scored: how the test score is spoken of. by_class: what `final.per_class` holds; absent:
+    what is said before the names of classes that have none. noun: what a sample is called.
     """
 
     scores: tuple[Score, ...]
@@ -56,6 +57,8 @@ class Display:
     goal: str
     scored: str
     by_class: str
+    noun: str = "cloud"
+    absent: str = "No test cloud of"
 
 
 DISPLAYS = {
@@ -88,6 +91,8 @@ DISPLAYS = {
         goal="to tell the {classes} classes of the points of {data} apart",
         scored="Test mIoU at the points",
         by_class="Test IoU at the points",
+        noun="scene",
+        absent="In neither truth nor prediction",
     ),
 }
 """By the name of the task."""
