@@ -51,7 +51,7 @@ SCENES: dict[str, Any] = {
         "crop": {"voxels": 6000, "per_scene": 2},
         "synthetic_scenes": {"train": 24, "test": 12},
     },
-    "training": {**TRAINING, "batch_size": 4, "class_weights": "inverse_sqrt"},
+    "training": {**TRAINING, "epochs": 24, "batch_size": 4, "class_weights": "inverse_sqrt"},
     "collapse": {"every": 0},
 }
 

@@ -116,7 +116,8 @@ def class_panel(arms: Sequence[Arm]) -> Panel:
                 hovertemplate=f"{escape(arm.label)}<br>%{{text}}<extra></extra>",
             )
         )
-    layout = plain_layout(f"{arms[0].display.by_class.lower()} (%)")
+    score = arms[0].display.by_class
+    layout = plain_layout(f"{score[0].lower()}{score[1:]} (%)")
     layout["xaxis"] |= {"range": [max(-1.0, 10 * math.floor(lowest / 10) - 1), 101], "side": "bottom"}
     names = Ticks(list(range(len(shown))), [escape(name) for name in shown])
     layout["yaxis"] |= {**tick_array(names), "range": [-0.7, len(shown) - 0.3], "automargin": True}
