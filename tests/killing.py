@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 SAID, WRITES = ".said", ".writes"
-STUCK, SECONDS = -1000, 120.0
+STUCK, SECONDS = -1000, 600.0
 """The exit code of a command that takes longer than this."""
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 """What Python reports before it changes a folder: os.replace is a rename, os.unlink a remove, shutil.rmtree many."""
