@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,21 @@ CODES = {
     21: "snow", 22: "temporal exclusion",
 }  # fmt: skip
 """Classification codes of ASPRS' LAS 1.4 R15; from 64 on they are the user's own."""
+
+
+def misnamed(codes: Mapping[str, int]) -> dict[str, str]:
+    """What LAS files mean by the code of a class, where that shares no word with the name of the class.
+
+    >>> misnamed({"ground": 2, "high_vegetation": 5, "vegetation": 2, "my trees": 70})
+    {'vegetation': 'ground'}
+    """
+    known = {name: CODES.get(code, "") for name, code in codes.items()}
+    return {name: meaning for name, meaning in known.items() if meaning and not _words(name) & _words(meaning)}
+
+
+def _words(text: str) -> set[str]:
+    return {word.rstrip("s") for word in re.split(r"[^a-z]+", text.lower()) if word}
+
 
 CHUNK = 1_000_000
 """Points that are in memory at a time while a file is decoded or written."""

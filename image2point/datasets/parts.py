@@ -64,7 +64,8 @@ class CloudParts:
 
 
 class LasParts:
-    """A .las or .laz file, which is decoded anew each time. Points lie near `origin` as those of `read_scene` do.
+    """A .las or .laz file, which is decoded anew each time. Points lie near `origin`, in the wanted unit, as those of
+    `read_scene` do.
 
     Raises InputError as `las.read_las` does, when it is made: so the whole file was seen once.
     """
@@ -79,8 +80,8 @@ class LasParts:
             low = np.minimum(low, [chunk[axis].min() for axis in "xyz"])
             self._points += len(chunk["x"])
             self._colours = max([self._colours, *(float(chunk[name].max()) for name in COLOURS if name in chunk)])
-        self.origin = np.floor(low)
-        self.low = low - self.origin
+        self.origin = np.floor(low * fields.unit)
+        self.low = low * fields.unit - self.origin
 
     def __len__(self) -> int:
         return self._points
@@ -94,7 +95,8 @@ class LasParts:
                 scale = 255 if self._colours <= 255 else 65535
                 cloud = replace(cloud, colours=np.stack(colours, axis=1) / scale)
             attributes = scene_attributes(chunk, self.fields, str(self.path))
-            yield replace(cloud, points=cloud.points - self.origin, attributes=attributes, origin=self.origin)
+            points = cloud.points * self.fields.unit - self.origin
+            yield replace(cloud, points=points, attributes=attributes, origin=self.origin)
 
 
 def open_parts(path: Path, fields: SceneFields, columns: str | None = None, whole: bool = False) -> Parts:

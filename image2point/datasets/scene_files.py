@@ -118,12 +118,17 @@ def scene_attributes(
 
 
 def own_coordinates(fields: SceneFields) -> SceneFields:
-    """The same for a file that names its coordinates itself, and has them in the unit of the config.
+    """The same for a file whose coordinates have a name of their own.
+
+    Where `points` names an array, `unit` is that array's: such a file has its coordinates in the unit of the config.
+    Without a name it is the unit of all files.
 
     >>> own_coordinates(SceneFields(points="xyz_cm", unit=0.01)) == SceneFields()
     True
+    >>> own_coordinates(SceneFields(unit=0.3048)).unit
+    0.3048
     """
-    return replace(fields, points=None, unit=1.0)
+    return fields if fields.points is None else replace(fields, points=None, unit=1.0)
 
 
 def _read(

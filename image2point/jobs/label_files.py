@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from image2point import runs
 from image2point.errors import InputError
 from image2point.files import user_path
 from image2point.jobs.reuse import load
+
+logger = logging.getLogger("image2point")
 
 if TYPE_CHECKING:
     from image2point.config import Config
@@ -117,6 +120,7 @@ def label_files(
     much of how much is done.
 
     A file that is bad, or lacks what the run's input features need, gets a `problem`, and keeps no other from a result.
+    A warning names ids that mean other classes in LAS files (`las.CODES`).
     Raises InputError, before anything is written, where the run is not a finished segmentation, two files have one
     name, a file would be written over, and for ids of classes that the run does not have.
     """
@@ -129,6 +133,7 @@ def label_files(
         raise InputError(f"{sorted(unknown)[0]!r} is no class of {run}; it has {', '.join(classes)}")
     numbers = raw_ids(labeller.config.data, classes) | dict(ids or {})
     targets = None if out is None else _targets(files, user_path(out), overwrite)
+    _tell_misnamed(numbers, set(ids or {}), targets or [], name)
     for file, target in zip(files, targets or files, strict=True):
         step = partial(_named, progress, file.name)
         try:
@@ -145,6 +150,23 @@ def label_files(
             continue
         counts = np.bincount(labels, minlength=len(classes)).tolist()
         yield FileLabels(str(file), dict(zip(classes, counts, strict=True)), "" if targets is None else str(target))
+
+
+def _tell_misnamed(numbers: Mapping[str, int], given: set[str], targets: Sequence[Path], name: str | None) -> None:
+    """A warning where codes that were not `given` mean other classes in the LAS files that they are written to."""
+    from image2point.datasets.las import misnamed
+
+    if name not in (None, "classification") or not any(each.suffix.lower() in (".las", ".laz") for each in targets):
+        return
+    wrong = misnamed({each: number for each, number in numbers.items() if each not in given})
+    if wrong:
+        told = ", ".join(f"{each} as {numbers[each]} (there {meaning})" for each, meaning in wrong.items())
+        example = " ".join(f"--id {each}=CODE" for each in wrong)
+        logger.warning(
+            "the ids of this run's classes have other meanings in LAS files: %s; give the codes that you want (%s), or "
+            "another --field",
+            told, example,
+        )  # fmt: skip
 
 
 def _named(progress: Progress, name: str, what: str, done: int, of: int) -> None:

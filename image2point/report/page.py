@@ -170,7 +170,7 @@ class _Page:
         parts.append(self._two("cosines", grams))
         note = (
             "Features in the plane of the first two principal axes of the training class means (PCA on the means), the "
-            f"same for train and test; at most {maps.MOST_POINTS:,} clouds of each. Outlined: "
+            f"same for train and test; at most {maps.MOST_POINTS:,} samples of each. Outlined: "
             "class means. The square holds them all, and 98 % of the coordinates along each axis."
         )
         parts += [

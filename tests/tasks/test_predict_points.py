@@ -250,6 +250,34 @@ def test_a_las_file_in_parts_is_the_file(room: np.ndarray, tmp_path: Path, monke
     np.testing.assert_array_equal(rows, index)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_unit_of_a_las_file_is_that_of_the_run(room: np.ndarray, tmp_path: Path, whole: bool) -> None:
+    pytest.importorskip("laspy")
+    source, feet = las_file(tmp_path / "a.las", room), SceneFields(unit=0.3048)
+    trained = read_scene(source, None, feet)
+    labelled = np.concatenate([part.points + part.origin for part in open_parts(source, feet, whole=whole)])
+    np.testing.assert_allclose(labelled, (room.astype(np.float64) + MAP) * 0.3048, atol=1e-4)
+    np.testing.assert_allclose(labelled, trained.points + trained.origin, atol=1e-9)
+    parts = open_parts(source, feet, whole=whole)
+    np.testing.assert_allclose(parts.low, trained.points.min(0), atol=1e-9)
+
+
+def test_codes_that_mean_other_classes_are_told(
+    run: Path, room: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of floor 2, wall 6 and ball 9, nothing is ground, a building or water."""
+    pytest.importorskip("laspy")
+    source = las_file(tmp_path / "a.las", room)
+    list(label_files(run, [source], tmp_path / "out", ids={"ball": 64}))
+    assert "floor as 2 (there ground), wall as 6 (there building);" in caplog.text and "ball" not in caplog.text
+    caplog.clear()
+    list(label_files(run, [source], tmp_path / "other", name="mine"))
+    np.save(tmp_path / "a.npy", room)
+    list(label_files(run, [tmp_path / "a.npy"], tmp_path / "out"))
+    list(label_files(run, [source]))
+    assert not caplog.text
+
+
 def test_tiles_agree_with_the_whole(run: Path, room: np.ndarray) -> None:
     big = np.concatenate([room + np.array([4 * x, 4 * y, 0]) for x in range(3) for y in range(3)]).astype(np.float32)
     labeller, parts = i2p.load(run), CloudParts(Cloud(big), 1000)
