@@ -23,10 +23,11 @@ import torch
 
 from image2point.datasets import registry
 from image2point.datasets.prepare import prepare_dataset
+from image2point.datasets.recipe import Recipe
 from image2point.datasets.splits import Splits
 from image2point.datasets.synthetic import SyntheticShapes
 from image2point.datasets.transforms import PAPER
-from image2point.training.batches import Batch, Recipe, batches, shuffled
+from image2point.training.batches import Batch, batches, shuffled
 from image2point.voxels import VoxelTensor
 
 CLASSES = ("cylinder", "box", "cone", "pyramid", "ellipsoid", "torus", "hourglass", "bowl", "table", "chair")

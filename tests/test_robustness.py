@@ -13,13 +13,13 @@ from typer.testing import CliRunner, Result
 
 from image2point.cli import app
 from image2point.datasets.cloud import Cloud
+from image2point.datasets.recipe import Recipe
 from image2point.datasets.splits import StoredClouds
 from image2point.datasets.transforms import PAPER
 from image2point.errors import InputError
 from image2point.experiments.robustness import Asked, Changed, measure_robustness
 from image2point.jobs.transfer import run_transfer
 from image2point.tasks.classification import Classification, ClassOutputs
-from image2point.training.batches import Recipe
 
 
 def call(*arguments: object) -> Result:

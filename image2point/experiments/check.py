@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from image2point import config as configuration
 from image2point.datasets import modelnet
 from image2point.datasets.files import READERS, read_cloud
+from image2point.datasets.recipe import Recipe, prepare, to_voxels
 from image2point.datasets.splits import CloudSet, Subset
 from image2point.datasets.synthetic import SyntheticShapes
 from image2point.errors import InputError
@@ -25,7 +26,7 @@ from image2point.lifting.check import BOUND, Check, check_lifting
 from image2point.lifting.matched import image_in_channels, pixels_per_voxel, projection
 from image2point.lifting.source import source_network
 from image2point.networks.timm_import import load_timm
-from image2point.training.batches import Recipe, batches, in_order, prepare, to_voxels
+from image2point.training.batches import batches, in_order
 from image2point.voxels import VoxelTensor
 
 BATCH = 8

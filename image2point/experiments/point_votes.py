@@ -10,13 +10,13 @@ import torch
 
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
+from image2point.datasets.recipe import Recipe, prepare, to_voxels_and_rows
 from image2point.datasets.splits import origin
 from image2point.errors import InputError
 from image2point.networks.interface import Network
-from image2point.tasks import tiles
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.segmentation import Segmentation
-from image2point.training.batches import Recipe, prepare, to_voxels_and_rows
+from image2point.voxels import tiles
 
 
 @dataclass(frozen=True)

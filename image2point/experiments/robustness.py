@@ -16,12 +16,12 @@ import torch
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.corruptions import CORRUPTIONS, SEVERITIES, corrupt, turn_at_random
+from image2point.datasets.recipe import Recipe
 from image2point.datasets.splits import origin
 from image2point.datasets.transforms import Augmentation, augment, rng_for
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
 from image2point.tasks.classification import Classification, ClassOutputs, ClassScores
-from image2point.training.batches import Recipe
 
 
 @dataclass(frozen=True)

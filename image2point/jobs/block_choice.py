@@ -22,6 +22,7 @@ from image2point.collapse import Statistics, metrics, null
 from image2point.collapse.labels_at_random import over_null
 from image2point.config import Config
 from image2point.datasets import Splits
+from image2point.datasets.recipe import Recipe
 from image2point.errors import InputError
 from image2point.finetune import Counts, blocks_of, freeze
 from image2point.lifting.skip import add_skip
@@ -30,7 +31,6 @@ from image2point.roles import BLOCK_POLICIES
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.training import measure
-from image2point.training.batches import Recipe
 from image2point.training.epoch_end import take_statistics_again
 from image2point.training.interrupt import StopSignal
 from image2point.training.job import Job, State

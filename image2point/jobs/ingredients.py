@@ -13,12 +13,13 @@ from image2point.datasets import Splits, registry, synthetic, synthetic_scenes
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.crops import Crop
 from image2point.datasets.features import feature_width
+from image2point.datasets.recipe import Recipe, prepare, to_voxels
 from image2point.datasets.scene_changes import SceneChanges
 from image2point.datasets.splits import make_splits
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
 from image2point.tasks.task import Task
-from image2point.training.batches import Recipe, prepare, shuffled, to_voxels
+from image2point.training.batches import shuffled
 
 if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork

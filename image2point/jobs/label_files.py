@@ -23,10 +23,10 @@ logger = logging.getLogger("image2point")
 if TYPE_CHECKING:
     from image2point.config import Config
     from image2point.datasets.parts import Parts
+    from image2point.datasets.recipe import Recipe
     from image2point.datasets.relabel import PointLabels
-    from image2point.jobs.label_scene import Progress, SceneLabels
+    from image2point.inference.scene import Progress, SceneLabels
     from image2point.lifting import LiftedNetwork
-    from image2point.training.batches import Recipe
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Labeller:
     overlap: int
 
     def label(self, parts: Parts, where: str, progress: Progress = lambda what, done, of: None) -> SceneLabels:
-        from image2point.jobs.label_scene import label_scene
+        from image2point.inference.scene import label_scene
 
         return label_scene(self.network, parts, self.recipe, where, self.budget, self.overlap, progress)
 

@@ -22,12 +22,12 @@ from image2point import files
 from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.datasets.class_split import Labelled
+from image2point.datasets.recipe import Recipe
 from image2point.datasets.splits import Subset, few_shot
 from image2point.errors import InputError
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.tasks.task import Task
-from image2point.training.batches import Recipe
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.job import Job
 from image2point.training.loop import Diverged, fit

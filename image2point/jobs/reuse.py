@@ -93,9 +93,9 @@ def predict_each(
     import torch
 
     from image2point.datasets.files import read_cloud
+    from image2point.datasets.recipe import prepare, to_voxels
     from image2point.jobs.ingredients import make_recipe
     from image2point.tasks.classification import Classification, ClassPrediction
-    from image2point.training.batches import prepare, to_voxels
 
     opened = runs.open_run(run)
     config = configuration.load_config(opened.config)

@@ -10,6 +10,7 @@ import numpy as np
 
 from image2point import files
 from image2point.config import Config
+from image2point.datasets.recipe import Recipe, prepare
 from image2point.finetune import count, count_by_role
 from image2point.jobs import block_choice, lifecycle, lr_choice
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
@@ -28,7 +29,6 @@ from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.training import distributed
-from image2point.training.batches import Recipe, prepare
 from image2point.training.interrupt import StopSignal
 from image2point.training.job import Job, State
 from image2point.training.loop import fit

@@ -15,14 +15,13 @@ from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import IGNORED
 from image2point.errors import InputError
 from image2point.networks.interface import Network
-from image2point.tasks import tiles
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.losses import class_weights, cross_entropy, lovasz_softmax
 from image2point.tasks.part_scores import part_means, part_predictions, shape_iou
 from image2point.tasks.point_labels import PointTargets, count_labels, point_targets, sampled
 from image2point.tasks.point_scores import Answer, PointOutputs, PointScores, confusion_table
 from image2point.tasks.task import Gather
-from image2point.voxels import DenseVoxels, VoxelTensor
+from image2point.voxels import DenseVoxels, VoxelTensor, tiles
 
 if TYPE_CHECKING:
     from image2point.config import Config, Pretrain

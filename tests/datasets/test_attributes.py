@@ -8,10 +8,10 @@ import pytest
 from image2point import config
 from image2point.datasets.cloud import Cloud, near_origin
 from image2point.datasets.features import ground_height, input_features, scene_intensity
+from image2point.datasets.recipe import Recipe, prepare
 from image2point.datasets.transforms import Augmentation, augment, rng_for
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
-from image2point.training.batches import Recipe, prepare
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.uniform(0, 30, (500, 3)).astype(np.float32)

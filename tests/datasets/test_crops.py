@@ -9,10 +9,11 @@ import pytest
 
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.crops import Crop, Repeated, crop, mixed
+from image2point.datasets.recipe import Recipe, prepare
 from image2point.datasets.scene_changes import SceneChanges, bent, change
 from image2point.datasets.splits import StoredClouds
 from image2point.errors import InputError
-from image2point.training.batches import Recipe, batches, prepare
+from image2point.training.batches import batches
 
 
 def scene(points: int = 4000) -> Cloud:

@@ -170,8 +170,9 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path, moved: bool)
 def test_an_epoch_over_shards_goes_on_where_it_stopped(tmp_path: Path, workers: int) -> None:
     import torch
 
+    from image2point.datasets.recipe import Recipe
     from image2point.datasets.transforms import PAPER
-    from image2point.training.batches import Recipe, batches, shuffled
+    from image2point.training.batches import batches, shuffled
     from image2point.voxels import VoxelTensor
 
     prepare_dataset(Splits(Ragged(40), None, Ragged(4)), tmp_path / "out", "ragged", shard_bytes=2000)

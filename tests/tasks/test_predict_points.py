@@ -21,13 +21,13 @@ from image2point.datasets import Cloud, las
 from image2point.datasets.label_table import LabelTable
 from image2point.datasets.parts import CloudParts, open_parts
 from image2point.datasets.ply import ply_columns
+from image2point.datasets.recipe import Recipe, prepare, to_voxels_and_rows
 from image2point.datasets.relabel import PointLabels, write_again
 from image2point.datasets.scene_files import SceneFields, read_scene
 from image2point.errors import InputError
+from image2point.inference.scene import label_scene, scene_voxels
 from image2point.jobs.ingredients import make_recipe
 from image2point.jobs.label_files import label_files, label_points
-from image2point.jobs.label_scene import label_scene, scene_voxels
-from image2point.training.batches import Recipe, prepare, to_voxels_and_rows
 
 MAP = np.array([869400, 6524300, 50])
 IDS = ("data.name=scenes", "data.root=elsewhere", "data.labels={2: floor, 6: wall, 9: ball, 1: ignore}")

@@ -17,6 +17,7 @@ from tiny_runs import rows, run_transfer, tiny
 import image2point as i2p
 from image2point.config import Config
 from image2point.datasets import Cloud, Splits
+from image2point.datasets.recipe import prepare, to_voxels_and_rows
 from image2point.datasets.synthetic import SyntheticShapes
 from image2point.errors import InputError
 from image2point.experiments.evaluate import evaluate_run
@@ -26,7 +27,7 @@ from image2point.jobs.ingredients import make_recipe
 from image2point.runs import Run
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.segmentation import Segmentation
-from image2point.training.batches import batches, in_order, prepare, to_voxels_and_rows
+from image2point.training.batches import batches, in_order
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
 

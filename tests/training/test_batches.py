@@ -10,10 +10,11 @@ import torch
 
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.normals import estimate_normals
+from image2point.datasets.recipe import Recipe, prepare, to_voxels
 from image2point.datasets.splits import StoredClouds
 from image2point.datasets.transforms import PAPER, Augmentation
 from image2point.errors import InputError
-from image2point.training.batches import Recipe, batches, in_order, prepare, shuffled, to_voxels
+from image2point.training.batches import batches, in_order, shuffled
 from image2point.voxels import VoxelTensor
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tiny_runs import rows, tiny
 
+from image2point.datasets.recipe import Recipe, to_voxels
 from image2point.datasets.splits import StoredClouds
 from image2point.errors import InputError
 from image2point.jobs.transfer import run_transfer
-from image2point.training.batches import Recipe, to_voxels
 from image2point.training.interrupt import Interrupted
 from image2point.training.job import Job
 from image2point.training.journal import Journal

@@ -9,8 +9,7 @@ from torch import Tensor
 
 import image2point as i2p
 from image2point.errors import InputError
-from image2point.tasks import tiles
-from image2point.voxels import DenseVoxels, VoxelTensor
+from image2point.voxels import DenseVoxels, VoxelTensor, tiles
 from image2point.voxels.modules import VoxelConv
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,13 +11,11 @@ import torch
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.features import Ground, brightest, by_brightest
 from image2point.datasets.parts import Parts
-from image2point.tasks.tiles import say
-from image2point.training.batches import Recipe, prepare, to_voxels_and_rows
+from image2point.datasets.recipe import Recipe, prepare, to_voxels_and_rows
+from image2point.networks.interface import Network
 from image2point.voxels import VoxelTensor
 from image2point.voxels.sites import unique_sites
-
-if TYPE_CHECKING:
-    from image2point.lifting import LiftedNetwork
+from image2point.voxels.tiles import say
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much is done."""
@@ -67,7 +64,7 @@ class PointColumn:
 
 
 def label_scene(
-    network: LiftedNetwork,
+    network: Network,
     parts: Parts,
     recipe: Recipe,
     where: str,
@@ -75,7 +72,7 @@ def label_scene(
     overlap: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> SceneLabels:
-    """The labels of a scene; the network sees at most `budget` voxels at once (None: all), see `tasks.tiles`.
+    """The labels of a scene; the network sees at most `budget` voxels at once (None: all), see `voxels.tiles`.
 
     The points may come in parts, and no part has to hold a region of its own: voxels are those of the whole scene.
     In memory are one part, four bytes for each point, and the voxels. Raises InputError, which begins with `where`,
@@ -98,7 +95,7 @@ def label_scene(
 def scene_voxels(
     parts: Parts, recipe: Recipe, where: str, progress: Progress = lambda what, done, of: None
 ) -> tuple[VoxelTensor, np.ndarray]:
-    """The voxels of a scene as `training.batches` makes them of the whole, and the row of each point's, int32 [P]."""
+    """The voxels of a scene as `datasets.recipe` makes them of the whole, and the row of each point's, int32 [P]."""
     whole = _Whole(parts, recipe)
     recipe = replace(recipe, intensity="given", substrate="sparse")
     found, counts, rows, done = list[VoxelTensor](), list[np.ndarray](), list[np.ndarray](), 0

@@ -1,0 +1,1 @@
+"""A network in use: what it says of raw clouds and scenes."""
