@@ -19,9 +19,8 @@ from image2point import config as configuration
 from image2point import runs
 from image2point.errors import InputError
 from image2point.jobs.ingredients import load_splits, make_recipe
-from image2point.voxels import tiles
 from image2point.training.batches import batches, in_order
-from image2point.voxels import DenseVoxels, VoxelTensor
+from image2point.voxels import DenseVoxels, VoxelTensor, tiles
 
 
 def main() -> None:
