@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from image2point.decoders import segmenter
     from image2point.errors import InputError
     from image2point.finetune import freeze
-    from image2point.jobs.reuse import load
+    from image2point.jobs.artefact import load
     from image2point.lifting import lift
     from image2point.lifting.export import export
     from image2point.lifting.rules import register_rule
@@ -29,7 +29,7 @@ _HOME = {
     "export": "image2point.lifting.export",
     "freeze": "image2point.finetune",
     "lift": "image2point.lifting",
-    "load": "image2point.jobs.reuse",
+    "load": "image2point.jobs.artefact",
     "recalibrate": "image2point.training.recalibration",
     "register_rule": "image2point.lifting.rules",
     "segmenter": "image2point.decoders",

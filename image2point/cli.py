@@ -317,7 +317,7 @@ def export(
     """
     import torch
 
-    from image2point.jobs.reuse import load
+    from image2point.jobs.artefact import load
     from image2point.lifting.export import export as write
     from image2point.voxels import DenseVoxels
 

@@ -77,6 +77,7 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
         if still:
             held.add(name)
     net.hold_in_eval(held)
+    net._policy = policy
     fresh = {record.role for record in net.lifting.parameters if record.origin == "fresh"}
     if policy == "head" and "input" in fresh:
         logger.warning(

@@ -12,8 +12,9 @@ everything after global pooling."""
 DECODER = "decoder"
 """The role of layers that are attached to a lifted network and turn its feature maps into one map."""
 
-Origin = Literal["inflated", "copied", "fresh"]
+Origin = Literal["inflated", "copied", "fresh", "trained"]
 ORIGINS: tuple[str, ...] = get_args(Origin)
+"""From a 2D kernel, from another 2D tensor, drawn, or drawn once for the lifted network that this one began as."""
 
 
 @dataclass(frozen=True)

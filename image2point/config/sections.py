@@ -11,21 +11,17 @@ from pydantic import BeforeValidator, Field, model_validator
 from image2point.config.choosing import Choose
 from image2point.config.crops import Crop, Tiles
 from image2point.config.frozen import Section
+from image2point.config.inputs import Count, Input, Positive
 from image2point.config.lifting import Network
 from image2point.config.scene_data import Scenes, SyntheticScenes
 from image2point.config.task_settings import task_problem
 from image2point.roles import POLICIES, is_policy
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Split = Literal["train", "test"]
-Feature = Literal[
-    "xyz", "occupancy", "normals", "colour", "height", "ground_height", "intensity", "return_share", "number_of_returns"
-]
 
 
 def is_folder_name(name: str) -> bool:
@@ -145,8 +141,8 @@ class ClassSplit(Section):
     """Seed of the draw: more base classes of one seed contain the fewer, and the novel ones stay."""
 
 
-class Data(Section):
-    """Which clouds, and how they become voxels."""
+class Clouds(Section):
+    """Which clouds."""
 
     name: Literal[
         "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
@@ -185,27 +181,13 @@ class Data(Section):
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. null means
     the dataset's own validation split where it has one, else 0.1 of a full training set, and 0 with `shots`."""
-    points: Count | None = None
-    """Points drawn from each cloud; null takes all."""
-    voxel_size: Positive = 0.05
-    """Edge of a voxel, in the units of the points."""
-    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("xyz",)
-    """What each voxel carries into the network, in this order: the mean over its points of `xyz`, the constant 1
-    (`occupancy`), `normals`, `colour` (in 0..1), `height` above the lowest point of the cloud,
-    `ground_height` above the lowest point around, and of laser scans `intensity`, `return_share` (number of the
-    return / returns of its pulse) and `number_of_returns`."""
-    ground_cell: Positive = 5.0
-    """Edge of the horizontal cells over whose lowest point `ground_height` is measured, in the units of the points."""
-    intensity: Literal["given", "scene"] = "given"
-    """Intensities as the files have them, or divided by the 95th percentile of their scene and cut off at 1: scales
-    differ from sensor to sensor."""
-    scaling: dict[Feature, float] = Field(default={"xyz": 1.0})
-    """Factor on each of the features; 1 where not named."""
-    normals: Literal["given", "estimated"] = "given"
-    """Normals as the clouds bring them, or estimated from the points alone, whatever the clouds bring."""
-    up: Literal["x", "y", "z"] | None = None
-    """The axis that points up in this dataset, along which heights are measured; z in the synthetic shapes, y in the
-    usual modelnet40_ply_hdf5_2048."""
+
+
+class Data(Input, Clouds):
+    """Which clouds, and how they become voxels."""
+
+    _at: ClassVar[str] = "data."
+
     augmentation: Augmentation | None = Augmentation()
     """Random changes of training clouds; null for none."""
     crop: Crop | None = None
@@ -224,13 +206,6 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Data:
-        if len(set(self.features)) != len(self.features):
-            raise ValueError(f"data.features = {list(self.features)} names a feature twice")
-        for name in ("height", "ground_height"):
-            if name in self.features and self.up is None:
-                raise ValueError(
-                    f"data.features has {name}, which needs the axis that points up; set data.up to x, y or z"
-                )
         if self.shots is not None and self.validation:
             held_out = int(self.shots * self.validation + 0.5)
             if not 0 < held_out < self.shots:

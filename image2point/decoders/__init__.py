@@ -4,6 +4,6 @@ A decoder is a module that is called with the input voxels and the list of the s
 a map at stride 1 of `out_channels` channels.
 """
 
-from image2point.decoders.segmenter import Segmenter, segmenter
+from image2point.decoders.segmenter import Segmenter, segmenter, site_head
 
-__all__ = ["Segmenter", "segmenter"]
+__all__ = ["Segmenter", "segmenter", "site_head"]

@@ -135,7 +135,7 @@ def _built(lifted: LiftedNetwork, num_classes: int, decoder: str, width: float) 
     names = _free(lifted, "decoder"), _free(lifted, "head")
     made = made.to(like.dtype).to_empty(device="cpu")
     restart(made, names[0], options.seed)
-    head = _head(made.out_channels, num_classes, generator(options.seed, names[1]), like.dtype)
+    head = site_head(made.out_channels, num_classes, generator(options.seed, names[1]), like.dtype)
     fresh = {**_records(names[0], made, DECODER), **_records(names[1], head, "output")}
     (voxels,) = graph.find_nodes(op="placeholder")[:1]
     maps_by_name = _returned(graph)
@@ -205,7 +205,7 @@ def _free(root: nn.Module, name: str) -> str:
     return name
 
 
-def _head(inputs: int, classes: int, draw: torch.Generator, dtype: torch.dtype) -> SiteLinear:
+def site_head(inputs: int, classes: int, draw: torch.Generator, dtype: torch.dtype) -> SiteLinear:
     """A linear layer on each voxel that begins as the fresh head of a classifier does."""
     drawn = fresh_head("linear", inputs, classes, draw, dtype)
     with torch.device("meta"):

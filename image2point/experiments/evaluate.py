@@ -13,8 +13,8 @@ from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
 from image2point.experiments.point_votes import PointVotes, vote_on_points
 from image2point.experiments.robustness import Asked, Robustness, measure_robustness
+from image2point.jobs.artefact import load
 from image2point.jobs.ingredients import load_splits, make_recipe
-from image2point.jobs.reuse import load
 from image2point.tasks.display import DISPLAYS
 from image2point.tasks.registry import TASKS
 from image2point.tasks.segmentation import Segmentation

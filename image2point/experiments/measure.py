@@ -20,6 +20,7 @@ from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
 from image2point.experiments.measure_points import measure_points, rows_of_points
 from image2point.files import user_path
+from image2point.jobs.artefact import load
 from image2point.jobs.image_ingredients import (
     load_images,
     load_novel_images,
@@ -27,7 +28,7 @@ from image2point.jobs.image_ingredients import (
     make_image_recipe,
 )
 from image2point.jobs.ingredients import calibration_batch, load_novel, load_splits, make_network, make_recipe
-from image2point.jobs.reuse import load, load_image_network
+from image2point.jobs.reuse import load_image_network
 from image2point.networks.image_network import ImageNetwork
 from image2point.tasks.point_labels import count_labels
 from image2point.tasks.segmentation import Segmentation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,8 +89,14 @@ def label_scene(
 
     nothing = torch.empty(0, dtype=torch.int64)
     with torch.no_grad():
-        said = say(network.embed, voxels.to(next(network.parameters()).dtype), nothing, budget, overlap, more)
+        said = say(network.embed, fitted(voxels, network), nothing, budget, overlap, more)
     return SceneLabels(said.probabilities.float().numpy(), index)
+
+
+def fitted(voxels: Any, network: Network) -> Any:
+    """Voxels on the device and of the number type of a network."""
+    parameter = next(network.parameters())
+    return voxels.to(parameter.dtype).to(parameter.device)
 
 
 def scene_voxels(

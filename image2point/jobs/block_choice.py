@@ -51,7 +51,7 @@ def resolved(config: Config, run: Run) -> str:
 def with_policy(network: LiftedNetwork, policy: str) -> LiftedNetwork:
     """The network that a policy trains: with its skip connection for `scl:NAME`, as it is for the others."""
     kind, _, block = policy.partition(":")
-    return add_skip(network, block) if kind == "scl" else network
+    return add_skip(network, block) if kind == "scl" and not network.lifting.skip else network
 
 
 def apply(network: LiftedNetwork, policy: str) -> tuple[LiftedNetwork, Counts]:

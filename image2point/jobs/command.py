@@ -46,8 +46,12 @@ def predict(
         ),
     ] = None,
     normalise: Annotated[
-        bool, typer.Option(help="Classification: move and scale each cloud into the unit sphere.")
-    ] = True,
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--normalise/--no-normalise",
+            help="Classification: move and scale each cloud into the unit sphere, or not; as in training without.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify point clouds or meshes with a finished run, or label every point of scenes.
@@ -76,10 +80,10 @@ def predict(
             )
         problems = _classify(run, files, top, points, normalise, as_json)
     else:
-        if top != 5 or points is not None or not normalise:
+        if top != 5 or points is not None or normalise is not None:
             raise InputError(
                 f"{run} is a segmentation: it labels every point of a file as it is; leave out --top, --points and "
-                "--no-normalise"
+                "--[no-]normalise"
             )
         if out is None and (probabilities or label_field or ids or overwrite):
             raise InputError("--probabilities, --field, --id and --overwrite say how files are written: give --out too")
@@ -91,7 +95,7 @@ def predict(
 
 
 def _classify(
-    run: Path, files: Sequence[Path], top: int, points: int | None, normalise: bool, as_json: bool
+    run: Path, files: Sequence[Path], top: int, points: int | None, normalise: bool | None, as_json: bool
 ) -> list[str]:
     """Print the classes of the good files; what is wrong with the others."""
     from image2point.jobs.reuse import predict_each

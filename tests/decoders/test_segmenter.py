@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import pickle
 from typing import Any
 
@@ -330,7 +331,8 @@ def test_a_classification_has_no_decoder(setting: dict[str, Any]) -> None:
     ("setting", "expected"), [({}, ("light", 1.0)), ({"decoder": "unet", "decoder_width": 0.1}, ("unet", 0.1))]
 )
 def test_a_config_hands_the_decoder_on(setting: dict[str, Any], expected: tuple[str, float]) -> None:
-    from image2point.jobs.ingredients import make_blank_network, make_network
+    from image2point.jobs.artefact import again
+    from image2point.jobs.ingredients import make_network
 
     values = {"network": {"arch": "test_resnet", "weights": "random"}, "training": {"precision": "64"}}
     config = configuration.from_values(values)
@@ -338,7 +340,7 @@ def test_a_config_hands_the_decoder_on(setting: dict[str, Any], expected: tuple[
     config = config.model_copy(update={"task": "segmentation", "network": network})
     made = make_network(config, classes=3)
     assert (made.lifting.decoder, made.lifting.decoder_width) == expected
-    blank = make_blank_network(config, 3, made.lifting.to_dict())
+    blank = again(Lifting.from_dict(json.loads(made.lifting.to_json()))).double()
     blank.load_state_dict(made.state_dict())
     x = clouds()
     assert torch.equal(blank.eval()(x).features, made.eval()(x).features)

@@ -17,7 +17,8 @@ from run_writer import edit, write_collapse
 
 from image2point.errors import InputError
 from image2point.experiments.evaluate import evaluate_run
-from image2point.jobs.reuse import load, predict
+from image2point.jobs.artefact import load
+from image2point.jobs.reuse import predict
 from image2point.report.arms import group
 from image2point.report.page import render
 from image2point.report.read import read_run

@@ -1,0 +1,228 @@
+"""A saved network, made again: of a folder, of a run directory, or from the hub; and one that begins as another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from image2point import config as configuration
+from image2point import runs
+from image2point.config.inputs import Input
+from image2point.datasets.features import feature_width
+from image2point.decoders import segmenter, site_head
+from image2point.errors import InputError, one_line
+from image2point.files import sha256, user_path
+from image2point.inference.usage import Usage, usage_of
+from image2point.lifting import LiftedNetwork, Lifting, Options, lift
+from image2point.lifting.artefact import CONTENT, Facts, read
+from image2point.lifting.heads import fresh_head
+from image2point.lifting.hub import fetch
+from image2point.lifting.kernels import generator
+from image2point.lifting.layers import SiteLinear
+from image2point.lifting.skip import add_skip
+from image2point.networks.timm_networks import has_architecture
+
+if TYPE_CHECKING:
+    from image2point.config import Config
+    from image2point.runs import Run
+
+HUB = "hf:"
+
+
+def load(source: str | Path, network: nn.Module | None = None) -> LiftedNetwork:
+    """A network that was saved, or that of a finished run with its chosen weights; in eval mode, on the CPU.
+
+    Args:
+        source: a folder that `net.save` wrote, a run directory, or `hf:OWNER/NAME[@REVISION]` on the Hugging Face hub.
+            Neither 2D weights nor data are needed.
+        network: the 2D module, with any weights, where the network was lifted from one and not from a name of timm's.
+
+    Raises:
+        InputError: where there is no such network, it is damaged, or the module does not fit.
+
+    >>> net = load("tests/runs/before_tasks")
+    >>> net.lifting.network, net.lifting.options.num_classes
+    ('test_efficientnet', 3)
+    """
+    home = fetch(str(source).removeprefix(HUB)) if str(source).startswith(HUB) else user_path(source)
+    if not (home / CONTENT).exists():
+        return _of_run(runs.open_run(source))
+    artefact, tensors = read(home)
+    made = filled(again(artefact.lifting, network), tensors, str(home))
+    made._lifting, made._usage, made._facts = artefact.lifting, artefact.usage, artefact.facts
+    return made
+
+
+def again(lifting: Lifting, network: nn.Module | None = None) -> LiftedNetwork:
+    """A network of the same layers as the one whose record this is, with random weights.
+
+    Raises InputError where it was lifted from a given module and that is not given, and for options that do not go
+    together.
+    """
+    if network is None and (lifting.weights.source == "module" or not has_architecture(lifting.network)):
+        raise InputError(
+            f"{lifting.network} was lifted from a module and not from a name of timm's; give that 2D module too, with "
+            "any weights: load(..., network=MyNetwork())"
+        )
+    options: dict[str, Any] = {each.name: getattr(lifting.options, each.name) for each in fields(Options)}
+    options |= {"weights": "random", "variance": "none", "control": "none"}
+    make: Callable[..., LiftedNetwork] = lift
+    if lifting.decoder:
+        make = segmenter
+        options |= {"decoder": lifting.decoder, "width": lifting.decoder_width or 1.0}
+    made = make(lifting.network if network is None else network, **options)
+    return add_skip(made, lifting.skip) if lifting.skip else made
+
+
+def filled(network: LiftedNetwork, tensors: dict[str, Tensor], where: str) -> LiftedNetwork:
+    """The network with these tensors and of their number type, in eval mode.
+
+    Raises InputError, which begins with `where`, where they do not fit.
+    """
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        network.to(kinds.pop())
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{where}: the weights do not fit the network: {one_line(error, 300)}") from None
+    return network.eval()
+
+
+def _of_run(run: Run) -> LiftedNetwork:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from image2point.jobs.block_choice import resolved, with_policy
+
+    classes, summary = run.read_classes(), run.read_summary()
+    config, policy = configuration.load_config(run.config), None
+    lifting, policy = recorded(run), resolved(config, run)
+    try:
+        tensors, digest = load_file(run.weights), sha256(run.weights)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{run.weights} cannot be read: {one_line(error)}") from None
+    network = filled(with_policy(again(lifting), policy), tensors, f"{run.weights} and {run.lifting}")
+    network._lifting = replace(lifting, skip=network.lifting.skip)
+    final = summary.get("final")
+    scores = {k: float(v) for k, v in final.items() if isinstance(v, float)} if isinstance(final, dict) else {}
+    network._usage, network._facts = usage_of_run(config, classes), Facts(scores, None, policy, digest)
+    return network
+
+
+def recorded(run: Run) -> Lifting:
+    """The record of a run's lifting. Raises InputError where it is damaged."""
+    try:
+        return Lifting.from_dict(run.read_lifting())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{run.lifting}: damaged, {type(error).__name__}: {one_line(error)}") from None
+
+
+def usage_of_run(config: Config, classes: tuple[str, ...]) -> Usage:
+    """How the network of a run is used on clouds that are like the ones of its data."""
+    scenes, names = config.task == "segmentation", Input.model_fields
+    given = {name: getattr(config.data, name) for name in names}
+    return usage_of(
+        {
+            **given,
+            "points": None if scenes else config.data.points,
+            "classes": classes,
+            "normalise": not scenes and config.data.normalise is not False,
+            "near_origin": scenes,
+            "tiles": config.data.tiles,
+        }
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- second transfers
+
+
+def begins_elsewhere(weights: str) -> bool:
+    """Whether `network.weights` names a lifted network to begin with: `run:PATH` or `hf:OWNER/NAME`."""
+    return weights.startswith(("run:", HUB))
+
+
+def continued(config: Config, classes: int) -> LiftedNetwork:
+    """The lifted network that `network.weights` names, with a fresh last layer, and a fresh decoder where it has none
+    and the task needs one.
+
+    Raises InputError as `load` does, where the config says another lifting or other input features than that network
+    has, and where it scores points and the task asks for clouds.
+    """
+    settings, source = config.network, config.network.weights
+    start = load(source.removeprefix("run:"))
+    before, scenes = start.lifting, config.task == "segmentation"
+    _check_same(config, before, source)
+    if before.decoder and not scenes:
+        raise InputError(f"{source} scores points, and has nothing that scores a cloud; set task=segmentation")
+    digest = (start._facts or Facts()).sha256
+    start._lifting = replace(
+        before,
+        start=f"{source}{f' (sha256 {digest[:12]})' if digest else ''}",
+        parameters=tuple(replace(r, origin="trained") if r.origin == "fresh" else r for r in before.parameters),
+        buffers=tuple(replace(r, origin="trained") if r.origin == "fresh" else r for r in before.buffers),
+    )
+    if scenes and not before.decoder:
+        return segmenter(start, classes, settings.decoder or "light", settings.decoder_width or 1.0)
+    return _new_head(start, classes, config.seed)
+
+
+def _check_same(config: Config, lifting: Lifting, source: str) -> None:
+    """InputError where the config says another lifting than the network had, with what to set."""
+    wanted = config.network.lift_options
+    had = {
+        "arch": lifting.network,
+        **{name: getattr(lifting.options, name) for name in wanted if hasattr(lifting.options, name)},
+    }
+    wanted = {"arch": config.network.arch, **wanted}
+    if lifting.decoder:
+        had |= {"decoder": lifting.decoder, "decoder_width": lifting.decoder_width}
+        wanted |= {"decoder": config.network.decoder or "light", "decoder_width": config.network.decoder_width or 1.0}
+    open_words = {"stem": "auto", "downsample": "auto", "patch": None}
+    other = [
+        f"network.{name}={value}"
+        for name, value in had.items()
+        if name not in ("engine", "substrate") and wanted[name] not in (value, open_words.get(name, value))
+    ]
+    if other:
+        raise InputError(f"{source} was lifted otherwise than this config says; set {' '.join(other)}")
+    if (width := feature_width(config.data.features)) != lifting.options.in_channels:
+        raise InputError(
+            f"{source} takes {lifting.options.in_channels} input channels, data.features = "
+            f"{', '.join(config.data.features)} are {width}"
+        )
+
+
+def _new_head(network: LiftedNetwork, classes: int, seed: int) -> LiftedNetwork:
+    """The network with a fresh last layer for so many classes, in place."""
+    path = network._classifier
+    if path is None:
+        raise InputError(f"{network.lifting.network} has no classifier that a new one could replace")
+    old, lifting, draw = network.get_submodule(path), network.lifting, generator(seed, path)
+    if not isinstance(old, nn.Linear):
+        raise InputError(f"net.{path} is a {type(old).__name__}, and no linear layer that a new one could replace")
+    make = site_head if isinstance(old, SiteLinear) else partial(fresh_head, lifting.options.head)
+    new = make(old.in_features, classes, draw, old.weight.dtype)
+    owner, _, name = path.rpartition(".")
+    network.get_submodule(owner)._modules[name] = new.train(old.training)
+    shapes = {f"{path}.{name}": tuple(tensor.shape) for name, tensor in new.state_dict().items()}
+    network._lifting = replace(
+        lifting,
+        options=replace(lifting.options, num_classes=classes),
+        parameters=tuple(
+            replace(r, shape=shapes[r.name], origin="fresh", source=None, source_shape=None) if r.name in shapes else r
+            for r in lifting.parameters
+        ),
+        buffers=tuple(
+            replace(r, shape=shapes[r.name], origin="fresh") if r.name in shapes else r for r in lifting.buffers
+        ),
+    )
+    network._usage, network._facts = None, None
+    return network
