@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 import image2point as i2p
 
@@ -30,6 +31,14 @@ def test_import_loads_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "image2point" in loaded
     assert not set(HEAVY) & set(loaded)
+
+
+def test_one_version_everywhere() -> None:
+    root = Path(i2p.__path__[0]).parent
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    first = re.search(r"^## (.*)", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert str(citation["version"]) == i2p.__version__
+    assert first and first[1] in (i2p.__version__, f"Unreleased ({i2p.__version__})")
 
 
 @pytest.mark.parametrize("url", ["", "https://example.org/us/image2point/"])
