@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from image2point.training.recalibration import recalibrate
     from image2point.voxels import DenseVoxels, VoxelTensor, to_points, voxelize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "DenseVoxels": "image2point.voxels",

@@ -6,13 +6,15 @@ import errno
 import json
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 from typer.core import TyperGroup
 
+from image2point import __version__
 from image2point.benchmarks.command import app as bench
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
@@ -32,23 +34,33 @@ MACHINE = {
 class _Commands(TyperGroup):
     """Bad input ends in one line on stderr and exit code 2, an interruption in exit code 130."""
 
-    def invoke(self, ctx: Any) -> Any:  # a Context of click, which newer versions of typer carry inside
-        try:
+    def make_context(self, *args: Any, **extra: Any) -> Any:  # a Context of click, which newer typers carry inside
+        with _told():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _told():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _complain("stopped")
-            raise typer.Exit(130) from None
-        except Exception as error:
-            code = _exit_code(error)
-            if code is None:
-                raise
-            _complain(str(error) if code == 130 else f"error: {_reason(error)}")
-            raise typer.Exit(code) from None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _complain("stopped")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        _complain(str(error) if code == 130 else f"error: {_reason(error)}")
+        raise typer.Exit(code) from None
 
 
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an error that is told in one line; None for the others, which are faults of the program."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError) or _misused(error):
         return 2
     if isinstance(error, OSError):
         return 2 if error.errno in MACHINE else None
@@ -64,7 +76,14 @@ def _exit_code(error: Exception) -> int | None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def _misused(error: Any) -> bool:
+    """Whether click could not use the arguments; a command without any prints its help, which is an error there too."""
+    return getattr(error, "ctx", None) is not None and type(error).__name__ != "NoArgsIsHelpError"
+
+
+def _reason(error: Any) -> str:
+    if _misused(error):
+        return f"{error.format_message().rstrip('.')} (see {error.ctx.command_path} --help)"
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
     return " ".join(str(error).split())
@@ -85,6 +104,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lift an ImageNet network to 3D, fine-tune it on point clouds, and watch its classes collapse.",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"image2point {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def image2point(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The options of the command alone."""
+
 
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")

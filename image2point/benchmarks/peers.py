@@ -26,6 +26,10 @@ class Missing(Exception):
     """A peer that cannot run here; the message says why."""
 
 
+def _brought(error: Exception) -> str:
+    return ": pip install 'image2point[bench]'" if isinstance(error, ImportError) else ""
+
+
 def open3d(sites: Sites, weight: Tensor) -> Convolution:
     """`open3d.ml.torch.ops.sparse_conv` on our neighbour table."""
     try:
@@ -62,7 +66,7 @@ def ocnn(sites: Sites, weight: Tensor) -> Convolution:
         import ocnn as package
         from ocnn.octree import Octree, Points, merge_octrees
     except ImportError as error:
-        raise Missing(f"ocnn cannot be imported ({error})") from None
+        raise Missing(f"ocnn cannot be imported ({error}){_brought(error)}") from None
     lower, upper = sites.bounds
     depth = max((max(upper) - min(lower)).bit_length(), 2)
     if depth > 16 or tuple(weight.shape[2:]) != (3, 3, 3):
@@ -95,7 +99,7 @@ def spconv(sites: Sites, weight: Tensor) -> Convolution:
     try:
         import spconv.pytorch as package
     except Exception as error:
-        raise Missing(f"spconv cannot be imported ({type(error).__name__}: {error})") from None
+        raise Missing(f"spconv cannot be imported ({type(error).__name__}: {error}){_brought(error)}") from None
     if sites.device.type == "cpu" and torch.get_num_threads() > 1:
         raise Missing("on a CPU it gives wrong results with more than one thread; run with --threads 1")
     lower, upper = sites.bounds

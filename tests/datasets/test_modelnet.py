@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from real_data import real_data
 
 from image2point.datasets import modelnet
 from image2point.errors import InputError
@@ -201,11 +202,11 @@ def test_wrong_number_of_classes(classes: int, message: str) -> None:
         modelnet.load_modelnet(FIXTURE, classes=classes)
 
 
-def test_real_modelnet(real_data: Path) -> None:
-    root = real_data / "modelnet40_ply_hdf5_1024"
+def test_real_modelnet() -> None:
+    root = real_data("modelnet40_ply_hdf5_*")
     train, test = modelnet.load_modelnet(root, classes=40)
     assert (len(train), len(test), len(train.classes)) == (9843, 2468, 40)
-    assert train.points.shape[1:] == (1024, 3)
+    assert train.points.shape[1:] == test.points.shape[1:] == (int(root.name.rpartition("_")[2]), 3)
     assert np.abs(train.points).max() < 1.001
     for part, total in zip(modelnet.load_modelnet(root, classes=10), (3991, 908), strict=True):
         assert len(part) == total and set(part.labels) == set(range(10))

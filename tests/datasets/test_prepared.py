@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import real_data
 
 from image2point.datasets import registry
 from image2point.datasets.catalogue import Options
@@ -291,9 +292,8 @@ def resave(root: Path, name: str, change: object) -> None:
     (root / "prepared.json").write_text(json.dumps(index))
 
 
-def test_real_modelnet(real_data: Path, tmp_path: Path) -> None:
-    root = real_data / "modelnet40_ply_hdf5_1024"
-    splits = registry.load_dataset("modelnet", root)
+def test_real_modelnet(tmp_path: Path) -> None:
+    splits = registry.load_dataset("modelnet", real_data("modelnet40_ply_hdf5_*"))
     few = Splits(
         StoredClouds("m/train", splits.train.classes, splits.train.points[:200], splits.train.labels[:200]),  # type: ignore[attr-defined]
         None,

@@ -16,6 +16,7 @@ from image2point.lifting import LiftedNetwork, eager
 from image2point.voxels import DenseVoxels, VoxelError, VoxelTensor
 
 SIZE = (12, 9, 8)
+BRINGS = "pip install 'image2point[export]' brings it"
 FAMILIES = ("tf_efficientnet_lite0", "resnetblur18", "convnextv2_atto", "mobilenetv3_small_050")
 
 
@@ -58,7 +59,7 @@ def run_file(path: Path, *inputs: Tensor) -> Tensor:
     """What the program in a file gives."""
     if path.suffix == ".pt2":
         return torch.export.load(path).module()(*inputs).detach()
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason=BRINGS)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -71,7 +72,7 @@ def run_file(path: Path, *inputs: Tensor) -> Tensor:
 def test_programs_give_what_the_network_gives(suffix: str, tmp_path: Path) -> None:
     """In batches of another size, and on masked grids what sparse voxels give."""
     if suffix == ".onnx":
-        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxscript", reason=BRINGS)
     net, example, other = small(), clouds(1).dense(SIZE), clouds(3)
     grid = other.dense(SIZE)
     with torch.no_grad():

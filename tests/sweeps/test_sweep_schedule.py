@@ -201,7 +201,9 @@ def test_a_sweep_that_is_killed_goes_on_to_the_same_result(tmp_path: Path, how: 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ray", "slurm"])
 def test_clusters_give_what_this_process_gives(tmp_path: Path, kind: str) -> None:
-    pytest.importorskip("ray" if kind == "ray" else "submitit")
+    pytest.importorskip(
+        {"ray": "ray", "slurm": "submitit"}[kind], reason=f"pip install 'image2point[{kind}]' brings it"
+    )
     sweep = read_sweep(write(tmp_path, [1, 2]))
     bad = read_sweep(write(tmp_path, [3], accelerator="cuda"))
     executor = executors.make_executor(

@@ -200,7 +200,7 @@ def las_file(path: Path, points: np.ndarray) -> Path:
 def test_las_in_chunks_keeps_every_other_field(
     run: Path, room: np.ndarray, truth: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    laspy = pytest.importorskip("laspy")
+    laspy = pytest.importorskip("laspy", reason="pip install 'image2point[las]' brings it")
     monkeypatch.setattr(las, "CHUNK", 64)
     source = las_file(tmp_path / f"a{suffix}", room)
     target = predicted(run, source, "--probabilities")
@@ -238,7 +238,7 @@ def test_voxels_of_parts_are_those_of_the_whole(room: np.ndarray) -> None:
 
 
 def test_a_las_file_in_parts_is_the_file(room: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("laspy")
+    pytest.importorskip("laspy", reason="pip install 'image2point[las]' brings it")
     source = las_file(tmp_path / "a.laz", room)
     recipe = replace(RECIPE, features=RECIPE.features[:4])
     cloud = prepare(read_scene(source, None), "whole", recipe)
@@ -252,7 +252,7 @@ def test_a_las_file_in_parts_is_the_file(room: np.ndarray, tmp_path: Path, monke
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_unit_of_a_las_file_is_that_of_the_run(room: np.ndarray, tmp_path: Path, whole: bool) -> None:
-    pytest.importorskip("laspy")
+    pytest.importorskip("laspy", reason="pip install 'image2point[las]' brings it")
     source, feet = las_file(tmp_path / "a.las", room), SceneFields(unit=0.3048)
     trained = read_scene(source, None, feet)
     labelled = np.concatenate([part.points + part.origin for part in open_parts(source, feet, whole=whole)])
@@ -266,7 +266,7 @@ def test_codes_that_mean_other_classes_are_told(
     run: Path, room: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of floor 2, wall 6 and ball 9, nothing is ground, a building or water."""
-    pytest.importorskip("laspy")
+    pytest.importorskip("laspy", reason="pip install 'image2point[las]' brings it")
     source = las_file(tmp_path / "a.las", room)
     list(label_files(run, [source], tmp_path / "out", ids={"ball": 64}))
     assert "floor as 2 (there ground), wall as 6 (there building);" in caplog.text and "ball" not in caplog.text

@@ -41,9 +41,9 @@ class _Pairs:
 
 def unavailable(device: torch.device) -> str | None:
     """Why this engine cannot run on `device`, or None."""
-    for package, name in (("triton", "triton"), ("spconv_triton", "spconv-triton")):
+    for package in ("triton", "spconv_triton"):
         if find_spec(package) is None:
-            return f"the package {name} is not installed (pip install {name})"
+            return f"the package {package.replace('_', '-')} is not installed: pip install 'image2point[spconv]'"
     return None if device.type == "cuda" else f"it needs a CUDA device, and the voxels are on {device}"
 
 
