@@ -26,6 +26,7 @@ from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
 from image2point.report.read import read_run
 from image2point.runs import Run
+from image2point.tasks.confusion_file import confusion_csv
 from image2point.tasks.registry import TASKS
 from image2point.training import distributed
 from image2point.training.batches import Recipe, prepare
@@ -129,6 +130,7 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
     if not job.fabric.is_global_zero:
         return
     save_weights(network, run.weights)
+    files.write_text(run.confusion, confusion_csv(job.task.confusion(tested), splits.test.classes))
     _save_examples(job, config, recipe, tested)
     lifting = run.read_lifting()
     summary = {

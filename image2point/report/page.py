@@ -14,7 +14,7 @@ from image2point.files import user_path, write_text
 from image2point.report import charts, figures, map_figures, maps, page_tables
 from image2point.report.arms import Arm, group
 from image2point.report.boxes import cloud_boxes, scene_boxes
-from image2point.report.point_tables import class_table
+from image2point.report.class_tables import class_table
 from image2point.report.provenance import details
 from image2point.report.read import Record, read_runs
 from image2point.report.scene_figures import confusion_panels
@@ -74,7 +74,7 @@ def render(arms: Sequence[Arm]) -> str:
             page.depth(),
             page.geometry(),
             page.per_class(),
-            page.points(),
+            page.confusion(),
             page.clouds(),
             page.moved(),
             page.provenance(),
@@ -190,15 +190,16 @@ class _Page:
             f"<figure>{self._plot('per-class', panel.figure, panel.height)}</figure>"
         )
 
-    def points(self) -> str:
+    def confusion(self) -> str:
         table = class_table(self.arms)
         if not table:
             return ""
-        ignored = max(run.point_counts.ignored for arm in self.arms for run in arm.runs if run.point_counts)
-        note = f"IoU of each class at the points of the test scenes, in per cent, and how many it has{self._spreads()}"
-        note += f" {ignored:,} more points are ignored." if ignored else ""
+        noun = self.arms[0].display.counted
+        ignored = max(run.confusion.ignored for arm in self.arms for run in arm.runs if run.confusion)
+        note = f"The test {noun}s of each class, and how many of them each arm has right{self._spreads()}"
+        note += f" {ignored:,} more {noun}s are ignored." if ignored else ""
         parts = [self._caption("Table", note, "gap"), table]
-        note = "What the points of each class (rows) were taken for (columns), in per cent of the class."
+        note = f"What the {noun}s of each class (rows) were taken for (columns), in per cent of the class."
         note += " Over all runs of an arm." if self.repeated else ""
         parts += [self._caption("Figure", note, "gap"), self._two("confusion", confusion_panels(self.arms))]
         return "".join(parts)

@@ -49,7 +49,8 @@ class Display:
     scores: of the chosen weights, the first of them the one on the test set that counts. curves: what is drawn over
     epochs, the first with the chosen weights' score marked. goal: what the network was fine-tuned for, with `{classes}`
     and `{data}` to fill in. scored: how the test score is spoken of. by_class: what `final.per_class` holds; absent:
-    what is said before the names of classes that have none. noun: what a sample is called.
+    what is said before the names of classes that have none. noun: what a sample is called; counted: what has a class.
+    class_score: the score of a class, in short; class_mean: its mean over classes, by its name under `final`.
     """
 
     scores: tuple[Score, ...]
@@ -59,6 +60,9 @@ class Display:
     by_class: str
     noun: str = "cloud"
     absent: str = "No test cloud of"
+    counted: str = "cloud"
+    class_score: str = "accuracy"
+    class_mean: str = "test_mean_class_accuracy"
 
 
 DISPLAYS = {
@@ -93,6 +97,9 @@ DISPLAYS = {
         by_class="Test IoU at the points",
         noun="scene",
         absent="In neither truth nor prediction",
+        counted="point",
+        class_score="IoU",
+        class_mean="test_miou",
     ),
 }
 """By the name of the task."""

@@ -202,6 +202,10 @@ class Segmentation:
         instance, category = part_means([iou for _, iou in outputs.shapes], [number for number, _ in outputs.shapes])
         return PointScores(outputs.loss, outputs.points, outputs.voxels, instance, category)
 
+    def confusion(self, outputs: PointOutputs) -> Confusion:
+        """At the points of the set."""
+        return outputs.points
+
     def final(
         self,
         test: PointScores,

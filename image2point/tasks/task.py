@@ -11,6 +11,7 @@ from torch import Tensor
 from image2point.datasets import Cloud, Splits
 from image2point.datasets.class_split import Labelled
 from image2point.networks.interface import Network
+from image2point.tasks.confusion import Confusion
 
 if TYPE_CHECKING:
     from image2point.config import Config, Pretrain
@@ -108,6 +109,10 @@ class Task(Protocol):
 
     def scores(self, outputs: Any) -> Any:
         """The `Scores` of these outputs."""
+        ...
+
+    def confusion(self, outputs: Any) -> Confusion:
+        """How often each class was taken for each: of clouds, or of points."""
         ...
 
     def final(

@@ -1,0 +1,115 @@
+"""What a run tells of its classes: confusion.csv, its page, and what `evaluate` prints, from the same answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_old_runs import call
+from tiny_runs import load_splits, run_transfer, separable
+
+import image2point as i2p
+from image2point.config import load_config
+from image2point.errors import InputError
+from image2point.report.read import read_run
+from image2point.runs import Run
+from image2point.tasks.confusion import Confusion
+from image2point.tasks.confusion_file import confusion_csv, read_confusion
+
+CLASSES = ("east", "north", "top")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("told")
+    return run_transfer(separable(folder / "clouds", "training.epochs=2", "report.html=true"), folder)
+
+
+@pytest.fixture(scope="module")
+def said(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """True classes [n] and probabilities [n, C] of the test clouds, each asked by itself."""
+    test, net = load_splits(load_config(run.config).data).test, i2p.load(run.path)
+    with torch.no_grad():
+        logits = torch.cat([net(i2p.voxelize([test[i].points], 0.3)) for i in range(len(test))])  # type: ignore[operator]
+    return test.labels, logits.double().softmax(1).numpy()
+
+
+def counted(labels: np.ndarray, predictions: np.ndarray) -> list[list[int]]:
+    return [[int(((labels == a) & (predictions == b)).sum()) for b in range(3)] for a in range(3)]
+
+
+def test_the_matrix_of_a_run_is_that_of_its_test_clouds(run: Run, said: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, shares = said
+    expected = counted(labels, shares.argmax(1))
+    assert sum(map(sum, expected)) == 12 and expected != np.diag([4, 4, 4]).tolist()  # it has wrong ones to tell of
+    head, *rows = csv.reader(run.confusion.read_text().splitlines())
+    assert head == ["true / predicted", *CLASSES] and [row[0] for row in rows] == list(CLASSES)
+    assert [[int(cell) for cell in row[1:]] for row in rows] == expected
+
+
+def test_evaluate_counts_them_again(run: Run, said: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, shares = said
+    expected = counted(labels, shares.argmax(1))
+    found = json.loads(call("evaluate", run.path, "--json"))
+    assert found["confusion"] == expected
+    east = expected[0]
+    assert found["classes"]["east"] == {"count": 4, "right": east[0], "score": east[0] / 4}
+    line = next(line for line in call("evaluate", run.path).splitlines() if line.split()[:1] == ["east"])
+    taken = [f"{name} {n}" for n, name in sorted(zip(east[1:], CLASSES[1:], strict=True), key=lambda x: -x[0]) if n]
+    words = ["east", "4", str(east[0]), f"{25 * east[0]:.1f}", ", ".join(taken)]
+    assert line.rstrip().split(maxsplit=4) == words
+
+
+def test_the_page_has_the_matrix_and_the_counts(run: Run) -> None:
+    page = run.report.read_text("utf-8")
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    counts = read_confusion(run.confusion, CLASSES)
+    assert counts is not None
+    (panel,) = figures["confusion-0"]["data"]
+    assert panel["z"] == (25 * counts.counts).tolist()
+    assert panel["text"][0][0] == f"{counts.counts[0, 0]} of 4, {25 * counts.counts[0, 0]:.1f} %"
+    right = counts.counts[2, 2]
+    assert f'scope="row">top</th><td>4</td><td>33.3</td><td>{right}</td><td>{25 * right:.1f}</td>' in page
+
+
+def test_older_runs_without_a_matrix_have_their_page(run: Run, tmp_path: Path) -> None:
+    older = Path(shutil.copytree(run.path, tmp_path / "older"))
+    (older / "confusion.csv").unlink()
+    assert read_run(older).confusion is None
+    call("report", older)
+    assert "Test accuracy by class" in (page := (older / "report.html").read_text("utf-8"))
+    assert "taken for" not in page.rpartition("</style>")[2]
+    assert "the same as stored" in call("evaluate", older)
+
+
+def test_names_are_text_and_come_back(tmp_path: Path) -> None:
+    names, counts = ('=cmd("x")', "a,b\nc"), np.array([[1, 2], [3, 4]])
+    path = tmp_path / "confusion.csv"
+    path.write_text(confusion_csv(Confusion(counts), names))
+    assert path.read_text().count("'=cmd") == 2
+    found = read_confusion(path, names)
+    assert found is not None and found.counts.tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "true / predicted,a,b\na,1,2\nb,1\n",
+        "true / predicted,a,b\na,1,2\n\n",
+        "true / predicted,b,a\nb,1,2\na,1,3\n",
+        "true / predicted,a,b\na,1,2\nb,1,x\n",
+        "true / predicted,a,b\na,1,2\nb,1,-3\n",
+        f"true / predicted,a,b\na,1,2\nb,1,{10**30}\n",
+    ],
+)
+def test_a_damaged_matrix_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "confusion.csv").write_text(text)
+    with pytest.raises(InputError, match=r"confusion.csv: expected"):
+        read_confusion(tmp_path / "confusion.csv", ("a", "b"))
