@@ -67,6 +67,11 @@ class Run:
         return self.path / "confusion.csv"
 
     @property
+    def predictions(self) -> Path:
+        """What the network said of each test cloud, of a classification."""
+        return self.path / "predictions.csv"
+
+    @property
     def examples(self) -> Path:
         """A few test clouds with labels and predictions."""
         return self.path / "examples.npz"

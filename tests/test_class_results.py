@@ -16,11 +16,14 @@ from tiny_runs import load_splits, run_transfer, separable
 
 import image2point as i2p
 from image2point.config import load_config
+from image2point.datasets.class_split import OfClasses
+from image2point.datasets.splits import Origins, StoredClouds, short_names
 from image2point.errors import InputError
 from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.confusion_file import confusion_csv, read_confusion
+from image2point.tasks.predictions import HEAD, CloudAnswer, predictions_csv, read_predictions
 
 CLASSES = ("east", "north", "top")
 
@@ -53,6 +56,50 @@ def test_the_matrix_of_a_run_is_that_of_its_test_clouds(run: Run, said: tuple[np
     assert [[int(cell) for cell in row[1:]] for row in rows] == expected
 
 
+def test_every_test_cloud_has_its_line(run: Run, said: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, shares = said
+    lines = list(csv.DictReader(run.predictions.read_text().splitlines()))
+    names = [f"test/{name}/{number}.npy" for name in CLASSES for number in range(4)]
+    assert [line["cloud"] for line in lines] == names and [line["number"] for line in lines] == [*map(str, range(12))]
+    assert [line["true"] for line in lines] == [CLASSES[label] for label in labels]
+    assert [line["predicted"] for line in lines] == [CLASSES[best] for best in shares.argmax(1)]
+    for column, expected in (("probability", shares.max(1)), ("probability_of_true", shares[np.arange(12), labels])):
+        np.testing.assert_allclose([float(line[column]) for line in lines], expected, rtol=1e-4)
+    stored = read_predictions(run.predictions, CLASSES)
+    matrix = read_confusion(run.confusion, CLASSES)
+    assert matrix is not None
+    assert (
+        counted(*(np.array([getattr(a, k) for a in stored]) for k in ("true", "predicted"))) == matrix.counts.tolist()
+    )
+
+
+def test_a_part_of_the_classes_keeps_the_names_of_its_clouds() -> None:
+    made = Origins.of_files([(Path("/data/a.h5"), np.arange(3))])
+    whole = StoredClouds("made", CLASSES, np.zeros((3, 8, 3)), np.array([2, 0, 1]), origins=made)
+    assert short_names(OfClasses(whole, ("north", "top")), "/data") == ("a.h5 row 0", "a.h5 row 2")
+    assert short_names(OfClasses(StoredClouds("made", CLASSES, whole.points, whole.labels), ("east",)), "/data") == (
+        "made cloud 1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected the columns number, cloud"),
+        ("HEAD\n1,a,a,b,0.5,0.2\n", "of cloud 0"),
+        ("HEAD\n0,a,a,b,0.5,0.2\n1,a,a,c,0.5,0.2\n", "of cloud 1"),
+        ("HEAD\n0,a,a,b,1.5,0.2\n", "of cloud 0"),
+        ("HEAD\n0,a,a,b,0.5\n", "of cloud 0"),
+        ("HEAD\n0,a,a,b,nan,0.1\n", "of cloud 0"),
+    ],
+)
+def test_damaged_predictions_are_named(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    path.write_text(text.replace("HEAD", ",".join(HEAD)))
+    with pytest.raises(InputError, match=f"predictions.csv: expected .*{words}|{words}"):
+        read_predictions(path, ("a", "b"))
+
+
 def test_evaluate_counts_them_again(run: Run, said: tuple[np.ndarray, np.ndarray]) -> None:
     labels, shares = said
     expected = counted(labels, shares.argmax(1))
@@ -81,7 +128,8 @@ def test_the_page_has_the_matrix_and_the_counts(run: Run) -> None:
 def test_older_runs_without_a_matrix_have_their_page(run: Run, tmp_path: Path) -> None:
     older = Path(shutil.copytree(run.path, tmp_path / "older"))
     (older / "confusion.csv").unlink()
-    assert read_run(older).confusion is None
+    (older / "predictions.csv").unlink()
+    assert read_run(older).confusion is None and read_run(older).answers == ()
     call("report", older)
     assert "Test accuracy by class" in (page := (older / "report.html").read_text("utf-8"))
     assert "taken for" not in page.rpartition("</style>")[2]
@@ -95,6 +143,9 @@ def test_names_are_text_and_come_back(tmp_path: Path) -> None:
     assert path.read_text().count("'=cmd") == 2
     found = read_confusion(path, names)
     assert found is not None and found.counts.tolist() == counts.tolist()
+    answers = (CloudAnswer("b\n,.off", 0, 1, 0.75, 0.125), CloudAnswer("x.off", 1, 1, 1.0, 1.0))
+    path.write_text(predictions_csv(answers, names))
+    assert read_predictions(path, names) == answers
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 
 from image2point import files
 from image2point.config import Config
+from image2point.datasets.splits import short_names
 from image2point.finetune import count, count_by_role
 from image2point.jobs import block_choice, lifecycle, lr_choice
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
@@ -27,6 +28,7 @@ from image2point.jobs.scoring import score
 from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.confusion_file import confusion_csv
+from image2point.tasks.predictions import predictions_csv
 from image2point.tasks.registry import TASKS
 from image2point.training import distributed
 from image2point.training.batches import Recipe, prepare
@@ -131,6 +133,8 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
         return
     save_weights(network, run.weights)
     files.write_text(run.confusion, confusion_csv(job.task.confusion(tested), splits.test.classes))
+    if answers := job.task.answers(tested, short_names(splits.test, config.data.root)):
+        files.write_text(run.predictions, predictions_csv(answers, splits.test.classes))
     _save_examples(job, config, recipe, tested)
     lifting = run.read_lifting()
     summary = {

@@ -26,6 +26,7 @@ from image2point.roles import DECODER, ORIGINS, ROLES
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.confusion_file import read_confusion
 from image2point.tasks.display import DISPLAYS
+from image2point.tasks.predictions import CloudAnswer, read_predictions
 
 MOST_PARAMETERS = 2**50
 """Of one tensor of a network."""
@@ -131,6 +132,7 @@ class Record:
     `origins`: (role, origin) → number of parameters that lifting made so; counts numbers, not tensors.
     `layers`: the rows of layers.csv, none where no layers were followed. `geometry`: None where none was stored.
     `scenes`: of a segmentation, in place of `examples`. `confusion`: of its points, or of clouds; None of an older run.
+    `answers`: what was said of each test cloud; none of a segmentation, and of an older run.
     """
 
     path: Path
@@ -144,6 +146,7 @@ class Record:
     geometry: Geometry | None = None
     scenes: tuple[Scene, ...] = ()
     confusion: Confusion | None = None
+    answers: tuple[CloudAnswer, ...] = ()
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[Record]:
@@ -187,6 +190,7 @@ def read_run(folder: str | Path, summary: Mapping[str, Any] | None = None) -> Re
         layers=read_layers(run.layers),
         geometry=read_geometry(run.geometry, len(classes)),
         scenes=scenes,
+        answers=read_predictions(run.predictions, classes),
         confusion=point_counts(run.summary, checked.final, classes) or read_confusion(run.confusion, classes),
     )
 

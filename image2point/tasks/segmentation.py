@@ -21,6 +21,7 @@ from image2point.tasks.losses import class_weights, cross_entropy, lovasz_softma
 from image2point.tasks.part_scores import part_means, part_predictions, shape_iou
 from image2point.tasks.point_labels import PointTargets, count_labels, point_targets, sampled
 from image2point.tasks.point_scores import Answer, PointOutputs, PointScores, confusion_table
+from image2point.tasks.predictions import CloudAnswer
 from image2point.tasks.task import Gather
 from image2point.voxels import DenseVoxels, VoxelTensor
 
@@ -205,6 +206,9 @@ class Segmentation:
     def confusion(self, outputs: PointOutputs) -> Confusion:
         """At the points of the set."""
         return outputs.points
+
+    def answers(self, outputs: PointOutputs, names: Sequence[str]) -> tuple[CloudAnswer, ...]:
+        return ()
 
     def final(
         self,
