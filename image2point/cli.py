@@ -168,6 +168,8 @@ def evaluate(
 ) -> None:
     """Score a finished run on its test set again, compare with what it stored, and show what became of each class.
 
+    Below stand the pairs of classes that are confused most, with the clouds to look at.
+
     --json has the whole confusion matrix (rows: true classes); so has RUN/confusion.csv.
 
     Examples:

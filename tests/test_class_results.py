@@ -113,6 +113,23 @@ def test_evaluate_counts_them_again(run: Run, said: tuple[np.ndarray, np.ndarray
     assert line.rstrip().split(maxsplit=4) == words
 
 
+def test_evaluate_names_the_most_confused_pairs(run: Run, said: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, shares = said
+    expected = np.array(counted(labels, shares.argmax(1)))
+    expected[np.arange(3), np.arange(3)] = 0
+    true, predicted = np.unravel_index(expected.argmax(), (3, 3))
+    clouds = np.flatnonzero((labels == true) & (shares.argmax(1) == predicted))
+    surest = clouds[np.argsort(-shares[clouds, predicted])].tolist()
+    first = json.loads(call("evaluate", run.path, "--json"))["confused"][0]
+    assert (first["true"], first["predicted"], first["count"]) == (CLASSES[true], CLASSES[predicted], expected.max())
+    names = [f"test/{CLASSES[true]}/{number % 4}.npy" for number in surest]
+    assert first["clouds"] == names
+    words = [CLASSES[true], CLASSES[predicted], str(expected.max()), ", ".join(names[:3])]
+    assert words in [
+        line.rstrip().split(maxsplit=3) for line in map(str.strip, call("evaluate", run.path).splitlines())
+    ]
+
+
 def test_the_page_has_the_matrix_and_the_counts(run: Run) -> None:
     page = run.report.read_text("utf-8")
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S)[1])  # type: ignore[index]

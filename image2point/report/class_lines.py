@@ -1,4 +1,4 @@
-"""What became of the test clouds or points of each class, as a table on the terminal."""
+"""What became of the test clouds or points of each class, as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from image2point.report.numbers import UNDEFINED
 from image2point.report.plain import Table
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.display import Display
+from image2point.tasks.predictions import CloudAnswer, to_look_at
 
 MOST_TAKEN_FOR = 5
 """Classes that are named behind each; all are in confusion.csv."""
+MOST_PAIRS = 10
+"""Of classes that are told as the most confused."""
 
 
 def class_lines(
@@ -44,3 +47,18 @@ def class_lines(
         )
     headings = ("class", f"{display.counted}s", "right", f"{display.class_score} %", "taken for")
     return Table(headings, tuple(rows))
+
+
+def pair_lines(
+    confusion: Confusion, classes: Sequence[str], answers: Sequence[CloudAnswer], display: Display
+) -> Table | None:
+    """The most confused pairs of classes, with clouds of which the network was surest; None where nothing is wrong."""
+    rows = [
+        (classes[true], classes[predicted], f"{count:,}", ", ".join(to_look_at([answers], true, predicted)))
+        for true, predicted, count in confusion.pairs(MOST_PAIRS)
+    ]
+    if not rows:
+        return None
+    wide = 4 if answers else 3
+    headings = ("class", "taken for", f"{display.counted}s", f"{display.noun}s to look at, the surest first")[:wide]
+    return Table(headings, tuple(row[:wide] for row in rows))

@@ -1,4 +1,4 @@
-"""The table of classes, as HTML: how many test clouds or points each has, and what the arms make of them."""
+"""Tables of classes, as HTML: how many test clouds or points each has, and which are taken for which."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import numpy as np
 
 from image2point.report.arms import Arm, Spread
 from image2point.report.numbers import ABSENT, UNDEFINED, percent, share
-from image2point.report.page_tables import cell, named, table
+from image2point.report.page_tables import TEXT, cell, named, table
+from image2point.tasks.predictions import to_look_at
+
+MOST_PAIRS = 8
+"""Of each arm."""
 
 
 def class_table(arms: Sequence[Arm]) -> str:
@@ -56,3 +60,22 @@ def _of_class(arm: Arm, name: str) -> str:
 def _row(name: str, count: str, part: str, values: Sequence[tuple[str, str]]) -> str:
     cells = "".join(map(cell, (count, part, *(each for pair in values for each in pair))))
     return f'<tr><th class="text" scope="row">{escape(name)}</th>{cells}</tr>'
+
+
+def pair_table(arms: Sequence[Arm]) -> str:
+    """The pairs of classes that each arm confuses most, over all its runs; '' where nothing was counted or wrong."""
+    display, body = arms[0].display, []
+    clouds = any(run.answers for arm in arms for run in arm.runs)
+    for index, arm in enumerate(arms):
+        found = [run.confusion for run in arm.runs if run.confusion is not None]
+        pairs = sum(found[1:], found[0]).pairs(MOST_PAIRS) if found else ()
+        classes = arm.first.summary.data.classes
+        for place, (true, predicted, count) in enumerate(pairs):
+            first = f'<th class="text" scope="rowgroup" rowspan="{len(pairs)}">{named(index, arm.label)}</th>'
+            look = to_look_at([run.answers for run in arm.runs], true, predicted)
+            cells = [cell(classes[true], text=True), cell(classes[predicted], text=True), cell(f"{count:,}")]
+            cells += [cell(", ".join(look), text=True)] if clouds else []
+            body.append(f"<tr>{''.join(cells)}</tr>" if place else f'<tr class="first">{first}{"".join(cells)}</tr>')
+    heads = f"<th{TEXT}>Arm</th><th{TEXT}>Class</th><th{TEXT}>taken for</th><th>{display.counted.capitalize()}s</th>"
+    heads += f"<th{TEXT}>{display.noun.capitalize()}s to look at</th>" if clouds else ""
+    return table(f"<tr>{heads}</tr>", "".join(body)) if body else ""

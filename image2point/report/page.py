@@ -14,7 +14,7 @@ from image2point.files import user_path, write_text
 from image2point.report import charts, figures, map_figures, maps, page_tables
 from image2point.report.arms import Arm, group
 from image2point.report.boxes import cloud_boxes, scene_boxes
-from image2point.report.class_tables import class_table
+from image2point.report.class_tables import class_table, pair_table
 from image2point.report.provenance import details
 from image2point.report.read import Record, read_runs
 from image2point.report.scene_figures import confusion_panels
@@ -202,6 +202,14 @@ class _Page:
         note = f"What the {noun}s of each class (rows) were taken for (columns), in per cent of the class."
         note += " Over all runs of an arm." if self.repeated else ""
         parts += [self._caption("Figure", note, "gap"), self._two("confusion", confusion_panels(self.arms))]
+        if pairs := pair_table(self.arms):
+            note = f"The classes that are taken for others most often, and how many {noun}s that are"
+            note += ", over all runs of an arm." if self.repeated else "."
+            if any(run.answers for arm in self.arms for run in arm.runs):
+                note += " The clouds to look at are those of which the network was surest"
+                note += ", first what most runs confuse so." if self.repeated else "."
+                note += " All are in predictions.csv of the run."
+            parts += [self._caption("Table", note, "gap"), pairs]
         return "".join(parts)
 
     def clouds(self) -> str:
