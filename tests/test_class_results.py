@@ -142,6 +142,28 @@ def test_the_page_has_the_matrix_and_the_counts(run: Run) -> None:
     assert f'scope="row">top</th><td>4</td><td>33.3</td><td>{right}</td><td>{25 * right:.1f}</td>' in page
 
 
+def test_a_choice_by_few_clouds_is_called_noisy(run: Run, tmp_path: Path) -> None:
+    words = "the epoch is chosen by 6 validation clouds, whose accuracy has a standard error of up to 20 points"
+    assert f"warning: {words}" in run.log.read_text()
+    assert [words in line for line in run.read_summary()["warnings"]].count(True) == 1
+    assert run.report.read_text("utf-8").count(words) == 1
+    summary = run.read_summary()
+    older = Path(shutil.copytree(run.path, tmp_path / "older"))
+    del summary["warnings"]
+    (older / "summary.json").write_text(json.dumps(summary))
+    call("report", older)
+    assert (older / "report.html").read_text("utf-8").count(words) == 1
+    (older / "summary.json").write_text(json.dumps(summary | {"chosen_by": "last epoch"}))
+    call("report", older)
+    assert words not in (older / "report.html").read_text("utf-8")
+
+
+def test_one_epoch_is_no_choice(tmp_path: Path) -> None:
+    run = run_transfer(separable(tmp_path / "clouds", "training.epochs=1", "report.html=true"), tmp_path)
+    assert run.read_summary()["chosen_by"] == "validation" and run.read_summary()["warnings"] == []
+    assert "the epoch is chosen by 6" not in run.report.read_text("utf-8")
+
+
 def test_older_runs_without_a_matrix_have_their_page(run: Run, tmp_path: Path) -> None:
     older = Path(shutil.copytree(run.path, tmp_path / "older"))
     (older / "confusion.csv").unlink()

@@ -28,6 +28,7 @@ from image2point.jobs.scoring import score
 from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.confusion_file import confusion_csv
+from image2point.tasks.display import DISPLAYS
 from image2point.tasks.predictions import predictions_csv
 from image2point.tasks.registry import TASKS
 from image2point.training import distributed
@@ -109,7 +110,17 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
         say(f"policy {config.finetune.policy} trains no stem, so the 2D stem is lifted (network.stem = inflate)")
     if config.choose.lr:
         say(lr_choice.told(job.run.read_trials()))
+    for warning in _noise(job, config):
+        say(f"warning: {warning}")
     say(f"policy {block_choice.resolved(config, job.run)}: {counts.trainable:,} of {counts.total:,} parameters train")
+
+
+def _noise(job: Job, config: Config) -> list[str]:
+    """A warning where a choice between epochs is made by few samples."""
+    held_out = job.splits.validation
+    if held_out is None or config.training.epochs < 2:
+        return []
+    return DISPLAYS[config.task].noisy_choice(len(held_out))
 
 
 def _provenance(lifting: dict[str, Any]) -> str:
@@ -127,6 +138,7 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
     """Score the chosen weights on the test set, once, and write everything that a finished run has."""
     run, splits = job.run, job.splits
     result, tested = score(job, state)
+    result["warnings"] += _noise(job, config)
     if config.choose.lr:
         lr_choice.add_to(result, run)
     if not job.fabric.is_global_zero:

@@ -67,6 +67,7 @@ def render(arms: Sequence[Arm]) -> str:
         [
             f"<h1>{escape(heading)}</h1>",
             f'<p class="lead">{escape(statement(arms))}</p>',
+            page.warnings(),
             f'<p class="hint">{HINT if len(arms) == 1 else f"{HINT} {HINT_ARMS}"}</p>',
             page.results(),
             page.learning(),
@@ -110,6 +111,23 @@ class _Page:
         self.figures: dict[str, figures.Figure] = {}
         self.numbers = {"Table": 0, "Figure": 0}
         self.repeated = any(len(arm.runs) > 1 for arm in arms)
+
+    def warnings(self) -> str:
+        """What the runs warned of, and a choice by few samples of those that knew no such warning."""
+        told: dict[str, list[str]] = {}
+        for arm in self.arms:
+            for run in arm.runs:
+                summary = run.summary
+                chosen = summary.chosen_by == "validation" and run.settings.get("training.epochs") != 1
+                few = arm.display.noisy_choice(summary.data.validation_clouds or 0) if chosen else []
+                for text in dict.fromkeys((*summary.warnings, *few)):
+                    told.setdefault(text, []).append(summary.name)
+        several = sum(len(arm.runs) for arm in self.arms) > 1
+        lines = []
+        for text, runs in told.items():
+            who = f" of {', '.join(runs)}" if several else ""
+            lines.append(f'<p class="warning"><b>Warning{escape(who)}:</b> {escape(text)}.</p>')
+        return "".join(lines)
 
     def results(self) -> str:
         note = f"The arms side by side, with the chosen weights{self._spreads()} {DEFINITIONS}"

@@ -107,6 +107,7 @@ class Summary(_Part):
     chosen_lr: float | None = None
     lr_clouds: int = 0
     trials: tuple[Trial, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def per_class(self) -> dict[str, float | None]:

@@ -110,6 +110,13 @@ def test_many_arms_draw_fewer_scenes_and_other_draws_are_left_out(tmp_path: Path
     assert len(shown) == 1 and [scene is None for scene in shown[0]] == [number == 2 for number in range(7)]
 
 
+def test_few_scenes_make_the_choice_noisy_however_many_points(runs: list[Path], tmp_path: Path) -> None:
+    for held_out, told in ((4, True), (10, False)):
+        edit(runs[0] / "summary.json", chosen_by="validation", data__validation_clouds=held_out)
+        page = report.build(runs[:1], tmp_path / "report.html").read_text("utf-8")
+        assert ("chosen by 4 validation scenes; the points of one are alike" in page) is told
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
