@@ -201,7 +201,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of damage, rotations and views.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a finished run on its test set again, and compare with what it stored.
+    """Score a finished run on its test set again, compare with what it stored, and show what became of each class.
+
+    Below stand the pairs of classes that are confused most, with the clouds to look at.
+
+    --json has the whole confusion matrix (rows: true classes); so has RUN/confusion.csv.
 
     Examples:
 
@@ -216,7 +220,12 @@ def evaluate(
     kinds = tuple(CORRUPTIONS) if corruptions == "all" else tuple(filter(None, corruptions.split(",")))
     asked = Asked(kinds, so3, votes, seed)
     evaluation = evaluate_run(run, tuple(overrides or ()), asked if asked != Asked(seed=seed) else None)
-    print(json.dumps(evaluation.to_dict()) if as_json else "\n".join(evaluation.lines))
+    if as_json:
+        print(json.dumps(evaluation.to_dict()))
+        return
+    print("\n".join(evaluation.lines))
+    for each in evaluation.tables:
+        each.show()
 
 
 app.command()(predict)

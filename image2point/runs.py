@@ -62,6 +62,16 @@ class Run:
         return self.path / "weights.safetensors"
 
     @property
+    def confusion(self) -> Path:
+        """How often each class was taken for each, on the test set."""
+        return self.path / "confusion.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """What the network said of each test cloud, of a classification."""
+        return self.path / "predictions.csv"
+
+    @property
     def examples(self) -> Path:
         """A few test clouds with labels and predictions."""
         return self.path / "examples.npz"

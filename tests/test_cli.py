@@ -59,7 +59,7 @@ def test_transfer_leaves_all_that_a_run_has(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.yaml", "metrics.csv", "summary.json", "lifting.json", "weights.safetensors", "examples.npz",
-        "geometry.npz", "tensorboard", "log.txt", "fingerprint.json",
+        "confusion.csv", "predictions.csv", "geometry.npz", "tensorboard", "log.txt", "fingerprint.json",
     }  # fmt: skip
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["policy"], summary["chosen_epoch"]) == ("finished", "head", 1)

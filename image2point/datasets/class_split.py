@@ -43,6 +43,10 @@ class OfClasses:
     def __getitem__(self, index: int) -> Any:
         return self.whole[int(self.indices[index])]
 
+    def origin(self, index: int) -> str:
+        own, known = int(self.indices[index]), getattr(self.whole, "origin", None)
+        return f"{self.whole.name} cloud {own}" if known is None else str(known(own))
+
 
 class Joined:
     """Several sets with the same classes, one after the other."""

@@ -12,6 +12,7 @@ import numpy as np
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
 from image2point.errors import InputError
+from image2point.files import user_path
 
 
 class CloudSet(Labelled, Protocol):
@@ -150,6 +151,19 @@ def origin(clouds: CloudSet, index: int) -> str:
     """
     known = getattr(clouds, "origin", None)
     return known(index) if known is not None else f"{clouds.name} cloud {index}"
+
+
+def short_names(clouds: CloudSet, root: str | Path) -> tuple[str, ...]:
+    """Where each cloud is from, as `origin` says, without the folder of the dataset: the same on any machine.
+
+    >>> rows = Origins.of_files([(Path("/data/mine/test0.h5"), np.array([5]))])
+    >>> made = StoredClouds("made", ("a",), np.zeros((1, 8, 3)), np.zeros(1, int), origins=rows)
+    >>> short_names(made, "/data/mine")
+    ('test0.h5 row 5',)
+    """
+    home = user_path(root)
+    names = (origin(clouds, index) for index in range(len(clouds)))
+    return tuple(name.removeprefix(f"{home} ").replace(f"{home}/", "") for name in names)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,17 @@ from typing import Any
 from image2point import config as configuration
 from image2point import runs
 from image2point.datasets.class_split import Labelled
+from image2point.datasets.splits import short_names
 from image2point.errors import InputError
 from image2point.experiments.point_votes import PointVotes, vote_on_points
 from image2point.experiments.robustness import Asked, Robustness, measure_robustness
 from image2point.jobs.artefact import load
 from image2point.jobs.ingredients import load_splits, make_recipe
-from image2point.tasks.display import DISPLAYS
+from image2point.report.class_lines import MOST_PAIRS, class_lines, pair_lines
+from image2point.report.plain import Table
+from image2point.tasks.confusion import Confusion
+from image2point.tasks.display import DISPLAYS, Display
+from image2point.tasks.predictions import CloudAnswer, to_look_at
 from image2point.tasks.registry import TASKS
 from image2point.tasks.segmentation import Segmentation
 from image2point.training import distributed, measure
@@ -28,13 +33,17 @@ LOSS_TOLERANCE = 1e-5
 class Evaluation:
     """What scoring gave now, and what the run has stored: both as `final` of summary.json has them.
 
-    headline: the score that counts, by its name there.
+    headline: the score that counts, by its name there. confusion, answers: on the test set, of these classes.
     """
 
     now: Mapping[str, Any]
     stored: Mapping[str, Any]
     statement: str
     headline: str
+    display: Display
+    classes: tuple[str, ...]
+    confusion: Confusion
+    answers: tuple[CloudAnswer, ...]
     robustness: Robustness | PointVotes | None = None
 
     @property
@@ -53,12 +62,36 @@ class Evaluation:
             *(self.robustness.lines(self.now["test_accuracy"]) if self.robustness else ()),
         ]
 
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """What stands below the lines."""
+        found = (
+            class_lines(self.confusion, self.classes, self.now["per_class"], self.display),
+            pair_lines(self.confusion, self.classes, self.answers, self.display),
+        )
+        return tuple(filter(None, found))
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         plain = {name.removeprefix("test_"): v for name, v in self.now.items() if name.startswith("test_")}
         stored = {name.removeprefix("test_"): self.stored[name] for name in (self.headline, "test_loss")}
         more = {} if self.robustness is None else {"robustness": self.robustness.to_dict()}
-        return {**plain, "stored": stored, "agrees": self.agrees, **more}
+        counts = self.confusion.counts.tolist()
+        by_class = {
+            name: {"count": sum(row), "right": row[c], "score": self.now["per_class"][name]}
+            for c, (name, row) in enumerate(zip(self.classes, counts, strict=True))
+        }
+        confused = [
+            {
+                "true": self.classes[true],
+                "predicted": self.classes[predicted],
+                "count": count,
+                "clouds": list(to_look_at([self.answers], true, predicted, most=count)),
+            }
+            for true, predicted, count in self.confusion.pairs(MOST_PAIRS)
+        ]
+        told = {"classes": by_class, "confusion": counts, "confused": confused}
+        return {**plain, "stored": stored, "agrees": self.agrees, **told, **more}
 
 
 def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | None = None) -> Evaluation:
@@ -99,4 +132,6 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
         more = vote_on_points(network.eval(), test, recipe, scorer, asked.votes, asked.seed)
     elif asked:
         more = measure_robustness(outputs, test, plain, recipe, asked)
-    return Evaluation(now, final, task.statement(now), headline, more)
+    answers = task.answers(plain, short_names(test, config.data.root))
+    told = DISPLAYS[config.task], test.classes, task.confusion(plain), answers
+    return Evaluation(now, final, task.statement(now), headline, *told, more)

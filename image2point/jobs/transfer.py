@@ -11,6 +11,7 @@ import numpy as np
 from image2point import files
 from image2point.config import Config
 from image2point.datasets.recipe import Recipe, prepare
+from image2point.datasets.splits import short_names
 from image2point.finetune import count, count_by_role
 from image2point.jobs import block_choice, lifecycle, lr_choice
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
@@ -27,6 +28,9 @@ from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
 from image2point.report.read import read_run
 from image2point.runs import Run
+from image2point.tasks.confusion_file import confusion_csv
+from image2point.tasks.display import DISPLAYS
+from image2point.tasks.predictions import predictions_csv
 from image2point.tasks.registry import TASKS
 from image2point.training import distributed
 from image2point.training.interrupt import StopSignal
@@ -106,7 +110,17 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
         say(f"policy {config.finetune.policy} trains no stem, so the 2D stem is lifted (network.stem = inflate)")
     if config.choose.lr:
         say(lr_choice.told(job.run.read_trials()))
+    for warning in _noise(job, config):
+        say(f"warning: {warning}")
     say(f"policy {block_choice.resolved(config, job.run)}: {counts.trainable:,} of {counts.total:,} parameters train")
+
+
+def _noise(job: Job, config: Config) -> list[str]:
+    """A warning where a choice between epochs is made by few samples."""
+    held_out = job.splits.validation
+    if held_out is None or config.training.epochs < 2:
+        return []
+    return DISPLAYS[config.task].noisy_choice(len(held_out))
 
 
 def _provenance(lifting: dict[str, Any]) -> str:
@@ -125,11 +139,15 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
     """Score the chosen weights on the test set, once, and write everything that a finished run has."""
     run, splits = job.run, job.splits
     result, tested = score(job, state)
+    result["warnings"] += _noise(job, config)
     if config.choose.lr:
         lr_choice.add_to(result, run)
     if not job.fabric.is_global_zero:
         return
     save_weights(network, run.weights)
+    files.write_text(run.confusion, confusion_csv(job.task.confusion(tested), splits.test.classes))
+    if answers := job.task.answers(tested, short_names(splits.test, config.data.root)):
+        files.write_text(run.predictions, predictions_csv(answers, splits.test.classes))
     _save_examples(job, config, recipe, tested)
     lifting = run.read_lifting()
     summary = {

@@ -14,7 +14,7 @@ from image2point.files import user_path, write_text
 from image2point.report import charts, figures, map_figures, maps, page_tables
 from image2point.report.arms import Arm, group
 from image2point.report.boxes import cloud_boxes, scene_boxes
-from image2point.report.point_tables import class_table
+from image2point.report.class_tables import class_table, pair_table
 from image2point.report.provenance import details
 from image2point.report.read import Record, read_runs
 from image2point.report.scene_figures import confusion_panels
@@ -67,6 +67,7 @@ def render(arms: Sequence[Arm]) -> str:
         [
             f"<h1>{escape(heading)}</h1>",
             f'<p class="lead">{escape(statement(arms))}</p>',
+            page.warnings(),
             f'<p class="hint">{HINT if len(arms) == 1 else f"{HINT} {HINT_ARMS}"}</p>',
             page.results(),
             page.learning(),
@@ -74,7 +75,7 @@ def render(arms: Sequence[Arm]) -> str:
             page.depth(),
             page.geometry(),
             page.per_class(),
-            page.points(),
+            page.confusion(),
             page.clouds(),
             page.moved(),
             page.provenance(),
@@ -110,6 +111,23 @@ class _Page:
         self.figures: dict[str, figures.Figure] = {}
         self.numbers = {"Table": 0, "Figure": 0}
         self.repeated = any(len(arm.runs) > 1 for arm in arms)
+
+    def warnings(self) -> str:
+        """What the runs warned of, and a choice by few samples of those that knew no such warning."""
+        told: dict[str, list[str]] = {}
+        for arm in self.arms:
+            for run in arm.runs:
+                summary = run.summary
+                chosen = summary.chosen_by == "validation" and run.settings.get("training.epochs") != 1
+                few = arm.display.noisy_choice(summary.data.validation_clouds or 0) if chosen else []
+                for text in dict.fromkeys((*summary.warnings, *few)):
+                    told.setdefault(text, []).append(summary.name)
+        several = sum(len(arm.runs) for arm in self.arms) > 1
+        lines = []
+        for text, runs in told.items():
+            who = f" of {', '.join(runs)}" if several else ""
+            lines.append(f'<p class="warning"><b>Warning{escape(who)}:</b> {escape(text)}.</p>')
+        return "".join(lines)
 
     def results(self) -> str:
         note = f"The arms side by side, with the chosen weights{self._spreads()} {DEFINITIONS}"
@@ -190,17 +208,26 @@ class _Page:
             f"<figure>{self._plot('per-class', panel.figure, panel.height)}</figure>"
         )
 
-    def points(self) -> str:
+    def confusion(self) -> str:
         table = class_table(self.arms)
         if not table:
             return ""
-        ignored = max(run.point_counts.ignored for arm in self.arms for run in arm.runs if run.point_counts)
-        note = f"IoU of each class at the points of the test scenes, in per cent, and how many it has{self._spreads()}"
-        note += f" {ignored:,} more points are ignored." if ignored else ""
+        noun = self.arms[0].display.counted
+        ignored = max(run.confusion.ignored for arm in self.arms for run in arm.runs if run.confusion)
+        note = f"The test {noun}s of each class, and how many of them each arm has right{self._spreads()}"
+        note += f" {ignored:,} more {noun}s are ignored." if ignored else ""
         parts = [self._caption("Table", note, "gap"), table]
-        note = "What the points of each class (rows) were taken for (columns), in per cent of the class."
+        note = f"What the {noun}s of each class (rows) were taken for (columns), in per cent of the class."
         note += " Over all runs of an arm." if self.repeated else ""
         parts += [self._caption("Figure", note, "gap"), self._two("confusion", confusion_panels(self.arms))]
+        if pairs := pair_table(self.arms):
+            note = f"The classes that are taken for others most often, and how many {noun}s that are"
+            note += ", over all runs of an arm." if self.repeated else "."
+            if any(run.answers for arm in self.arms for run in arm.runs):
+                note += " The clouds to look at are those of which the network was surest"
+                note += ", first what most runs confuse so." if self.repeated else "."
+                note += " All are in predictions.csv of the run."
+            parts += [self._caption("Table", note, "gap"), pairs]
         return "".join(parts)
 
     def clouds(self) -> str:

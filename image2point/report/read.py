@@ -21,9 +21,12 @@ from image2point.datasets.arrays import read_arrays
 from image2point.errors import InputError
 from image2point.files import user_path
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
-from image2point.report.read_scenes import PointCounts, Scene, point_counts, scenes_of
+from image2point.report.read_scenes import Scene, point_counts, scenes_of
 from image2point.roles import DECODER, ORIGINS, ROLES
+from image2point.tasks.confusion import Confusion
+from image2point.tasks.confusion_file import read_confusion
 from image2point.tasks.display import DISPLAYS
+from image2point.tasks.predictions import CloudAnswer, read_predictions
 
 MOST_PARAMETERS = 2**50
 """Of one tensor of a network."""
@@ -104,6 +107,7 @@ class Summary(_Part):
     chosen_lr: float | None = None
     lr_clouds: int = 0
     trials: tuple[Trial, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def per_class(self) -> dict[str, float | None]:
@@ -128,7 +132,8 @@ class Record:
     `metrics`: column of metrics.csv → float64 [epochs], NaN where the run measured nothing.
     `origins`: (role, origin) → number of parameters that lifting made so; counts numbers, not tensors.
     `layers`: the rows of layers.csv, none where no layers were followed. `geometry`: None where none was stored.
-    `scenes`, `point_counts`: of a segmentation, in place of `examples`.
+    `scenes`: of a segmentation, in place of `examples`. `confusion`: of its points, or of clouds; None of an older run.
+    `answers`: what was said of each test cloud; none of a segmentation, and of an older run.
     """
 
     path: Path
@@ -141,7 +146,8 @@ class Record:
     layers: tuple[LayerRow, ...] = ()
     geometry: Geometry | None = None
     scenes: tuple[Scene, ...] = ()
-    point_counts: PointCounts | None = None
+    confusion: Confusion | None = None
+    answers: tuple[CloudAnswer, ...] = ()
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[Record]:
@@ -185,7 +191,8 @@ def read_run(folder: str | Path, summary: Mapping[str, Any] | None = None) -> Re
         layers=read_layers(run.layers),
         geometry=read_geometry(run.geometry, len(classes)),
         scenes=scenes,
-        point_counts=point_counts(run.summary, checked.final, classes),
+        answers=read_predictions(run.predictions, classes),
+        confusion=point_counts(run.summary, checked.final, classes) or read_confusion(run.confusion, classes),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from image2point.errors import InputError
+from image2point.tasks.confusion import Confusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,22 +30,6 @@ class Scene:
         """Share of the labelled points that are right; None where there are none."""
         known = self.labels >= 0
         return float((self.labels == self.predictions)[known].mean()) if known.any() else None
-
-
-@dataclass(frozen=True, eq=False)
-class PointCounts:
-    """How often each class was taken for each, at the points of the test set.
-
-    confusion: int64 [C, C], rows: truth. ignored: points that do not count.
-    """
-
-    confusion: np.ndarray
-    ignored: int
-
-    @property
-    def support(self) -> np.ndarray:
-        """Points of each true class, int64 [C]."""
-        return self.confusion.sum(1)
 
 
 def scenes_of(stored: Mapping[str, np.ndarray], path: Path, classes: int) -> tuple[Scene, ...]:
@@ -73,7 +58,7 @@ def scenes_of(stored: Mapping[str, np.ndarray], path: Path, classes: int) -> tup
     )
 
 
-def point_counts(path: Path, final: Mapping[str, Any], classes: Sequence[str]) -> PointCounts | None:
+def point_counts(path: Path, final: Mapping[str, Any], classes: Sequence[str]) -> Confusion | None:
     """The confusion matrix under `final.points` of summary.json; None of a run that has none."""
     if "points" not in final:
         return None
@@ -89,4 +74,4 @@ def point_counts(path: Path, final: Mapping[str, Any], classes: Sequence[str]) -
             f"{path}: field final.points.confusion: expected {len(classes)} × {len(classes)} counts, found "
             f"{confusion.dtype} {confusion.shape}"
         )
-    return PointCounts(confusion.astype(np.int64), ignored)
+    return Confusion(confusion.astype(np.int64), ignored)

@@ -1,4 +1,4 @@
-"""What a segmentation shows besides its curves, as plain plotly descriptions: scenes in 3D, and confusion matrices."""
+"""Scenes in 3D and confusion matrices, as plain plotly descriptions."""
 
 from __future__ import annotations
 
@@ -76,22 +76,27 @@ def view_key(classes: Sequence[str]) -> str:
 
 
 def confusion_panels(arms: Sequence[Arm]) -> list[Panel]:
-    """Of each arm, what became of the points of each class, in per cent, over all its runs; none without counts."""
+    """Of each arm, what became of the clouds or points of each class, in per cent, over all its runs; none without
+    counts."""
     panels = []
     for index, arm in enumerate(arms):
-        counts = [run.point_counts for run in arm.runs if run.point_counts is not None]
-        if not counts:
+        found = [run.confusion for run in arm.runs if run.confusion is not None]
+        if not found:
             continue
-        total = sum(each.confusion for each in counts)
+        total = sum(found[1:], found[0])
         with np.errstate(invalid="ignore"):
-            shares = total / np.asarray(total).sum(1, keepdims=True)  # NaN for a class without points
+            shares = total.counts / total.support[:, None]  # NaN for a class without any
         names = arm.first.summary.data.classes
         panel = heat_panel(Heat(arm.label, index, shares, names, names, "percent", 0.0, 1.0))
         layout, trace = panel.figure["layout"], panel.figure["data"][0]
         layout["xaxis"] |= {"title": axis_title("predicted"), "tickangle": -45 if len(names) > 4 else 0}
         layout["yaxis"] |= {"title": axis_title("true")}
-        if len(names) <= 13:
+        if written := len(names) <= 13:
             trace |= {"texttemplate": "%{z:.0f}", "textfont": {"size": 10}}
         trace["customdata"] = [[f"{escape(row)} taken for {escape(column)}" for column in names] for row in names]
-        panels.append(Panel(panel.title, "", panel.figure, 130 + 24 * max(len(names), 4)))
+        trace["text"] = [
+            [f"{n:,} of {of:,}" + (f", {100 * n / of:.1f} %" if of else "") for n in row]
+            for row, of in zip(total.counts.tolist(), total.support.tolist(), strict=True)
+        ]
+        panels.append(Panel(panel.title, "", panel.figure, 130 + (24 if written else 13) * max(len(names), 4)))
     return panels

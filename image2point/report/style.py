@@ -15,6 +15,7 @@ p { max-width: 84ch; margin: 0 0 12px; }
 .caption.gap { margin-top: 34px; }
 .caption b { color: var(--ink); }
 small { font-size: 12px; color: var(--soft); font-weight: 400; }
+.warning { font-size: 14.5px; border-left: 3px solid #D55E00; padding: 2px 0 2px 12px; overflow-wrap: anywhere; }
 .hint { font-size: 13.5px; color: var(--soft); }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; font-size: 12px; }
 

@@ -15,6 +15,8 @@ from image2point.datasets import Cloud, Splits
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
 from image2point.networks.interface import Network
+from image2point.tasks.confusion import Confusion
+from image2point.tasks.predictions import CloudAnswer
 from image2point.tasks.task import Gather
 
 if TYPE_CHECKING:
@@ -127,6 +129,17 @@ class Classification:
         per_class = [float(h / n) if n else None for h, n in zip(hits, count, strict=True)]
         present = [share for share in per_class if share is not None]
         return ClassScores(loss, correct.mean().item(), float(np.mean(present)), tuple(per_class))
+
+    def confusion(self, outputs: ClassOutputs) -> Confusion:
+        """Over the clouds of the set."""
+        return Confusion.of(outputs.labels.numpy(), outputs.logits.argmax(1).numpy(), outputs.logits.shape[1])
+
+    def answers(self, outputs: ClassOutputs, names: Sequence[str]) -> tuple[CloudAnswer, ...]:
+        shares, best = outputs.logits.softmax(1).tolist(), outputs.logits.argmax(1).tolist()
+        return tuple(
+            CloudAnswer(name, true, predicted, row[predicted], row[true])
+            for name, true, predicted, row in zip(names, outputs.labels.tolist(), best, shares, strict=True)
+        )
 
     def final(
         self,

@@ -80,6 +80,17 @@ class Confusion:
         """Per class, the share of its points that were found; None for a class without points."""
         return _ratios(np.diagonal(self.counts), self.support)
 
+    def pairs(self, most: int) -> tuple[tuple[int, int, int], ...]:
+        """The classes that are taken for others most often: (true, predicted, how many), at most so many of them.
+
+        >>> Confusion(np.array([[5, 2, 0], [3, 4, 0], [0, 1, 0]])).pairs(most=2)
+        ((1, 0, 3), (0, 1, 2))
+        """
+        wrong = self.counts - np.diag(np.diagonal(self.counts))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        places = zip(*(place.tolist() for place in np.unravel_index(order, wrong.shape)), strict=True)
+        return tuple((true, predicted, n) for true, predicted in places if (n := int(wrong[true, predicted])))
+
     @property
     def miou(self) -> Share:
         """Mean IoU over the classes that are in truth or prediction."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -49,7 +50,11 @@ class Display:
     scores: of the chosen weights, the first of them the one on the test set that counts. curves: what is drawn over
     epochs, the first with the chosen weights' score marked. goal: what the network was fine-tuned for, with `{classes}`
     and `{data}` to fill in. scored: how the test score is spoken of. by_class: what `final.per_class` holds; absent:
-    what is said before the names of classes that have none. noun: what a sample is called.
+    what is said before the names of classes that have none. noun: what a sample is called; counted: what has a class.
+    class_score: the score of a class, in short; class_mean: its mean over classes, by its name under `final`.
+    enough: validation samples by which the choice of an epoch is more than noise. Clouds are right or wrong: the
+    accuracy of a hundred is known to 5 points. The points of a scene are alike, so that scenes count; their scores
+    differ by some 15 points, so that the mean of ten is known to 5.
     """
 
     scores: tuple[Score, ...]
@@ -59,6 +64,28 @@ class Display:
     by_class: str
     noun: str = "cloud"
     absent: str = "No test cloud of"
+    counted: str = "cloud"
+    class_score: str = "accuracy"
+    class_mean: str = "test_mean_class_accuracy"
+    enough: int = 100
+
+    def noisy_choice(self, validation: int) -> list[str]:
+        """A warning where the epoch is chosen by so few validation samples that the choice is noise.
+
+        >>> DISPLAYS["classification"].noisy_choice(25)[0][:98]
+        'the epoch is chosen by 25 validation clouds, whose accuracy has a standard error of up to 10 point'
+        >>> [len(DISPLAYS["segmentation"].noisy_choice(n)) for n in (0, 9, 10)]
+        [0, 1, 0]
+        """
+        if not 0 < validation < self.enough:
+            return []
+        few = f"the epoch is chosen by {validation} validation {self.noun}{'s' if validation > 1 else ''}"
+        if self.counted == self.noun:
+            why = f", whose accuracy has a standard error of up to {50 / math.sqrt(validation):.0f} points"
+        else:
+            why = f"; the {self.counted}s of one are alike, so that it is {self.noun}s that count"
+        what = "the choice is noisy; raise data.validation, or set data.validation=0 to take the last epoch"
+        return [f"{few}{why}: {what}"]
 
 
 DISPLAYS = {
@@ -93,6 +120,10 @@ DISPLAYS = {
         by_class="Test IoU at the points",
         noun="scene",
         absent="In neither truth nor prediction",
+        counted="point",
+        class_score="IoU",
+        class_mean="test_miou",
+        enough=10,
     ),
 }
 """By the name of the task."""

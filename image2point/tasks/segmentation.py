@@ -20,6 +20,7 @@ from image2point.tasks.losses import class_weights, cross_entropy, lovasz_softma
 from image2point.tasks.part_scores import part_means, part_predictions, shape_iou
 from image2point.tasks.point_labels import PointTargets, count_labels, point_targets, sampled
 from image2point.tasks.point_scores import Answer, PointOutputs, PointScores, confusion_table
+from image2point.tasks.predictions import CloudAnswer
 from image2point.tasks.task import Gather
 from image2point.voxels import DenseVoxels, VoxelTensor, tiles
 
@@ -200,6 +201,13 @@ class Segmentation:
     def scores(self, outputs: PointOutputs) -> PointScores:
         instance, category = part_means([iou for _, iou in outputs.shapes], [number for number, _ in outputs.shapes])
         return PointScores(outputs.loss, outputs.points, outputs.voxels, instance, category)
+
+    def confusion(self, outputs: PointOutputs) -> Confusion:
+        """At the points of the set."""
+        return outputs.points
+
+    def answers(self, outputs: PointOutputs, names: Sequence[str]) -> tuple[CloudAnswer, ...]:
+        return ()
 
     def final(
         self,

@@ -11,6 +11,8 @@ from torch import Tensor
 from image2point.datasets import Cloud, Splits
 from image2point.datasets.class_split import Labelled
 from image2point.networks.interface import Network
+from image2point.tasks.confusion import Confusion
+from image2point.tasks.predictions import CloudAnswer
 
 if TYPE_CHECKING:
     from image2point.config import Config, Pretrain
@@ -108,6 +110,14 @@ class Task(Protocol):
 
     def scores(self, outputs: Any) -> Any:
         """The `Scores` of these outputs."""
+        ...
+
+    def confusion(self, outputs: Any) -> Confusion:
+        """How often each class was taken for each: of clouds, or of points."""
+        ...
+
+    def answers(self, outputs: Any, names: Sequence[str]) -> tuple[CloudAnswer, ...]:
+        """What was said of each sample, by these names in order; nothing where it is points that have classes."""
         ...
 
     def final(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_writer import write_run
+from run_writer import write_answers, write_run
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two arms of three seeds, to be read only."""
     folder = tmp_path_factory.mktemp("runs")
     return [
-        write_run(folder / f"{arm}-{seed}", arm, seed, policy, control, skill, epochs=12)
+        write_answers(write_run(folder / f"{arm}-{seed}", arm, seed, policy, control, skill, epochs=12), skill=skill)
         for arm, policy, control, skill in (("imagenet", "io+norm", "none", 0.8), ("scratch", "all", "scratch", 0.6))
         for seed in (0, 1, 2)
     ]

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from image2point import config
+from image2point.tasks.confusion import Confusion
+from image2point.tasks.confusion_file import confusion_csv
+from image2point.tasks.predictions import CloudAnswer, predictions_csv
 
 CLASSES = (
     "ball", "barrel", "bowl", "box", "chair", "cone", "cross", "cup", "disc", "dumbbell", "frame", "hook",
@@ -171,6 +174,25 @@ def write_collapse(folder: Path, classes: tuple[str, ...] = CLASSES, absent: str
             arrays["classifier_cosines"] = _cosines(seen, means)
     floats = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
     np.savez(folder / "geometry.npz", **floats)
+    return folder
+
+
+def write_answers(folder: Path, classes: tuple[str, ...] = CLASSES, skill: float = 0.8, each: int = 20) -> Path:
+    """Give a run answers to `each` test clouds of every class, wrong ones mostly for the next; returns `folder`."""
+    random = np.random.default_rng(sum(folder.name.encode()))
+    true = np.repeat(np.arange(len(classes)), each)
+    off = np.where(random.random(len(true)) < 0.7, 1, random.integers(1, len(classes), len(true)))
+    predicted = np.where(random.random(len(true)) < skill, true, (true + off) % len(classes))
+    answers = []
+    for number, (a, b) in enumerate(zip(true.tolist(), predicted.tolist(), strict=True)):
+        share = random.uniform(0.4, 1)
+        answers.append(CloudAnswer(f"test0.h5 row {number}", a, b, share, share if a == b else (1 - share) / 2))
+    seen = Confusion.of(true, predicted, len(classes))
+    (folder / "confusion.csv").write_text(confusion_csv(seen, classes), encoding="utf-8")
+    (folder / "predictions.csv").write_text(predictions_csv(answers, classes), encoding="utf-8")
+    shares = {"test_accuracy": seen.accuracy, "test_mean_class_accuracy": seen.mean_accuracy}
+    edit(folder / "summary.json", **{f"final__{name}": value for name, value in shares.items()},
+         final__per_class=dict(zip(classes, seen.recall, strict=True)))  # fmt: skip
     return folder
 
 

@@ -71,9 +71,9 @@ def test_in_the_browser(runs: list[Path], tmp_path: Path) -> None:
     assert result["complaints"] == []
     plots = re.findall(r'<div class="plot[^>]* id="([^"]+)"', dom)
     names = {f"learning-{i}" for i in range(2)} | {f"collapse-{i}" for i in range(9)} | {f"cloud-{i}" for i in range(6)}
-    assert set(plots) == names | {"per-class"}
+    assert set(plots) == names | {"per-class", "confusion-0", "confusion-1"}
     assert dom.count('<svg class="main-svg') >= len(plots)
-    assert dom.count('class="trace scatter') == len(result["second"])
+    assert dom.count('class="trace scatter') == len(result["second"]) - 1  # but for the matrix
     assert dom.count("<canvas") >= 6
     assert dom.count('<img class="still" alt="" src="data:image/png') == 6
     # The click hid the first arm in every figure, and that arm alone.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -110,6 +113,22 @@ def test_clouds_are_those_of_the_run_and_say_what_each_run_said(runs: list[Path]
             assert CLASSES[prediction] in page.text
 
 
+def test_the_most_confused_pairs_are_told_with_clouds_to_look_at(runs: list[Path], page: _Parsed) -> None:
+    """Over the three runs of an arm, counted by hand from their predictions."""
+    said = [list(csv.DictReader(io.StringIO((run / "predictions.csv").read_text()))) for run in runs[3:]]
+    wrong = Counter((line["true"], line["predicted"]) for lines in said for line in lines)
+    wrong -= Counter({pair: n for pair, n in wrong.items() if pair[0] == pair[1]})
+    (true, predicted), count = max(wrong.items(), key=lambda item: (item[1], -CLASSES.index(item[0][0])))
+    votes: dict[str, list[float]] = {}
+    for line in (line for lines in said for line in lines):
+        if (line["true"], line["predicted"]) == (true, predicted):
+            votes.setdefault(line["cloud"], []).append(float(line["probability"]))
+    look = sorted(votes, key=lambda cloud: (-len(votes[cloud]), -sum(votes[cloud])))[:3]
+    assert len(votes[look[0]]) > 1  # two runs confuse it so
+    assert f"{true} {predicted} {count} {', '.join(look)}" in page.text
+    assert page.text.count("test0.h5 row") == 2 * 8 * 3
+
+
 def test_the_text_states_the_run(page: _Parsed) -> None:
     for words in (
         "tf_efficientnet_lite0, lifted to 3D and fine-tuned on synthetic",
@@ -132,6 +151,13 @@ def test_every_number_comes_from_the_files(run: Path) -> None:
     assert "43.2" in text
     assert "7.65" in text
     assert "1 h 02 min" in text
+
+
+def test_what_a_run_warned_of_stands_on_top(run: Path, runs: list[Path]) -> None:
+    assert "Warning" not in _Parsed(render(group(read_runs([run])))).text
+    edit(run / "summary.json", warnings=["the loss, 1.10, is <that> of guessing"])
+    assert "Warning: the loss, 1.10, is <that> of guessing." in _Parsed(render(group(read_runs([run])))).text
+    assert "Warning of imagenet-0: the loss" in _Parsed(render(group(read_runs([run, runs[-1]])))).text
 
 
 def test_a_class_without_test_clouds_is_named(run: Path) -> None:

@@ -57,7 +57,7 @@ def test_scenes_are_read_as_they_were_kept(runs: list[Path]) -> None:
     known = stored["labels"][:40] >= 0
     right = (stored["labels"] == stored["predictions"])[:40][known]
     assert record.scenes[0].accuracy == pytest.approx(right.mean())
-    assert record.point_counts is not None and record.point_counts.support.tolist() == [100, 100, 50, 0]
+    assert record.confusion is not None and record.confusion.support.tolist() == [100, 100, 50, 0]
 
 
 def test_a_scene_shows_truth_prediction_and_error(runs: list[Path]) -> None:
@@ -89,11 +89,11 @@ def test_confusion_is_in_per_cent_of_the_true_class(runs: list[Path]) -> None:
 def test_the_page_has_all_of_it(runs: list[Path], tmp_path: Path) -> None:
     page = report.build(runs, tmp_path / "report.html").read_text("utf-8")
     text = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
-    rows = re.findall(r'<tr><th class="text" scope="row">(\w+)</th>(.*?)</tr>', text)
+    rows = re.findall(r'<tr><th class="text" scope="row">([\w ]+)</th>(.*?)</tr>', text)
     cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows}
-    assert cells["floor"] == ["100", "40.0", "72.0", "72.0"]
-    assert cells["bridge"] == ["0", "0.0", "–", "–"]
-    assert cells["mean"][0] == "250"
+    assert cells["floor"] == ["100", "40.0", "90", "72.0", "90", "72.0"]
+    assert cells["bridge"] == ["0", "0.0", "0", "undefined", "0", "undefined"]
+    assert cells["all"][:3] == ["250", "", "195"]
     assert "1,234 more points are ignored" in text and "In neither truth nor prediction: bridge." in text
     assert re.findall(r'data-view="(\w+)"', text) == ["truth", "prediction", "error"]
     assert re.findall(r'data-scene="(\d)"', text) == ["0", "0", "1", "1"]
@@ -108,6 +108,13 @@ def test_many_arms_draw_fewer_scenes_and_other_draws_are_left_out(tmp_path: Path
     np.savez(folders[2] / "examples.npz", **{**stored, "points": stored["points"] + 1})
     shown = shown_scenes(group(read_runs(folders)))
     assert len(shown) == 1 and [scene is None for scene in shown[0]] == [number == 2 for number in range(7)]
+
+
+def test_few_scenes_make_the_choice_noisy_however_many_points(runs: list[Path], tmp_path: Path) -> None:
+    for held_out, told in ((4, True), (10, False)):
+        edit(runs[0] / "summary.json", chosen_by="validation", data__validation_clouds=held_out)
+        page = report.build(runs[:1], tmp_path / "report.html").read_text("utf-8")
+        assert ("chosen by 4 validation scenes; the points of one are alike" in page) is told
 
 
 @pytest.mark.parametrize(
