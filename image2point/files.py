@@ -57,8 +57,7 @@ def csv_cell(value: object) -> object:
 def temporary(target: Path, folder: bool = False) -> Iterator[Path]:
     """Give an empty file or folder beside `target` while the block lasts; its end removes it, unless it was moved.
 
-    What killed processes left of theirs is removed first. Each is locked as long as its process lives; where a file
-    system knows no locks, they stay.
+    What killed processes left of theirs is removed first (`clear_left`).
 
     >>> with tempfile.TemporaryDirectory() as home:
     ...     left = Path(home) / ".a.txt.killed.part"
@@ -67,9 +66,7 @@ def temporary(target: Path, folder: bool = False) -> Iterator[Path]:
     ...         left.exists(), first.exists(), second.exists()
     (False, True, True)
     """
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            remove(left)
+    clear_left(target)
     names: dict[str, Any] = {"dir": target.parent, "prefix": f".{target.name}.", "suffix": ".part"}
     if folder:
         path = Path(tempfile.mkdtemp(**names))
@@ -84,6 +81,24 @@ def temporary(target: Path, folder: bool = False) -> Iterator[Path]:
             yield path
     finally:
         remove(path)
+
+
+def clear_left(target: Path) -> bool:
+    """Remove what killed processes left of `temporary(target)`; whether there was any.
+
+    Each is locked as long as its process lives; where a file system knows no locks, they stay.
+
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     (Path(home) / ".a.txt.killed.part").touch()
+    ...     clear_left(Path(home) / "a.txt"), clear_left(Path(home) / "a.txt")
+    (True, False)
+    """
+    found = False
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            remove(left)
+            found = True
+    return found
 
 
 def remove(path: Path) -> None:

@@ -257,6 +257,13 @@ class Results:
 
     def put(self, key: str, result: dict[str, Any]) -> None:
         self.known[key] = result
+        self._write()
+
+    def forget(self, key: str) -> None:
+        del self.known[key]
+        self._write()
+
+    def _write(self) -> None:
         files.write_text(RESULTS, json.dumps(self.known, indent=1))
 
 
@@ -278,14 +285,14 @@ def judge(mutants: Sequence[Mutant], copies: Copies, results: Results, workers: 
             for test in dict.fromkeys(test for mutant in mutants for test in mutant.tests)
         }
         all_of(plain, lambda test, found, at: print(f"{at} unbroken: {test} ({found['seconds']:.0f} s)", flush=True))
-        failing = {
-            test: found
-            for test, (name, _) in plain.items()
-            if (found := results.known[name])["outcome"] != "survived" and results.known.pop(name)
-        }
+        failing = []
+        for test, (name, _) in plain.items():
+            found = results.known[name]
+            if found["outcome"] != "survived":
+                results.forget(name)
+                failing.append(f"{test} fails without a bug: {found['by'] or found['output']}")
         if failing:
-            said = (f"{test} fails without a bug: {f['by'] or f['output']}" for test, f in failing.items())
-            raise ValueError("\n".join(said))
+            raise ValueError("\n".join(failing))
         seconds = {test: results.known[name]["seconds"] for test, (name, _) in plain.items()}
         broken = {
             mutant.name: (

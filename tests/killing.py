@@ -103,7 +103,7 @@ def _do(request: dict[str, Any]) -> None:
     code = 1
     try:
         _speak_to(request["folder"])
-        _count_writes(request["write"])
+        count_writes(request["write"])
         time.monotonic = lambda: 0.0
         code = _command(request["command"])
     finally:
@@ -135,7 +135,7 @@ def _command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _count_writes(last: int) -> None:
+def count_writes(last: int) -> None:
     """Note what changes files and folders here, and die at the `last` change.
 
     A file that is opened is empty then, one that is flushed half written; everything else has not taken place.

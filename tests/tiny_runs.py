@@ -6,10 +6,13 @@ What the tests of runs need of the package's inside is imported here.
 from __future__ import annotations
 
 import csv
+import itertools
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from image2point import config as configuration
 from image2point.config import Config
@@ -17,6 +20,7 @@ from image2point.jobs.ingredients import load_splits
 from image2point.jobs.transfer import run_transfer
 from image2point.tasks.classification import Classification, ClassOutputs
 from image2point.training.images import ImageRecipe
+from image2point.training.journal import Journal
 
 __all__ = ["ClassOutputs", "ImageRecipe", "load_splits", "rows", "run_transfer", "scores", "separable", "tiny"]
 
@@ -59,6 +63,22 @@ def separable(folder: Path, *overrides: str) -> Config:
                 np.save(home / f"{number}.npy", (centre + rng.uniform(-0.5, 0.5, (48, 3))).astype(np.float32))
     data = ("data.name=folder", f"data.root={folder}", "data.normalise=false", "data.validation=0.34")
     return tiny(*data, "training.lr=0.1", *overrides)
+
+
+def interrupt_at(patch: pytest.MonkeyPatch, place: str) -> None:
+    """Ctrl-C at a place of the runs that follow: `step 3`, counted over all of them, or a line of the log."""
+    steps = itertools.count(1)
+
+    def step(*_: Any) -> None:
+        if place == f"step {next(steps)}":
+            signal.raise_signal(signal.SIGINT)
+
+    def say(_: Journal, text: str) -> None:
+        if text.startswith(place):
+            signal.raise_signal(signal.SIGINT)
+
+    patch.setattr(Journal, "step", step)
+    patch.setattr(Journal, "say", say)
 
 
 def rows(run: Path) -> list[dict[str, str]]:

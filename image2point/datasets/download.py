@@ -21,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from image2point.datasets.catalogue import Download
 from image2point.datasets.prepare import file_hash
 from image2point.errors import InputError, one_line
-from image2point.files import temporary, user_path
+from image2point.files import clear_left, temporary, user_path
 
 BLOCK = 2**20
 TIMEOUT = 60
@@ -65,19 +65,21 @@ class WebOnly(HTTPRedirectHandler):
 def fetch_archive(source: Download, into: Path, progress: Callable[[int, int | None], None] = lambda *_: None) -> Path:
     """Download an archive to the folder `into`, unpack it there, and return the folder that it makes.
 
-    An interrupted download is resumed. The archive is deleted once it is unpacked; its sha256 is compared where one is
-    published.
+    An interrupted call is gone on with, wherever it was stopped or killed. The archive's sha256 is compared where one
+    is published.
 
     Raises InputError for what `download_file` and `unpack_archive` refuse, and where the folder exists already.
     """
     into = user_path(into)
     target = into / source.folder
-    if target.exists():
-        raise InputError(f"{target} exists already; remove it to fetch it again")
     archive = into / source.url.rsplit("/", 1)[-1]
+    if target.exists():
+        if not clear_left(target):
+            raise InputError(f"{target} exists already; remove it to fetch it again")
+        archive.unlink(missing_ok=True)  # killed at the end of unpack_archive
+        return target
     download_file(source.url, archive, source.bytes_limit, source.sha256, progress)
     unpack_archive(archive, into, source.folder)
-    archive.unlink()
     return target
 
 
@@ -153,6 +155,9 @@ def _get(url: str, part: Path, bytes_limit: int, progress: Callable[[int, int | 
 def unpack_archive(archive: Path, into: Path, expected: str) -> None:
     """Unpack a .zip or .tar archive into `into`, where it must make the folder `expected`, or nothing changes.
 
+    The archive is deleted then, while the folder that it was unpacked in is still there: what a kill in between leaves
+    tells that the archive is no file of the user's.
+
     Raises InputError for damage, names that leave the folder (`..`, absolute, drive letters), names that are too long,
     a file where there must be a folder, links and devices, more than 2 million files, and contents that are larger
     than their archive can honestly hold.
@@ -173,6 +178,7 @@ def unpack_archive(archive: Path, into: Path, expected: str) -> None:
                 names = ", ".join(one_line(path.name, 60) for path in sorted(place.iterdir())[:5])
                 raise InputError(f"{archive}: expected a folder {expected} in it, found {names or 'nothing'}")
             (place / expected).rename(into / expected)
+            archive.unlink()
     except InputError:
         raise
     except (*DAMAGE, OSError) as error:

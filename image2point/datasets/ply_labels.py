@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,8 @@ def write_ply(
     before = content[:start]
     head = _with_properties(before, [f"property {NAMES[kind]} {each}" for each, kind in added.items()])
     values = {name: labels, **{each: column[:] for each, column in extra.items()}}
-    make = _binary if order else _text
-    body = make(source, content[start:], order, elements[: at + 1], added, values)
-    write_bytes(target, mark + head + body)
+    body = _Body(source, content[start:], elements[:at], vertices, added, values)
+    write_bytes(target, mark + head + (body.binary(order) if order else body.text()))
 
 
 def _with_properties(head: bytes, lines: Sequence[str]) -> bytes:
@@ -71,46 +71,42 @@ def _with_properties(head: bytes, lines: Sequence[str]) -> bytes:
     return head[:place] + b"".join(line.encode("latin-1") + found[at][1] for line in lines) + head[place:]
 
 
-def _binary(
-    path: Path,
-    body: bytes,
-    order: str,
-    elements: Sequence[Element],
-    added: Mapping[str, str],
-    values: Mapping[str, Any],
-) -> bytes:
-    """The vertices are the last of `elements`; what follows them stays."""
-    start = skipped(path, body, order, elements[:-1])
-    kind = binary_kind(elements[-1], order)
-    rows = np.frombuffer(body, kind, elements[-1].rows, start)
-    wider = np.dtype([*((n, kind[n]) for n in kind.names or ()), *((n, order + k) for n, k in added.items())])
-    new = np.empty(len(rows), wider)
-    for name in kind.names or ():
-        new[name] = rows[name]
-    for name, column in values.items():
-        new[name] = column
-    return body[:start] + new.tobytes() + body[start + rows.nbytes :]
+@dataclass(frozen=True)
+class _Body:
+    """What stands behind a header: `before`, then the vertices that get `values` by name, of which `added` are new
+    properties with their types; what follows them stays."""
 
+    path: Path
+    content: bytes
+    before: Sequence[Element]
+    vertices: Element
+    added: Mapping[str, str]
+    values: Mapping[str, Any]
 
-def _text(
-    path: Path,
-    body: bytes,
-    order: str,
-    elements: Sequence[Element],
-    added: Mapping[str, str],
-    values: Mapping[str, Any],
-) -> bytes:
-    lines = body.decode("latin-1").splitlines(keepends=True)
-    filled = [number for number, line in enumerate(lines) if line.strip()]
-    first = sum(each.rows for each in elements[:-1])
-    names = [each.name for each in elements[-1].properties]
-    labels, *more = values.items()
-    at = None if labels[0] in added else names.index(labels[0])
-    for row, number in enumerate(filled[first : first + elements[-1].rows]):
-        if len(lines[number].split()) != len(names):
-            raise InputError(
-                f"{path}: vertex {row}: expected a line of {len(names)} numbers, to write a label behind them"
-            )
-        words = [f"{column[row]:.6g}" for _, column in more]
-        lines[number] = with_words(lines[number], str(labels[1][row]), at, words, comments=False)
-    return "".join(lines).encode("latin-1")
+    def binary(self, order: str) -> bytes:
+        start = skipped(self.path, self.content, order, self.before)
+        kind = binary_kind(self.vertices, order)
+        rows = np.frombuffer(self.content, kind, self.vertices.rows, start)
+        names = kind.names or ()
+        new = np.empty(len(rows), [*((n, kind[n]) for n in names), *((n, order + k) for n, k in self.added.items())])
+        for name in names:
+            new[name] = rows[name]
+        for name, column in self.values.items():
+            new[name] = column
+        return self.content[:start] + new.tobytes() + self.content[start + rows.nbytes :]
+
+    def text(self) -> bytes:
+        lines = self.content.decode("latin-1").splitlines(keepends=True)
+        filled = [number for number, line in enumerate(lines) if line.strip()]
+        first = sum(each.rows for each in self.before)
+        names = [each.name for each in self.vertices.properties]
+        labels, *more = self.values.items()
+        at = None if labels[0] in self.added else names.index(labels[0])
+        for row, number in enumerate(filled[first : first + self.vertices.rows]):
+            if len(lines[number].split()) != len(names):
+                raise InputError(
+                    f"{self.path}: vertex {row}: expected a line of {len(names)} numbers, to write a label behind them"
+                )
+            words = [f"{column[row]:.6g}" for _, column in more]
+            lines[number] = with_words(lines[number], str(labels[1][row]), at, words, comments=False)
+        return "".join(lines).encode("latin-1")

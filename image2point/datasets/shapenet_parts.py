@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from image2point.datasets.catalogue import Dataset, Options
+from image2point.datasets.catalogue import Options
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.shapenet_part import CLASSES as CATEGORIES
@@ -61,18 +62,10 @@ def load_shapenet_parts(root: Path, options: Options) -> Splits:
     return Splits(PartClouds(shapes.train), validation, PartClouds(shapes.test))
 
 
-DATASET = Dataset(
+DATASET = replace(
+    SHAPES,
     name="shapenet_parts",
     title="ShapeNetPart with a class for each point, for segmentation",
     load=load_shapenet_parts,
-    layout=SHAPES.layout,
-    splits=SHAPES.splits,
     classes="50 parts, `airplane 0` to `table 2`; scores know the category of each shape",
-    axes=SHAPES.axes,
-    normalisation=SHAPES.normalisation,
-    terms=SHAPES.terms,
-    citation=SHAPES.citation,
-    counts=SHAPES.counts,
-    variants=SHAPES.variants,
-    downloads=SHAPES.downloads,
 )

@@ -13,28 +13,14 @@ from image2point.tasks.confusion import Confusion, Share
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is kept of a batch of scenes: features [m, p], logits [m, C] and labels [m] of the sampled voxels; the rest
-    a sum or one per scene."""
-
-    features: Tensor
-    logits: Tensor
-    labels: Tensor
-    points: Confusion
-    voxels: Confusion
-    loss: float
-    shapes: tuple[tuple[int, float | None], ...]
-    shown: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
 class PointOutputs:
-    """What the network says in eval mode, without augmentation.
+    """What the network says of a set of scenes, or of a batch of it, in eval mode, without augmentation.
 
     features [m, p], own_labels [m], own_logits [m, C]: a fixed number of voxels per class and scene, of the scenes of
-    this process; labels int64 [n]: of those of all. points, voxels: over the whole set, voxels by the class of most of
-    their points. loss: mean cross-entropy at the points. shapes: category and mean part IoU of each shape, where the
-    classes are parts. shown: predictions int16 at some points (`shown_rows`) of each scene.
+    this process; labels int64 [n]: of those of all. points, voxels: over all scenes, voxels by the class of most of
+    their points. loss: cross-entropy at the points, the mean over a set, the sum over a batch. shapes: category and
+    mean part IoU of each shape, where the classes are parts. shown: predictions int16 at some points (`shown_rows`) of
+    each scene.
     """
 
     features: Tensor

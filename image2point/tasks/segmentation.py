@@ -19,7 +19,7 @@ from image2point.tasks.confusion import Confusion
 from image2point.tasks.losses import class_weights, cross_entropy, lovasz_softmax
 from image2point.tasks.part_scores import part_means, part_predictions, shape_iou
 from image2point.tasks.point_labels import PointTargets, count_labels, point_targets, sampled
-from image2point.tasks.point_scores import Answer, PointOutputs, PointScores, confusion_table
+from image2point.tasks.point_scores import PointOutputs, PointScores, confusion_table
 from image2point.tasks.predictions import CloudAnswer
 from image2point.tasks.task import Gather
 from image2point.voxels import DenseVoxels, VoxelTensor, tiles
@@ -121,7 +121,7 @@ class Segmentation:
         found = found[targets.index] if self.at_points else found
         return (found == self._wanted(targets, outputs.shape[1])).sum()
 
-    def answer(self, network: Network, batch: Any) -> Answer:
+    def answer(self, network: Network, batch: Any) -> PointOutputs:
         """Scores and sampled features of a batch of scenes, by tiles where it is too large for one pass."""
         targets: PointTargets = batch.targets.to(torch.device("cpu"))
         classes = len(network.linear_classifier()[0])
@@ -145,8 +145,9 @@ class Segmentation:
             predictions[start:end][shown_rows(end - start, number)].astype(np.int16)
             for start, end, number in zip(ends[:-1], ends[1:], batch.indices.tolist(), strict=True)
         ]
-        return Answer(
+        return PointOutputs(
             said.features,
+            of_voxels[asked],
             said.logits,
             of_voxels[asked],
             Confusion.of(labels, predictions, classes),
@@ -157,30 +158,22 @@ class Segmentation:
         )
 
     def join(
-        self, network: Network, answers: Sequence[Answer], samples: Labelled, gather: Gather, rank: int
+        self, network: Network, answers: Sequence[PointOutputs], samples: Labelled, gather: Gather, rank: int
     ) -> PointOutputs:
         """Raises InputError where all points of the set are ignored."""
         weight, _ = network.linear_classifier()
         classes, width = weight.shape
         nothing = Confusion(np.zeros((classes, classes), dtype=np.int64))
-        empty = Answer(
-            torch.empty(0, width),
-            torch.empty(0, classes),
-            torch.empty(0, dtype=torch.int64),
-            nothing,
-            nothing,
-            0.0,
-            (),
-            (),
-        )
-        own = [empty, *answers]
-        features, logits, labels = (
-            torch.cat([getattr(each, name) for each in own if each is not empty or len(own) == 1])
-            for name in ("features", "logits", "labels")
+        no_features, no_logits, no_labels = torch.empty(0, width), torch.empty(0, classes), torch.empty(0).long()
+        own = answers or [
+            PointOutputs(no_features, no_labels, no_logits, no_labels, nothing, nothing, loss=0.0, shapes=(), shown=())
+        ]
+        features, labels, logits = (
+            torch.cat([getattr(each, name) for each in own]) for name in ("features", "own_labels", "own_logits")
         )
         parts = [
             each
-            for share in gather([replace(a, features=empty.features, logits=empty.logits) for a in own])
+            for share in gather([replace(each, features=no_features, own_logits=no_logits) for each in own])
             for each in share
         ]
         points, voxels = (sum((getattr(each, name) for each in parts), nothing) for name in ("points", "voxels"))

@@ -29,11 +29,11 @@ class Gathering:
 
     def take(self, features: Tensor) -> Tensor:
         """What each taker reads: [N, C] → [M, C]; differentiable, any number of times."""
-        return _Take.apply(features, self)
+        return _Sums.apply(features, self, False)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the takers of each row, zero where there is none: [M, C] → [N, C]; the transpose of `take`."""
-        return _Sum.apply(values, self)
+        return _Sums.apply(values, self, True)
 
     def read(self, features: Tensor) -> Tensor:
         """`take` without autograd."""
@@ -68,23 +68,14 @@ def _bags(rows: Tensor, members: Tensor, starts: Tensor, weights: Tensor | None 
     return torch.embedding_bag(rows, members, starts, per_sample_weights=weights, include_last_offset=True)[0]
 
 
-class _Take(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, gathering: Gathering) -> Tensor:
-        ctx.gathering = gathering
-        return gathering.read(features)
+class _Sums(torch.autograd.Function):
+    """`read`, or with `transposed` its transpose `add`: the gradient of each is the other."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _Sum.apply(gradients[0], ctx.gathering), None
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, gathering: Gathering) -> Tensor:
-        ctx.gathering = gathering
-        return gathering.add(values)
+    def forward(ctx: Any, values: Tensor, gathering: Gathering, transposed: bool) -> Tensor:
+        ctx.gathering, ctx.transposed = gathering, transposed
+        return gathering.add(values) if transposed else gathering.read(values)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _Take.apply(gradients[0], ctx.gathering), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Sums.apply(gradients[0], ctx.gathering, not ctx.transposed), None, None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import stat
+import subprocess
 import sys
 import tarfile
 import threading
@@ -20,6 +22,7 @@ from urllib.request import Request
 
 import layouts
 import pytest
+from killing import WRITES
 from typer.testing import CliRunner
 
 from image2point.cli import app
@@ -244,6 +247,57 @@ def test_fetch_shows_the_terms_first(server: Server, tmp_path: Path, monkeypatch
     assert len(registry.load_dataset("modelnet", into / "modelnet").train) == 12
     with pytest.raises(InputError, match="exists already"):
         fetch_archive(entry.downloads[0], into)
+
+
+FETCH = """
+import os, sys
+from pathlib import Path
+from killing import count_writes
+from image2point.datasets.catalogue import Download
+from image2point.datasets.download import fetch_archive
+
+def fetch(write, folder):
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        count_writes(write)
+        fetch_archive(Download(sys.argv[1], "x", 2**20), folder)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+for write in range(1, 100):
+    folder = sys.argv[2] / Path(str(write))
+    folder.mkdir()
+    killed = fetch(write, folder)
+    print(killed, fetch(0, folder) if killed else 0, flush=True)
+    if not killed:
+        break
+"""
+
+
+def test_a_fetch_that_was_killed_is_brought_to_its_end(server: Server, tmp_path: Path) -> None:
+    """At every write: the same command ends well, with the folder there and nothing else."""
+    server.content = archive(tmp_path / "made.zip", NOISE, ("x/b", b"b", REGULAR), ("y", b"", REGULAR)).read_bytes()
+    home, tests = tmp_path / "home", Path(__file__).parent.parent
+    home.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", FETCH, server.url, str(home)], env=environment, capture_output=True, text=True
+    )
+    codes = [line.split() for line in done.stdout.splitlines()]
+    assert codes[-1] == ["0", "0"] and len(codes) > 12, done.stderr
+    assert codes[:-1] == [["-9", "0"]] * (len(codes) - 1), done.stderr
+    for folder in home.iterdir():
+        assert sorted(path.name for path in folder.iterdir() if path.name != WRITES) == ["x"]
+        assert sorted(path.name for path in (folder / "x").iterdir()) == ["a", "b"]
+
+
+def test_a_folder_and_an_archive_of_the_users_stay(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    own = archive(tmp_path / "data.zip", NOISE)
+    with pytest.raises(InputError, match="exists already"):
+        fetch_archive(Download(server.url, "x", 2**20), tmp_path)
+    assert own.is_file() and not server.ranges
 
 
 def test_fetch_says_how_to_get_what_may_not_be_fetched() -> None:

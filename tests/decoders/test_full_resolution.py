@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from segmenter_samples import clouds, relative, rows, segmenter, small
+from lifting_samples import clouds, relative, rows
+from segmenter_samples import segmenter, small
 from torch import nn
 
 import image2point as i2p

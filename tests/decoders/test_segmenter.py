@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from segmenter_samples import CLASSES, clouds, relative, rows, segmenter, small
+from lifting_samples import clouds, relative, rows
+from segmenter_samples import CLASSES, segmenter, small
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

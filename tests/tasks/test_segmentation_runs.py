@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rooms import CLASSES, Rooms, furnish, segmenting
-from tiny_runs import rows, run_transfer, tiny
+from tiny_runs import interrupt_at, rows, run_transfer, tiny
 
 import image2point as i2p
 from image2point.config import Config
@@ -29,7 +28,6 @@ from image2point.tasks.confusion import Confusion
 from image2point.tasks.segmentation import Segmentation
 from image2point.training.batches import batches, in_order
 from image2point.training.interrupt import Interrupted
-from image2point.training.journal import Journal
 
 
 @pytest.fixture(scope="module")
@@ -144,21 +142,8 @@ def test_examples_are_points_with_their_own_predictions(run: Run, splits: Splits
 def test_stopped_and_resumed(
     tmp_path: Path, folder: Path, run: Run, splits: Splits, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    steps = 0
-
-    def step(self: Journal, *_: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if place == f"step {steps}":
-            signal.raise_signal(signal.SIGINT)
-
-    def say(self: Journal, text: str) -> None:
-        if text.startswith(place):
-            signal.raise_signal(signal.SIGINT)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Journal, "step", step)
-        patch.setattr(Journal, "say", say)
+        interrupt_at(patch, place)
         run_transfer(learning(), tmp_path)
     again = run_transfer(learning(), tmp_path, resume=True)
     for name in ("weights", "metrics", "examples"):

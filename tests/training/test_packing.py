@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import rows, tiny
+from tiny_runs import interrupt_at, rows, tiny
 
 from image2point.datasets.recipe import Recipe, to_voxels
 from image2point.datasets.splits import StoredClouds
@@ -16,7 +14,6 @@ from image2point.errors import InputError
 from image2point.jobs.transfer import run_transfer
 from image2point.training.interrupt import Interrupted
 from image2point.training.job import Job
-from image2point.training.journal import Journal
 from image2point.training.packing import count_voxels, packed, steps
 
 
@@ -66,15 +63,7 @@ def test_voxels_are_those_of_the_clouds(substrate: str) -> None:
 def test_a_run_trains_on_them_and_resumes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("training.batch_voxels=150")
     whole = run_transfer(config, tmp_path / "whole").path
-    made = 0
-
-    def step(self: Journal, *given: Any) -> None:
-        nonlocal made
-        made += 1
-        if made == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Journal, "step", step)
+    interrupt_at(monkeypatch, "step 3")
     with pytest.raises(Interrupted):
         run_transfer(config, tmp_path)
     monkeypatch.undo()
@@ -85,11 +74,7 @@ def test_a_run_trains_on_them_and_resumes_to_the_same(tmp_path: Path, monkeypatc
 
 
 def test_the_count_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def say(self: Journal, text: str) -> None:
-        if text.startswith("counting"):
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Journal, "say", say)
+    interrupt_at(monkeypatch, "counting")
     with pytest.raises(Interrupted, match="while counting voxels"):
         run_transfer(tiny("training.batch_voxels=150"), tmp_path)
     monkeypatch.undo()

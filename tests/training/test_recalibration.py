@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,30 @@ def test_what_goes_wrong_leaves_the_statistics() -> None:
 
 
 def test_drift_sees_another_domain_and_changes_nothing() -> None:
-    net, (x,) = network("all"), batches(1)
-    before = statistics(net)
-    assert drift(net, x) > 0.5
-    assert all(torch.equal(value, statistics(net)[name]) for name, value in before.items())
-    i2p.recalibrate(net, [x])
-    assert drift(net, x) < 1e-9
-    assert drift(network("none"), x) == 0
+    net, given = network("all"), batches()
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    assert drift(net, given) > 0.5
+    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+    i2p.recalibrate(net, given)
+    assert drift(net, given) < 1e-9
+    assert drift(network("none"), given) == 0
+
+
+def test_one_norm_that_is_far_off_is_enough() -> None:
+    """Two channels of the stem at 10 times their standard deviation: mean over its channels, largest of the norms."""
+    net, given = network("all"), batches()
+    i2p.recalibrate(net, given)
+    stem = next(m for m in net.modules() if isinstance(m, _BatchNorm))
+    stem.running_var[:2] = 100 * (stem.running_var[:2] + stem.eps) - stem.eps
+    assert drift(net, given) == pytest.approx(2 * math.log(10) / stem.num_features, rel=1e-9)
+    stem.running_var[0] = math.nan
+    assert drift(net, given) == math.inf
+
+
+def test_drift_in_eval_of_the_network_it_is_given() -> None:
+    """It goes by `freeze`, not by the mode, and leaves the mode."""
+    net, given = network("io").eval(), batches()
+    assert drift(net, given) > 0.5 and not net.training
 
 
 def test_a_run_scores_what_its_clouds_say(tmp_path: Path) -> None:
@@ -114,6 +132,26 @@ def test_a_run_scores_what_its_clouds_say(tmp_path: Path) -> None:
     assert json.loads((with_it / "summary.json").read_text())["warnings"] == []
     (warning,) = json.loads((without / "summary.json").read_text())["warnings"]
     assert "running statistics" in warning and "training.recalibrate=512" in warning
+
+
+def test_a_run_of_many_steps_is_not_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 epochs of 3 steps leave 0.9⁶⁰ of the statistics that a run began with, 2 epochs half of them."""
+    asked: list[int] = []
+
+    def counting(net: Any, given: Any) -> float:
+        given = list(given)
+        asked.extend(len(x.sites.counts) for x in given)
+        return drift(net, given)
+
+    monkeypatch.setattr(epoch_end, "drift", counting)
+    still = "data.augmentation={scale_probability: 0, shift_probability: 0, jitter_probability: 0}"
+    settings = ("training.recalibrate=0", "training.lr=0.0001", "training.batch_size=5", "data.validation=0", still)
+    for epochs, clouds, batches_of_five in ((20, 128, 3), (2, 6, 2)):
+        monkeypatch.setattr(epoch_end, "ASKED", clouds)
+        asked.clear()
+        run = run_transfer(tiny(f"name=epochs{epochs}", f"training.epochs={epochs}", *settings), tmp_path)
+        warned = "running statistics" in " ".join(run.read_summary()["warnings"])
+        assert warned == (epochs == 2) and sum(asked) == 5 * batches_of_five
 
 
 @pytest.mark.parametrize("validation", [0, 0.2])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tiny_runs import rows, run_transfer, separable
+from tiny_runs import interrupt_at, rows, run_transfer, separable
 
 from image2point.config import Config
 from image2point.errors import InputError
@@ -53,20 +53,7 @@ def test_ctrl_c_then_resume(
     tmp_path: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """There are 3 steps in each of 3 epochs: these are mid-epoch, before measuring, and after the last epoch."""
-    steps = 0
-
-    def step(self: Journal, *_: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if place == f"step {steps}":
-            signal.raise_signal(signal.SIGINT)
-
-    def say(self: Journal, text: str) -> None:
-        if text.startswith(place):
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Journal, "step", step)
-    monkeypatch.setattr(Journal, "say", say)
+    interrupt_at(monkeypatch, place)
     with pytest.raises(Interrupted, match=r"continue with: image2point transfer .*tiny/config.yaml .*--resume"):
         run_transfer(learning(data), tmp_path)
     assert len(list((tmp_path / "tiny/checkpoint").iterdir())) == 1
@@ -85,11 +72,12 @@ def test_a_closed_terminal_stops_it_too_but_not_under_nohup(
 
     monkeypatch.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGHUP))
     monkeypatch.setattr(Console, "print", gone)
-    with pytest.raises(Interrupted, match="epoch 1 after step 1 of 3"):
-        run_transfer(learning(data), tmp_path)
-    assert len(list((tmp_path / "tiny/checkpoint").iterdir())) == 1
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        with pytest.raises(Interrupted, match="epoch 1 after step 1 of 3"):
+            run_transfer(learning(data), tmp_path)
+        assert len(list((tmp_path / "tiny/checkpoint").iterdir())) == 1
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         assert_same(run_transfer(learning(data), tmp_path, resume=True).path, whole)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -1,4 +1,4 @@
-"""Small 2D networks and comparisons for the tests of this folder."""
+"""Small 2D networks, clouds and comparisons for the tests of lifted networks."""
 
 from __future__ import annotations
 
