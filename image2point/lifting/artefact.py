@@ -95,10 +95,9 @@ def save(network: Savable, folder: str | Path, scores: Mapping[str, float] | Non
     return home
 
 
-def describe(network: Savable) -> str:
-    """The content of `network.json` for a network as it is now, without a digest of its weights."""
-    facts = network._facts or Facts()
-    return Artefact(recorded(network), network.usage, replace(facts, sha256=None, scores={})).to_json()
+def described(network: Savable) -> str:
+    """What `network.json` says, for a network that goes elsewhere as a program: the scores it has and no digest."""
+    return Artefact(network.lifting, network.usage, replace(network._facts or Facts(), sha256=None)).to_json()
 
 
 def recorded(network: Savable) -> Lifting:

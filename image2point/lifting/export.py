@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from image2point.errors import InputError, one_line
 from image2point.files import user_path, writing
+from image2point.lifting.artefact import described
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import DenseVoxels
 
 logger = logging.getLogger("image2point")
+
+METADATA = "image2point"
+"""The entry of a file, beside its program, that holds what `network.json` of a saved network says."""
 
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 _LARGEST_ONNX = 2**31 - 2**20  # bytes: what one file of this format can hold, less the graph
@@ -26,7 +30,9 @@ def export(network: LiftedNetwork, example: Tensor | DenseVoxels, path: str | Pa
     The program takes what the example is: `grid` [B, C, X, Y, Z], or `grid` and the bool `mask` [B, 1, X, Y, Z] of its
     occupied cells, and gives `logits` [B, classes]. The batch is free, the size of the grid is the example's, numbers
     are of the network's own type. A network that was trained on sparse voxels gives with the mask what it gave on them,
-    and something else without it.
+    and something else without it. How points become the grid, and the names of the classes, go along as far as the
+    network was told (`network.use`), as JSON: the entry `image2point` in the metadata of ONNX files, `image2point.json`
+    among the extra files of others.
 
     Args:
         example: a grid, or `vox.dense(size)`; only its form and size count.
@@ -51,13 +57,13 @@ def export(network: LiftedNetwork, example: Tensor | DenseVoxels, path: str | Pa
         raise InputError(f"{path}: expected a name that ends with .onnx (ONNX) or .pt2 (torch.export)")
     if path.suffix == ".onnx":
         _check_onnx(network)
-    program = _trace(network, example)
+    program, content = _trace(network, example), described(network)
     with writing(path) as temporary:
         if path.suffix == ".onnx":
-            _save_onnx(program, temporary)
+            _save_onnx(program, temporary, content)
         else:
             with temporary.open("wb") as stream:
-                torch.export.save(program, stream)
+                torch.export.save(program, stream, extra_files={f"{METADATA}.json": content})
     logger.info("%s written to %s", network.lifting.network, path)
     return path
 
@@ -126,8 +132,9 @@ def _check_onnx(network: LiftedNetwork) -> None:
         )
 
 
-def _save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+def _save_onnx(program: torch.export.ExportedProgram, path: Path, content: str) -> None:
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     model = torch.onnx.export(program, (), input_names=names, output_names=["logits"], verbose=False, dynamo=True)
     assert model is not None
+    model.model.metadata_props[METADATA] = content
     model.save(path, external_data=False)

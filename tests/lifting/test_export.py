@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,19 @@ def test_programs_give_what_the_network_gives(suffix: str, tmp_path: Path) -> No
     assert relative(run_file(masked, grid.grid, grid.mask), on_voxels) < 1e-5
     plain = i2p.export(net, example.grid, tmp_path / f"plain{suffix}")
     assert relative(run_file(plain, grid.grid), on_grid) < 1e-5
+
+
+def test_programs_say_how_they_are_used(tmp_path: Path) -> None:
+    net = small()
+    net.use(voxel_size=0.2, classes=[f"class {number}" for number in range(net.classifier.out_features)])
+    extra = {"image2point.json": ""}
+    torch.export.load(i2p.export(net, torch.zeros(1, 3, 8, 8, 8), tmp_path / "net.pt2"), extra_files=extra)
+    content = json.loads(extra["image2point.json"])
+    assert content["use"]["classes"] == list(net.classes) and content["lifting"]["network"] == net.lifting.network
+    onnx = pytest.importorskip("onnx", reason=BRINGS)
+    pytest.importorskip("onnxscript", reason=BRINGS)
+    model = onnx.load(i2p.export(net, torch.zeros(1, 3, 8, 8, 8), tmp_path / "net.onnx"))
+    assert {entry.key: json.loads(entry.value) for entry in model.metadata_props}["image2point"] == content
 
 
 def test_programs_keep_the_names_of_tensors(tmp_path: Path) -> None:
