@@ -90,7 +90,10 @@ def confusion_panels(arms: Sequence[Arm]) -> list[Panel]:
         count = len(names)
         panel = heat_panel(Heat(arm.label, index, shares, names, names, "percent", 0.0, 1.0))
         layout, trace = panel.figure["layout"], panel.figure["data"][0]
-        layout["xaxis"] |= {"title": axis_title("predicted"), "tickangle": -45 if count > 4 else 0}
+        layout["xaxis"] |= {
+            "title": axis_title("predicted"),
+            "tickangle": 90 if count > 13 else -45 if count > 4 else 0,
+        }
         layout["yaxis"] |= {"title": axis_title("true")}
         if written := count <= 13:
             trace |= {"texttemplate": "%{z:.0f}", "textfont": {"size": 10}}

@@ -173,7 +173,9 @@ def test_what_a_run_warned_of_stands_on_top(run: Path, runs: list[Path]) -> None
     assert "Warning" not in _Parsed(render(group(read_runs([run])))).text
     edit(run / "summary.json", warnings=["the loss, 1.10, is <that> of guessing"])
     assert "Warning: the loss, 1.10, is <that> of guessing." in _Parsed(render(group(read_runs([run])))).text
-    assert "Warning of imagenet-0: the loss" in _Parsed(render(group(read_runs([run, runs[-1]])))).text
+    other = write_run(run.parent / "other", epochs=2)
+    edit(other / "summary.json", warnings=["the loss, 1.10, is <that> of guessing"])
+    assert "Warning of imagenet-0, other: the loss" in _Parsed(render(group(read_runs([run, other, runs[-1]])))).text
 
 
 def test_a_class_without_test_clouds_is_named(run: Path) -> None:

@@ -85,8 +85,8 @@ def test_formats(runs: list[Record]) -> None:
         r"mean & -- & $61.7 \pm 3.8{}^\dagger$ \\",
         r"\hline",
         r"\end{tabular}",
-        r"\caption{Test accuracy (\%), mean $\pm$ s.d. over 3 runs per cell; bold: best, $\dagger$: not told from it by a "
-        r"paired t-test at 5 \%, corrected by Holm.}",
+        r"\caption{Test accuracy (\%), mean $\pm$ s.d. over 3 runs per cell; bold: best, $\dagger$: not told from it "
+        r"by a paired t-test at 5 \%, corrected by Holm.}",
         r"\end{table}",
     ]
     lines = str(tables.format_pivot(found, "csv")).splitlines()
@@ -134,9 +134,7 @@ def test_names_are_text_in_every_format() -> None:
     assert r"[red]x\x1b[2J" in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
-@pytest.mark.skipif(
-    which("latex") is None, reason="there is no latex to compile with; Debian's texlive-latex-base has it"
-)
+@pytest.mark.skipif(which("latex") is None, reason="no latex on PATH; Debian's texlive-latex-base brings it")
 def test_tables_compile_with_plain_latex(runs: list[Record], tmp_path: Path) -> None:
     """Every printable character of ASCII in names, letters and signs beyond it, and numbers of all sizes."""
     odd = ("".join(map(chr, range(33, 127))), "[a] * é Ł", "→ ± 猫", "a & b \\\\ c", "--x`")
