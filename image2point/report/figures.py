@@ -23,12 +23,14 @@ Figure = dict[str, Any]
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure with its heading, a line that says what is drawn, and its height in pixels."""
+    """A figure with its heading, a line that says what is drawn, its height and the least width at which its words can
+    be read, in pixels; what is narrower scrolls."""
 
     title: str
     meaning: str
     figure: Figure
     height: int = 250
+    least: int = 0
 
 
 def curve_panel(chart: Chart, height: int = 250) -> Panel:

@@ -13,6 +13,8 @@ from image2point.report.figures import FONT, Figure, Panel, axis_title, plain_la
 from image2point.report.maps import Heat, PlaneView, class_colours
 
 LABEL = 9  # pixels: forty names in a column are still read
+MOST_NAMED = 60
+"""Rows of a map that have their names beside them."""
 
 
 def heat_panel(heat: Heat) -> Panel:
@@ -25,7 +27,7 @@ def heat_panel(heat: Heat) -> Panel:
         bar = tick_array(Ticks([math.log10(value) for value in ticks.values], ticks.labels))
     elif heat.scale == "percent":
         shown, low, high = 100 * heat.values, 0.0, 100.0
-    named = len(heat.rows) <= 60
+    named = len(heat.rows) <= MOST_NAMED
     trace: dict[str, Any] = {
         "type": "heatmap",
         "z": [[None if math.isnan(v) else round(v, 4) for v in row] for row in shown.astype(float).tolist()],
@@ -56,14 +58,16 @@ def heat_panel(heat: Heat) -> Panel:
         }
     layout["yaxis"] |= {"autorange": "reversed"}
     layout["margin"] = {"l": 10, "r": 4, "t": 6, "b": 10}
+    least = 0
     if heat.scale == "cosine":
         layout["xaxis"] |= {"tickangle": 90}
         _square(layout)
         height = 470 if len(heat.rows) > 12 else 360
+        least = 120 + 9 * len(heat.rows) if 12 < len(heat.rows) <= MOST_NAMED else 0
     else:
         layout["xaxis"] |= {"title": axis_title("epoch"), "tickangle": 0}
         height = 80 + 14 * max(len(heat.rows), 6)
-    return Panel(heat.title, "", {"data": [trace], "layout": layout}, height)
+    return Panel(heat.title, "", {"data": [trace], "layout": layout}, height, least)
 
 
 def _value(heat: Heat, value: float) -> str:
@@ -104,7 +108,8 @@ def plane_panel(view: PlaneView) -> Panel:
     for axis, title, start in zip(("xaxis", "yaxis"), view.axis_titles, view.corner, strict=True):
         layout[axis] |= {"range": [start, start + view.side], "showgrid": False, "title": axis_title(title)}
     _square(layout)
-    return Panel(view.title, "", {"data": traces, "layout": layout}, 470)
+    meaning = f"{view.outside:,} of {view.samples:,} samples lie outside" if view.outside else ""
+    return Panel(view.title, meaning, {"data": traces, "layout": layout}, 470)
 
 
 def _square(layout: Figure) -> None:

@@ -48,7 +48,8 @@ class PlaneView:
     """Features [n, 2] of one split and class means [C, 2] in a plane; classes in the order of similarity.
 
     `labels` [n] and `means` go by place in `names`. `corner` and `side` are of the square that is shown,
-    the same for both splits: it holds all means, and along each axis 98 % of the features.
+    the same for both splits: it holds all means, and along each axis the features within Tukey's fences. `outside`: how
+    many of the `samples` of the split lie outside it.
     """
 
     title: str
@@ -60,6 +61,8 @@ class PlaneView:
     shares: tuple[float, float]
     corner: tuple[float, float]
     side: float
+    outside: int
+    samples: int
 
     @property
     def axis_titles(self) -> tuple[str, str]:
@@ -136,8 +139,8 @@ def planes(arms: Sequence[Arm]) -> list[PlaneView]:
     for i, arm, found, order, names in _located(arms):
         place = np.full(len(found.classifier), -1)
         place[order] = np.arange(len(order))
-        # A few features far out would press all others together: the square holds the means and most features.
-        ends = [np.nanquantile(seen.points, (0.01, 0.99), axis=0) for seen in found.splits.values()]
+        # Features far out would press all others together: the square holds the means, and the others.
+        ends = [fenced(seen.points) for seen in found.splits.values()]
         every = np.concatenate([*ends, *(seen.means[order] for seen in found.splits.values())])
         low, high = np.nanmin(every, axis=0), np.nanmax(every, axis=0)
         side = 1.2 * float((high - low).max()) or 1.0
@@ -149,8 +152,23 @@ def planes(arms: Sequence[Arm]) -> list[PlaneView]:
             title = _title(arms, arm, f"Features of {split}")
             labels, means = place[seen.labels[chosen]], seen.means[order]
             square = ((corner[0], corner[1]), side)
-            views.append(PlaneView(title, i, seen.points[chosen], labels, means, names, share, *square))
+            beyond = ((seen.points < corner) | (seen.points > np.add(corner, side))).any(1)
+            counts = int(beyond.sum()), len(seen.labels)
+            views.append(PlaneView(title, i, seen.points[chosen], labels, means, names, share, *square, *counts))
     return views
+
+
+def fenced(points: np.ndarray) -> np.ndarray:
+    """The least and the greatest coordinate [2, d] of points [n, d] that lies, along its own axis, within 1.5
+    interquartile ranges of the quartiles (Tukey 1977); NaN counts for nothing.
+
+    >>> fenced(np.array([[0.0], [1.0], [2.0], [3.0], [900.0]])).tolist()
+    [[0.0], [3.0]]
+    """
+    low, high = np.nanquantile(points, (0.25, 0.75), axis=0)
+    inside = (points >= low - 1.5 * (high - low)) & (points <= high + 1.5 * (high - low))
+    kept = np.where(inside, points, np.nan)
+    return np.stack([np.nanmin(kept, axis=0), np.nanmax(kept, axis=0)])
 
 
 def class_colours(classes: int) -> list[str]:

@@ -32,6 +32,12 @@ COLLAPSE = (
     "and the measure as a share of it; measures that are not corrected depend on the number of samples, and compare by "
     "that share"
 )
+DISAGREE = (
+    "NC1 and CDNV may disagree. NC1 weighs directions by the pseudo-inverse of Σ_B: variance within classes counts "
+    "most along the directions in which class means differ least, and not at all where they do not differ; it is an "
+    "average over all classes. CDNV is a mean over pairs of classes, of their variance in all directions over the "
+    "squared distance of their means: one close pair dominates it, but not its median."
+)
 HINT = "Drag in a figure to zoom, double-click to go back."
 HINT_ARMS = "Click an arm in a legend to hide it in every figure."
 
@@ -63,22 +69,26 @@ def render(arms: Sequence[Arm]) -> str:
 
     heading = title(arms)
     page = _Page(arms)
+    sections = [
+        page.results(),
+        page.learning(),
+        page.collapse(),
+        page.depth(),
+        page.geometry(),
+        page.per_class(),
+        page.confusion(),
+        page.clouds(),
+        page.moved(),
+        page.provenance(),
+    ]
     body = "\n".join(
         [
             f"<h1>{escape(heading)}</h1>",
             f'<p class="lead">{escape(statement(arms))}</p>',
             page.warnings(),
+            page.contents(),
             f'<p class="hint">{HINT if len(arms) == 1 else f"{HINT} {HINT_ARMS}"}</p>',
-            page.results(),
-            page.learning(),
-            page.collapse(),
-            page.depth(),
-            page.geometry(),
-            page.per_class(),
-            page.confusion(),
-            page.clouds(),
-            page.moved(),
-            page.provenance(),
+            *sections,
         ]
     )
     colours = "".join(f"--arm-{index}: {charts.colour(index)}; " for index in range(len(arms)))
@@ -110,6 +120,7 @@ class _Page:
         self.arms = arms
         self.figures: dict[str, figures.Figure] = {}
         self.numbers = {"Table": 0, "Figure": 0}
+        self.headings: list[str] = []
         self.repeated = any(len(arm.runs) > 1 for arm in arms)
 
     def warnings(self) -> str:
@@ -132,7 +143,7 @@ class _Page:
     def results(self) -> str:
         note = f"The arms side by side, with the chosen weights{self._spreads()} {DEFINITIONS}"
         table = page_tables.arms_table(self.arms)
-        return f"<h2>Results</h2>{self._caption('Table', note)}{table}"
+        return f"{self._heading('Results')}{self._caption('Table', note)}{table}"
 
     def learning(self) -> str:
         note = (
@@ -145,11 +156,11 @@ class _Page:
             if chart.quantity == self.arms[0].display.curves[0]:
                 panel.figure["data"] += figures.chosen_marks(self.arms)
         legend = self._legend(charts.splits_of(shown))
-        return f"<h2>Learning</h2>{self._caption('Figure', note)}{legend}{self._two('learning', panels)}"
+        return f"{self._heading('Learning')}{self._caption('Figure', note)}{legend}{self._two('learning', panels)}"
 
     def collapse(self) -> str:
         shown = charts.collapse_charts(self.arms)
-        parts = ["<h2>Collapse</h2>"]
+        parts = [self._heading("Collapse")]
         if shown:
             note = "Collapse of the pre-classifier features over epochs; epoch 0 is the lifted network before training."
             parts += [
@@ -159,6 +170,7 @@ class _Page:
             ]
         if table := page_tables.collapse_table(self.arms):
             parts += [self._caption("Table", COLLAPSE + self._spreads(), "gap"), table]
+            parts.append(f'<p class="caption">{page_tables.formula(DISAGREE)}</p>')
         elif not shown:
             parts.append("<p>These runs did not measure collapse.</p>")
         return "".join(parts)
@@ -184,12 +196,13 @@ class _Page:
             "average-linkage tree over the cosines of the training means."
         )
         grams = [map_figures.heat_panel(heat) for heat in maps.cosines(self.arms)]
-        parts = ["<h2>Where classes lie</h2>", self._caption("Figure", note + self._first_runs())]
+        parts = [self._heading("Where classes lie"), self._caption("Figure", note + self._first_runs())]
         parts.append(self._two("cosines", grams))
         note = (
             "Features in the plane of the first two principal axes of the training class means (PCA on the means), the "
             f"same for train and test; at most {maps.MOST_POINTS:,} samples of each. Outlined: "
-            "class means. The square holds them all, and 98 % of the coordinates along each axis."
+            "class means. The square holds them all, and along each axis what lies within 1.5 interquartile ranges of "
+            "the quartiles."
         )
         parts += [
             self._caption("Figure", note + self._first_runs(), "gap"),
@@ -204,7 +217,7 @@ class _Page:
         note = f"{what} by class, with the chosen weights, hardest class at the bottom. {panel.meaning}"
         note += " Bars: ± 1 s.d. over runs." if self.repeated else ""
         return (
-            f"<h2>Classes</h2>{self._caption('Figure', note)}{self._legend(())}"
+            f"{self._heading('Classes')}{self._caption('Figure', note)}{self._legend(())}"
             f"<figure>{self._plot('per-class', panel.figure, panel.height)}</figure>"
         )
 
@@ -236,13 +249,13 @@ class _Page:
                 "Test clouds, and what each arm calls them: ✓ for the right class, ✗ and a name for another. "
                 "Drag to turn, scroll to zoom."
             )
-            return f"<h2>Clouds</h2>{self._caption('Figure', note)}{boxes}"
+            return f"{self._heading('Clouds')}{self._caption('Figure', note)}{boxes}"
         if boxes := scene_boxes(self.arms, self._plot):
             note = (
                 "Test scenes, with at most 4,096 points of each: their true classes, the predicted ones, or where the "
                 "two differ. Drag to turn, scroll to zoom; the arms turn together." + self._first_runs()
             )
-            return f"<h2>Scenes</h2>{self._caption('Figure', note)}{boxes}"
+            return f"{self._heading('Scenes')}{self._caption('Figure', note)}{boxes}"
         return ""
 
     def moved(self) -> str:
@@ -250,7 +263,7 @@ class _Page:
             "What moved: parameters by their role in the network, by origin (inflated from a 2D kernel, copied as they "
             "are, or fresh), and how many of them the policy let training change."
         )
-        return f"<h2>Parameters</h2>{self._caption('Table', note)}{page_tables.moved_table(self.arms)}"
+        return f"{self._heading('Parameters')}{self._caption('Table', note)}{page_tables.moved_table(self.arms)}"
 
     def provenance(self) -> str:
         runs = [run for arm in self.arms for run in arm.runs]
@@ -264,9 +277,18 @@ class _Page:
             choice = self._caption("Table", tried) + table
         note = "The runs one by one; below, what each recorded of its weights, data and environment, and its config."
         return (
-            f"<h2>Provenance</h2>{choice}{self._caption('Table', note)}{page_tables.runs_table(self.arms)}"
+            f"{self._heading('Provenance')}{choice}{self._caption('Table', note)}{page_tables.runs_table(self.arms)}"
             f'<div class="records">{"".join(map(details, runs))}</div>'
         )
+
+    def contents(self) -> str:
+        """Links to the sections that were made."""
+        links = "".join(f'<a href="#{_anchor(heading)}">{heading}</a>' for heading in self.headings)
+        return f'<nav class="contents" aria-label="Contents">{links}</nav>'
+
+    def _heading(self, text: str) -> str:
+        self.headings.append(text)
+        return f'<h2 id="{_anchor(text)}">{text}</h2>'
 
     def _caption(self, kind: str, text: str, extra: str = "") -> str:
         self.numbers[kind] += 1
@@ -305,13 +327,22 @@ class _Page:
         return "".join(
             f"<figure><figcaption><b>{escape(panel.title)}</b>"
             f'<span class="meaning">{page_tables.formula(panel.meaning)}</span></figcaption>'
-            f"{self._plot(f'{name}-{index}', panel.figure, panel.height)}</figure>"
+            f"{self._panel(f'{name}-{index}', panel)}</figure>"
             for index, panel in enumerate(panels)
         )
 
-    def _plot(self, name: str, figure: figures.Figure, height: int) -> str:
+    def _panel(self, name: str, panel: figures.Panel) -> str:
+        drawn = self._plot(name, panel.figure, panel.height, panel.least)
+        return page_tables.scrolling(drawn) if panel.least else drawn
+
+    def _plot(self, name: str, figure: figures.Figure, height: int, least: int = 0) -> str:
         self.figures[name] = figure
-        return f'<div class="plot" id="{name}" style="height: {height}px"></div>'
+        least_width = f"; min-width: {least}px" if least else ""
+        return f'<div class="plot" id="{name}" style="height: {height}px{least_width}"></div>'
+
+
+def _anchor(heading: str) -> str:
+    return heading.lower().replace(" ", "-")
 
 
 def _embed(value: Any) -> str:

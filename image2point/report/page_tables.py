@@ -171,7 +171,12 @@ def formula(text: str) -> str:
 
 
 def table(head: str, body: str, kind: str = "") -> str:
-    return f'<div class="wide"><table class="{kind}"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+    return scrolling(f'<table class="{kind}"><thead>{head}</thead><tbody>{body}</tbody></table>')
+
+
+def scrolling(content: str) -> str:
+    """What scrolls sideways where it is wider than the page, and says so then (the script sees to it)."""
+    return f'<div class="wide">{content}</div><p class="sideways" hidden>scroll sideways \u2192</p>'
 
 
 def cell(content: str, text: bool = False) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from image2point.report.arms import Arm
 from image2point.report.cloud_figures import cloud_figure
 from image2point.report.figures import Figure, Panel, axis_title
-from image2point.report.map_figures import heat_panel
+from image2point.report.map_figures import MOST_NAMED, heat_panel
 from image2point.report.maps import Heat, class_colours
 from image2point.report.read_scenes import Scene
 
@@ -87,16 +87,22 @@ def confusion_panels(arms: Sequence[Arm]) -> list[Panel]:
         with np.errstate(invalid="ignore"):
             shares = total.counts / total.support[:, None]  # NaN for a class without any
         names = arm.first.summary.data.classes
+        count = len(names)
         panel = heat_panel(Heat(arm.label, index, shares, names, names, "percent", 0.0, 1.0))
         layout, trace = panel.figure["layout"], panel.figure["data"][0]
-        layout["xaxis"] |= {"title": axis_title("predicted"), "tickangle": -45 if len(names) > 4 else 0}
+        layout["xaxis"] |= {
+            "title": axis_title("predicted"),
+            "tickangle": 90 if count > 13 else -45 if count > 4 else 0,
+        }
         layout["yaxis"] |= {"title": axis_title("true")}
-        if written := len(names) <= 13:
+        if written := count <= 13:
             trace |= {"texttemplate": "%{z:.0f}", "textfont": {"size": 10}}
         trace["customdata"] = [[f"{escape(row)} taken for {escape(column)}" for column in names] for row in names]
         trace["text"] = [
             [f"{n:,} of {of:,}" + (f", {100 * n / of:.1f} %" if of else "") for n in row]
             for row, of in zip(total.counts.tolist(), total.support.tolist(), strict=True)
         ]
-        panels.append(Panel(panel.title, "", panel.figure, 130 + (24 if written else 13) * max(len(names), 4)))
+        row, column = (24, 26) if written else (13, 9)
+        height, least = 130 + row * max(count, 4), 130 + column * count
+        panels.append(Panel(panel.title, "", panel.figure, *((height, least) if count <= MOST_NAMED else (700, 0))))
     return panels

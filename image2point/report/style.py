@@ -13,6 +13,7 @@ p { max-width: 84ch; margin: 0 0 12px; }
 .lead { font-size: 17px; }
 .caption { color: var(--soft); font-size: 14px; line-height: 1.5; margin: 4px 0 16px; max-width: 104ch; }
 .caption.gap { margin-top: 34px; }
+.sideways + .caption:not(.gap) { margin-top: 14px; }
 .caption b { color: var(--ink); }
 small { font-size: 12px; color: var(--soft); font-weight: 400; }
 .warning { font-size: 14.5px; border-left: 3px solid #D55E00; padding: 2px 0 2px 12px; overflow-wrap: anywhere; }
@@ -20,6 +21,13 @@ small { font-size: 12px; color: var(--soft); font-weight: 400; }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; font-size: 12px; }
 
 .wide { overflow-x: auto; }
+.wide.more { mask-image: linear-gradient(to right, #000 calc(100% - 44px), transparent); }
+.wide:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; }
+.sideways { font: 12px/1.3 var(--sans); color: var(--soft); text-align: right; margin: 5px 0 0;
+            max-width: none; }
+.contents { display: flex; flex-wrap: wrap; gap: 4px 18px; font: 13.5px/1.5 var(--sans); margin: 0 0 14px; }
+.contents a { color: #0072B2; text-decoration: none; }
+.contents a:hover { text-decoration: underline; }
 table { border-collapse: collapse; width: 100%; font: 13px/1.35 var(--sans); font-variant-numeric: tabular-nums;
         border-top: 1.5px solid var(--ink); border-bottom: 1.5px solid var(--ink); }
 th, td { padding: 5px 7px; text-align: right; white-space: nowrap; vertical-align: baseline; font-weight: 400; }
@@ -85,9 +93,12 @@ pre { background: #f7f7f5; border: 1px solid #eee; padding: 12px 14px; overflow-
 
 @media screen and (max-width: 860px) {
   .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .panels.two { grid-template-columns: 1fr; }
+  .panels.two { grid-template-columns: minmax(0, 1fr); }
 }
-@media screen and (max-width: 560px) { .panels { grid-template-columns: 1fr; } main { padding: 28px 16px 48px; } }
+@media screen and (max-width: 560px) {
+  .panels { grid-template-columns: minmax(0, 1fr); }
+  main { padding: 28px 16px 48px; }
+}
 @page { margin: 15mm; }
 @media print {
   main { width: 1080px; max-width: none; padding: 0 30px; margin: 0; zoom: .63; }
@@ -96,6 +107,8 @@ pre { background: #f7f7f5; border: 1px solid #eee; padding: 12px 14px; overflow-
   .cloud .still { display: block; width: 100%; }
   tr, details > summary { break-inside: avoid; }
   .wide, pre { overflow: visible; }
+  .wide.more { mask-image: none; }
+  .sideways, .contents { display: none; }
   pre { white-space: pre-wrap; }
   .hint, .legend button.off { display: none; }
 }
@@ -106,6 +119,18 @@ SCRIPT = """
 const figures = JSON.parse(document.getElementById("figures").textContent);
 for (const [id, figure] of Object.entries(figures))
   Plotly.newPlot(id, figure.data, figure.layout, {responsive: true, displayModeBar: false});
+
+// What is wider than the page says that it scrolls, as long as there is more to its right.
+for (const wide of document.querySelectorAll(".wide")) {
+  const look = () => {
+    const over = wide.scrollWidth > wide.clientWidth + 1;
+    wide.classList.toggle("more", over && wide.scrollLeft + wide.clientWidth < wide.scrollWidth - 1);
+    wide.nextElementSibling.hidden = !over;
+    if (over) wide.tabIndex = 0; else wide.removeAttribute("tabindex");
+  };
+  wide.addEventListener("scroll", look);
+  new ResizeObserver(look).observe(wide);
+}
 
 // Browsers print a WebGL canvas blank: keep a still of each cloud, as it was last turned, for paper.
 function still(plot) {

@@ -14,13 +14,14 @@ import numpy as np
 import yaml
 from rich.table import Table
 
-from image2point.errors import InputError, one_line
+from image2point.errors import InputError
 from image2point.files import csv_cell
 from image2point.report.arms import IDLE
 from image2point.report.numbers import ABSENT, UNDEFINED
 from image2point.report.plain import cell_text, markdown_table
 from image2point.report.read import Record
 from image2point.sweeps.comparison import Comparison, compared
+from image2point.sweeps.latex import latex_number, latex_table, latex_text
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 SPREADS = ("sd", "interval")
@@ -216,10 +217,22 @@ def format_pivot(table: Pivot, kind: str, spread: str = "sd") -> str | Table:
         return result
     if kind == "markdown":
         return markdown_table(names, [[*row, *cells] for row, cells in lines], range(fields, len(names)))
-    columns = "l" * fields + "r" * len(table.columns)
-    body = "".join(" & ".join([*map(_latex, row), *cells]) + " \\\\\n" for row, cells in lines)
-    top = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(map(_latex, names))} \\\\\n\\midrule\n"
-    return f"{top}{body}\\bottomrule\n\\end{{tabular}}\n"
+    what = f"{_title(table.value)}{' (%)' if in_percent(table.value) else ''}"
+    groups, headings = [], [*table.row_fields, what]
+    if table.column_fields:
+        groups = [("", fields), (f"{what} by {', '.join(table.column_fields)}", len(table.columns))]
+        headings = [*table.row_fields, *map(", ".join, table.columns)]
+    body = [[*map(latex_text, row), *cells] for row, cells in lines]
+    return latex_table(groups, headings, body, _sentences(note(table, spread)), fields)
+
+
+def _title(value: str) -> str:
+    """`final.test_accuracy` as words; what is not under `final` by its name."""
+    return value.removeprefix("final.").replace("_", " ") if value.startswith("final.") else value
+
+
+def _sentences(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def note(table: Pivot, spread: str) -> str:
@@ -228,7 +241,7 @@ def note(table: Pivot, spread: str) -> str:
     runs = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     kind = "s.d." if spread == "sd" else "half the 95 % interval"
     marks = "; bold: best, †: not told from it by a paired t-test at 5 %, corrected by Holm" if table.best else ""
-    what = f"{table.value}{' (%)' if in_percent(table.value) else ''}"
+    what = f"{_title(table.value)}{' (%)' if in_percent(table.value) else ''}"
     return f"{what}, mean ± {kind} over {runs} runs per cell{marks}{_rates(table)}"
 
 
@@ -267,26 +280,19 @@ def in_percent(value: str) -> bool:
 def _cell(table: Pivot, key: tuple[Key, Key], kind: str, spread: str) -> str:
     cell = table.cells.get(key)
     if cell is None:
-        return ABSENT
+        return latex_text(ABSENT) if kind == "latex" else ABSENT
     if math.isnan(cell.mean):
         return UNDEFINED
     scale = 100 if in_percent(table.value) else 1
     mean, width = scale * cell.mean, cell.spread(spread)
     number = (lambda x: f"{x:.1f}") if scale == 100 else (lambda x: f"{x:.3g}")
-    text = number(mean) + ("" if width is None else f" ± {number(scale * width)}")
+    spread_text = None if width is None else number(scale * width)
     if kind == "latex":
-        text = "$" + text.replace("±", r"\pm") + "$"
+        return latex_number(number(mean), spread_text, key == table.best, key in table.level)
+    text = number(mean) + ("" if spread_text is None else f" ± {spread_text}")
     if key == table.best:
-        text = {"terminal": f"[bold]{text}[/bold]", "markdown": f"**{text}**", "latex": rf"\textbf{{{text}}}"}[kind]
-    dagger = r"\textsuperscript{\dag}" if kind == "latex" else " †"
-    return text + (dagger if key in table.level else "")
-
-
-def _latex(text: str) -> str:
-    """Text with LaTeX's own characters escaped."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "_%&#$" + "{}"}
-    return "".join(special.get(character, character) for character in one_line(text, 1000))
+        text = {"terminal": f"[bold]{text}[/bold]", "markdown": f"**{text}**"}[kind]
+    return text + (" †" if key in table.level else "")
 
 
 def _csv(table: Pivot) -> str:

@@ -69,6 +69,22 @@ def test_planes_hold_both_splits(measured: Path) -> None:
     assert len(set(maps.class_colours(40))) == 40
 
 
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_outliers_do_not_squeeze_a_plane(measured: Path, share: float) -> None:
+    """A tenth of the samples of a split, or two of a hundred, a hundred times as far out as the others."""
+    before = maps.planes(group([read_run(measured)]))[0]
+    stored = dict(np.load(measured / "geometry.npz"))
+    far = np.random.default_rng(0).permutation(len(stored["test_labels"]))[: int(share * len(stored["test_labels"]))]
+    stored["test_points"][far] *= 100
+    np.savez(measured / "geometry.npz", **stored)
+    train, test = maps.planes(group([read_run(measured)]))
+    assert 0.9 < train.side / before.side < 1.1 and len(far)
+    assert (train.outside, test.outside, test.samples) == (0, len(far), len(stored["test_labels"]))
+    assert plane_panel(test).meaning == f"{len(far)} of {test.samples} samples lie outside"
+    inside = (train.means >= train.corner) & (train.means <= np.add(train.corner, train.side))
+    assert inside[np.isfinite(train.means)].all()
+
+
 def test_marks_do_not_cover_each_other() -> None:
     places = maps.apart(np.concatenate([np.zeros((6, 2)), [[5.0, 5.0], [np.nan, np.nan]]]), gap=1.0)
     distance = np.linalg.norm(places[:7, None] - places[None, :7], axis=2) + 9 * np.eye(7)

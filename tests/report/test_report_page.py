@@ -72,9 +72,24 @@ def test_nothing_is_loaded_from_elsewhere(page: _Parsed) -> None:
         for name, value in attributes.items()
         if name in ("src", "href", "srcset", "data", "action")
     ]
-    assert [value for value in addresses if value and not value.startswith("data:")] == []
+    assert [value for value in addresses if value and not value.startswith(("data:", "#"))] == []
     assert [tag for tag, _ in page.elements if tag in ("iframe", "object", "embed", "base")] == []
     assert sum(tag == "script" for tag, _ in page.elements) == 3  # plotly once, the data, the page's own
+
+
+def test_the_contents_lead_to_every_section(page: _Parsed) -> None:
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    places = ["#" + str(attributes.get("id")) for tag, attributes in page.elements if tag == "h2"]
+    assert links == places == ["#" + name for name in (
+        "results", "learning", "collapse", "classes", "clouds", "parameters", "provenance")]  # fmt: skip
+
+
+def test_what_may_be_too_wide_can_scroll_and_say_so(runs: list[Path]) -> None:
+    text = render(group(read_runs(runs)))
+    assert text.count("<table") == text.count('<div class="wide"><table') == 6
+    assert text.count('<p class="sideways" hidden>') == 8  # and two matrices
+    widths = re.findall(r'id="confusion-\d" style="height: \d+px; min-width: (\d+)px"', text)
+    assert [int(width) >= 100 + 9 * len(CLASSES) for width in widths] == [True, True]  # so that no two names touch
 
 
 def test_every_figure_has_its_place_and_is_valid_plotly(page: _Parsed) -> None:
@@ -136,6 +151,7 @@ def test_the_text_states_the_run(page: _Parsed) -> None:
         "in 2 arms: imagenet; scratch",
         "In the arm “scratch”, a control, every kernel was drawn afresh",
         "Each arm was run with 3 seeds (0, 1, 2)",
+        "NC1 and CDNV may disagree",
         "with the weights of the last epoch",
         "57934424",
         "2.13.0+cpu",
@@ -157,7 +173,9 @@ def test_what_a_run_warned_of_stands_on_top(run: Path, runs: list[Path]) -> None
     assert "Warning" not in _Parsed(render(group(read_runs([run])))).text
     edit(run / "summary.json", warnings=["the loss, 1.10, is <that> of guessing"])
     assert "Warning: the loss, 1.10, is <that> of guessing." in _Parsed(render(group(read_runs([run])))).text
-    assert "Warning of imagenet-0: the loss" in _Parsed(render(group(read_runs([run, runs[-1]])))).text
+    other = write_run(run.parent / "other", epochs=2)
+    edit(other / "summary.json", warnings=["the loss, 1.10, is <that> of guessing"])
+    assert "Warning of imagenet-0, other: the loss" in _Parsed(render(group(read_runs([run, other, runs[-1]])))).text
 
 
 def test_a_class_without_test_clouds_is_named(run: Path) -> None:

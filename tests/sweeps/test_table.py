@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -69,11 +71,24 @@ def test_formats(runs: list[Record]) -> None:
         "| network.rule | io | all |\n|---|---:|---:|\n"
         "| repeat | 52.0 ± 2.0 | **62.3 ± 3.2** |\n| mean | – | 61.7 ± 3.8 † |\n"
     )
-    latex = tables.format_pivot(found, "latex")
-    assert isinstance(latex, str)
-    assert r"repeat & $52.0 \pm 2.0$ & \textbf{$62.3 \pm 3.2$} \\" in latex and latex.startswith(
-        r"\begin{tabular}{lrr}"
-    )
+    assert str(tables.format_pivot(found, "latex")).splitlines() == [
+        "% It needs no package.",
+        r"\begin{table}",
+        r"\centering",
+        r"\begin{tabular}{lrr}",
+        r"\hline",
+        r" & \multicolumn{2}{c}{test accuracy (\%) by finetune.policy} \\",
+        r"\cline{2-3}",
+        r"network.rule & io & all \\",
+        r"\hline",
+        r"repeat & $52.0 \pm 2.0$ & $\mathbf{62.3} \pm 3.2$ \\",
+        r"mean & -- & $61.7 \pm 3.8{}^\dagger$ \\",
+        r"\hline",
+        r"\end{tabular}",
+        r"\caption{Test accuracy (\%), mean $\pm$ s.d. over 3 runs per cell; bold: best, $\dagger$: not told from it "
+        r"by a paired t-test at 5 \%, corrected by Holm.}",
+        r"\end{table}",
+    ]
     lines = str(tables.format_pivot(found, "csv")).splitlines()
     assert lines[0] == "network.rule,finetune.policy,seeds,final.test_accuracy"
     assert len(lines) == 10 and "repeat,all,2,0.66" in lines
@@ -117,6 +132,26 @@ def test_names_are_text_in_every_format() -> None:
     stream = io.StringIO()
     Console(file=stream, force_terminal=True, color_system=None).print(tables.format_pivot(found, "terminal"))
     assert r"[red]x\x1b[2J" in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.skipif(which("latex") is None, reason="no latex on PATH; Debian's texlive-latex-base brings it")
+def test_tables_compile_with_plain_latex(runs: list[Record], tmp_path: Path) -> None:
+    """Every printable character of ASCII in names, letters and signs beyond it, and numbers of all sizes."""
+    odd = ("".join(map(chr, range(33, 127))), "[a] * é Ł", "→ ± 猫", "a & b \\\\ c", "--x`")
+    named = [record(0.1**k, {"arm": name, "seed": 0}) for k, name in enumerate(odd)]
+    pivots = [
+        tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy"),
+        tables.pivot(runs, ["network.rule", "finetune.policy"], [], "final.test_accuracy"),
+        tables.pivot(named, ["arm"], [], "final.test_accuracy", best="none"),
+        replace(tables.pivot(named, ["seed"], ["arm"], "final.test_accuracy"), value="some_50_%_value"),
+    ]
+    parts = [str(tables.format_pivot(each, "latex", spread)) for each in pivots for spread in ("sd", "interval")]
+    page = "\n".join([r"\documentclass{article}", r"\begin{document}", *parts, r"\end{document}"])
+    (tmp_path / "page.tex").write_text(page, encoding="utf-8")
+    command = ["latex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert said.returncode == 0, said.stdout[-2000:]
+    assert "Missing character" not in said.stdout and "\n!" not in said.stdout
 
 
 def test_runs_are_chosen_by_their_settings(runs: list[Record]) -> None:
