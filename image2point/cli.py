@@ -83,7 +83,9 @@ def _misused(error: Any) -> bool:
 
 def _reason(error: Any) -> str:
     if _misused(error):
-        return f"{error.format_message().rstrip('.')} (see {error.ctx.command_path} --help)"
+        setting = str(getattr(error, "option_name", "")).lstrip("-")
+        hint = f"; settings go without dashes: {setting}=VALUE" if "." in setting else ""
+        return f"{error.format_message().rstrip('.')}{hint} (see {error.ctx.command_path} --help)"
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
     return " ".join(str(error).split())

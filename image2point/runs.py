@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from image2point import files
-from image2point.errors import InputError
-from image2point.files import user_path
+from image2point.errors import InputError, listed
+from image2point.files import looked_for, user_path
 
 MOST_BYTES = 32 * 2**20
 """Of a text file of a run."""
@@ -157,10 +157,16 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """An existing run directory; InputError where there is none."""
     run = Run(user_path(path))
+    if run.path.is_file():
+        raise InputError(f"{path} is not a run directory but a file; a run is the folder that it left: runs/NAME")
     if not run.path.is_dir():
-        raise InputError(f"{path} is not a run directory: no such folder")
+        known = Path("runs") / Path(path).name
+        hint = f"; did you mean {known}?" if Run(known).config.is_file() else looked_for(path)
+        raise InputError(f"{path} is not a run directory: no such folder{hint}")
     if not run.config.is_file():
-        raise InputError(f"{path} is not a run directory: it has no {run.config.name}")
+        inside = sorted(str(each.parent) for each in run.path.glob(f"*/{run.config.name}"))
+        hint = f"; runs in it: {listed(inside, 3)}" if inside else ""
+        raise InputError(f"{path} is not a run directory: it has no {run.config.name}{hint}")
     return run
 
 

@@ -160,6 +160,69 @@ def test_bad_settings_begin_nothing(config: Path, tmp_path: Path, overrides: lis
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("transfer shapes.yaml resume", ["key=value without spaces", "did you mean --resume?"]),
+        ("transfer shapes.yaml training.epochs = 3", ["'training.epochs'", "key=value without spaces"]),
+        ("transfer shapes.yaml lr=0.1", ["did you mean training.lr"]),
+        ("transfer shapes.yaml network.architecture=resnet18", ["did you mean arch?"]),
+        ("transfer shapes.yaml network.arch=resnet-18", ["did you mean resnet18"]),
+        ("transfer shapes.yaml network.weights=resnet18.pth", ["did you mean file:resnet18.pth?"]),
+        ("transfer shapes.yaml network.weights=wheel:efficientnet_lite0", ["the network is test_resnet", "lift tf_"]),
+        ("transfer shapes.yaml data.root=nowhere", ["no point-cloud data at nowhere", "looked for in"]),
+        ("transfer shapes.yaml data.root=clouds/ball", ["no class folders", "put the 3 files in it into a folder"]),
+        ("transfer shapes.yaml data.root=half", ["no folder test", "with the class folders directly in it"]),
+        ("transfer shapes.yaml data.root=one", ["the one class ball"]),
+        ("transfer shapes.yaml data.shots=50", ["50 shots", "'ball'", "only 2"]),
+        ("transfer shapes.yaml training.accelerator=cuda", ["torch finds no GPU", "use cpu or auto"]),
+        ("transfer shape.yaml", ["does not exist", "did you mean shapes.yaml?"]),
+        ("transfer modelnet40/resnet50_ionorm", ["did you mean modelnet40/resnet50_io_norm?"]),
+        ("transfer modelnet40/nothing_of_that_name", ["`image2point config --list`"]),
+        ("transfer sweep.yaml", ["use `image2point sweep sweep.yaml`"]),
+        ("sweep shapes.yaml", ["no section `sweep`", "`image2point transfer shapes.yaml`"]),
+        ("sweep sweep.yaml", ["training.lrr", "did you mean lr?"]),
+        ("predict shapes.yaml clouds/ball/0.npy", ["shapes.yaml is not a run directory but a file"]),
+        ("evaluate old", ["old is not a run directory", "did you mean runs/old?"]),
+        ("report runs", ["runs in it: runs/new, runs/old"]),
+        ("report clouds", ["clouds is not a run directory"]),
+    ],
+)
+def test_mistakes_of_a_first_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for folder in ("clouds/ball", "clouds/box", "half/train/ball", "half/train/box", "one/ball"):
+        Path(folder).mkdir(parents=True)
+        for number in range(3):
+            np.save(f"{folder}/{number}.npy", np.random.default_rng(number).normal(size=(16, 3)))
+    shapes = tiny("name=shapes", "data.name=folder", "data.root=clouds", "data.validation=0").to_yaml()
+    Path("shapes.yaml").write_text(shapes)
+    Path("sweep.yaml").write_text("base: shapes.yaml\nsweep:\n- training.lrr: [0.1, 0.2]\n")
+    for name in ("old", "new"):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, "config.yaml").write_text(shapes)
+    refused(call(*command.split()), *words)
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["new", "old"]
+
+
+def test_a_folder_of_clouds_is_predicted_file_by_file(tmp_path: Path) -> None:
+    run = run_transfer(tiny("training.epochs=0", "finetune.policy=none"), tmp_path).path
+    (tmp_path / "clouds").mkdir()
+    refused(call("predict", run, tmp_path / "clouds"), "this is a folder", f"{tmp_path / 'clouds'}/*")
+
+
+@pytest.mark.parametrize(("size", "words"), [("5", "too few for a shape"), ("0.0001", "touch no other"), ("0.3", "")])
+def test_a_voxel_size_that_fits_no_cloud_is_told(tmp_path: Path, size: str, words: str) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(tiny("training.epochs=0", "finetune.policy=none", f"data.voxel_size={size}").to_yaml())
+    result = call("transfer", config, "--runs", tmp_path)
+    assert result.exit_code == 0
+    told = [line for line in result.output.splitlines() if line.startswith("warning: a training cloud is")]
+    assert len(told) == bool(words) and all(words in line for line in told)
+
+
 def test_an_existing_run_is_not_touched(config: Path, tmp_path: Path) -> None:
     other = tmp_path / "runs/tiny"
     other.mkdir(parents=True)

@@ -243,6 +243,7 @@ def test_version() -> None:
         ("transfer", "Missing argument 'config' (see image2point transfer --help)"),
         ("data verify folder x --worker 2", "No such option: --worker"),
         ("lift resnet18 --classes 0", "'--classes'"),
+        ("transfer a.yaml --data.root=clouds", "settings go without dashes: data.root=VALUE"),
         ("--verbose", "No such option: --verbose"),
     ],
 )

@@ -17,7 +17,8 @@ def explain(error: Any, origins: Mapping[str, str], kind: type[BaseModel]) -> st
     location = [str(part) for part in error["loc"]]
     options = _options(kind, location[:-1])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], options, n=1, cutoff=0.5)
+        begun = [name for name in options if location[-1].startswith(name)]
+        near = begun or difflib.get_close_matches(location[-1], options, n=1, cutoff=0.5)
         close = near if len(location) > 1 else _elsewhere(kind, location[0]) or near
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         section = ".".join(location[:-1]) or "a config"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from image2point.config.explain import explain
 from image2point.config.pretraining import Pretrain
 from image2point.config.sections import Config, Section
-from image2point.config.shipped import find
+from image2point.config.shipped import find, near
 from image2point.errors import InputError
 from image2point.files import user_path
 
@@ -94,7 +94,10 @@ def resolve_as(
     for text in overrides:
         key, equals, written = text.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"override {text!r} should be key=value, for example training.epochs=30")
+            raise InputError(
+                f"override {text!r} should be key=value without spaces, for example training.epochs=30"
+                + (f"; did you mean --{text}?" if text in ("resume", "overwrite") else "")
+            )
         try:
             value = parse_yaml(written)
         except yaml.YAMLError as error:
@@ -199,6 +202,8 @@ def _read(path: Path, visited: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
         values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         by = f", named as base by {visited[-1]}" if visited else "; `image2point config --list` names those that ship"
+        if not visited and (close := near(path)):
+            by = f"; did you mean {' or '.join(close)}?"
         raise InputError(f"config file {path} does not exist{by}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file {path} cannot be read: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from image2point.files import user_path
@@ -17,6 +18,16 @@ def shipped() -> tuple[str, ...]:
     """
     paths = sorted(SHIPPED.glob("**/*.yaml"))
     return tuple(p.relative_to(SHIPPED).with_suffix("").as_posix() for p in paths if not p.name.startswith("_"))
+
+
+def near(path: str | Path) -> list[str]:
+    """Names that somebody may have meant: of config files in the same folder, and of shipped ones.
+
+    >>> near("modelnet40/resnet50_ionorm")
+    ['modelnet40/resnet50_io_norm']
+    """
+    beside = [str(each) for suffix in ("yaml", "yml") for each in sorted(user_path(path).parent.glob(f"*.{suffix}"))]
+    return get_close_matches(str(path), [*beside, *shipped()], n=1, cutoff=0.75)
 
 
 def find(path: str | Path) -> Path:

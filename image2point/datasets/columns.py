@@ -37,10 +37,10 @@ def cloud_of_columns(columns: Mapping[str, np.ndarray], where: str) -> Cloud:
         known.setdefault(name.lower(), values)
     points = _stacked(known, COORDINATES)
     if points is None:
+        if not columns:
+            raise InputError(f"{where}: there are no points in it, nor vertices; expected x, y and z")
         missing = next(axis for axis in COORDINATES if axis not in known)
-        raise InputError(
-            f"{where}: expected x, y and z; {missing} is missing among {one_line(', '.join(columns)) or 'no columns'}"
-        )
+        raise InputError(f"{where}: expected x, y and z; {missing} is missing among {one_line(', '.join(columns))}")
     normals = next((n for names in NORMALS if (n := _stacked(known, names)) is not None), None)
     names = next((names for names in COLOURS if all(name in known for name in names)), None)
     colours = None if names is None else unit_colours(np.stack([known[name] for name in names], axis=1))

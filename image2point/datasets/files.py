@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -100,6 +101,8 @@ def read_cloud(
         raise InputError(f"points must be at least 1, found {points}")
     if nan_points not in ("drop", "refuse"):
         raise InputError(f"nan_points must be drop or refuse, found {nan_points!r}")
+    if os.path.isdir(path):  # which is False of a name that is too long, too
+        raise InputError(f"{path}: this is a folder, expected a file; all files in it are {path}/*")
     suffix = path.suffix.lower()
     reader = READERS.get(suffix)
     if suffix in WITH_COLUMNS:
@@ -108,8 +111,7 @@ def read_cloud(
         raise InputError(f"{path}: unsupported suffix {path.suffix!r}; supported are {' '.join(READERS)}")
     try:
         if not path.is_file():
-            problem = "this is a folder, expected a file" if path.is_dir() else f"no such file{looked_for(path)}"
-            raise InputError(f"{path}: {problem}")
+            raise InputError(f"{path}: no such file{looked_for(path)}")
         content = reader(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {one_line(error.strerror or error)}") from None

@@ -53,7 +53,8 @@ def load_folder(root: Path, options: Options) -> Splits:
         return _cut(root, top, bare, options)
     for split in ("train", "test"):
         if not places[split]:
-            raise InputError(f"{root} has no folder {split}: expected {LAYOUT}")
+            hint = "; with the class folders directly in it, a fifth of each is the test set"
+            raise InputError(f"{root} has no folder {split}: expected {LAYOUT}{hint}")
     others = sorted(set(top) - {path.name for found in places.values() for path in found})
     if others:
         raise InputError(f"{root} has train and test folders, and {others[0]} beside them: expected {LAYOUT}")
@@ -117,7 +118,9 @@ def _part(whole: FileClouds, rows: np.ndarray, split: str) -> FileClouds:
 
 def _clouds(root: Path, classes: tuple[str, ...], split: str, bare: bool, options: Options) -> FileClouds:
     if not classes:
-        raise InputError(f"{root} has no class folders: expected {LAYOUT}")
+        lying = [path for path in entries_of(root) if path.suffix.lower() in READERS]
+        hint = f"; put the {len(lying)} files in it into a folder for each class" if lying else ""
+        raise InputError(f"{root} has no class folders: expected {LAYOUT}{hint}")
     unknown = sorted(set(subfolders(root)) - set(classes))
     if unknown:
         raise InputError(f"{root / unknown[0]}: there is no class {unknown[0]!r} in train")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from image2point import files
 from image2point.config import Config
+from image2point.datasets.class_split import Labelled
 from image2point.datasets.recipe import Recipe, prepare
 from image2point.datasets.splits import short_names
+from image2point.datasets.voxel_size import doubt
 from image2point.finetune import count, count_by_role
 from image2point.jobs import block_choice, lifecycle, lr_choice
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
@@ -103,6 +105,8 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
         f"{len(splits.train)} training, {held_out} validation, {len(splits.test)} test clouds"
     )
     if job.fabric.is_global_zero and not resumed:
+        if found := doubt(_some_clouds(config, splits.train), config.data.voxel_size):
+            say(f"warning: {found}")
         files.write_text(job.run.lifting, network.lifting.to_json())
     if job.fabric.is_global_zero:
         say(f"network: {config.network.arch}, {_provenance(job.run.read_lifting())}")
@@ -121,6 +125,13 @@ def _noise(job: Job, config: Config) -> list[str]:
     if held_out is None or config.training.epochs < 2:
         return []
     return DISPLAYS[config.task].noisy_choice(len(held_out))
+
+
+def _some_clouds(config: Config, train: Labelled, most: int = 8) -> list[np.ndarray]:
+    """The points of a few training clouds, as training sees them but for what changes at random."""
+    recipe = replace(make_recipe(config).still, features=("occupancy",), intensity="given")
+    chosen = np.linspace(0, len(train) - 1, min(most, len(train))).astype(int)
+    return [prepare(train[int(i)], f"{train.name} cloud {i}", recipe, 0, int(i)).points for i in chosen]
 
 
 def _provenance(lifting: dict[str, Any]) -> str:

