@@ -295,6 +295,7 @@ def test_what_a_killed_process_wrote_is_cleared_away_and_nothing_else(tmp_path: 
     for path in (left, other):
         path.touch()
     with files.writing(tmp_path / "a.txt") as ours, files.writing(tmp_path / "a.txt") as theirs:
+        assert ours.exists() and theirs.exists()
         ours.write_text("first")
         theirs.write_text("second")
         assert not left.exists() and other.exists()

@@ -22,7 +22,7 @@ ORDER = (
     ("jobs",),
     ("experiments",),
     ("sweeps", "benchmarks"),
-    ("cli", "__main__"),
+    ("cli", "cli_errors", "__main__"),
 )
 """From the bottom up. A part may import what stands in its own row or below."""
 

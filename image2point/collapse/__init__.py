@@ -43,18 +43,11 @@ from image2point.collapse.bounds import (
     pairwise_bound,
 )
 from image2point.collapse.centres import CentreDecisions
-from image2point.collapse.complexity import (
-    Complexity,
-    GeometricCollapse,
-    complexity_penalty,
-    geometric_collapse,
-    geometric_complexity,
-    input_scale,
-    largest_variance,
-)
+from image2point.collapse.complexity import Complexity, complexity_penalty, geometric_complexity, input_scale
 from image2point.collapse.depth import Decay, fit_decay
 from image2point.collapse.directional import DirectionalSpread
 from image2point.collapse.fewshot import Episodes, FewShot, draw_episodes, few_shot, linear_probe
+from image2point.collapse.geometric import GeometricCollapse, geometric_collapse, largest_variance
 from image2point.collapse.geometry import Plane, axis_cosines, centred_cosines, decision_axes, simplex_cosines
 from image2point.collapse.imbalance import class_nc1, closest_means, imbalanced_nc2, implied_lengths, minority
 from image2point.collapse.inputs import StatisticsError

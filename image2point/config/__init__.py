@@ -4,6 +4,7 @@ A config file may name another one under `base:` (relative to itself) and then l
 come `key=value` overrides from the command line, with dots for nesting: `data.shots=10`.
 """
 
+from image2point.config.data import Data
 from image2point.config.pretraining import Images, Pretrain
 from image2point.config.reading import (
     changes,
@@ -17,7 +18,7 @@ from image2point.config.reading import (
     resolve_as,
     schema,
 )
-from image2point.config.sections import Config, Data, Training
+from image2point.config.sections import Config, Training
 from image2point.config.shipped import find, shipped
 
 __all__ = [

@@ -6,9 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from image2point.config.frozen import Section
-
-Count = Annotated[int, Field(ge=1)]
+from image2point.config.frozen import Count, Positive, Section
 
 
 def _as_list(value: Any) -> Any:
@@ -19,7 +17,7 @@ def _as_list(value: Any) -> Any:
 class Choose(Section):
     """Settings that are chosen for each run on validation clouds, before it begins. Test clouds play no part."""
 
-    lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    lr: tuple[Positive, ...] = ()
     """Learning rates among which the run chooses: each is tried in a short training, and the one with the best
     validation score takes the place of `training.lr`. Empty takes `training.lr` as it is."""
     epochs: Annotated[tuple[Count, ...], Field(min_length=1), BeforeValidator(_as_list)] = (3,)

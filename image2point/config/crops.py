@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from image2point.config.frozen import Section
+from image2point.config.frozen import Count, CountOrZero, Positive, Section
 
 
 class Crop(Section):
     """The part of a training cloud that a step sees, around a random labelled point."""
 
-    size: Annotated[float, Field(gt=0)] | None = None
+    size: Positive | None = None
     """Edge of the part in the unit of the points; with `data.up` a column of full height. null for no limit."""
-    voxels: Annotated[int, Field(ge=1)] | None = None
+    voxels: Count | None = None
     """At most about so many voxels, the nearest to that point; null for no limit."""
-    per_scene: Annotated[int, Field(ge=1)] = 1
+    per_scene: Count = 1
     """Parts of each training cloud in an epoch."""
 
 
 class Tiles(Section):
     """How scenes are scored that do not fit the memory: by overlapping parts, merged by mean probability."""
 
-    voxels: Annotated[int, Field(ge=1)] | None = 200_000
+    voxels: Count | None = 200_000
     """Voxels that the network sees at once when it is scored: smaller scenes go together, larger ones are cut. null
     runs every batch at once."""
-    overlap: Annotated[int, Field(ge=0)] = 16
+    overlap: CountOrZero = 16
     """How far a part reaches beyond its own voxels, in voxels; the outer half of that is seen and not asked about."""

@@ -6,10 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from image2point.config.frozen import Section
+from image2point.config.frozen import Count, Positive, Section
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 Feature = Literal[
     "xyz", "occupancy", "normals", "colour", "height", "ground_height", "intensity", "return_share", "number_of_returns"
 ]

@@ -7,21 +7,20 @@ from typing import Annotated, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from image2point.config.lifting import DEFAULTS, StrideIn
-from image2point.config.sections import (
-    ClassSplit,
-    Collapse,
+from image2point.config.data import ClassSplit, Difficulty
+from image2point.config.frozen import (
     Count,
     CountOrZero,
-    Difficulty,
     NotNegative,
+    Positive,
     Probability,
     Section,
     Seed,
-    Training,
-    _as_text,
+    as_text,
     is_folder_name,
 )
+from image2point.config.lifting import DEFAULTS, StrideIn
+from image2point.config.sections import Collapse, Training
 
 
 class ImageNetwork(Section):
@@ -78,7 +77,7 @@ class ImageTraining(Training):
 
     epochs: CountOrZero = 30
     """Passes over the training set; 0 only measures."""
-    lr: Annotated[float, Field(gt=0)] = 0.05
+    lr: Positive = 0.05
     """Peak learning rate."""
     weight_decay: NotNegative = 5e-4
     """Weight decay of every parameter."""
@@ -111,9 +110,9 @@ class Pretrain(Section):
 
     command: ClassVar[str] = "pretrain"
 
-    name: Annotated[str, BeforeValidator(_as_text)] = "pretrained"
+    name: Annotated[str, BeforeValidator(as_text)] = "pretrained"
     """Name of the run and of its directory; the config file's own name unless given."""
-    arm: Annotated[str, BeforeValidator(_as_text)] = ""
+    arm: Annotated[str, BeforeValidator(as_text)] = ""
     """Label in tables and plots; the name unless given."""
     seed: Seed = 777
     """Seed of fresh weights, the order of the images and augmentation."""

@@ -11,8 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from image2point.config.explain import explain
+from image2point.config.frozen import Section
 from image2point.config.pretraining import Pretrain
-from image2point.config.sections import Config, Section
+from image2point.config.sections import Config
 from image2point.config.shipped import find, near
 from image2point.errors import InputError
 from image2point.files import user_path

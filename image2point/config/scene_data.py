@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from image2point.config.frozen import Section
+from image2point.config.frozen import Count, Positive, Section, Seed
 
 
 class Scenes(Section):
@@ -20,7 +20,7 @@ class Scenes(Section):
     """The same for test."""
     points: str | None = None
     """The array (P, 3) of coordinates; null for x, y and z, or `points`, `coord`, `xyz`."""
-    unit: Annotated[float, Field(gt=0)] = 1.0
+    unit: Positive = 1.0
     """Unit of the coordinates in the files, in the unit of the config: 0.01 for centimetres, to work in metres."""
     label: str | None = None
     """The field or array with a label for each point; null for `label`, `classification`, `segment` and the like."""
@@ -32,13 +32,13 @@ class Scenes(Section):
 class SyntheticScenes(Section):
     """How the synthetic scenes are made."""
 
-    train: Annotated[int, Field(ge=1)] = 40
+    train: Count = 40
     """Scenes to train on."""
-    test: Annotated[int, Field(ge=1)] = 20
+    test: Count = 20
     """Scenes to test on."""
-    rays: Annotated[int, Field(ge=1)] = 20_000
+    rays: Count = 20_000
     """Rays that the scanner sends; most of them give a point."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """Seed of the scenes: other seeds give other scenes."""
     kinds: Annotated[tuple[Literal["room", "street"], ...], Field(min_length=1)] = ("room", "street")
     """Rooms, streets, or both in turn."""

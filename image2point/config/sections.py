@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from image2point.config.choosing import Choose
-from image2point.config.crops import Crop, Tiles
-from image2point.config.frozen import Section
-from image2point.config.inputs import Count, Input, Positive
+from image2point.config.data import Data
+from image2point.config.frozen import Count, CountOrZero, NotNegative, Positive, Section, Seed, as_text, is_folder_name
 from image2point.config.lifting import Network
-from image2point.config.scene_data import Scenes, SyntheticScenes
 from image2point.config.task_settings import task_problem
 from image2point.roles import POLICIES, is_policy
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Split = Literal["train", "test"]
-
-
-def is_folder_name(name: str) -> bool:
-    """Whether a run can have a folder of that name.
-
-    >>> [is_folder_name(name) for name in ("ten_shots", "..", "a/b", "a" * 300)]
-    [True, False, False, False]
-    """
-    return name not in {"", ".", ".."} and Path(name).name == name and name.isprintable() and len(name) <= 200
-
-
-def _as_text(value: Any) -> Any:
-    """YAML reads 32 as a number where a word is meant."""
-    return str(value) if type(value) is int else value
 
 
 def _policy(value: Any) -> Any:
@@ -59,161 +38,6 @@ class Finetune(Section):
     """Blocks among which `auto` chooses; empty for all."""
     probe_epochs: Count = 1
     """Epochs of training on each candidate before its collapse is compared."""
-
-
-class Augmentation(Section):
-    """Random changes of a training cloud. The defaults are the paper's."""
-
-    scale: tuple[Positive, Positive] = (0.9, 1.1)
-    """Range of the factor by which the whole cloud is scaled."""
-    scale_probability: Probability = 0.9
-    """Chance that a cloud is scaled."""
-    shift: NotNegative = 0.2
-    """Largest shift along each axis."""
-    shift_probability: Probability = 0.9
-    """Chance that a cloud is shifted."""
-    jitter: NotNegative = 0.0125
-    """Size of the noise added to each coordinate."""
-    jitter_probability: Probability = 0.7
-    """Chance that a cloud is jittered."""
-    rotate: Literal["none", "x", "y", "z", "so3"] = "none"
-    """Random rotation: none, about one axis, or any."""
-    flip: Probability = 0.0
-    """Chance of a mirror image along each axis but `data.up`."""
-    elastic: tuple[tuple[Positive, NotNegative], ...] = ()
-    """Pairs of distance and strength, in the unit of the points: space is bent by smooth noise with that distance
-    between its knots and that standard deviation before it is smoothed, one pair after the other."""
-    elastic_probability: Probability = 0.95
-    """Chance that a cloud is bent, where `elastic` says how."""
-    colour_contrast: Probability = 0.0
-    """Chance that colours are stretched to the whole of 0..1, by a random share."""
-    colour_shift: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Largest shift of each colour channel."""
-    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Standard deviation of the noise added to each colour value."""
-    colour_drop: Probability = 0.0
-    """Chance that all colours of a cloud become 0."""
-    mix: Probability = 0.0
-    """Chance that the points of another training cloud are added (task segmentation)."""
-
-
-class Difficulty(Section):
-    """What may happen to a synthetic shape on its way to a cloud; every amount is drawn per cloud, up to this."""
-
-    proportions: Annotated[float, Field(ge=1, le=10)] = 1.6
-    """Each axis is stretched by a factor between 1/proportions and proportions."""
-    tilt: Annotated[float, Field(ge=0, le=180)] = 15.0
-    """Degrees that "up" leans, on top of a random heading."""
-    occlusion: Annotated[float, Field(ge=0, le=0.9)] = 0.25
-    """Share of the surface that is missing."""
-    density: Annotated[float, Field(ge=0, le=10)] = 1.5
-    """Exponent, per unit length, by which sampling gets denser towards some direction."""
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Standard deviation of noise, in units of the cloud's radius."""
-    scale: Annotated[float, Field(ge=0.01, le=1)] = 0.8
-    """Smallest radius of a cloud; the largest is 1."""
-
-
-class Synthetic(Section):
-    """How the synthetic shapes are made."""
-
-    train_per_class: Count = 40
-    """Training clouds of each class."""
-    test_per_class: Count = 20
-    """Test clouds of each class."""
-    points: Count = 1024
-    """Points of each cloud."""
-    seed: Seed = 0
-    """Seed of the shapes: other seeds give other shapes."""
-    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Names of the classes; null for all."""
-    difficulty: Difficulty = Difficulty()
-
-
-class ClassSplit(Section):
-    """Classes to train on, and classes that nothing is trained on, for few-shot measurements."""
-
-    novel: Annotated[tuple[str, ...], Field(min_length=1)] | CountOrZero = 0
-    """Classes that the run neither trains on nor is tested on: names, or how many to draw."""
-    base: Annotated[tuple[str, ...], Field(min_length=2)] | Annotated[int, Field(ge=2)] | None = None
-    """Classes to train on: names, or how many to draw of those that are not novel; null takes all of them."""
-    seed: Seed = 0
-    """Seed of the draw: more base classes of one seed contain the fewer, and the novel ones stay."""
-
-
-class Clouds(Section):
-    """Which clouds."""
-
-    name: Literal[
-        "modelnet", "modelnet_off", "modelnet_text", "shapenet", "shapenet_part", "scanobjectnn", "folder", "prepared",
-        "synthetic", "s3dis", "scannet", "semantickitti", "shapenet_parts", "scenes", "synthetic_scenes",
-    ] = "modelnet"  # fmt: skip
-    """The dataset; `image2point data info NAME` says what its folder must look like."""
-    root: str = "data/modelnet40_ply_hdf5_2048"
-    """Folder of the dataset; what is synthetic needs none."""
-    variant: str | None = None
-    """Which of the dataset's variants, by name; null for its usual one."""
-    classes: Literal[40, 10] = 40
-    """ModelNet40, or its subset ModelNet10; the other datasets have the classes of their folders."""
-    sample: Count | None = None
-    """Points sampled from each mesh (null: 2048), or drawn from each longer text file or scan (null: all). Unlike
-    `points`, these stay the same in every epoch."""
-    sample_seed: Seed = 0
-    """Seed of that sampling, together with the name of each file."""
-    normalise: bool | None = None
-    """Move and scale each cloud into the unit sphere; null as `image2point data info NAME` says."""
-    columns: str | None = None
-    """What the columns of .xyz and .pts files are, in their order, such as `x y z red green blue` or `x y z nx ny nz`;
-    `_` leaves one out. null goes by a first line of names, else takes x, y and z."""
-    nan_points: Literal["drop", "refuse"] = "drop"
-    """Depth cameras write NaN where they saw nothing: leave such points out, or refuse their file."""
-    labels: dict[int, str] | None = None
-    """What the labels in files of scenes are called, `{2: ground, 6: building, 1: ignore}`: several may have one name,
-    and `ignore` is neither trained on nor scored. Classes are in the order of their smallest label."""
-    scenes: Scenes = Scenes()
-    """Files of scenes, and the names of their fields."""
-    class_split: ClassSplit = ClassSplit()
-    """A part of the classes, and novel classes that are kept out of the run."""
-    shots: Count | None = None
-    """Training clouds per class; null takes all."""
-    shot_seed: Seed = 0
-    """Seed of the choice of the shots, and of the clouds held out for validation."""
-    validation: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. null means
-    the dataset's own validation split where it has one, else 0.1 of a full training set, and 0 with `shots`."""
-
-
-class Data(Input, Clouds):
-    """Which clouds, and how they become voxels."""
-
-    _at: ClassVar[str] = "data."
-
-    augmentation: Augmentation | None = Augmentation()
-    """Random changes of training clouds; null for none."""
-    crop: Crop | None = None
-    """The part of each training cloud that a step sees; null for all of it."""
-    tiles: Tiles = Tiles()
-    synthetic: Synthetic = Synthetic()
-    """Settings of the synthetic shapes."""
-    synthetic_scenes: SyntheticScenes = SyntheticScenes()
-    """Settings of the synthetic scenes."""
-
-    @property
-    def validation_fraction(self) -> float:
-        if self.validation is not None:
-            return self.validation
-        return 0.1 if self.shots is None else 0.0
-
-    @model_validator(mode="after")
-    def _possible(self) -> Data:
-        if self.shots is not None and self.validation:
-            held_out = int(self.shots * self.validation + 0.5)
-            if not 0 < held_out < self.shots:
-                raise ValueError(
-                    f"data.validation = {self.validation} holds out {held_out} of data.shots = {self.shots} clouds per "
-                    "class; set data.validation=0 (the last epoch counts) or take more shots"
-                )
-        return self
 
 
 class Training(Section):
@@ -254,7 +78,7 @@ class Training(Section):
     """Segmentation: weight of the Lovász-softmax loss (Berman et al. 2018), added to the cross-entropy."""
     gradient_clip: Positive | None = None
     """Largest norm of the whole gradient; null leaves it."""
-    precision: Annotated[Literal["32", "16-mixed", "bf16-mixed", "64"], BeforeValidator(_as_text)] = "32"
+    precision: Annotated[Literal["32", "16-mixed", "bf16-mixed", "64"], BeforeValidator(as_text)] = "32"
     """Arithmetic of the network."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; `auto` takes a GPU where there is one."""
@@ -323,9 +147,9 @@ class Config(Section):
 
     command: ClassVar[str] = "transfer"
 
-    name: Annotated[str, BeforeValidator(_as_text)] = "run"
+    name: Annotated[str, BeforeValidator(as_text)] = "run"
     """Name of the run and of its directory; the config file's own name unless given."""
-    arm: Annotated[str, BeforeValidator(_as_text)] = ""
+    arm: Annotated[str, BeforeValidator(as_text)] = ""
     """Label in tables and plots; the name unless given."""
     task: Literal["classification", "segmentation"] = "classification"
     """What is asked of the network: one class per cloud, or one per point."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from image2point.config.frozen import Count, CountOrZero, Positive, Section, Seed, as_text, is_folder_name
 from image2point.config.lifting import Ablation
-from image2point.config.sections import Count, CountOrZero, Positive, Section, Seed, _as_text, is_folder_name
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -38,7 +38,7 @@ class Episodes(Section):
 class _Study(Section):
     kind: str
     """What is asked."""
-    name: Annotated[str, BeforeValidator(_as_text)] = "study"
+    name: Annotated[str, BeforeValidator(as_text)] = "study"
     """Name of the study and of its folder; the file's own name unless given."""
 
     @model_validator(mode="after")

@@ -130,14 +130,6 @@ def _read(path: Path, listed: tuple[str, ...], options: Options) -> FileRows:
     return FileRows(path, rows, points[rows], labels[rows], None if normals is None else normals[rows])
 
 
-CITATION = (
-    "Z. Wu, S. Song, A. Khosla, F. Yu, L. Zhang, X. Tang, J. Xiao. 3D ShapeNets: A Deep Representation for Volumetric "
-    "Shapes. CVPR 2015."
-)
-TERMS = "for academic research only; the models are other people's, collected from the web"
-COUNTS = {"40": {"train": 9843, "test": 2468}, "10": {"train": 3991, "test": 908}}
-
-
 def _load_splits(root: Path, options: Options) -> Splits:
     train, test = load_modelnet(root, options.classes, options)
     return Splits(train, None, test)
@@ -152,9 +144,10 @@ DATASET = Dataset(
     classes="40, in the order of shape_names.txt; or ModelNet10, ten of them in alphabetical order",
     axes="y up in PointNet's files, z up in other samplings: look at a few chairs",
     normalisation="as in the files, which are in the unit sphere",
-    terms=TERMS,
-    citation=CITATION,
-    counts=COUNTS,
+    terms="for academic research only; the models are other people's, collected from the web",
+    citation="Z. Wu, S. Song, A. Khosla, F. Yu, L. Zhang, X. Tang, J. Xiao. 3D ShapeNets: A Deep Representation for "
+    "Volumetric Shapes. CVPR 2015.",
+    counts={"40": {"train": 9843, "test": 2468}, "10": {"train": 3991, "test": 908}},
     downloads=(
         Download(
             "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip", "modelnet40_ply_hdf5_2048", 2**30

@@ -5,15 +5,17 @@ Wu et al., "3D ShapeNets: A Deep Representation for Volumetric Shapes", CVPR 201
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from image2point.datasets.catalogue import Dataset, Download, Options
+from image2point.datasets.catalogue import Download, Options
 from image2point.datasets.folder import read_file, subfolders
 from image2point.datasets.listed import FileClouds, entries_of, existing_folder
-from image2point.datasets.modelnet import CITATION, COUNTS, MODELNET10, TERMS
+from image2point.datasets.modelnet import DATASET as MODELNET
+from image2point.datasets.modelnet import MODELNET10
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
 
@@ -64,7 +66,8 @@ def _split(root: Path, split: str, names: tuple[str, ...], options: Options) -> 
     )
 
 
-DATASET = Dataset(
+DATASET = replace(
+    MODELNET,
     name="modelnet_off",
     title="ModelNet40 and ModelNet10, the meshes (OFF)",
     load=load_modelnet_off,
@@ -73,9 +76,6 @@ DATASET = Dataset(
     classes="40 or 10, the names of the folders in alphabetical order",
     axes="z up in nearly all classes; ModelNet40 is not aligned otherwise",
     normalisation="each cloud is moved and scaled into the unit sphere unless told not to; meshes have all sizes",
-    terms=TERMS,
-    citation=CITATION,
-    counts=COUNTS,
     downloads=(
         Download("http://modelnet.cs.princeton.edu/ModelNet40.zip", "ModelNet40", 4 * 2**30),
         Download("http://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip", "ModelNet10", 2 * 2**30),

@@ -5,16 +5,17 @@ Qi et al., "PointNet++", NeurIPS 2017, of the shapes of Wu et al., CVPR 2015.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from image2point.datasets.catalogue import Dataset, Download, Options
+from image2point.datasets.catalogue import Download, Options
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.files import unit_sphere
 from image2point.datasets.listed import FileClouds, check_disjoint, existing_folder, existing_rows, file_seed, read_list
-from image2point.datasets.modelnet import CITATION, COUNTS, TERMS
+from image2point.datasets.modelnet import DATASET as MODELNET
 from image2point.datasets.splits import Splits
 from image2point.datasets.text import read_table
 from image2point.errors import InputError
@@ -65,7 +66,8 @@ def read_shape(path: Path, options: Options) -> Cloud:
     return Cloud(points, table[:, 3:])
 
 
-DATASET = Dataset(
+DATASET = replace(
+    MODELNET,
     name="modelnet_text",
     title="ModelNet40 and ModelNet10, 10,000 points with normals a shape (text)",
     load=load_modelnet_text,
@@ -74,9 +76,6 @@ DATASET = Dataset(
     classes="40 or 10, in the order of the list of names",
     axes="y up in nearly all classes (from memory: look at a few chairs)",
     normalisation="each cloud is moved and scaled into the unit sphere unless told not to, as PointNet++ does",
-    terms=TERMS,
-    citation=CITATION,
-    counts=COUNTS,
     downloads=(
         Download(
             "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip",

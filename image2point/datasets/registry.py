@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from image2point.config.sections import Data
+from image2point.config.data import Data
 from image2point.datasets import (
     folder,
     modelnet,

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from image2point.config.crops import Tiles
 from image2point.config.explain import explain
-from image2point.config.inputs import Input, Positive
+from image2point.config.frozen import Positive
+from image2point.config.inputs import Input
 from image2point.datasets.recipe import Recipe
 from image2point.errors import InputError
 

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from image2point import config as configuration
-from image2point.config.sections import Augmentation as AugmentationSettings
-from image2point.config.sections import ClassSplit
+from image2point.config.data import Augmentation as AugmentationSettings
+from image2point.config.data import ClassSplit
 from image2point.datasets import Splits, registry, synthetic, synthetic_scenes
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.crops import Crop

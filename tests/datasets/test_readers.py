@@ -192,6 +192,6 @@ def test_entries_are_complete() -> None:
 def test_the_config_knows_every_dataset() -> None:
     from typing import get_args
 
-    from image2point.config.sections import Data
+    from image2point.config.data import Data
 
     assert set(get_args(Data.model_fields["name"].annotation)) == {*registry.DATASETS, "synthetic", "synthetic_scenes"}

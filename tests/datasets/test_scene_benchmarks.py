@@ -67,7 +67,7 @@ def test_s3dis_in_each_layout(tmp_path: Path, layout: str) -> None:
     cloud = splits.test[0]
     order = np.argsort(cloud.points[:, 2])  # raw rooms come thing by thing
     assert cloud.labels[order].tolist() == [12, 0, 8]  # stairs are clutter
-    np.testing.assert_allclose((cloud.points + cloud.origin)[order], XYZ, atol=1e-6)
+    np.testing.assert_allclose((cloud.points + cloud.origin)[order], XYZ, rtol=0, atol=1e-6)
     np.testing.assert_allclose(cloud.colours[order], RGB / 255, atol=1e-6)
     assert (cloud.normals is not None) == (layout == "pointcept")
     other = load_dataset("s3dis", tmp_path / "a", Options(variant="area_1"))

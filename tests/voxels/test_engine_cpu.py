@@ -9,7 +9,7 @@ import pytest
 import torch
 from voxel_samples import full_grid, random_voxels, relative, tie
 
-from image2point.config.sections import Network
+from image2point.config.lifting import Network
 from image2point.voxels import Sites, VoxelConv, VoxelError, VoxelTensor, Window, lookup, neighbour_table
 from image2point.voxels.conv import cpu, engines, native, reference
 from image2point.voxels.conv.autograd import convolve
