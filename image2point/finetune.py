@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError, listed
+from image2point.lifting.additions import added
 from image2point.lifting.network import LiftedNetwork
 from image2point.networks.layer_names import blocks
-from image2point.roles import DECODER, POLICIES, ROLES, Policy, is_policy
+from image2point.roles import DECODER, ROLES, Policy, read_policy
 
 logger = logging.getLogger("image2point")
 
@@ -42,7 +43,9 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
 
     Args:
         policy: `io`, `io+stats` (norm parameters frozen, running statistics move), `io+norm`, `all`, `head` (linear
-            probe), `none`, `layer:NAME` or `scl:NAME`.
+            probe), `none`, `layer:NAME` or `scl:NAME`. Behind `io`, `io+stats`, `io+norm` and a block may stand
+            `+bias` (the biases of the norms), `+depth` (how each 2D kernel fills the depth) and `+ssf` (a scale and a
+            shift per channel); the parameters of the last two are added, unless they are there (`lifting.additions`).
         roles: for layers that were attached: patterns over names (`decoder.*`), and the role of what they match:
             `input`, `norm`, `body`, `output` or `decoder`; the first that matches counts. A `decoder` trains with the
             stem and the head under all policies but `head` and `none`.
@@ -66,8 +69,17 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
     rules, block = _rules(net, policy)
     _keep_roles(net, roles or {})
     found = _roles(net)
+    biases = {name for name, _ in net.named_parameters() if name.endswith(".bias") and found[name] in rules.biases}
+    if rules.biases and not biases:
+        raise InputError(f"policy {policy}: the norms of {net.lifting.network} have no biases")
+    add_parameters(net, policy)
+    found, additions = _roles(net), added(net)
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(found[name] in rules.trainable or _inside(name, block))
+        if name in additions:  # `all` trains them as well
+            trains = additions[name] in rules.additions or "body" in rules.trainable
+        else:
+            trains = found[name] in rules.trainable or name in biases
+        parameter.requires_grad_(trains or _inside(name, block))
     held = set()
     for name, module in net.named_modules():
         role = found.get(name)
@@ -90,6 +102,23 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
     return count(net)
 
 
+def add_parameters(net: LiftedNetwork, policy: str) -> None:
+    """Add what a policy adds to the layers of a network, in place; what is there already stays, with its values.
+
+    Raises:
+        InputError: as `freeze` does.
+
+    >>> import image2point as i2p
+    >>> net = i2p.lift("test_resnet", weights="random", num_classes=4)
+    >>> add_parameters(net, "io+depth")
+    >>> net.get_submodule("layer1.0.conv1").depth.tolist()
+    [1.0, 1.0, 1.0]
+    """
+    rules, block = _rules(net, policy)
+    for addition in rules.additions:
+        net._add(addition, block)
+
+
 def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
     """Names of the batch norms that use and follow the statistics of the batch when the network trains under a policy.
 
@@ -104,7 +133,7 @@ def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
 
 def blocks_of(net: LiftedNetwork) -> tuple[str, ...]:
     """The blocks of the body, in order: what `layer:` and `scl:` can name, and `auto` chooses from."""
-    kernels = [r.name for r in net.lifting.parameters if r.role == "body" and len(r.shape) == 5]
+    kernels = [r.name for r in net.lifting.parameters if r.role == "body" and r.is_kernel]
     return tuple(name for name in net.block_names() if name in blocks(kernels))
 
 
@@ -130,17 +159,16 @@ def count_by_role(net: LiftedNetwork) -> dict[str, Counts]:
 
 def _rules(net: LiftedNetwork, policy: str) -> tuple[Policy, str]:
     """What a policy is, and the block that it names, if any."""
-    if not is_policy(policy):
-        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, layer:NAME or scl:NAME, found {policy!r}")
-    kind, _, block = policy.partition(":")
-    if kind == "scl" and net.lifting.decoder:
+    rules = read_policy(policy)
+    block = rules.block
+    if rules.skip and net.lifting.decoder:
         raise InputError(
             f"policy {policy}: scl: connects a block to the one feature vector of a cloud, and this network has a "
             f"decoder that scores voxels; layer:{block} trains the same block"
         )
     if block and not any(_inside(record.name, block) for record in net.lifting.parameters):
         raise InputError(f"policy {policy}: no parameter lies in {block!r}; blocks are {', '.join(blocks_of(net))}")
-    return POLICIES["io" if block else policy], block
+    return rules, block
 
 
 # ------------------------------------------------------------------------------------------------------------ roles

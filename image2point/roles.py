@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
+
+from image2point.errors import InputError
 
 Role = Literal["input", "norm", "body", "output"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -25,11 +27,19 @@ class Policy:
         trainable: roles whose parameters train.
         statistics: roles whose norms use and follow batch statistics in training mode.
         only: roles that may leave eval mode at all, dropout included; None for all.
+        biases: roles of which the biases train, and nothing else.
+        block: the block that trains besides, if any.
+        skip: whether a skip connection leads from it to the features before the head.
+        additions: what is added to the layers that stay as they are: some of `ADDITIONS` but `bias`, in that order.
     """
 
     trainable: frozenset[str]
     statistics: frozenset[str]
     only: frozenset[str] | None = None
+    biases: frozenset[str] = frozenset()
+    block: str = ""
+    skip: bool = False
+    additions: tuple[str, ...] = ()
 
 
 _NEW, _ALL = frozenset({"input", "output", DECODER}), frozenset({*ROLES, DECODER})
@@ -49,14 +59,76 @@ linear probe. A decoder is new, as the stem and the head are, and trains with th
 BLOCK_POLICIES = ("layer", "scl")
 """`layer:NAME` and `scl:NAME` train what `io` trains, and one block."""
 
+ADDITIONS = ("bias", "depth", "ssf")
+"""What joins `io`, `io+stats`, `io+norm`, `layer:NAME` and `scl:NAME` by a `+`: `bias`, the biases of the norms;
+`depth`, the numbers by which each 2D kernel fills the depth; `ssf`, a scale and a shift per channel. The parameters of
+the last two are added to the network, in the layers that stay as they are otherwise (`lifting.additions`)."""
+
+_EXPECTED = (
+    f"expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or scl:auto; {', '.join(ADDITIONS)} may "
+    "follow io, io+stats, io+norm, layer:NAME and scl:NAME, each after a +"
+)
+
+
+def read_policy(text: object) -> Policy:
+    """The policy of a name: one of `POLICIES`, or `layer:` or `scl:` with the name of a block, and what joins it.
+
+    Raises:
+        InputError: saying what is unknown, or does not go together.
+
+    >>> sorted(read_policy("io+norm").trainable), read_policy("layer:layer4.1").block
+    (['decoder', 'input', 'norm', 'output'], 'layer4.1')
+    >>> read_policy("io+ssf+depth").additions
+    ('depth', 'ssf')
+    """
+    words = text.split("+") if isinstance(text, str) else [""]
+    length = 2 if "+".join(words[:2]) in POLICIES else 1
+    base, added = "+".join(words[:length]), words[length:]
+    kind, _, block = base.partition(":")
+    if not (base in POLICIES or (kind in BLOCK_POLICIES and block)):
+        missing = f"; write io+{text}" if base in ADDITIONS else ""
+        raise InputError(f"{_EXPECTED}; found {text!r}{missing}")
+    if unknown := [word for word in added if word not in ADDITIONS]:
+        late = "; norm and stats come right after io" if {"norm", "stats"} & set(unknown) else ""
+        raise InputError(f"{_EXPECTED}; found {' and '.join(map(repr, unknown))} in {text!r}{late}")
+    if added:
+        _check(str(text), base, added)
+    policy = POLICIES["io" if block else base]
+    additions = tuple(name for name in ADDITIONS if name in added and name != "bias")
+    return replace(
+        policy,
+        biases=frozenset({"norm"} if "bias" in added else ()),
+        block=block,
+        skip=kind == "scl",
+        additions=additions,
+    )
+
+
+def _check(text: str, base: str, added: list[str]) -> None:
+    """Raise InputError where what was added does not go with the base."""
+    reason = None
+    if base == "all":
+        reason = "all trains every parameter that there is, so nothing can be added to frozen ones"
+    elif base in ("head", "none"):
+        reason = f"{base} leaves the body in eval mode and untrained; begin with io"
+    elif len(set(added)) < len(added):
+        reason = "something is there twice"
+    elif base == "io+norm" and "bias" in added:
+        reason = "io+norm trains the biases of the norms already; write io+bias or io+norm"
+    elif base.endswith(":auto"):
+        reason = "auto compares blocks that train alone; name the block"
+    if reason:
+        raise InputError(f"policy {text}: {reason}")
+
 
 def is_policy(text: object) -> bool:
-    """Whether `text` names a policy: one of `POLICIES`, or `layer:` or `scl:` with the name of a block.
+    """Whether `text` names a policy, as `read_policy` takes it.
 
-    >>> is_policy("io+norm"), is_policy("layer:layer4.1"), is_policy("layer:")
-    (True, True, False)
+    >>> is_policy("io+norm"), is_policy("layer:layer4.1"), is_policy("layer:"), is_policy("all+depth")
+    (True, True, False, False)
     """
-    if not isinstance(text, str):
+    try:
+        read_policy(text)
+    except InputError:
         return False
-    kind, _, block = text.partition(":")
-    return text in POLICIES or (kind in BLOCK_POLICIES and bool(block))
+    return True

@@ -114,6 +114,23 @@ def test_segmenters_come_back_and_label_points(tmp_path: Path, decoder: Any) -> 
     np.testing.assert_allclose(said.probabilities(2)[:], scores.softmax(1)[:, 2].numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["io+depth+ssf", "layer:blocks.1.0+depth"])
+def test_what_a_policy_added_comes_back(tmp_path: Path, policy: str) -> None:
+    net = small()
+    i2p.freeze(net, policy)
+    i2p.freeze(net, "io")  # what is there stays
+    again = load(trained(net).save(tmp_path / "net"))
+    assert (
+        same(net.eval(), again)
+        and again.lifting == net.lifting
+        and again.state_dict().keys() == net.state_dict().keys()
+    )
+    folded = load(net.fold().save(tmp_path / "folded"))
+    voxels = i2p.voxelize(clouds(), 0.2)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(voxels), net(voxels), atol=1e-5, rtol=1e-5)
+
+
 def test_a_given_module_is_given_again(tmp_path: Path) -> None:
     def module() -> nn.Module:
         layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from image2point.benchmarks import conv, network
+from image2point.benchmarks import conv, kernels, network
 from image2point.benchmarks.clouds import street_scan, surface
 from image2point.lifting.costs import costs
 from image2point.voxels import VoxelTensor, voxelize
@@ -21,6 +21,13 @@ def test_one_convolution() -> None:
     rows = list(conv.measure_convolution(surface(500), 8, torch.float32, "auto", ["plain", "dense"], 1e9, 1))
     assert [row["engine"] for row in rows] == ["image2point", "plain", "dense"]
     assert all(row["forward_ms"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_kinds_of_kernels(depthwise: bool) -> None:
+    rows = list(kernels.measure_kernels(surface(300), 8, torch.float32, "auto", ["depth", "general"], 1, depthwise))
+    assert [row["kernel"] for row in rows] == ["depth", "general"]
+    assert all(row["groups"] == (8 if depthwise else 1) and row["fwd_bwd_ms"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(

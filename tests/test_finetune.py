@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import image2point as i2p
-from image2point.finetune import POLICIES, Counts, count_by_role, following
+from image2point.finetune import Counts, count_by_role, following
 from image2point.lifting import LiftedNetwork
 from image2point.networks.timm_import import load_timm
+from image2point.roles import POLICIES
 from image2point.voxels import voxelize
 
 ROLES = {"input", "norm", "body", "output"}

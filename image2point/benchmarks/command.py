@@ -36,6 +36,10 @@ def conv(
     compare: Annotated[
         str, typer.Option(help="Contenders, by comma: plain, cpu, triton, spconv-triton, open3d, ocnn, spconv, dense.")
     ] = "plain,open3d,ocnn,spconv,dense",
+    kernel: Annotated[
+        str, typer.Option(help="Kinds of kernels, by comma, on our engine instead: depth, inflated, general.")
+    ] = "",
+    depthwise: Annotated[bool, typer.Option(help="With --kernel: one group per channel.")] = False,
     channels: Annotated[str, typer.Option(help="stride:channels, by comma.")] = "1:32,1:64,1:128,2:128,4:256,8:512",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     voxels: Annotated[int, typer.Option(help="Measure on a synthetic surface of so many voxels instead.")] = 0,
@@ -53,7 +57,7 @@ def conv(
 
     from image2point.benchmarks import clouds as sources
     from image2point.benchmarks import conv as bench
-    from image2point.benchmarks import peers
+    from image2point.benchmarks import kernels, peers
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise InputError(f"--dtype: expected float32, bfloat16 or float16, found {dtype!r}")
@@ -62,6 +66,11 @@ def conv(
     for name in against:
         if name not in (*peers.PEERS, *bench.OWN):
             raise InputError(f"--compare: expected {', '.join((*bench.OWN, *peers.PEERS))}, found {name!r}")
+    kinds = [name for name in kernel.split(",") if name]
+    if unknown := [name for name in kinds if name not in kernels.KINDS]:
+        raise InputError(f"--kernel: expected {', '.join(kernels.KINDS)}, found {unknown[0]!r}")
+    if depthwise and not kinds:
+        raise InputError("--depthwise: needs --kernel; the other contenders are measured with one group")
     sites = sources.surface(voxels).to(where) if voxels else _modelnet(data, clouds, voxel_size, where).sites
     wanted = [tuple(int(part) for part in item.split(":")) for item in channels.split(",")]
 
@@ -69,7 +78,10 @@ def conv(
         ceiling = 1e9 * machine[f"gemm_gflops_{dtype}"]
         for stride, width in wanted:
             scale = sources.scales(sites, stride.bit_length())[-1]
-            yield from bench.measure_convolution(scale, width, kind, engine, against, ceiling, repeats)
+            if kinds:
+                yield from kernels.measure_kernels(scale, width, kind, engine, kinds, repeats, depthwise)
+            else:
+                yield from bench.measure_convolution(scale, width, kind, engine, against, ceiling, repeats)
 
     _show(where, rows, json, dtype)
 

@@ -12,17 +12,17 @@ from image2point.config.data import Data
 from image2point.config.frozen import Count, CountOrZero, NotNegative, Positive, Section, Seed, as_text, is_folder_name
 from image2point.config.lifting import Network
 from image2point.config.task_settings import task_problem
-from image2point.roles import POLICIES, is_policy
+from image2point.errors import InputError
+from image2point.roles import read_policy
 
 Split = Literal["train", "test"]
 
 
 def _policy(value: Any) -> Any:
-    if not is_policy(value):
-        raise ValueError(
-            f"finetune.policy = {value!r}: expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or "
-            "scl:auto"
-        )
+    try:
+        read_policy(value)
+    except InputError as error:
+        raise ValueError(f"finetune.policy = {value!r}: {error}") from None
     return value
 
 
@@ -33,7 +33,9 @@ class Finetune(Section):
     """What trains: stem and head (`io`), with the running statistics of the norms (`io+stats`), with the norms
     themselves (`io+norm`), everything (`all`), the last layer only (`head`), or nothing (`none`). `layer:NAME`: stem,
     head and one block (`layer:layer4.2`); `scl:NAME`: the same, with a skip connection from that block to the
-    features before the head; `layer:auto`, `scl:auto`: the block whose training collapses these features most."""
+    features before the head; `layer:auto`, `scl:auto`: the block whose training collapses these features most.
+    Joined to `io`, `io+stats`, `io+norm`, `layer:NAME` or `scl:NAME` by a `+`: `bias`, the biases of the norms;
+    `depth`, the numbers by which each 2D kernel fills the depth; `ssf`, a scale and a shift per channel."""
     candidates: tuple[str, ...] = ()
     """Blocks among which `auto` chooses; empty for all."""
     probe_epochs: Count = 1

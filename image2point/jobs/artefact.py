@@ -76,6 +76,8 @@ def again(lifting: Lifting, network: nn.Module | None = None) -> LiftedNetwork:
         make = segmenter
         options |= {"decoder": lifting.decoder, "width": lifting.decoder_width or 1.0}
     made = make(lifting.network if network is None else network, **options)
+    for addition, block in lifting.additions:
+        made._add(addition, block)
     return add_skip(made, lifting.skip) if lifting.skip else made
 
 

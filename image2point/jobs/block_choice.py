@@ -24,10 +24,10 @@ from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.datasets.recipe import Recipe
 from image2point.errors import InputError
-from image2point.finetune import Counts, blocks_of, freeze
+from image2point.finetune import Counts, add_parameters, blocks_of, freeze
 from image2point.lifting.skip import add_skip
 from image2point.report.numbers import UNDEFINED, beside_null
-from image2point.roles import BLOCK_POLICIES
+from image2point.roles import BLOCK_POLICIES, read_policy
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.training import measure
@@ -49,9 +49,12 @@ def resolved(config: Config, run: Run) -> str:
 
 
 def with_policy(network: LiftedNetwork, policy: str) -> LiftedNetwork:
-    """The network that a policy trains: with its skip connection for `scl:NAME`, as it is for the others."""
-    kind, _, block = policy.partition(":")
-    return add_skip(network, block) if kind == "scl" and not network.lifting.skip else network
+    """The network that a policy trains: with its skip connection for `scl:NAME`, and the parameters that it adds."""
+    rules = read_policy(policy)
+    if rules.skip and not network.lifting.skip:
+        network = add_skip(network, rules.block)
+    add_parameters(network, policy)
+    return network
 
 
 def apply(network: LiftedNetwork, policy: str) -> tuple[LiftedNetwork, Counts]:

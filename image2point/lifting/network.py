@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
-from image2point.lifting import eager
+from image2point.lifting import additions, eager
 from image2point.lifting.blocks import OwnNorms, assign_regions
 from image2point.lifting.heads import effective
 from image2point.lifting.observe import (
@@ -240,6 +241,17 @@ class LiftedNetwork(Usable, OwnNorms):
         """Keep the named modules in eval mode from now on, whatever `train` says; replaces what was held before."""
         self._held = frozenset(names)
         self.train(self.training)
+
+    def fold(self) -> LiftedNetwork:
+        """A copy that computes the same with plain layers: what `freeze` added is in their weights and biases."""
+        folded = copy.deepcopy(self)
+        folded._lifting = additions.fold(folded, folded._lifting, folded._roles)
+        folded.renew_program()
+        return folded
+
+    def _add(self, addition: str, block: str) -> None:
+        """Add parameters to the layers outside of a block, in place (`lifting.additions`)."""
+        self._lifting = additions.add(self, self._graph, self._lifting, self._roles, addition, block)
 
     def _run(self, x: Voxels, what: str = "everything") -> dict[str, Any]:
         """The named results of one pass."""

@@ -62,7 +62,7 @@ def rows_per_voxel(x: Voxels) -> Rows:
 
 def block_layers(graph: fx.Graph, lifting: Lifting) -> tuple[str, ...]:
     """The blocks that can be observed, in order, and `features`."""
-    names = {*blocks(record.name for record in lifting.parameters if len(record.shape) == 5), FEATURES}
+    names = {*blocks(record.name for record in lifting.parameters if record.is_kernel), FEATURES}
     return tuple(name for name in layer_nodes(graph) if name in names)
 
 

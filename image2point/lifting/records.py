@@ -61,6 +61,11 @@ class ParameterRecord:
     source: str | None
     source_shape: tuple[int, ...] | None
 
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is the kernel of a convolution over voxels, of which `depth` keeps the 2D one."""
+        return len(self.shape) == 5 or self.origin == "inflated"
+
 
 @dataclass(frozen=True)
 class SourceRecord:
@@ -78,6 +83,7 @@ class Lifting:
     Attributes:
         decoder, decoder_width: of a segmenter (`image2point.segmenter`), else None.
         skip: the block that a skip connection leads from (`lifting.skip`).
+        additions: what policies added (`lifting.additions`), each with the block that was left out, in that order.
         start: of a network that began as another lifted one: where that was, and the sha256 of its weights.
     """
 
@@ -90,6 +96,7 @@ class Lifting:
     decoder: str | None = None
     decoder_width: float | None = None
     skip: str | None = None
+    additions: tuple[tuple[str, str], ...] = ()
     start: str | None = None
 
     @property
@@ -144,6 +151,7 @@ class Lifting:
             decoder=values.get("decoder"),
             decoder_width=values.get("decoder_width"),
             skip=values.get("skip"),
+            additions=tuple((str(name), str(block)) for name, block in values.get("additions", ())),
             start=values.get("start"),
         )
 

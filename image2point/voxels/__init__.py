@@ -10,6 +10,7 @@ from image2point.voxels.cloud_norm import (
     LayerNorm,
     RmsNorm,
 )
+from image2point.voxels.depth_conv import DepthConv
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.interpolate import upsample_aligned, upsample_linear
 from image2point.voxels.modules import Pointwise, TiedConv, VoxelConv
@@ -31,6 +32,7 @@ __all__ = [
     "BatchNorm",
     "BlurPool",
     "DenseVoxels",
+    "DepthConv",
     "EvoNorm",
     "FilterResponseNorm",
     "GlobalPool",

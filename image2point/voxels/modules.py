@@ -136,20 +136,27 @@ class VoxelConv(nn.Module):
         if isinstance(x, VoxelTensor):
             if self.depth_padding != "zeros":
                 raise VoxelError('depth_padding="replicate" has no meaning on sparse voxels, which have no border')
-            kernel, table, forms = self._prepare(x, dtype)
-            if table is None:
-                rows = x.features @ kernel.flatten(1).T
-            else:
-                rows = convolve(x.features, kernel, table, self.groups, self.engine, forms)
+            rows = self._on_rows(x, dtype)
             return VoxelTensor(rows if bias is None else rows + bias, x.sites.coarsen(self.window.stride))
         replicate = AXES.index(self.axis) if self.depth_padding == "replicate" else None
         grid = x.grid if isinstance(x, DenseVoxels) else x
-        grid = dense.convolve(grid, self._untied(dtype), self.window, self.groups, replicate)
+        grid = self._on_grid(grid, dtype, replicate)
         if bias is not None:
             grid = grid + bias.view(-1, 1, 1, 1)
         if isinstance(x, DenseVoxels):
             return x.coarser(grid, coarse_mask(x.mask, self.window.stride), self.window.stride)
         return grid
+
+    def _on_rows(self, x: VoxelTensor, dtype: torch.dtype | None) -> Tensor:
+        """[N, C_in] → [M, C_out], without the bias."""
+        kernel, table, forms = self._prepare(x, dtype)
+        if table is None:
+            return x.features @ kernel.flatten(1).T
+        return convolve(x.features, kernel, table, self.groups, self.engine, forms)
+
+    def _on_grid(self, grid: Tensor, dtype: torch.dtype | None, replicate: int | None) -> Tensor:
+        """[B, C_in, X, Y, Z] → [B, C_out, ...], without the bias."""
+        return dense.convolve(grid, self._untied(dtype), self.window, self.groups, replicate)
 
     def _weight_as(self, dtype: torch.dtype | None, forms: Forms | None) -> Tensor:
         """The weight in another type; None: as it is."""

@@ -48,8 +48,22 @@ def data_gradient(
 ) -> Tensor:
     """Gradient [N, C_in] of the features, from that of the result [M, C_out]; differentiable in both operands."""
     return _Convolve.apply(
-        gradient, transpose(weight, groups), table, groups, engine, True, _of_transpose(forms, groups)
+        gradient, transpose(weight, groups), table, groups, engine, True, forms_of_transpose(forms, groups)
     )
+
+
+def kernel_gradient(
+    features: Tensor,
+    gradient: Tensor,
+    table: NeighbourTable,
+    shape: tuple[int, int, int],
+    groups: int,
+    engine: str,
+    backward: bool = False,
+) -> Tensor:
+    """Gradient [C_out, C_in / groups, *shape] of the kernel, from features [N, C_in] and the gradient of the result
+    [M, C_out]; differentiable in both."""
+    return _WeightGradient.apply(features, gradient, table, shape, groups, engine, backward)
 
 
 def sum_neighbours(features: Tensor, table: NeighbourTable) -> Tensor:
@@ -81,10 +95,10 @@ class _Convolve(torch.autograd.Function):
         table, groups, engine, backward = ctx.options
         data = kernel = None
         if ctx.needs_input_grad[0]:
-            forms = _of_transpose(ctx.forms, groups)
+            forms = forms_of_transpose(ctx.forms, groups)
             data = _Convolve.apply(gradient, transpose(weight, groups), table, groups, engine, not backward, forms)
         if ctx.needs_input_grad[1]:
-            kernel = _WeightGradient.apply(features, gradient, table, tuple(weight.shape[2:]), groups, engine, backward)
+            kernel = kernel_gradient(features, gradient, table, tuple(weight.shape[2:]), groups, engine, backward)
         return data, kernel, *(None,) * 5
 
 
@@ -140,6 +154,6 @@ def transpose(weight: Tensor, groups: int) -> Tensor:
     return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _of_transpose(forms: Forms | None, groups: int) -> Forms | None:
+def forms_of_transpose(forms: Forms | None, groups: int) -> Forms | None:
     """The forms of the transpose of a weight: its own, of which it is a view, but with groups it is another tensor."""
     return forms if groups == 1 else None

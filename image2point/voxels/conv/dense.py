@@ -47,33 +47,43 @@ def frame(
     return grid
 
 
-def convolve(grid: Tensor, weight: Tensor, window: Window, groups: int = 1, replicate: int | None = None) -> Tensor:
+def convolve(
+    grid: Tensor,
+    weight: Tensor,
+    window: Window,
+    groups: int = 1,
+    replicate: int | None = None,
+    depth: Tensor | None = None,
+) -> Tensor:
     """[B, C_in, X, Y, Z] → [B, C_out, ⌈X/s⌉, ⌈Y/s⌉, ⌈Z/s⌉].
 
     Args:
         weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the axes where all taps share one weight: along
             those the grid is summed first, and an inflated kernel costs what its 2D kernel does on each slice.
         replicate: axis along which border slices are repeated instead of padded with zeros.
+        depth: weights of the slices in the sums along the one axis that is summed first; None: all are 1.
     """
     grid = frame(grid, window, replicate=replicate)
     stride = [window.stride] * 3
     for axis in range(3):
         if weight.shape[2 + axis] < window.kernel[axis]:
-            grid, stride[axis] = _box_sum(grid, axis, window), 1
+            grid, stride[axis] = _box_sum(grid, axis, window, depth), 1
     if torch.is_grad_enabled() and grid.requires_grad and not weight.requires_grad:
         return _FrozenKernel.apply(grid, weight, tuple(stride), window.dilation, groups)
     return F.conv3d(grid, weight, stride=stride, dilation=window.dilation, groups=groups)
 
 
-def _box_sum(grid: Tensor, axis: int, window: Window) -> Tensor:
-    """Sum over the taps along an axis, at every stride-th place."""
+def _box_sum(grid: Tensor, axis: int, window: Window, weights: Tensor | None = None) -> Tensor:
+    """Sum over the taps along an axis, with a weight for each, at every stride-th place."""
     reach = (window.kernel[axis] - 1) * window.dilation
     length = (grid.shape[2 + axis] - reach - 1) // window.stride * window.stride + 1
     index: list[slice] = [slice(None)] * 5
     total: Tensor | None = None
-    for start in range(0, reach + 1, window.dilation):
+    for tap in range(window.kernel[axis]):
+        start = tap * window.dilation
         index[2 + axis] = slice(start, start + length, window.stride)
-        total = grid[tuple(index)] if total is None else total + grid[tuple(index)]
+        part = grid[tuple(index)] if weights is None else grid[tuple(index)] * weights[tap]
+        total = part if total is None else total + part
     assert total is not None
     return total
 

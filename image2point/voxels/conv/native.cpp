@@ -30,8 +30,8 @@ struct Vector {
   static constexpr int width = 2 * vector_bytes / static_cast<int>(sizeof(T));  // columns of a panel
 };
 
-// Adds a[M][inputs] · panel[inputs][width] to M output rows, of which the first `valid` columns exist.
-template <typename T, int M>
+// Adds a[M][inputs] · panel[inputs][width] to M output rows, of which the first `valid` columns exist; or writes it there.
+template <typename T, bool Add, int M>
 inline void multiply_tile(const T* const* a, const T* panel, int64_t inputs, T* const* rows, int valid) {
   using V = typename Vector<T>::type;
   constexpr int half = Vector<T>::width / 2;
@@ -52,7 +52,10 @@ inline void multiply_tile(const T* const* a, const T* panel, int64_t inputs, T* 
     }
   }
   for (int i = 0; i < M; ++i) {
-    if (valid == 2 * half) {
+    if (!Add) {
+      *reinterpret_cast<V*>(rows[i]) = sums[i][0];
+      *reinterpret_cast<V*>(rows[i] + half) = sums[i][1];
+    } else if (valid == 2 * half) {
       *reinterpret_cast<V*>(rows[i]) += sums[i][0];
       *reinterpret_cast<V*>(rows[i] + half) += sums[i][1];
     } else {
@@ -61,40 +64,64 @@ inline void multiply_tile(const T* const* a, const T* panel, int64_t inputs, T* 
   }
 }
 
-template <typename T, int M = tile>
+template <typename T, bool Add = true, int M = tile>
 inline void multiply_up_to(int count, const T* const* a, const T* panel, int64_t inputs, T* const* rows, int valid) {
   if (count == M) {
-    multiply_tile<T, M>(a, panel, inputs, rows, valid);
+    multiply_tile<T, Add, M>(a, panel, inputs, rows, valid);
   } else if constexpr (M > 1) {
-    multiply_up_to<T, M - 1>(count, a, panel, inputs, rows, valid);
+    multiply_up_to<T, Add, M - 1>(count, a, panel, inputs, rows, valid);
   }
 }
 
-// The sum of a bag: the row itself where it is one, else in `space`.
 template <typename T>
-inline const T* sum(const T* features, int64_t channels, const int32_t* first, const int32_t* last, T* space) {
-  const T* row = features + static_cast<int64_t>(*first) * channels;
-  if (last - first == 1) return row;
-  const T* next = features + static_cast<int64_t>(first[1]) * channels;
-  for (int64_t c = 0; c < channels; ++c) space[c] = row[c] + next[c];
-  for (first += 2; first < last; ++first) {
-    next = features + static_cast<int64_t>(*first) * channels;
-    for (int64_t c = 0; c < channels; ++c) space[c] += next[c];
-  }
-  return space;
-}
-
 struct Table {
   const int32_t *members, *offsets, *rows;  // of each bag: members[offsets[i]:offsets[i + 1]], row within its block
   const int32_t* edges;                     // first bag of each column of each block
+  const int32_t* places;                    // place of each member in its column; read where there are weights
+  const T* weights;                         // of each place; null: all are 1
   int64_t size, height, columns;            // output rows, rows per block, columns
 
   int64_t blocks() const { return (size + height - 1) / height; }
 };
 
+// The weighted sum of a bag: the row itself where it is one of weight 1, else in `space`.
+template <typename T>
+inline const T* sum(const Table<T>& table, int64_t bag, const T* features, int64_t channels, T* space) {
+  const int32_t start = table.offsets[bag], count = table.offsets[bag + 1] - start;
+  const int32_t* members = table.members + start;
+  const auto row = [=](int32_t i) { return features + static_cast<int64_t>(members[i]) * channels; };
+  const T* first = row(0);
+  if (table.weights == nullptr) {
+    if (count == 1) return first;
+    const T* next = row(1);
+    for (int64_t c = 0; c < channels; ++c) space[c] = first[c] + next[c];
+    for (int32_t i = 2; i < count; ++i) {
+      next = row(i);
+      for (int64_t c = 0; c < channels; ++c) space[c] += next[c];
+    }
+    return space;
+  }
+  const int32_t* places = table.places + start;
+  const T weight = table.weights[places[0]];
+  if (count == 1) {
+    if (weight == 1) return first;
+    for (int64_t c = 0; c < channels; ++c) space[c] = weight * first[c];
+    return space;
+  }
+  const T* next = row(1);
+  const T other = table.weights[places[1]];
+  for (int64_t c = 0; c < channels; ++c) space[c] = weight * first[c] + other * next[c];
+  for (int32_t i = 2; i < count; ++i) {
+    next = row(i);
+    const T last = table.weights[places[i]];
+    for (int64_t c = 0; c < channels; ++c) space[c] += last * next[c];
+  }
+  return space;
+}
+
 // `panels`: [columns][ceil(outputs / width)][inputs][width]; reversed: the last column's matrix belongs to the first.
 template <typename T>
-void convolve(const Table& table, const T* features, const T* panels, T* output, int64_t inputs, int64_t outputs,
+void convolve(const Table<T>& table, const T* features, const T* panels, T* output, int64_t inputs, int64_t outputs,
               bool reversed, int64_t threads) {
   constexpr int width = Vector<T>::width;
   const int64_t count = (outputs + width - 1) / width, blocks = table.blocks();
@@ -120,8 +147,7 @@ void convolve(const Table& table, const T* features, const T* panels, T* output,
         for (int64_t start = edge[0]; start < edge[1]; start += chunk) {
           const int bags = static_cast<int>(std::min<int64_t>(chunk, edge[1] - start));
           for (int i = 0; i < bags; ++i) {
-            const int32_t* offset = table.offsets + start + i;
-            in[i] = sum(features, inputs, table.members + offset[0], table.members + offset[1], &space[i * inputs]);
+            in[i] = sum(table, start + i, features, inputs, &space[i * inputs]);
             out[i] = base + table.rows[start + i] * outputs + left;
           }
           for (int64_t panel = first_panel; panel < last_panel; ++panel) {
@@ -138,7 +164,7 @@ void convolve(const Table& table, const T* features, const T* panels, T* output,
 
 // `scales`: [columns][channels].
 template <typename T>
-void convolve_depthwise(const Table& table, const T* features, const T* scales, T* output, int64_t channels,
+void convolve_depthwise(const Table<T>& table, const T* features, const T* scales, T* output, int64_t channels,
                         bool reversed, int64_t threads) {
 #pragma omp parallel num_threads(static_cast<int>(threads))
   {
@@ -151,9 +177,15 @@ void convolve_depthwise(const Table& table, const T* features, const T* scales, 
         const int32_t* edge = table.edges + block * table.columns + column;
         const T* scale = scales + (reversed ? table.columns - 1 - column : column) * channels;
         for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
-          const int32_t* offset = table.offsets + bag;
-          const T* in = sum(features, channels, table.members + offset[0], table.members + offset[1], space.get());
           T* out = base + table.rows[bag] * channels;
+          const int32_t first = table.offsets[bag];
+          if (table.weights != nullptr && table.offsets[bag + 1] - first == 1) {
+            const T weight = table.weights[table.places[first]];
+            const T* in = features + static_cast<int64_t>(table.members[first]) * channels;
+            for (int64_t c = 0; c < channels; ++c) out[c] += scale[c] * (weight * in[c]);
+            continue;
+          }
+          const T* in = sum(table, bag, features, channels, space.get());
           for (int64_t c = 0; c < channels; ++c) out[c] += scale[c] * in[c];
         }
       }
@@ -204,7 +236,7 @@ inline void outer_up_to(int rows, const T* const* x, const T* const* gradient, i
 
 // The gradient of a kernel, [columns][inputs][outputs], which comes filled with zeros.
 template <typename T>
-void weight_gradient(const Table& table, const T* features, const T* gradient, T* kernel, int64_t inputs,
+void weight_gradient(const Table<T>& table, const T* features, const T* gradient, T* kernel, int64_t inputs,
                      int64_t outputs, int64_t threads) {
   constexpr int width = Vector<T>::width;
   const int64_t count = (outputs + width - 1) / width;
@@ -224,8 +256,7 @@ void weight_gradient(const Table& table, const T* features, const T* gradient, T
         for (int64_t start = edge[0]; start < edge[1]; start += chunk) {
           const int bags = static_cast<int>(std::min<int64_t>(chunk, edge[1] - start));
           for (int i = 0; i < bags; ++i) {
-            const int32_t* offset = table.offsets + start + i;
-            in[i] = sum(features, inputs, table.members + offset[0], table.members + offset[1], &space[i * inputs]);
+            in[i] = sum(table, start + i, features, inputs, &space[i * inputs]);
             out[i] = base + table.rows[start + i] * outputs;
           }
           for (int64_t panel = share * count / shares; panel < (share + 1) * count / shares; ++panel) {
@@ -243,7 +274,7 @@ void weight_gradient(const Table& table, const T* features, const T* gradient, T
 
 // The same of a depthwise kernel, [columns][channels].
 template <typename T>
-void weight_gradient_depthwise(const Table& table, const T* features, const T* gradient, T* kernel, int64_t channels,
+void weight_gradient_depthwise(const Table<T>& table, const T* features, const T* gradient, T* kernel, int64_t channels,
                                int64_t threads) {
 #pragma omp parallel num_threads(static_cast<int>(threads))
   {
@@ -254,11 +285,127 @@ void weight_gradient_depthwise(const Table& table, const T* features, const T* g
       for (int64_t block = 0; block < table.blocks(); ++block) {
         const int32_t* edge = table.edges + block * table.columns + column;
         for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
-          const int32_t* offset = table.offsets + bag;
-          const T* in = sum(features, channels, table.members + offset[0], table.members + offset[1], space.get());
+          const T* in = sum(table, bag, features, channels, space.get());
           const T* out = gradient + (block * table.height + table.rows[bag]) * channels;
           for (int64_t c = 0; c < channels; ++c) row[c] += in[c] * out[c];
         }
+      }
+    }
+  }
+}
+
+// The gradients of the features and of the weights of the places, in one pass over a table whose bags are spread: a bag
+// is a row of the result (`rows`, in the whole) that reads some features of the block through one column (`members`).
+// The product of the column's transposed matrix with that row's gradient is made once, and serves all its members.
+// `panels`: of the transposed kernel, as in `convolve`; parts: [blocks][ceil(inputs / width)][places], to be added up.
+template <typename T>
+void depth_gradient(const Table<T>& table, const T* features, const T* gradient, const T* panels, T* data, T* parts,
+                    int64_t places, int64_t inputs, int64_t outputs, int64_t threads) {
+  using V = typename Vector<T>::type;
+  constexpr int width = Vector<T>::width;
+  const int64_t count = (inputs + width - 1) / width, blocks = table.blocks();
+  if (blocks == 0) return;
+  const int64_t shares = std::min(count, (8 * threads + blocks - 1) / blocks);
+#pragma omp parallel num_threads(static_cast<int>(threads))
+  {
+    std::unique_ptr<T[]> products(new T[chunk * width]), sums(new T[places * width]);
+    const T* in[chunk];
+    T* out[chunk];
+    for (int i = 0; i < chunk; ++i) out[i] = &products[i * width];
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < blocks * shares; ++task) {
+      const int64_t block = task / shares, share = task % shares;
+      const int64_t rows = std::min(table.height, table.size - block * table.height);
+      T* base = data + block * table.height * inputs;
+      for (int64_t panel = share * count / shares; panel < (share + 1) * count / shares; ++panel) {
+        const int64_t left = panel * width;
+        const int valid = static_cast<int>(std::min<int64_t>(width, inputs - left));
+        for (int64_t r = 0; r < rows; ++r) std::memset(base + r * inputs + left, 0, valid * sizeof(T));
+        std::memset(sums.get(), 0, places * width * sizeof(T));
+        for (int64_t column = 0; column < table.columns; ++column) {
+          const int32_t* edge = table.edges + block * table.columns + column;
+          const T* matrix = panels + (column * count + panel) * outputs * width;
+          for (int64_t start = edge[0]; start < edge[1]; start += chunk) {
+            const int bags = static_cast<int>(std::min<int64_t>(chunk, edge[1] - start));
+            for (int i = 0; i < bags; ++i) in[i] = gradient + static_cast<int64_t>(table.rows[start + i]) * outputs;
+            for (int i = 0; i < bags; i += tile)
+              multiply_up_to<T, false>(std::min(tile, bags - i), in + i, matrix, outputs, out + i, width);
+            for (int i = 0; i < bags; ++i) {
+              for (int32_t m = table.offsets[start + i]; m < table.offsets[start + i + 1]; ++m) {
+                const int64_t at = static_cast<int64_t>(table.members[m]) * inputs + left;
+                const T weight = table.weights[table.places[m]];
+                T* sum = &sums[table.places[m] * width];
+                if (valid == width) {
+                  const V *v = reinterpret_cast<const V*>(out[i]), *x = reinterpret_cast<const V*>(features + at);
+                  V *y = reinterpret_cast<V*>(data + at), *s = reinterpret_cast<V*>(sum);
+                  y[0] += weight * v[0];
+                  y[1] += weight * v[1];
+                  s[0] += v[0] * x[0];
+                  s[1] += v[1] * x[1];
+                } else {
+                  for (int n = 0; n < valid; ++n) {
+                    data[at + n] += weight * out[i][n];
+                    sum[n] += out[i][n] * features[at + n];
+                  }
+                }
+              }
+            }
+          }
+        }
+        for (int64_t place = 0; place < places; ++place) {
+          T total = 0;
+          for (int n = 0; n < width; ++n) total += sums[place * width + n];
+          parts[(block * count + panel) * places + place] = total;
+        }
+      }
+    }
+  }
+}
+
+// The same of a depthwise kernel, over the bags that features are the outputs of; parts: [blocks][places].
+template <typename T>
+void depth_gradient_depthwise(const Table<T>& table, const T* features, const T* gradient, const T* scales, T* data,
+                              T* parts, int64_t places, int64_t channels, bool reversed, int64_t threads) {
+  using V = typename Vector<T>::type;
+  constexpr int lanes = Vector<T>::width / 2;
+  const auto at = [](const T* row) { return *reinterpret_cast<const V*>(row); };
+#pragma omp parallel num_threads(static_cast<int>(threads))
+  {
+    std::unique_ptr<T[]> sums(new T[places * lanes]);
+#pragma omp for schedule(dynamic)
+    for (int64_t block = 0; block < table.blocks(); ++block) {
+      const int64_t first = block * table.height;
+      std::memset(data + first * channels, 0, std::min(table.height, table.size - first) * channels * sizeof(T));
+      std::memset(sums.get(), 0, places * lanes * sizeof(T));
+      for (int64_t column = 0; column < table.columns; ++column) {
+        const int32_t* edge = table.edges + block * table.columns + column;
+        const T* scale = scales + (reversed ? table.columns - 1 - column : column) * channels;
+        for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
+          const T* x = features + (first + table.rows[bag]) * channels;
+          T* out = data + (first + table.rows[bag]) * channels;
+          for (int32_t m = table.offsets[bag]; m < table.offsets[bag + 1]; ++m) {
+            const T* row = gradient + static_cast<int64_t>(table.members[m]) * channels;
+            const T weight = table.weights[table.places[m]];
+            V sum{};
+            int64_t c = 0;
+            for (; c + lanes <= channels; c += lanes) {
+              const V product = at(scale + c) * at(row + c);
+              *reinterpret_cast<V*>(out + c) += weight * product;
+              sum += product * at(x + c);
+            }
+            for (; c < channels; ++c) {
+              const T product = scale[c] * row[c];
+              out[c] += weight * product;
+              sum[0] += product * x[c];
+            }
+            *reinterpret_cast<V*>(&sums[table.places[m] * lanes]) += sum;
+          }
+        }
+      }
+      for (int64_t place = 0; place < places; ++place) {
+        T total = 0;
+        for (int lane = 0; lane < lanes; ++lane) total += sums[place * lanes + lane];
+        parts[block * places + place] = total;
       }
     }
   }
@@ -304,7 +451,7 @@ extern "C" void count_bags(const int32_t* reads, const int32_t* taps, int64_t si
 // Then the bags themselves, as `Table` has them.
 extern "C" void fill_bags(const int32_t* reads, const int32_t* taps, int64_t size, int64_t columns, int64_t depth,
                           int64_t height, const int32_t* edges, const int64_t* firsts, int32_t* members,
-                          int32_t* offsets, int32_t* rows, int64_t threads) {
+                          int32_t* places, int32_t* offsets, int32_t* rows, int64_t threads) {
   const int64_t blocks = (size + height - 1) / height;
   offsets[edges[blocks * columns]] = static_cast<int32_t>(firsts[blocks]);
 #pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads))
@@ -317,7 +464,9 @@ extern "C" void fill_bags(const int32_t* reads, const int32_t* taps, int64_t siz
                  const int64_t first = member;
                  for (int64_t d = 0; d < taken; ++d) {
                    const int32_t found = read(d);
-                   if (found >= 0) members[member++] = found;
+                   if (found < 0) continue;
+                   if (places != nullptr) places[member] = static_cast<int32_t>(d);
+                   members[member++] = found;
                  }
                  if (member == first) return;
                  offsets[bag] = static_cast<int32_t>(first);
@@ -326,28 +475,118 @@ extern "C" void fill_bags(const int32_t* reads, const int32_t* taps, int64_t siz
   }
 }
 
-#define TABLE                                                                                                     \
-  const int32_t *members, const int32_t *offsets, const int32_t *rows, const int32_t *edges, int64_t size,        \
-      int64_t height, int64_t columns
+// The same for bags that are spread (`depth_gradient`): reads [taps][size] names the row of the result, one of `targets`,
+// that reads each feature. Bags stand in the order in which their first members do.
+extern "C" void count_spread(const int32_t* reads, const int32_t* taps, int64_t size, int64_t targets, int64_t columns,
+                             int64_t depth, int64_t height, int32_t* edges, int64_t* firsts, int64_t threads) {
+  const int64_t blocks = (size + height - 1) / height;
+  edges[0] = 0;
+  firsts[0] = 0;
+#pragma omp parallel num_threads(static_cast<int>(threads))
+  {
+    std::vector<int32_t> seen(targets, -1);  // the last part, a column of a block, that had each target
+#pragma omp for schedule(static)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t start = block * height, rows = std::min(height, size - start);
+      int64_t members = 0;
+      for (int64_t column = 0; column < columns; ++column) {
+        const auto part = static_cast<int32_t>(block * columns + column);
+        int32_t bags = 0;
+        for_rows(reads, taps + column * depth, size, depth, start, rows, [&](int64_t, auto read, int64_t taken) {
+          for (int64_t d = 0; d < taken; ++d) {
+            const int32_t target = read(d);
+            if (target < 0) continue;
+            ++members;
+            bags += seen[target] != part;
+            seen[target] = part;
+          }
+        });
+        edges[part + 1] = bags;
+      }
+      firsts[block + 1] = members;
+    }
+  }
+  for (int64_t i = 0; i < blocks * columns; ++i) edges[i + 1] += edges[i];
+  for (int64_t i = 0; i < blocks; ++i) firsts[i + 1] += firsts[i];
+}
+
+extern "C" void fill_spread(const int32_t* reads, const int32_t* taps, int64_t size, int64_t targets, int64_t columns,
+                            int64_t depth, int64_t height, const int32_t* edges, const int64_t* firsts,
+                            int32_t* members, int32_t* places, int32_t* offsets, int32_t* rows, int64_t threads) {
+  const int64_t blocks = (size + height - 1) / height;
+  offsets[edges[blocks * columns]] = static_cast<int32_t>(firsts[blocks]);
+#pragma omp parallel num_threads(static_cast<int>(threads))
+  {
+    std::vector<int32_t> bag_of(targets, -1), next;  // bags have larger numbers in every later part
+#pragma omp for schedule(static)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t start = block * height, taken_rows = std::min(height, size - start);
+      int64_t member = firsts[block];
+      for (int64_t column = 0; column < columns; ++column) {
+        const int32_t first = edges[block * columns + column];
+        int32_t bag = first;
+        next.assign(edges[block * columns + column + 1] - first, 0);
+        const auto each_pair = [&](auto visit) {
+          for_rows(reads, taps + column * depth, size, depth, start, taken_rows,
+                   [&](int64_t row, auto read, int64_t taken) {
+                     for (int64_t d = 0; d < taken; ++d)
+                       if (read(d) >= 0) visit(start + row, d, read(d));
+                   });
+        };
+        each_pair([&](int64_t, int64_t, int32_t target) {
+          if (bag_of[target] < first) {
+            bag_of[target] = bag;
+            rows[bag++] = target;
+          }
+          ++next[bag_of[target] - first];
+        });
+        for (int32_t i = first; i < bag; ++i) {
+          offsets[i] = static_cast<int32_t>(member);
+          member += next[i - first];
+          next[i - first] = offsets[i];
+        }
+        each_pair([&](int64_t row, int64_t d, int32_t target) {
+          const int32_t at = next[bag_of[target] - first]++;
+          members[at] = static_cast<int32_t>(row);
+          places[at] = static_cast<int32_t>(d);
+        });
+      }
+    }
+  }
+}
+
+#define TABLE(T)                                                                                                  \
+  const int32_t *members, const int32_t *offsets, const int32_t *rows, const int32_t *edges,                      \
+      const int32_t *places, const T *weights, int64_t size, int64_t height, int64_t columns
 #define GIVEN \
-  { members, offsets, rows, edges, size, height, columns }
+  { members, offsets, rows, edges, places, weights, size, height, columns }
 #define ENTRIES(T, NAME)                                                                                          \
-  extern "C" int width_##NAME(int64_t) { return Vector<T>::width; }                                                    \
-  extern "C" void convolve_##NAME(TABLE, const T* features, const T* panels, T* output, int64_t inputs,           \
-                                  int64_t outputs, int64_t reversed, int64_t threads) {                                   \
+  extern "C" int width_##NAME(int64_t) { return Vector<T>::width; }                                               \
+  extern "C" void convolve_##NAME(TABLE(T), const T* features, const T* panels, T* output, int64_t inputs,        \
+                                  int64_t outputs, int64_t reversed, int64_t threads) {                           \
     convolve<T>(GIVEN, features, panels, output, inputs, outputs, reversed != 0, threads);                        \
   }                                                                                                               \
-  extern "C" void depthwise_##NAME(TABLE, const T* features, const T* scales, T* output, int64_t channels,        \
-                                   int64_t reversed, int64_t threads) {                                                   \
+  extern "C" void depthwise_##NAME(TABLE(T), const T* features, const T* scales, T* output, int64_t channels,     \
+                                   int64_t reversed, int64_t threads) {                                           \
     convolve_depthwise<T>(GIVEN, features, scales, output, channels, reversed != 0, threads);                     \
   }                                                                                                               \
-  extern "C" void gradient_##NAME(TABLE, const T* features, const T* gradient, T* kernel, int64_t inputs,         \
+  extern "C" void gradient_##NAME(TABLE(T), const T* features, const T* gradient, T* kernel, int64_t inputs,      \
                                   int64_t outputs, int64_t threads) {                                             \
     weight_gradient<T>(GIVEN, features, gradient, kernel, inputs, outputs, threads);                              \
   }                                                                                                               \
-  extern "C" void depthwise_gradient_##NAME(TABLE, const T* features, const T* gradient, T* kernel,               \
+  extern "C" void depthwise_gradient_##NAME(TABLE(T), const T* features, const T* gradient, T* kernel,            \
                                             int64_t channels, int64_t threads) {                                  \
     weight_gradient_depthwise<T>(GIVEN, features, gradient, kernel, channels, threads);                           \
+  }                                                                                                               \
+  extern "C" void depth_##NAME(TABLE(T), const T* features, const T* gradient, const T* panels, T* data,          \
+                               T* parts, int64_t depth, int64_t inputs, int64_t outputs, int64_t threads) {       \
+    depth_gradient<T>(GIVEN, features, gradient, panels, data, parts, depth, inputs, outputs, threads);           \
+  }                                                                                                               \
+  extern "C" void depthwise_depth_##NAME(TABLE(T), const T* features, const T* gradient, const T* scales,         \
+                                         T* data, T* parts, int64_t depth, int64_t channels, int64_t reversed,    \
+                                         int64_t threads) {                                                       \
+    depth_gradient_depthwise<T>(GIVEN, features, gradient, scales, data, parts, depth, channels, reversed != 0,   \
+                                threads);                                                                         \
   }
 
 ENTRIES(float, float32)

@@ -42,21 +42,28 @@ def multiply(
     groups: int,
     backward: bool,
     forms: Forms | None = None,
+    depth: Tensor | None = None,
 ) -> Tensor:
-    """As `cpu.multiply`, for what `takes` takes: [N, C_in] → [M, C_out]."""
+    """As `cpu.multiply`, for what `takes` takes: [N, C_in] → [M, C_out].
+
+    depth: a weight for each tap of a column, [D]; None: all are 1.
+    """
     reversed_ = backward and table.submanifold  # the same table, with the opposite taps
     shape = (weight.shape[2], weight.shape[3], weight.shape[4])
-    found = bags(table, shape, backward and not reversed_)
+    found = bags(table, shape, backward and not reversed_, placed=depth is not None)
+    weights = _weights(features, depth, reversed_)
     features, name = features.detach().contiguous(), NAMES[features.dtype]
     output = features.new_empty(found.size, weight.shape[0])
     if groups == 1:
         width = call(f"width_{name}")
         kernel = kept(forms, weight, ("panels", width), lambda: panels(weight, width))
         sizes = features.shape[1], weight.shape[0]
-        call(f"convolve_{name}", *found.arguments(), features, kernel, output, *sizes, int(reversed_))
+        call(f"convolve_{name}", *found.arguments(weights), features, kernel, output, *sizes, int(reversed_))
     else:
         kernel = kept(forms, weight, "scales", lambda: scales(weight))
-        call(f"depthwise_{name}", *found.arguments(), features, kernel, output, features.shape[1], int(reversed_))
+        call(
+            f"depthwise_{name}", *found.arguments(weights), features, kernel, output, features.shape[1], int(reversed_)
+        )
     return output
 
 
@@ -67,12 +74,59 @@ def weight_gradient(
     found = bags(table, shape, backward)
     features, gradient = features.detach().contiguous(), gradient.detach().contiguous()
     inputs, outputs, name = features.shape[1], gradient.shape[1], NAMES[features.dtype]
-    kernel = features.new_zeros(found.columns, inputs // groups, outputs)
+    kernel, weights = features.new_zeros(found.columns, inputs // groups, outputs), _weights(features)
     if groups == 1:
-        call(f"gradient_{name}", *found.arguments(), features, gradient, kernel, inputs, outputs)
+        call(f"gradient_{name}", *found.arguments(weights), features, gradient, kernel, inputs, outputs)
     else:
-        call(f"depthwise_gradient_{name}", *found.arguments(), features, gradient, kernel, outputs)
+        call(f"depthwise_gradient_{name}", *found.arguments(weights), features, gradient, kernel, outputs)
     return kernel.permute(2, 1, 0).unflatten(2, shape).contiguous()
+
+
+def depth_gradients(
+    features: Tensor,
+    gradient: Tensor,
+    weight: Tensor,
+    depth: Tensor,
+    table: NeighbourTable,
+    groups: int,
+    forms: Forms | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the features [N, C_in] and of the weights along the depth [D] of a convolution, in one pass.
+
+    Args:
+        features: [N, C_in]; gradient: that of the result, [M, C_out]. `takes` takes them.
+        weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the depth; depth: [D].
+    """
+    shape = (weight.shape[2], weight.shape[3], weight.shape[4])
+    features, gradient = features.detach().contiguous(), gradient.detach().contiguous()
+    inputs, outputs, name = features.shape[1], gradient.shape[1], NAMES[features.dtype]
+    data = torch.empty_like(features)
+    if groups == 1:
+        found = table.form(("spread", shape), lambda: _spread(table, shape))
+        width = call(f"width_{name}")
+        turned = weight.transpose(0, 1)
+        kernel = kept(forms, turned, ("panels", width), lambda: panels(turned, width))
+        parts = features.new_empty(found.blocks, -(-inputs // width), len(depth))
+        weights = _weights(features, depth)
+        call(f"depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, len(depth), inputs,
+             outputs)  # fmt: skip
+        return data, parts.flatten(0, 1).sum(0)
+    reversed_ = table.submanifold
+    found = bags(table, shape, not reversed_, placed=True)
+    kernel = kept(forms, weight, "scales", lambda: scales(weight))
+    parts, weights = features.new_empty(found.blocks, len(depth)), _weights(features, depth, reversed_)
+    call(f"depthwise_depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, len(depth),
+         inputs, int(reversed_))  # fmt: skip
+    numbers = parts.sum(0)
+    return data, numbers.flip(0) if reversed_ else numbers
+
+
+def _weights(features: Tensor, depth: Tensor | None = None, reversed_: bool = False) -> Tensor:
+    """The weights of the places of a column; empty where all are 1."""
+    if depth is None:
+        return features.new_empty(0)
+    depth = depth.detach().to(features.dtype)
+    return (depth.flip(0) if reversed_ else depth).contiguous()
 
 
 def panels(weight: Tensor, width: int) -> Tensor:
@@ -93,6 +147,7 @@ class Bags:
 
     Attributes:
         members: int32 [P], input rows, bag after bag; offsets: int32 [B + 1], start of each bag in it.
+        places: int32 [P], the place of each member in its column; empty where nobody asked for it.
         rows: int32 [B], each bag's output row within its block.
         edges: int32 [blocks · G + 1], first bag of each column of each block.
         size, height: output rows, and those of a block; columns: G.
@@ -100,32 +155,53 @@ class Bags:
 
     members: Tensor
     offsets: Tensor
+    places: Tensor
     rows: Tensor
     edges: Tensor
     size: int
     height: int
     columns: int
 
-    def arguments(self) -> tuple[Tensor | int, ...]:
-        return self.members, self.offsets, self.rows, self.edges, self.size, self.height, self.columns
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // self.height)
+
+    def arguments(self, weights: Tensor) -> tuple[Tensor | int, ...]:
+        """As the library takes them, with a weight for each place; no weights: all are 1."""
+        tensors = self.members, self.offsets, self.rows, self.edges, self.places, weights
+        return *tensors, self.size, self.height, self.columns
 
 
-def bags(table: NeighbourTable, shape: tuple[int, int, int], backward: bool) -> Bags:
-    """The table's bags, built once and kept with it; arguments as of `blocks.blocks`."""
-    return table.form(("bags", shape, backward), lambda: _build(table, shape, backward))
+def bags(table: NeighbourTable, shape: tuple[int, int, int], backward: bool, placed: bool = False) -> Bags:
+    """The table's bags, built once and kept with it; arguments as of `blocks.blocks`. placed: with `places`."""
+    return table.form(("bags", shape, backward, placed), lambda: _build(table, shape, backward, placed))
 
 
-def _build(table: NeighbourTable, shape: tuple[int, int, int], backward: bool) -> Bags:
+def _build(table: NeighbourTable, shape: tuple[int, int, int], backward: bool, placed: bool) -> Bags:
     entries, taps = table.entries(backward).contiguous(), column_taps(table.kernel, shape)
+    return _fill(entries, taps, placed, "bags")
+
+
+def _spread(table: NeighbourTable, shape: tuple[int, int, int]) -> Bags:
+    """Blocks of source rows: a bag is a target (`rows`, in the whole table) that reads some rows of the block through
+    one column (`members`). So a bag whose members lie in two blocks is in both.
+    """
+    entries, taps = table.entries(backward=True).contiguous(), column_taps(table.kernel, shape)
+    return _fill(entries, taps, True, "spread", table.targets)
+
+
+def _fill(entries: Tensor, taps: Tensor, placed: bool, kind: str, *targets: int) -> Bags:
     size, (columns, depth) = entries.shape[1], taps.shape
     height = max(min(HEIGHT, size), 1)
     blocks = -(-size // height)
     edges = torch.empty(blocks * columns + 1, dtype=torch.int32)
     firsts = torch.empty(blocks + 1, dtype=torch.int64)  # first member of each block
-    given = entries, taps.to(torch.int32).contiguous(), size, columns, depth, height
-    call("count_bags", *given, edges, firsts)
+    sizes: tuple[int, ...] = (size, *targets, columns, depth, height)
+    given: tuple[Tensor | int, ...] = (entries, taps.to(torch.int32).contiguous(), *sizes)
+    call(f"count_{kind}", *given, edges, firsts)
     counts = int(firsts[-1]), int(edges[-1])
     members, rows = (torch.empty(count, dtype=torch.int32) for count in counts)
+    places = torch.empty(counts[0] if placed else 0, dtype=torch.int32)
     offsets = torch.empty(counts[1] + 1, dtype=torch.int32)
-    call("fill_bags", *given, edges, firsts, members, offsets, rows)
-    return Bags(members, offsets, rows, edges, size, height, columns)
+    call(f"fill_{kind}", *given, edges, firsts, members, places, offsets, rows)
+    return Bags(members, offsets, places, rows, edges, size, height, columns)
