@@ -12,7 +12,7 @@ from image2point.datasets.cloud import Cloud
 from image2point.datasets.columns import unit_colours
 from image2point.datasets.meshes import Mesh
 from image2point.datasets.polygons import polygon_triangles
-from image2point.datasets.text import LARGEST, decode_text
+from image2point.datasets.text import read_text
 from image2point.errors import InputError, one_line
 
 OTHER_SHAPES = ("l", "curv", "curv2", "surf")
@@ -28,9 +28,7 @@ def read_obj(path: Path) -> Mesh | Cloud:
     Raises InputError with the path, and the line where there is one, for numbers that are none, faces that count from
     0 or name vertices that are not there, and files of lines or curves alone.
     """
-    if path.stat().st_size > LARGEST:
-        raise InputError(f"{path}: {path.stat().st_size:,} bytes; expected at most {LARGEST:,}")
-    text = decode_text(path.read_bytes(), str(path), errors="replace")
+    text = read_text(path, errors="replace")
     points, colours, corners, sizes = array("d"), array("d"), array("q"), array("q")
     others: set[str] = set()
     # A backslash joins a line with the next one.
