@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from test_cli import call
 
 from image2point.experiments.demo import TASKS, configs
+from image2point.experiments.story import story
+from image2point.tasks.display import DISPLAYS
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -21,3 +26,40 @@ def test_arms_differ_in_what_their_networks_know(task: str) -> None:
 def test_a_task_that_is_none() -> None:
     result = call("demo", "--task", "detection")
     assert result.exit_code == 2 and "classification, segmentation, found 'detection'" in result.stderr
+
+
+def arm(name: str, score: float, trains: int, share: float | None = None, task: str = "classification") -> Any:
+    """What the story asks of a run."""
+    key = DISPLAYS[task].scores[0].key
+    return SimpleNamespace(
+        summary=SimpleNamespace(
+            task=task,
+            arm=name,
+            network=SimpleNamespace(name="a_network"),
+            parameters=SimpleNamespace(trainable=trains, total=1000),
+            data=SimpleNamespace(train_clouds=480, test_clouds=240, classes=("a", "b")),
+            final={key: score},
+            collapse={"test": {} if share is None else {"cdnv_over_null": share}},
+        )
+    )
+
+
+def test_the_story_says_what_the_runs_gave() -> None:
+    runs = {"imagenet": arm("ImageNet", 0.6, 30, 0.4), "random": arm("random", 0.3, 30, 0.7)}
+    text = "\n".join(story({**runs, "scratch": arm("scratch", 0.62, 1000, 0.5)}, "classification"))
+    assert "480 clouds of 2 classes" in text and "30 parameters (3.0 %)" in text
+    assert "ImageNet beat frozen random ones: 60.0 % against 30.0 %. That is what Xu" in text
+    assert "All 1,000 parameters, trained from scratch, cannot be told from ImageNet's frozen kernels: 62.0 %" in text
+    assert "ImageNet 0.40, random 0.70, scratch 0.50. The best arm does not have the tightest classes" in text
+
+
+def test_the_story_is_not_always_the_same() -> None:
+    worse = {"imagenet": arm("ImageNet", 0.3, 30, 0.2), "random": arm("random", 0.6, 30, 0.1)}
+    text = "\n".join(story(worse, "classification"))
+    assert "fall behind frozen random ones" in text and "this run does not show it" in text
+    assert "The best arm has the tightest classes" in text and "scratch" not in text
+    alike = {"imagenet": arm("ImageNet", 0.31, 30), "random": arm("random", 0.30, 30)}
+    text = "\n".join(story(alike, "classification"))
+    assert "cannot be told from" in text and "does not show it" in text and "CDNV" not in text
+    scenes = {name: arm(name, score, 30, task="segmentation") for name, score in (("imagenet", 0.31), ("random", 0.3))}
+    assert "score higher than frozen random ones: 31.0 %" in "\n".join(story(scenes, "segmentation"))

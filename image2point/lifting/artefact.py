@@ -171,9 +171,11 @@ def parsed(content: Any, where: str) -> Artefact:
             f"{where} has the format {content['format']}, this version knows up to {FORMAT}; install a newer one"
         )
     try:
-        lifting = Lifting.from_dict(content["lifting"])
+        lifting = lifting_of(content["lifting"], where)
         scores = {str(name): float(value) for name, value in content["scores"].items()}
         texts = {name: content[name] for name in ("licence", "policy", "sha256")}
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where}: damaged, {type(error).__name__}: {one_line(error)}") from None
     if wrong := [name for name, text in texts.items() if not isinstance(text, str | None)]:
@@ -182,6 +184,21 @@ def parsed(content: Any, where: str) -> Artefact:
     if not isinstance(use, dict | None):
         raise InputError(f"{where}: expected settings under use, found {use!r:.80}")
     return Artefact(lifting, None if use is None else usage_of(use, f"{where}: "), Facts(scores, **texts))
+
+
+def lifting_of(values: Any, where: str) -> Lifting:
+    """The record of a lifting from plain values. Raises InputError, which begins with `where`, for what is none."""
+    try:
+        lifting = Lifting.from_dict(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{where}: damaged, {type(error).__name__}: {one_line(error)}") from None
+    texts = {"network": lifting.network, "decoder": lifting.decoder, "skip": lifting.skip, "start": lifting.start}
+    axis = lifting.options.axis
+    if wrong := [name for name, text in texts.items() if not isinstance(text, str | None)]:
+        raise InputError(f"{where}: expected text under {wrong[0]}, found {texts[wrong[0]]!r:.80}")
+    if not isinstance(axis, str) and not (isinstance(axis, dict) and all(isinstance(a, str) for a in axis.values())):
+        raise InputError(f"{where}: expected text or a table of texts under options.axis, found {axis!r:.80}")
+    return lifting
 
 
 def _facts(network: Savable, digest: str, scores: Mapping[str, float] | None, licence: str | None) -> Facts:
