@@ -165,9 +165,8 @@ def test_networks_page_runs(
 def test_own_loop_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_blocks("howto/own_loop.md")
-    kept, again = names["net"].state_dict(), names["again"].state_dict()
-    assert names["right"] > 16 and all(kept[key].equal(again[key]) for key in kept)
-    assert capsys.readouterr().out.splitlines()[-1] == "box"
+    assert names["right"] > 16 and names["again"].classes == ("ball", "box")
+    assert [line for line in capsys.readouterr().out.splitlines() if line in ("box", "True")] == ["box", "True"]
 
 
 def test_collapse_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,8 @@ def failures(orders: Iterable[Sequence[str]]) -> list[str]:
 
 def late_names() -> list[str]:
     """Those that are loaded when they are first used; the others come with the module that promises them."""
-    return [name for name in public_names() if name.count(".") == 1] + ["image2point.collapse.CollapseMetric"]
+    late = [f"image2point.collapse.{name}" for name in ("CollapseMetric", "CollapseCallback")]
+    return [name for name in public_names() if name.count(".") == 1] + late
 
 
 def test_every_public_name_works_alone() -> None:

@@ -64,11 +64,13 @@ from image2point.collapse.theory import Solution, UnconstrainedFeatures, solve
 from image2point.collapse.transport import Transport, wasserstein
 
 if TYPE_CHECKING:
+    from image2point.collapse.callback import CollapseCallback
     from image2point.collapse.torchmetric import CollapseMetric
 
 __all__ = [
     "Bound",
     "CentreDecisions",
+    "CollapseCallback",
     "CollapseMetric",
     "Complexity",
     "Decay",
@@ -136,4 +138,8 @@ def __getattr__(name: str) -> Any:
         from image2point.collapse.torchmetric import CollapseMetric
 
         return CollapseMetric
+    if name == "CollapseCallback":  # and so does Lightning
+        from image2point.collapse.callback import CollapseCallback
+
+        return CollapseCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
