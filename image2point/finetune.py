@@ -19,7 +19,7 @@ from image2point.errors import InputError, listed
 from image2point.lifting.additions import added
 from image2point.lifting.network import LiftedNetwork
 from image2point.networks.layer_names import blocks
-from image2point.roles import DECODER, ROLES, Policy, read_policy
+from image2point.roles import ADDITIONS, DECODER, ROLES, Policy, read_policy
 
 logger = logging.getLogger("image2point")
 
@@ -145,6 +145,23 @@ def count(net: LiftedNetwork) -> Counts:
     """Trainable and total number of parameters."""
     sizes = [(p.numel(), p.requires_grad) for p in net.parameters()]
     return Counts(sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes))
+
+
+def trained(net: LiftedNetwork) -> dict[str, int]:
+    """Numbers of parameters that train, by role; those that a policy added, by what they are.
+
+    >>> import image2point as i2p
+    >>> net = i2p.lift("test_resnet", weights="random", num_classes=4)
+    >>> _ = freeze(net, "head"), freeze(net, "io+depth")
+    >>> trained(net)
+    {'input': 22160, 'output': 388, 'depth': 21}
+    """
+    found, additions = _roles(net), added(net)
+    result = dict.fromkeys((*ROLES, DECODER, *ADDITIONS), 0)
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            result[additions.get(name) or found[name]] += parameter.numel()
+    return {name: size for name, size in result.items() if size}
 
 
 def count_by_role(net: LiftedNetwork) -> dict[str, Counts]:

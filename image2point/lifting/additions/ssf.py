@@ -31,7 +31,8 @@ def add(layers: Mapping[str, nn.Module], graph: fx.Graph, roles: Mapping[str, st
         str(node.args[0].target)
         for node in graph.nodes
         if node.op == "call_module" and node.target in norms
-        if isinstance(node.args[0], fx.Node) and len(node.args[0].users) == 1
+        if isinstance(node.args[0], fx.Node)
+        if all(reader is node or reader.op == "output" for reader in node.args[0].users)
     }
     taken = []
     for name, layer in layers.items():

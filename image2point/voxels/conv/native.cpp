@@ -379,7 +379,8 @@ void depth_gradient_depthwise(const Table<T>& table, const T* features, const T*
       std::memset(sums.get(), 0, places * lanes * sizeof(T));
       for (int64_t column = 0; column < table.columns; ++column) {
         const int32_t* edge = table.edges + block * table.columns + column;
-        const T* scale = scales + (reversed ? table.columns - 1 - column : column) * channels;
+        const int64_t turned = reversed ? table.columns - 1 - column : column;
+        const T* scale = scales + turned * channels;
         for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
           const T* x = features + (first + table.rows[bag]) * channels;
           T* out = data + (first + table.rows[bag]) * channels;

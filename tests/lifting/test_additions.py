@@ -1,0 +1,280 @@
+"""What policies add to the layers of a lifted network: it starts unseen, trains alone, folds away, and is kept."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from lifting_samples import relative
+from torch import Tensor, nn
+
+import image2point as i2p
+from image2point.config import from_values
+from image2point.finetune import blocks_of, count_by_role, trained
+from image2point.lifting import LiftedNetwork
+from image2point.lifting.additions import added, depth, ssf
+from image2point.networks.timm_import import load_timm
+from image2point.roles import read_policy
+from image2point.voxels import DepthConv, VoxelConv
+
+EVERY = ("io+bias", "io+depth", "io+ssf", "io+stats+depth+bias", "io+norm+ssf+depth", "layer:layer2.0+depth+ssf")
+
+
+def clouds(seed: int = 0) -> i2p.VoxelTensor:
+    draw = torch.Generator().manual_seed(seed)
+    return i2p.voxelize([torch.rand(60, 3, generator=draw) for _ in range(3)], 0.12)
+
+
+def network(arch: str = "test_resnet", **options: object) -> LiftedNetwork:
+    """With norms that let every branch through: timm starts the last one of a residual block at zero."""
+    made = load_timm().create_model(arch, **({"zero_init_last": False} if "resnet" in arch else {}))
+    return i2p.lift(made, num_classes=4, **options)
+
+
+def train(net: LiftedNetwork, x: i2p.VoxelTensor, steps: int = 2) -> None:
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net.train()(x), torch.tensor([0, 1, 2])).backward()
+        optimizer.step()
+    net.eval()
+
+
+@pytest.mark.parametrize("policy", EVERY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_starts_where_the_network_was_trains_and_folds(policy: str, dtype: torch.dtype) -> None:
+    net, x = network().to(dtype).eval(), clouds().to(dtype)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with torch.no_grad():
+        plain = net(x)
+    names, blocks = list(net.state_dict()), net.block_names()
+    counts = i2p.freeze(net, policy)
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), plain)  # 1 · W, 1 · y + 0: the same bits
+    at_first = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    train(net, x)
+    for name, parameter in net.named_parameters():
+        assert torch.equal(parameter, at_first[name]) != parameter.requires_grad, name
+    assert counts.trainable == sum(trained(net).values())
+    assert sum(c.total for c in count_by_role(net).values()) == counts.total
+    assert {r.name: r.shape for r in net.lifting.parameters} == {n: tuple(p.shape) for n, p in net.named_parameters()}
+    folded = net.fold()
+    assert (
+        not added(folded) and list(folded.state_dict()) == names and folded.block_names() == net.block_names() == blocks
+    )
+    assert {r.name: r.shape for r in folded.lifting.parameters} == {
+        n: tuple(p.shape) for n, p in folded.named_parameters()
+    }
+    assert {n: t.shape for n, t in folded.state_dict().items()} == {n: t.shape for n, t in before.items()}
+    assert all(type(m) is not DepthConv and not m._forward_hooks for m in folded.modules())
+    with torch.no_grad():
+        found = net(x)
+        assert relative(found, plain) > 1e-3
+        assert relative(folded(x), found) < (1e-12 if dtype == torch.float64 else 1e-6)
+        assert added(net).keys() <= net.state_dict().keys() and torch.equal(net(x), found)  # it stays as it was
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"), [("repeat", [1, 1, 1]), ("mean", [1 / 3] * 3), ("center", [0, 1, 0]), ("tied", [1, 1, 1])]
+)
+def test_the_depth_starts_at_the_rule(rule: str, values: list[float]) -> None:
+    net, x = network(rule=rule).double().eval(), clouds().double()
+    with torch.no_grad():
+        before = net(x)
+    kernels = {n: m.kernel().detach().clone() for n, m in net.named_modules() if isinstance(m, VoxelConv)}
+    i2p.freeze(net, "io+depth")
+    found = {name: layer for name, layer in net.named_modules() if isinstance(layer, DepthConv)}
+    assert set(found) == {name for name, k in kernels.items() if k.shape[2:] == (3, 3, 3) and name.startswith("layer")}
+    for name, layer in found.items():
+        assert torch.allclose(layer.depth, torch.tensor(values, dtype=torch.float64)) and layer.weight.ndim == 4
+        assert relative(layer.kernel(), kernels[name]) < 1e-15
+    with torch.no_grad():
+        assert relative(net.eval()(x), before) < 1e-12
+
+
+def test_what_trains_by_policy() -> None:
+    net = network("test_convnext")
+    i2p.freeze(net, "io+bias")
+    roles = {record.name: record.role for record in net.lifting.parameters}
+    for name, parameter in net.named_parameters():
+        new = roles[name] in ("input", "output")
+        assert parameter.requires_grad == (new or (roles[name] == "norm" and name.endswith(".bias"))), name
+    io = i2p.freeze(net, "io").trainable
+    i2p.freeze(net, "io+ssf")
+    scales = {name.rpartition(".")[0] for name in added(net)}
+    # Of a block: the norm behind the depthwise convolution, which needs none, and both layers of the MLP.
+    assert {n for n in scales if n.startswith("stages.0.blocks.0.")} == {
+        f"stages.0.blocks.0.{leaf}" for leaf in ("norm", "mlp.fc1", "mlp.fc2")
+    }
+    assert trained(net)["ssf"] == sum(p.numel() for n, p in net.named_parameters() if ".ssf_" in n)
+    assert i2p.freeze(net, "io").trainable == io  # what was added stays and rests
+    assert i2p.freeze(net, "io+norm").trainable > io and "ssf" not in trained(net)
+    assert i2p.freeze(net, "all").trainable == sum(p.numel() for p in net.parameters())
+
+
+def test_scales_that_were_there_keep_their_values_when_the_depth_is_added() -> None:
+    net, x = network("test_convnext").eval(), clouds()
+    i2p.freeze(net, "io+ssf")
+    train(net, x)
+    with torch.no_grad():
+        before = net(x)
+        i2p.freeze(net, "io+depth+ssf")
+        assert torch.equal(net.eval()(x), before)
+
+
+def test_a_block_that_trains_gets_nothing() -> None:
+    net = network()
+    assert "layer2.0" in blocks_of(net)
+    i2p.freeze(net, "layer:layer2.0+depth")
+    assert added(net) and not any(name.startswith("layer2.0.") for name in added(net))
+    assert all(p.requires_grad for n, p in net.named_parameters() if n.startswith("layer2.0."))
+    assert not net.get_parameter("layer1.0.conv2.weight").requires_grad
+    assert "layer2.0" in blocks_of(net)
+
+
+def test_a_frozen_kernel_takes_no_gradient_and_frozen_stretches_still_run_as_one() -> None:
+    net, x = network().eval(), clouds()
+    i2p.freeze(net, "io+depth")
+    net(x).sum().backward()
+    layer = net.get_submodule("layer1.0.conv1")
+    assert layer.weight.grad is None and layer.depth.grad.abs().min() > 0
+    ours = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    for module in net.modules():
+        module.register_forward_hook(lambda module, given, result: None) if isinstance(module, VoxelConv) else None
+    net.zero_grad()
+    net(x).sum().backward()  # one by one
+    assert all(relative(net.get_parameter(name).grad, gradient) < 1e-4 for name, gradient in ours.items())
+
+
+@pytest.mark.parametrize("policy", ["io+depth+ssf", "io+norm+depth", "layer:layer1.0+ssf"])
+def test_a_segmenter_takes_policies_and_folds(policy: str) -> None:
+    net, x = i2p.segmenter("test_resnet", 3, weights="random", stem="inflate1").double().eval(), clouds().double()
+    with torch.no_grad():
+        before = net(x).features
+        i2p.freeze(net, policy)
+        assert relative(net.eval()(x).features, before) < 1e-12
+    assert not any(name.startswith("decoder") for name in added(net))
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.01)
+    net(x).features.square().mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        found = net(x).features
+        assert relative(net.fold()(x).features, found) < 1e-12 and relative(found, before) > 1e-3
+
+
+def test_copies_pickles_and_files_of_weights(tmp_path: Path) -> None:
+    net, x = network().eval(), clouds()
+    i2p.freeze(net, "io+depth+ssf")
+    train(net, x)
+    other = network().eval()
+    i2p.freeze(other, "io+depth+ssf")
+    other.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        for same in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), other):
+            assert torch.equal(same(x), net(x)) and torch.equal(same.fold()(x), net.fold()(x))
+
+
+@pytest.mark.parametrize("suffix", [".pt2"])
+def test_a_folded_network_is_exported(tmp_path: Path, suffix: str) -> None:
+    net, x = network().eval(), clouds()
+    i2p.freeze(net, "io+depth+ssf")
+    train(net, x)
+    example = x.dense()
+    path = i2p.export(net.fold(), example, tmp_path / f"net{suffix}")
+    with torch.no_grad():
+        found = torch.export.load(path).module()(example.grid, example.mask)
+        assert relative(found, net(x)) < 1e-5
+
+
+class Bare(nn.Module):
+    """Every kind of layer that takes a scale and a shift, norms without parameters, and layers that take none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 1, 1)
+        self.affine_free, self.conv, self.group = (
+            nn.BatchNorm2d(4, affine=False),
+            nn.Conv2d(4, 4, 3, 1, 1, bias=False),
+            nn.GroupNorm(2, 4, affine=False),
+        )
+        self.read_twice = nn.Conv2d(4, 4, 1)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = self.group(self.conv(self.affine_free(x))).relu()
+        y = self.read_twice(x)
+        return self.head((self.norm(y) + y).mean((2, 3)))
+
+
+def test_norms_without_parameters_and_convolutions_that_are_read_twice() -> None:
+    net = i2p.lift(Bare(), num_classes=3).double().eval()
+    i2p.freeze(net, "io+ssf")
+    assert {name.rpartition(".")[0] for name in added(net)} == {"affine_free", "group", "read_twice", "norm"}
+    draw = torch.Generator().manual_seed(0)
+    for name in added(net):
+        nn.init.normal_(net.get_parameter(name), generator=draw)
+    x = clouds().double()
+    with torch.no_grad():
+        for each in (x, x.dense()):
+            assert relative(net.fold()(each), net(each)) < 1e-12
+
+
+# ----------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("depth", r"found 'depth'; write io\+depth"),
+        ("io+deep", "found 'deep' in 'io\\+deep'"),
+        ("io+depth+norm", "found 'norm' in .*norm and stats come right after io"),
+        ("all+depth", "all trains every parameter"),
+        ("head+ssf", "begin with io"),
+        ("none+bias", "begin with io"),
+        ("io+ssf+ssf", "twice"),
+        ("io+norm+bias", r"write io\+bias or io\+norm"),
+        ("layer:auto+depth", "name the block"),
+        ("layer:+depth", "layer:NAME"),
+        ("", "expected one of io"),
+        (7, "expected one of io"),
+    ],
+)
+def test_what_does_not_compose_is_named(policy: object, message: str) -> None:
+    with pytest.raises(i2p.InputError, match=message):
+        read_policy(policy)
+    with pytest.raises(i2p.InputError, match=message):
+        i2p.freeze(network(), policy)  # type: ignore[arg-type]
+    with pytest.raises(i2p.InputError, match=r"finetune\.policy"):
+        from_values({"finetune": {"policy": policy}})
+
+
+def test_networks_that_have_nothing_of_the_kind() -> None:
+    with pytest.raises(i2p.InputError, match="inflated along one axis"):
+        i2p.freeze(network(rule="rotate"), "io+depth")
+    net = network(control="scratch")
+    with pytest.raises(i2p.InputError, match=r"layer1\.0\.conv1\.weight \[.*is not a 2D kernel that the rule repeat"):
+        i2p.freeze(net, "io+depth")
+    assert not added(net)  # nothing is left of it
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    net = i2p.lift(plain, num_classes=2)
+    with pytest.raises(i2p.InputError, match=r"depth: .* no frozen layers that take it: convolutions wider than 1×1"):
+        i2p.freeze(net, "io+depth")
+    with pytest.raises(i2p.InputError, match="have no biases"):
+        i2p.freeze(net, "io+bias")
+
+
+def test_shortcuts_that_were_spread_have_no_depth() -> None:
+    net = network("resnet18", downsample="paper", rule="center")
+    spread = [n for n, m in net.named_modules() if isinstance(m, VoxelConv) and m.window.kernel == (2, 2, 2)]
+    i2p.freeze(net, "io+depth")
+    assert spread and not any(f"{name}.depth" in added(net) for name in spread)
+
+
+def test_parts() -> None:
+    assert depth.depth_values("repeat", 2).tolist() == [1, 1] and not ssf.is_in(nn.Linear(2, 2))
