@@ -6,6 +6,7 @@ loss of each is divided by the global batch, norms reduce their statistics over 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +31,7 @@ def start(training: Training) -> Fabric:
     import_torchvision()  # lightning imports it too, but without the care that it may need
     from lightning.fabric import Fabric
 
+    _check_started(training)
     if training.threads:
         torch.set_num_threads(training.threads)
     accelerator = training.accelerator
@@ -51,6 +53,16 @@ def start(training: Training) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def _check_started(training: Training) -> None:
+    """Raise InputError where torchrun started another number of processes than the config has."""
+    wanted, started = training.devices * training.nodes, os.environ.get("WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != str(wanted):
+        raise InputError(
+            f"torchrun started {started} processes, but training.devices × training.nodes is {training.devices} × "
+            f"{training.nodes} = {wanted}; set training.devices to its --nproc_per_node and training.nodes to --nnodes"
+        )
 
 
 def together(fabric: Fabric, work: Callable[[], T]) -> T:

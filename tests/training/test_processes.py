@@ -12,6 +12,7 @@ from tiny_runs import rows, separable, tiny
 
 from image2point.errors import InputError
 from image2point.jobs.transfer import run_transfer
+from image2point.training import distributed
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
@@ -48,6 +49,28 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert tensor.double().sub(theirs[name].double()).abs().max() < 1e-9, name
+
+
+def test_torchrun_has_to_start_as_many_processes_as_the_config_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    message = r"torchrun started 4 processes, but training.devices × training.nodes is 1 × 2 = 2; set training.devices"
+    with pytest.raises(InputError, match=message):
+        distributed.start(tiny("training.nodes=2").training)
+
+
+@pytest.mark.slow
+def test_torchrun_gives_what_the_launcher_of_fabric_gives(tmp_path: Path) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(separable(tmp_path / "data", "training.devices=2").to_yaml())
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    for name, start in (("fabric", []), ("torchrun", torchrun)):
+        command = [sys.executable, "-m", *start, "image2point", "transfer", str(config), f"name={name}"]
+        done = subprocess.run([*command, "--runs", str(tmp_path)], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert rows(tmp_path / "fabric") == rows(tmp_path / "torchrun")
+    ours, theirs = (tmp_path / name / "weights.safetensors" for name in ("fabric", "torchrun"))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
