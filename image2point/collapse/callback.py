@@ -51,6 +51,7 @@ class CollapseCallback(Callback):
         self._handle: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look for the classifier."""
         layer = dict(pl_module.named_modules()).get(self.classifier)
         if not isinstance(layer, nn.Linear):
             raise StatisticsError(
@@ -59,6 +60,7 @@ class CollapseCallback(Callback):
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch the classifier, where it is time to measure."""
         due = not trainer.sanity_checking and self._validations % self.every == 0
         self._validations += not trainer.sanity_checking
         if due:
@@ -70,6 +72,7 @@ class CollapseCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
+        """Add the features of a batch."""
         if self._metric is not None:
             labels = self.labels(batch)
             seen, self._seen = torch.cat(self._seen) if self._seen else torch.empty(0), []
@@ -81,6 +84,7 @@ class CollapseCallback(Callback):
             self._metric.update(seen, labels)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what was measured."""
         if self._metric is None:
             return
         layer, metric = self._layer(pl_module), self._metric
@@ -90,6 +94,7 @@ class CollapseCallback(Callback):
         pl_module.log_dict(values, rank_zero_only=False, sync_dist=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the classifier as it was."""
         self._close()
 
     def _layer(self, pl_module: LightningModule) -> nn.Linear:
