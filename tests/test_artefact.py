@@ -21,6 +21,7 @@ from image2point.datasets import Cloud
 from image2point.finetune import count
 from image2point.jobs.label_files import label_points
 from image2point.jobs.reuse import predict
+from image2point.lifting.usable import Usable
 
 CLASSES = ("ball", "box", "cone")
 
@@ -141,6 +142,22 @@ def test_a_given_module_is_given_again(tmp_path: Path) -> None:
     with pytest.raises(i2p.InputError, match=r"was lifted from a module .* load\(\.\.\., network=MyNetwork\(\)\)"):
         load(home)
     assert same(net, load(home, network=module()))
+
+
+def test_children_of_the_same_names_come_first(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.save, self.use = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.fold, self.pool, self.classes = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.classes(self.pool(self.fold(self.use(self.save(x)))).flatten(1))
+
+    net = trained(i2p.lift(Named(), num_classes=3)).eval()
+    assert isinstance(net.classes, nn.Linear) and "save.weight" in net.state_dict()
+    home = Usable.save(net, tmp_path / "net", voxel_size=0.2, classes=CLASSES)
+    assert same(net, load(home, network=Named())) and net.predict(clouds())[0].name in CLASSES
 
 
 def test_predictions_are_those_of_the_voxels(tmp_path: Path) -> None:

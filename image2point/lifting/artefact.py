@@ -45,10 +45,9 @@ class Savable(Protocol):
     _policy: str | None
     _classifier: str | None
 
-    @property
-    def lifting(self) -> Lifting: ...
-    @property
-    def usage(self) -> Usage | None: ...
+    _usage: Usage | None
+    _lifting: Lifting
+
     def state_dict(self) -> dict[str, Any]: ...
     def get_submodule(self, target: str) -> nn.Module: ...
 
@@ -90,14 +89,14 @@ def save(network: Savable, folder: str | Path, scores: Mapping[str, float] | Non
         save_file(tensors, temporary)
         digest = sha256(temporary)
         # Before anything is replaced: a score that is no number ends here.
-        content = Artefact(lifting, network.usage, _facts(network, digest, scores, licence)).to_json()
+        content = Artefact(lifting, network._usage, _facts(network, digest, scores, licence)).to_json()
     write_text(home / CONTENT, content)
     return home
 
 
 def described(network: Savable) -> str:
     """What `network.json` says, for a network that goes elsewhere as a program: the scores it has and no digest."""
-    return Artefact(network.lifting, network.usage, replace(network._facts or Facts(), sha256=None)).to_json()
+    return Artefact(network._lifting, network._usage, replace(network._facts or Facts(), sha256=None)).to_json()
 
 
 def recorded(network: Savable) -> Lifting:
@@ -106,7 +105,7 @@ def recorded(network: Savable) -> Lifting:
     Raises InputError where modules were added or replaced: the record could not make them again. A linear classifier
     of another number of classes is no such thing.
     """
-    lifting, classifier = network.lifting, network._classifier
+    lifting, classifier = network._lifting, network._classifier
     known = {record.name: record.shape for record in (*lifting.parameters, *lifting.buffers)}
     found = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     other = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
@@ -209,5 +208,5 @@ def _facts(network: Savable, digest: str, scores: Mapping[str, float] | None, li
     scores = {str(name): float(value) for name, value in scores.items()}
     if wrong := [name for name, value in scores.items() if not math.isfinite(value)]:
         raise InputError(f"scores: expected finite numbers, found {wrong[0]} = {scores[wrong[0]]}; leave it out")
-    licence = licence or before.licence or licence_of(network.lifting.weights.source, network.lifting.network)
+    licence = licence or before.licence or licence_of(network._lifting.weights.source, network._lifting.network)
     return Facts(scores, licence, network._policy or before.policy, digest)

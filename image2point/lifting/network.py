@@ -32,6 +32,9 @@ from image2point.voxels.modules import kernels_compared
 _OWN = ("graph", "lifting", "roles", "classifier")
 """Attributes that give way to a child module of that name."""
 
+_YIELDING = frozenset({*(name for name in vars(Usable) if not name.startswith("_")), "fold"})
+"""What can be done with a network as a whole, and gives way in the same manner."""
+
 _HEADS = ("fc", "head", "classifier")
 """What networks call their classifier."""
 
@@ -58,7 +61,8 @@ class LiftedNetwork(Usable, OwnNorms):
         roles: role of each module: input, norm, body or output.
         classifier: what `linear_classifier` gives.
 
-    A child module of one of these names comes first: of an EfficientNet, `classifier` is the module.
+    A child module of one of these names comes first, and so does one that is called as what a network can do as a whole
+    (`classes`, `predict`): of an EfficientNet, `classifier` is the module.
 
     >>> import image2point, torch
     >>> net = image2point.lift("resnet10t", weights="random", num_classes=5).eval()
@@ -80,7 +84,7 @@ class LiftedNetwork(Usable, OwnNorms):
     ) -> None:
         super().__init__()
         for name in root._modules:
-            if hasattr(type(self), name):
+            if hasattr(type(self), name) and name not in _YIELDING:
                 raise InputError(
                     f"{lifting.network} has a child module {name!r}, a name that lifted networks need for a method; "
                     "give it another one"
@@ -94,6 +98,12 @@ class LiftedNetwork(Usable, OwnNorms):
         self._regions: dict[str, Region]
         self._programs: dict[str, Program]
         self.renew_program()
+
+    def __getattribute__(self, name: str) -> Any:
+        """A child of a yielding name comes before the method."""
+        if name in _YIELDING and name in (held := super().__getattribute__("__dict__").get("_modules", {})):
+            return held[name]
+        return super().__getattribute__(name)
 
     def __getattr__(self, name: str) -> Any:
         """A child, a parameter or a buffer; else what this network has under that name itself."""

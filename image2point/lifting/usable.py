@@ -113,7 +113,7 @@ class Usable:
         from image2point.lifting.artefact import save
 
         if use:
-            self.use(**use)
+            Usable.use(self, **use)
         return save(self, folder, scores, licence)  # type: ignore[arg-type]
 
     def push_to_hub(self, repository: str, private: bool = False, **saving: Any) -> str:
@@ -125,4 +125,4 @@ class Usable:
         """
         from image2point.lifting.hub import push
 
-        return push(lambda folder: self.save(folder, **saving), repository, private)
+        return push(lambda folder: Usable.save(self, folder, **saving), repository, private)
