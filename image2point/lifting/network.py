@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,16 +23,13 @@ from image2point.lifting.observe import (
 from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
-from image2point.lifting.usable import Usable
+from image2point.lifting.usable import YIELDING, Usable
 from image2point.networks.layer_names import Rows
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.modules import kernels_compared
 
 _OWN = ("graph", "lifting", "roles", "classifier")
 """Attributes that give way to a child module of that name."""
-
-_YIELDING = frozenset({*(name for name in vars(Usable) if not name.startswith("_")), "fold"})
-"""What can be done with a network as a whole, and gives way in the same manner."""
 
 _HEADS = ("fc", "head", "classifier")
 """What networks call their classifier."""
@@ -84,7 +80,7 @@ class LiftedNetwork(Usable, OwnNorms):
     ) -> None:
         super().__init__()
         for name in root._modules:
-            if hasattr(type(self), name) and name not in _YIELDING:
+            if hasattr(type(self), name) and name not in YIELDING:
                 raise InputError(
                     f"{lifting.network} has a child module {name!r}, a name that lifted networks need for a method; "
                     "give it another one"
@@ -98,12 +94,6 @@ class LiftedNetwork(Usable, OwnNorms):
         self._regions: dict[str, Region]
         self._programs: dict[str, Program]
         self.renew_program()
-
-    def __getattribute__(self, name: str) -> Any:
-        """A child of a yielding name comes before the method."""
-        if name in _YIELDING and name in (held := super().__getattribute__("__dict__").get("_modules", {})):
-            return held[name]
-        return super().__getattribute__(name)
 
     def __getattr__(self, name: str) -> Any:
         """A child, a parameter or a buffer; else what this network has under that name itself."""
@@ -251,13 +241,6 @@ class LiftedNetwork(Usable, OwnNorms):
         """Keep the named modules in eval mode from now on, whatever `train` says; replaces what was held before."""
         self._held = frozenset(names)
         self.train(self.training)
-
-    def fold(self) -> LiftedNetwork:
-        """A copy that computes the same with plain layers: what `freeze` added is in their weights and biases."""
-        folded = copy.deepcopy(self)
-        folded._lifting = additions.fold(folded, folded._lifting, folded._roles)
-        folded.renew_program()
-        return folded
 
     def _add(self, addition: str, block: str) -> None:
         """Add parameters to the layers outside of a block, in place (`lifting.additions`)."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from image2point.errors import InputError
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from image2point.inference.scene import SceneLabels
     from image2point.inference.usage import Usage
     from image2point.lifting.artefact import Facts
+
+
+Folding = TypeVar("Folding", bound="Usable")
 
 
 class Usable:
@@ -126,3 +130,31 @@ class Usable:
         from image2point.lifting.hub import push
 
         return push(lambda folder: Usable.save(self, folder, **saving), repository, private)
+
+    def fold(self: Folding) -> Folding:
+        """A copy that computes the same with plain layers: what `freeze` added is in their weights and biases."""
+        from image2point.lifting import additions
+
+        folded: Any = copy.deepcopy(self)
+        folded._lifting = additions.fold(folded, folded._lifting, folded._roles)
+        folded.renew_program()
+        return folded
+
+
+YIELDING = ("usage", "classes", "use", "predict", "save", "push_to_hub", "fold")
+"""What gives way to a child module of that name: networks have layers that are called so."""
+
+
+class _Yielding:
+    """A member of `Usable`, or the child module of its name where the network has one."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.__wrapped__ = name, vars(Usable)[name]
+
+    def __get__(self, net: Any, kind: type | None = None) -> Any:
+        held = {} if net is None else net.__dict__.get("_modules", {})
+        return held[self.name] if self.name in held else self.__wrapped__.__get__(net, kind)
+
+
+for _name in YIELDING:
+    setattr(Usable, _name, _Yielding(_name))
