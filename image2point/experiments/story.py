@@ -23,8 +23,8 @@ def story(arms: Mapping[str, Record], task: str) -> list[str]:
     many, of_all = first.parameters.trainable, 100 * first.parameters.trainable / first.parameters.total
     lines = [
         f"Compared: one network, {first.network.name}, lifted from images to voxels and fine-tuned on "
-        f"{first.data.train_clouds:,} {noun}s of {len(first.data.classes)} classes; the first two arms differ in nothing "
-        f"but what their frozen kernels hold. IO+norm trains stem, head and norms, {many:,} parameters "
+        f"{first.data.train_clouds:,} {noun}s of {len(first.data.classes)} classes; the first two arms differ in "
+        f"nothing but what their frozen kernels hold. IO+norm trains stem, head and norms, {many:,} parameters "
         f"({of_all:.1f} %).",
         f"Frozen kernels from ImageNet {_against(values['imagenet'], values['random'], clouds)} frozen random ones: "
         f"{_percent(values['imagenet'])} against {_percent(values['random'])}. {_theory(values, clouds)}",
