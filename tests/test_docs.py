@@ -166,7 +166,8 @@ def test_own_loop_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.chdir(tmp_path)
     names = run_blocks("howto/own_loop.md")
     assert names["right"] > 16 and names["again"].classes == ("ball", "box")
-    assert [line for line in capsys.readouterr().out.splitlines() if line in ("box", "True")] == ["box", "True"]
+    name, tight = (line for line in capsys.readouterr().out.splitlines() if line in ("ball", "box", "True", "False"))
+    assert name in ("ball", "box") and tight == "True"  # which of the two is a matter of an unseeded loader
 
 
 def test_collapse_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
