@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ from image2point.config.inputs import Input
 from image2point.datasets.features import feature_width
 from image2point.decoders import segmenter, site_head
 from image2point.errors import InputError, one_line
-from image2point.files import sha256, user_path
+from image2point.files import user_path
 from image2point.inference.usage import Usage, usage_of
 from image2point.lifting import LiftedNetwork, Lifting, Options, lift
-from image2point.lifting.artefact import CONTENT, Facts, lifting_of, read
+from image2point.lifting.artefact import CONTENT, Facts, lifting_of, read, read_tensors
 from image2point.lifting.heads import fresh_head
 from image2point.lifting.hub import fetch
 from image2point.lifting.kernels import generator
@@ -100,22 +101,17 @@ def filled(network: LiftedNetwork, tensors: dict[str, Tensor], where: str) -> Li
 
 
 def _of_run(run: Run) -> LiftedNetwork:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from image2point.jobs.block_choice import resolved, with_policy
 
     classes, summary = run.read_classes(), run.read_summary()
-    config, policy = configuration.load_config(run.config), None
+    config = configuration.load_config(run.config)
     lifting, policy = recorded(run), resolved(config, run)
-    try:
-        tensors, digest = load_file(run.weights), sha256(run.weights)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{run.weights} cannot be read: {one_line(error)}") from None
+    tensors, digest = read_tensors(run.weights)
     network = filled(with_policy(again(lifting), policy), tensors, f"{run.weights} and {run.lifting}")
     network._lifting = replace(lifting, skip=network.lifting.skip)
     final = summary.get("final")
-    scores = {k: float(v) for k, v in final.items() if isinstance(v, float)} if isinstance(final, dict) else {}
+    told = final.items() if isinstance(final, dict) else ()
+    scores = {name: value for name, value in told if isinstance(value, float) and isfinite(value)}
     network._usage, network._facts = usage_of_run(config, classes), Facts(scores, None, policy, digest)
     return network
 

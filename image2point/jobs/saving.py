@@ -12,15 +12,14 @@ import numpy as np
 from torch import nn
 
 from image2point import files
+from image2point.lifting.artefact import write_tensors
 from image2point.runs import Run
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write the state dict as safetensors."""
-    from safetensors.torch import save_file
-
     with files.writing(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+        write_tensors(network, temporary)
 
 
 def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:

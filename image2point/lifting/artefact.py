@@ -78,15 +78,12 @@ class Artefact:
 
 def save(network: Savable, folder: str | Path, scores: Mapping[str, float] | None, licence: str | None) -> Path:
     """See `LiftedNetwork.save`."""
-    from safetensors.torch import save_file
-
     home = user_path(folder)
     if (home / WEIGHTS).exists() and not (home / CONTENT).exists():
         raise InputError(f"{home} holds the {WEIGHTS} of something else, such as a run; save to another folder")
     lifting = recorded(network)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with writing(home / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+        write_tensors(network, temporary)
         digest = sha256(temporary)
         # Before anything is replaced: a score that is no number ends here.
         content = Artefact(lifting, network._usage, _facts(network, digest, scores, licence)).to_json()
@@ -134,19 +131,31 @@ def read(folder: Path) -> tuple[Artefact, dict[str, Tensor]]:
 
     Raises InputError where a file is missing, damaged or of another save.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     artefact, weights = parsed(read_content(folder / CONTENT), str(folder / CONTENT)), folder / WEIGHTS
-    try:
-        tensors, digest = load_file(weights), sha256(weights)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{weights} cannot be read: {one_line(error)}") from None
+    tensors, digest = read_tensors(weights)
     if artefact.facts.sha256 not in (None, digest):
         raise InputError(
             f"{weights} is not the file that {CONTENT} speaks of, as after a save that was interrupted; save again"
         )
     return artefact, tensors
+
+
+def write_tensors(network: Any, path: Path) -> None:
+    """Write the state dict of a module as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a safetensors file, and its sha256; InputError where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path), sha256(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 def read_content(path: Path) -> Any:

@@ -105,7 +105,7 @@ class Usable:
 
         Raises:
             InputError: as `use` does; where modules were added or replaced, but for a linear classifier of another
-                number of classes; where the folder holds other things, or cannot be written.
+                number of classes; where the folder holds the weights of something else.
 
         >>> import tempfile, image2point as i2p
         >>> net = i2p.lift("test_resnet", weights="random", num_classes=2)
