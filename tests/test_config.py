@@ -67,6 +67,7 @@ def test_bases_in_a_circle(tmp_path: Path) -> None:
         ("epochs: 2", ["unknown key epochs", "did you mean training.epochs or choose.epochs?"]),
         ("voxel_size: 0.1", ["did you mean data.voxel_size?"]),
         ("finetune: {policy: none}", ["finetune.policy = none", "training.epochs=0"]),
+        ("data: {scenes: {validation: [a]}, validation: 0}", ["data.scenes.validation", "give one of them"]),
         ("data: {shots: 1, validation: 0.1}", ["data.validation = 0.1", "data.shots = 1"]),
         ("collapse: {splits: [test]}", ["collapse.splits", "train"]),
         ("training: {nesterov: true, momentum: 0}", ["nesterov"]),

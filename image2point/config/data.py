@@ -157,6 +157,11 @@ class Data(Input, Clouds):
 
     @model_validator(mode="after")
     def _possible(self) -> Data:
+        if self.scenes.validation and self.validation is not None:
+            raise ValueError(
+                f"data.scenes.validation names scenes, and data.validation = {self.validation} holds out a share of "
+                "those of train: give one of them"
+            )
         if self.shots is not None and self.validation:
             held_out = int(self.shots * self.validation + 0.5)
             if not 0 < held_out < self.shots:

@@ -76,12 +76,15 @@ def _by_patterns(root: Path, options: Options) -> dict[str, list[Path]]:
         for pattern in patterns:
             if Path(pattern).is_absolute() or ".." in Path(pattern).parts or not pattern.strip():
                 raise InputError(f"data.scenes.{split}: expected names or patterns under {root}, found {pattern!r}")
-            here = sorted(path for path in root.glob(pattern) if path.is_file() and not is_litter(path.name))
+            try:
+                here = sorted(path for path in root.glob(pattern) if path.is_file() and not is_litter(path.name))
+            except ValueError as error:
+                raise InputError(f"data.scenes.{split}: {pattern!r} is no pattern of file names: {error}") from None
             kept = [path for path in here if path.suffix.lower() in SUFFIXES]
             if not kept:
                 raise InputError(
                     f"data.scenes.{split}: {pattern!r} finds {len(here)} files in {root} and no scene among them; "
-                    f"scenes are {' '.join(SUFFIXES)}"
+                    f"{_nearest(root, pattern)}scenes are {' '.join(SUFFIXES)}"
                 )
             paths += [path for path in kept if path not in paths]
         if paths:
@@ -89,6 +92,15 @@ def _by_patterns(root: Path, options: Options) -> dict[str, list[Path]]:
         elif split != "validation":
             raise InputError(f"data.scenes.{split} is empty: name the files of train and of test, or of neither")
     return found
+
+
+def _nearest(root: Path, pattern: str) -> str:
+    """The name with its suffix, where that was forgotten; else a scene that lies there, if any does."""
+    there = sorted(path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    meant = [path for path in there if path.with_suffix("").match(pattern)]
+    if not there:
+        return ""
+    return f"did you mean {meant[0].as_posix()!r}? " if meant else f"there is, for example, {there[0].as_posix()!r}; "
 
 
 def _by_folders(root: Path) -> dict[str, list[Path]]:
