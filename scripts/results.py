@@ -96,11 +96,15 @@ def row_of(run: Record) -> dict[str, Any]:
     summary, settings = run.summary, run.settings
     test = summary.collapse.get("test", {})
     measured = {key: value for key, value in test.items() if key.partition("_null")[0] in ("nc1", "cdnv")}
-    keys = ("network.arch", "network.rule", "network.control", "finetune.policy", "data.shots", "training.epochs")
+    keys = (
+        *("network.arch", "network.rule", "network.control", "network.decoder"),
+        *("finetune.policy", "data.shots", "training.epochs"),
+    )
     return {
         "arm": summary.arm,
         "seed": summary.seed,
         **{key.partition(".")[2]: settings[key] for key in keys},
+        "trainable": summary.parameters.trainable,
         "chosen_lr": summary.chosen_lr,
         "trials": [[trial.lr, trial.epochs, trial.order[0] if trial.order else None] for trial in summary.trials],
         **{key: value for key, value in summary.final.items() if key.startswith("test_")},
@@ -177,6 +181,30 @@ def lidar(split: str) -> str:
         lines.append(["features made by hand", "–", "–", *(_mean_share([s]) for s in shares), "–", f"{row['seconds']}"])
     headings = ["arm", "policy", "seeds", "mIoU (%)", *classes, "accuracy (%)", "chosen rate", "seconds"]
     return markdown_table(headings, lines, list(range(3, len(headings))))
+
+
+def lidar_networks() -> str:
+    """Other decoders and networks in the same town, a run each, with what trains in it."""
+    rows = stored("lidar_same_town_networks")
+    if not rows:
+        return NOTHING
+    classes = list(rows[0]["per_class"])
+    lines = [
+        [
+            row["arm"],
+            f"`{row['arch']}`",
+            f"`{row['decoder']}`",
+            row["policy"],
+            f"{row['trainable']:,}",
+            *(_mean_share([value]) for value in (row["test_miou"], *(row["per_class"][name] for name in classes))),
+            f"{row['epochs']}",
+            f"{row['chosen_lr']:g}",
+            f"{row['seconds']}",
+        ]
+        for row in rows
+    ]
+    headings = ["arm", "network", "decoder", "policy", "trained", "mIoU (%)", *classes, "epochs", "rate", "seconds"]
+    return markdown_table(headings, lines, list(range(4, len(headings))))
 
 
 def lidar_collapse() -> str:
@@ -310,6 +338,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fair_ten_shots": fair_ten_shots,
     "label_noise": label_noise,
     **{f"lidar_{split}": partial(lidar, split) for split in ("same_town", "other_sites", "km")},
+    "lidar_same_town_networks": lidar_networks,
     "lidar_collapse": lidar_collapse,
     "unconstrained": unconstrained,
 }
