@@ -18,6 +18,9 @@ from torch import nn
 
 import image2point as i2p
 from image2point.datasets import Cloud
+from image2point.datasets.catalogue import Options
+from image2point.datasets.prepare import prepare_dataset
+from image2point.datasets.registry import load_dataset
 from image2point.finetune import count
 from image2point.jobs.label_files import label_points
 from image2point.jobs.reuse import predict
@@ -310,6 +313,22 @@ def test_predict_takes_clouds_as_the_run_did(run: Path) -> None:
     as_trained = [each.probabilities for each in predict(run, files)]
     assert as_trained == [each.probabilities for each in predict(run, files, normalise=False)]
     assert as_trained != [each.probabilities for each in predict(run, files, normalise=True)]
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_prepared_clouds_are_met_as_they_were_prepared(tmp_path: Path, normalise: bool) -> None:
+    """data.normalise is not said in the run: prepared data are as they are."""
+    folder = separable(tmp_path / "clouds", "training.epochs=2")
+    splits = load_dataset("folder", tmp_path / "clouds", Options(normalise=normalise))
+    prepare_dataset(splits, tmp_path / "prepared", "folder")
+    data = {"name": "prepared", "root": str(tmp_path / "prepared"), "normalise": None}
+    config = folder.model_copy(update={"data": folder.data.model_copy(update=data)})
+    path = run_transfer(config, tmp_path / "runs").path
+    files = sorted((tmp_path / "clouds/test").glob("*/*.npy"))
+    as_trained = [each.probabilities for each in predict(path, files, normalise=normalise)]
+    assert load(path).usage.normalise is normalise
+    assert as_trained == [each.probabilities for each in predict(path, files)]
+    assert as_trained != [each.probabilities for each in predict(path, files, normalise=not normalise)]
 
 
 def test_a_segmentation_is_such_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

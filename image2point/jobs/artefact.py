@@ -9,11 +9,13 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from image2point import config as configuration
 from image2point import runs
 from image2point.config.inputs import Input
+from image2point.datasets.arrays import read_arrays
 from image2point.datasets.features import feature_width
 from image2point.decoders import segmenter, site_head
 from image2point.errors import InputError, one_line
@@ -112,7 +114,7 @@ def _of_run(run: Run) -> LiftedNetwork:
     final = summary.get("final")
     told = final.items() if isinstance(final, dict) else ()
     scores = {name: value for name, value in told if isinstance(value, float) and isfinite(value)}
-    network._usage, network._facts = usage_of_run(config, classes), Facts(scores, None, policy, digest)
+    network._usage, network._facts = usage_of_run(config, classes, run), Facts(scores, None, policy, digest)
     return network
 
 
@@ -121,7 +123,7 @@ def recorded(run: Run) -> Lifting:
     return lifting_of(run.read_lifting(), str(run.lifting))
 
 
-def usage_of_run(config: Config, classes: tuple[str, ...]) -> Usage:
+def usage_of_run(config: Config, classes: tuple[str, ...], run: Run) -> Usage:
     """How the network of a run is used on clouds that are like the ones of its data."""
     scenes, names = config.task == "segmentation", Input.model_fields
     given = {name: getattr(config.data, name) for name in names}
@@ -130,11 +132,25 @@ def usage_of_run(config: Config, classes: tuple[str, ...]) -> Usage:
             **given,
             "points": None if scenes else config.data.points,
             "classes": classes,
-            "normalise": not scenes and config.data.normalise is not False,
+            "normalise": not scenes and normalises(config, run),
             "near_origin": scenes,
             "tiles": config.data.tiles,
         }
     )
+
+
+def normalises(config: Config, run: Run) -> bool:
+    """Whether the clouds of a run were moved and scaled into the unit sphere.
+
+    What `data.normalise` leaves open, such as for prepared data, the stored test clouds say: they are as the network
+    saw them. A run without any is taken to have normalised, as datasets of whole clouds do.
+    """
+    if config.data.normalise is not None or not run.examples.is_file():
+        return config.data.normalise is not False
+    points = read_arrays(run.examples, ("points",)).get("points")
+    if points is None or points.ndim != 3 or not points.size:
+        return True
+    return 0.5 < float(np.linalg.norm(points, axis=2).max()) < 1.01  # thinned clouds may lack their farthest point
 
 
 # ---------------------------------------------------------------------------------------------------- second transfers

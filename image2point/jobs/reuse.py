@@ -52,8 +52,8 @@ def predict_each(
     """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz) with a finished run.
 
     points: how many are taken from each cloud or sampled from each mesh, by `seed`; None takes as many as the clouds
-    had that the run was trained with. normalise: move and scale each cloud into the unit sphere; None goes by the run's
-    `data.normalise`. No cloud is turned: the axes of a file should be those of the dataset.
+    had that the run was trained with. normalise: move and scale each cloud into the unit sphere; None does what was
+    done to the clouds of the run. No cloud is turned: the axes of a file should be those of the dataset.
 
     A file that is bad, or lacks what the run's input features need, gets a `problem` in place of classes. Raises
     InputError where the run is not finished or damaged.
@@ -63,7 +63,7 @@ def predict_each(
     from image2point.datasets.files import read_cloud
     from image2point.datasets.recipe import prepare, to_voxels
     from image2point.inference.scene import fitted
-    from image2point.jobs.artefact import load
+    from image2point.jobs.artefact import load, normalises
     from image2point.jobs.ingredients import make_recipe
     from image2point.tasks.classification import Classification, ClassPrediction
 
@@ -74,7 +74,7 @@ def predict_each(
     classes = opened.read_classes()
     recipe = make_recipe(config)
     points = points or config.data.points or _points_of_examples(opened)
-    normalise = config.data.normalise is not False if normalise is None else normalise
+    normalise = normalises(config, opened) if normalise is None else normalise
     network = load(run)
     for path in map(str, paths):
         try:
