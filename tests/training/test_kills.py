@@ -171,11 +171,15 @@ def test_whatever_a_kill_leaves_comes_to_the_same_end(tmp_path: Path, nursery: N
 
 @pytest.mark.slow
 def test_a_closed_terminal_leaves_a_checkpoint(tmp_path: Path) -> None:
-    """The run leads the session of a terminal whose other end goes away in its first epoch."""
+    """The run leads the session of a terminal whose other end goes away in its first epoch.
+
+    Tests that run under nohup ignore the hang-up, and so would their children.
+    """
     config = inputs(tmp_path / "begun") / "tiny.yaml"
     arguments = ["transfer", str(config), "training.epochs=100000", "training.checkpoint_every_minutes=1000"]
     program = (
-        "import fcntl, sys, termios; from image2point.cli import main; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "import fcntl, signal, sys, termios; from image2point.cli import main; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
         f"sys.argv[1:] = {[*arguments, '--runs', str(tmp_path)]!r}; main()"
     )
     ours, theirs = pty.openpty()
@@ -187,6 +191,9 @@ def test_a_closed_terminal_leaves_a_checkpoint(tmp_path: Path) -> None:
             assert process.poll() is None
             os.read(ours, 4096)
         os.close(ours)
-        assert process.wait(60) != 0
+        try:
+            assert process.wait(60) != 0
+        finally:
+            process.kill()
     assert list((tmp_path / "tiny/checkpoint").glob("epoch-*-step-*"))
     assert "Traceback" not in (tmp_path / "tiny/log.txt").read_text()
