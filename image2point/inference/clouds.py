@@ -12,6 +12,7 @@ import torch
 
 from image2point.datasets.cloud import Cloud, near_origin
 from image2point.datasets.files import unit_sphere
+from image2point.datasets.in_memory import cloud_in_memory
 from image2point.datasets.parts import CloudParts
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
@@ -77,14 +78,13 @@ def label(network: Network, clouds: Sequence[Any], use: Usage) -> list[SceneLabe
 def cloud_of(given: Any, use: Usage, where: str) -> Cloud:
     """A cloud as `use` wants it: in the unit sphere, near its origin, or as it is.
 
-    given: points [P, 3] as an array or a tensor; or a `datasets.Cloud`, with what else the features need.
+    given: points [P, 3] as an array or a tensor; or a `datasets.Cloud`, PyG Data or a cloud of Open3D, with what else
+    the features need (`datasets/in_memory.py`).
 
     Raises InputError, which begins with `where`, as `check_cloud` does, and where coordinates that stay as they are
     would lose the digits that tell voxels apart.
     """
-    if isinstance(given, torch.Tensor):
-        given = given.detach().cpu().numpy()
-    cloud = given if isinstance(given, Cloud) else Cloud(np.asarray(given))
+    cloud = cloud_in_memory(given, where)
     check_cloud(cloud, where)
     if use.normalise:
         return check_cloud(replace(cloud, points=unit_sphere(cloud.points)), where)

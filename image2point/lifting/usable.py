@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,8 +61,11 @@ class Usable:
             )
         self._usage = usage
 
-    def predict(self, clouds: Sequence[Any]) -> list[CloudClass] | list[SceneLabels]:
-        """What the network says of raw clouds: arrays or tensors [P, 3], or `datasets.Cloud`.
+    def predict(self, clouds: Any) -> list[CloudClass] | list[SceneLabels]:
+        """What the network says of raw clouds.
+
+        clouds: a list of arrays or tensors [P, 3], of `datasets.Cloud`, of PyG's Data (`pos`, and `normal`, `colour`
+        and the like where the features need them) or of Open3D's point clouds; or a PyG Batch.
 
         Of a network that gives a vector per cloud: for each its class (`.label`, `.name`, `.probabilities` [C]). Of a
         segmenter: for each its `.labels` [P], and `.probabilities(number)[:]` [P] of one class. Points become voxels
@@ -76,6 +79,7 @@ class Usable:
         >>> net.predict([np.random.default_rng(0).random((200, 3))])[0].name in net.classes
         True
         """
+        from image2point.datasets.in_memory import clouds_of
         from image2point.inference.clouds import classify, label
 
         if self._usage is None:
@@ -83,9 +87,7 @@ class Usable:
                 "this network was not told how points become its input; say it once, as in "
                 "net.use(voxel_size=0.05, classes=[...]), before net.predict or net.save"
             )
-        clouds = list(clouds)
-        if clouds and getattr(clouds[0], "ndim", None) == 1:
-            raise InputError("predict takes a list of clouds, found one cloud; give net.predict([points])")
+        clouds = clouds_of(clouds)
         lifting = self._lifting  # type: ignore[attr-defined]
         if lifting.decoder:
             return label(self, clouds, self._usage)  # type: ignore[arg-type]

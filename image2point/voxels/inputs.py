@@ -24,19 +24,18 @@ def read_clouds(clouds: Any, features: Any = None) -> tuple[list[Tensor], list[T
     """
     points, batch = _parts(clouds)
     if batch is not None:
-        order, counts = _by_cloud(batch, len(points))
+        order, counts = by_cloud(batch, len(points), clouds_in(clouds))
         points = list(points[order].split(counts))
         if features is not None:
             features = list(to_tensor(features, "features")[order.to(_device_of(features))].split(counts))
     elif _ndim(points) == 2:
         points = [points]
-        features = [features] if features is not None and _ndim(features) == 2 else features
     rows = [_points(cloud, f"cloud {number}") for number, cloud in enumerate(_listed(points, "clouds"))]
     if not rows:
         raise VoxelError(f"clouds: expected {FORMS}; found an empty list")
     if features is None:
         return rows, None
-    given = _listed(features, "features")
+    given = [features] if len(rows) == 1 and _ndim(features) == 2 else _listed(features, "features")
     if len(given) != len(rows):
         raise VoxelError(f"features: expected one array per cloud ({len(rows)}), found {len(given)}")
     values = [_values(each, f"features of cloud {n}", len(rows[n])) for n, each in enumerate(given)]
@@ -81,27 +80,51 @@ def _parts(clouds: Any) -> tuple[Any, Tensor | None]:
     if pair and (clouds[1] is None or (_ndim(clouds[1]) == 1 and _ndim(clouds[0]) == 2)):
         points, batch = clouds
     elif hasattr(clouds, "pos"):  # torch_geometric.data.Data and Batch
-        points, batch = clouds.pos, getattr(clouds, "batch", None)
+        points, batch = _pos(clouds, "clouds"), getattr(clouds, "batch", None)
     else:
-        return _unwrapped(clouds), None
+        return coordinates_of(clouds, "clouds"), None
     if batch is None:
         return [points], None
     return to_tensor(points, "points"), to_tensor(batch, "batch")
 
 
-def _unwrapped(cloud: Any) -> Any:
-    """The coordinates of an object that has them under a name."""
+def coordinates_of(cloud: Any, name: str) -> Any:
+    """The coordinates of one cloud: of PyG's Data, Open3D's clouds and this project's own the array that they hold;
+    all else as it is.
+
+    Raises VoxelError, which begins with `name`, for a cloud without `pos` or positions and a PyG Batch of several.
+    """
     if isinstance(cloud, (Tensor, np.ndarray)):
         return cloud
     if hasattr(cloud, "pos"):
-        return cloud.pos
-    if hasattr(cloud, "point") and hasattr(cloud.point, "positions"):  # open3d.t.geometry.PointCloud
-        return cloud.point.positions
+        batch = getattr(cloud, "batch", None)
+        if batch is not None and len(batch) and int(batch.max()) > 0:
+            raise VoxelError(
+                f"{name}: expected one cloud, found a PyG Batch of {int(batch.max()) + 1}; give the Batch itself, "
+                "not a list of such, or batch.to_data_list()"
+            )
+        return _pos(cloud, name)
+    if hasattr(cloud, "point"):  # open3d.t.geometry.PointCloud
+        if "positions" not in cloud.point:
+            raise VoxelError(f"{name}: expected at least one point, found an Open3D cloud without positions")
+        return cloud.point["positions"]
     return getattr(cloud, "points", cloud)  # open3d.geometry.PointCloud, and this project's own clouds
 
 
-def _by_cloud(batch: Tensor, points: int) -> tuple[Tensor, list[int]]:
-    """The rows in the order of their clouds, and the number of rows of each."""
+def clouds_in(batch: Any) -> int:
+    """How many clouds a PyG Batch says that it has, those without a point included; 0 where it does not say."""
+    ends = getattr(batch, "ptr", None)
+    return 0 if ends is None else len(ends) - 1
+
+
+def by_cloud(batch: Tensor, points: int, clouds: int = 0) -> tuple[Tensor, list[int]]:
+    """The rows in the order of their clouds, and the number of rows of each, for at least so many clouds.
+
+    Raises VoxelError where `batch` is not int [points], from 0 on.
+
+    >>> by_cloud(torch.tensor([1, 0, 1]), 3, clouds=3)
+    (tensor([1, 0, 2]), [1, 2, 0])
+    """
     if batch.shape != (points,) or batch.is_floating_point():
         raise VoxelError(
             f"batch: expected integers [{points}], the cloud of each point, found {batch.dtype} {list(batch.shape)}"
@@ -110,7 +133,13 @@ def _by_cloud(batch: Tensor, points: int) -> tuple[Tensor, list[int]]:
         raise VoxelError(f"batch: expected cloud numbers from 0 on, found {int(batch.min())}")
     if points and int(batch.max()) >= points:
         raise VoxelError(f"batch: cloud {int(batch.max())} of only {points} points: some clouds have no point")
-    return torch.sort(batch, stable=True).indices, torch.bincount(batch.long()).tolist()
+    return torch.sort(batch, stable=True).indices, torch.bincount(batch.long(), minlength=clouds).tolist()
+
+
+def _pos(data: Any, name: str) -> Any:
+    if data.pos is None:
+        raise VoxelError(f"{name}: expected PyG data with the coordinates [N, 3] in `pos`, found no `pos`: {data}")
+    return data.pos
 
 
 def _ndim(values: Any) -> int | None:
@@ -134,7 +163,7 @@ def _device_of(values: Any) -> torch.device:
 
 
 def _points(cloud: Any, name: str) -> Tensor:
-    points = to_tensor(_unwrapped(cloud), name)
+    points = to_tensor(coordinates_of(cloud, name), name)
     if points.ndim != 2 or points.shape[1] != 3:
         raise VoxelError(f"{name}: expected coordinates [N, 3], found {points.dtype} {list(points.shape)}")
     if len(points) == 0:

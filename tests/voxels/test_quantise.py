@@ -159,7 +159,7 @@ ONE_CLOUD: dict[str, Callable[[], Any]] = {
     "PyG's Data": lambda: SimpleNamespace(pos=torch.from_numpy(POINTS), x=None),
     "PyG's Batch": lambda: SimpleNamespace(pos=torch.from_numpy(POINTS), batch=torch.zeros(60, dtype=torch.int64)),
     "a list of PyG's Data": lambda: [SimpleNamespace(pos=torch.from_numpy(POINTS), batch=None)],
-    "Open3D's tensors": lambda: [SimpleNamespace(point=SimpleNamespace(positions=Numpy(POINTS)))],
+    "Open3D's tensors": lambda: [SimpleNamespace(point={"positions": Numpy(POINTS)})],
     "Open3D's legacy clouds": lambda: SimpleNamespace(points=POINTS.astype(np.float64)),
 }
 
