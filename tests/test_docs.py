@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -11,13 +13,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyg
 import pytest
+import torch
 import yaml
 from torch import nn
 
 import image2point
 from image2point import collapse, voxels
 from image2point.config import Config, Pretrain, shipped
+from image2point.datasets.files import import_open3d
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -142,7 +147,7 @@ def run_blocks(page: str) -> dict[str, Any]:
     """Run the Python of a page, one block after the other."""
     names: dict[str, Any] = {"__name__": page}
     for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.M | re.S):
-        if "push_to_hub" in block:  # tests/test_hub.py does that
+        if "push_to_hub" in block or block.startswith("# two.py"):  # tests/test_hub.py does that; a program of its own
             continue
         exec(compile(block, page, "exec"), names)
     return names
@@ -164,10 +169,29 @@ def test_networks_page_runs(
 
 def test_own_loop_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    pyg.import_or_stand_in(monkeypatch)
+    import_open3d()
     names = run_blocks("howto/own_loop.md")
     assert names["right"] > 16 and names["again"].classes == ("ball", "box")
-    name, tight = (line for line in capsys.readouterr().out.splitlines() if line in ("ball", "box", "True", "False"))
-    assert name in ("ball", "box") and tight == "True"  # which of the two is a matter of an unseeded loader
+    said = [line for line in capsys.readouterr().out.splitlines() if line in ("ball", "box", "True", "False")]
+    assert len(said) == 3 and said[1] == "True"  # which class it is, is a matter of an unseeded loader
+    assert len(names["again"].predict(names["pair"])) == 2
+    average, last = image2point.load("average"), names["net"]
+    known = dict(last.named_parameters())
+    trained = [name for name, tensor in average.named_parameters() if not torch.equal(tensor, known[name])]
+    assert set(trained) == {name for name, tensor in known.items() if tensor.requires_grad}
+
+
+@pytest.mark.slow
+def test_two_processes_by_fabric_end_with_one_network(tmp_path: Path) -> None:
+    page = (DOCS / "howto/own_loop.md").read_text("utf-8")
+    (program,) = re.findall(r"^```python\n(# two\.py\n.*?)^```", page, re.M | re.S)
+    (tmp_path / "two.py").write_text(program, "utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "two.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 True" in done.stdout.splitlines()
+    assert image2point.load(tmp_path / "by_two").classes == ("small", "large")
 
 
 def test_collapse_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
