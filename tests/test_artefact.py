@@ -15,8 +15,10 @@ from rooms import furnish, segmenting
 from safetensors.torch import load_file, save_file
 from tiny_runs import run_transfer, separable, tiny
 from torch import nn
+from typer.testing import CliRunner
 
 import image2point as i2p
+from image2point.cli import app
 from image2point.datasets import Cloud
 from image2point.datasets.catalogue import Options
 from image2point.datasets.prepare import prepare_dataset
@@ -337,6 +339,44 @@ def test_a_segmentation_is_such_a_network(tmp_path: Path, monkeypatch: pytest.Mo
     net, points = load(path), clouds()[0].astype(np.float64) + np.array([869400, 6524300, 50])
     (one,), (other,) = net.predict([points]), label_points(path, [points])
     np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_files_are_predicted_with_a_saved_network(tmp_path: Path, run: Path) -> None:
+    """The command takes the folder of `net.save` as it takes a run, and says what `net.predict` does."""
+    net = load(run)
+    net.save(tmp_path / "net", points=None)
+    files = sorted((run.parents[1] / "data/test").glob("*/*.npy"))
+    said = CliRunner().invoke(app, ["predict", str(tmp_path / "net"), *map(str, files), "--top", "1", "--json"])
+    assert said.exit_code == 0, said.output
+    answers = net.predict([np.load(file) for file in files])
+    for found, expected in zip(json.loads(said.stdout), answers, strict=True):
+        ((name, share),) = found["classes"].items()
+        assert name == expected.name and abs(share - expected.probabilities.max()) < 1e-6
+    unnamed = small()
+    unnamed.use(voxel_size=0.2, normalise=True)
+    (one,) = predict(unnamed.save(tmp_path / "unnamed"), files[:1], top=1)
+    assert one.classes == (unnamed.predict([np.load(files[0])])[0].name,)
+    with pytest.raises(i2p.InputError, match=r"does not say how points become its input.*net\.save"):
+        predict(small().save(tmp_path / "silent"), files)
+    with pytest.raises(i2p.InputError, match=r"net is of the task classification: it has a class for each file"):
+        label_points(tmp_path / "net", [np.load(files[0])])
+
+
+@pytest.mark.parametrize("near_origin", [False, True])
+def test_files_are_labelled_with_a_saved_segmenter(tmp_path: Path, near_origin: bool) -> None:
+    net = trained(i2p.segmenter("test_efficientnet", 3, "light", weights="random", rule="mean")).eval()
+    net.save(tmp_path / "net", voxel_size=0.2, classes=CLASSES, near_origin=near_origin)
+    points = clouds()[0] + np.array([7, 30, 5], np.float32)
+    np.save(tmp_path / "scene.npy", points)
+    (expected,), (other,) = net.predict([points]), label_points(tmp_path / "net", [points])
+    np.testing.assert_array_equal(other.labels, expected.labels)
+    command = ["predict", str(tmp_path / "net"), str(tmp_path / "scene.npy"), "--json"]
+    said = CliRunner().invoke(app, command)
+    assert said.exit_code == 0, said.output
+    counts = np.bincount(expected.labels, minlength=3).tolist()
+    assert json.loads(said.stdout)[0]["points"] == dict(zip(CLASSES, counts, strict=True))
+    refused = CliRunner().invoke(app, [*command, "--top", "3"])
+    assert refused.exit_code == 2 and "is a segmentation" in refused.output
 
 
 def test_a_second_transfer_begins_with_the_first(run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command that uses a finished run on files: a class for each cloud, or a label for each point."""
+"""The command that uses a run or a saved network on files: a class for each cloud, or a label for each point."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from image2point.cli_options import RunPath
 from image2point.errors import InputError, printable
+from image2point.files import user_path
 
 
 def predict(
-    run: RunPath,
+    run: Annotated[
+        Path, typer.Argument(help="Directory of a finished run, or folder of a saved network.", callback=user_path)
+    ],
     files: Annotated[list[Path], typer.Argument(help="Clouds, meshes or scenes; see below.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -54,7 +56,7 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify point clouds or meshes with a finished run, or label every point of scenes.
+    """Classify point clouds or meshes with a finished run or a saved network, or label every point of scenes.
 
     A classification takes .ply .pcd .xyz .pts .off .obj .stl .npy .npz and prints the classes of each file. A
     segmentation takes .las .laz .ply .pcd .npz .npy .txt .xyz .pts and prints how many points of each class a file has;
@@ -67,12 +69,9 @@ def predict(
 
         image2point predict runs/lidar tile_1.laz tile_2.laz --out labelled --id ground=2 --id building=6
     """
-    from image2point import config as configuration
-    from image2point import runs
+    from image2point.jobs.sources import task_of
 
-    opened = runs.open_run(run)
-    opened.read_summary()
-    if configuration.load_config(opened.config).task == "classification":
+    if task_of(run) == "classification":
         if out is not None or probabilities or label_field or ids or voxels or overwrite:
             raise InputError(
                 f"{run} is a classification: it has a class for each file, which is printed (--json for programs), "

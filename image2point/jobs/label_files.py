@@ -5,71 +5,67 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from image2point import config as configuration
-from image2point import runs
 from image2point.errors import InputError
 from image2point.files import user_path
-from image2point.jobs.artefact import load
 
 logger = logging.getLogger("image2point")
 
 if TYPE_CHECKING:
-    from image2point.config import Config
+    from image2point.config.data import Data
     from image2point.datasets.parts import Parts
     from image2point.datasets.recipe import Recipe
     from image2point.datasets.relabel import PointLabels
     from image2point.inference.scene import Progress, SceneLabels
-    from image2point.lifting import LiftedNetwork
+    from image2point.jobs.sources import Source
 
 
 @dataclass(frozen=True)
 class Labeller:
-    """The network of a finished segmentation, with all that its input and its tiles need."""
+    """A segmenter, with all that its input and its tiles need."""
 
-    network: LiftedNetwork
-    config: Config
-    classes: tuple[str, ...]
+    source: Source
     recipe: Recipe
     budget: int | None
-    overlap: int
+
+    @property
+    def data(self) -> Data:
+        return self.source.data
 
     def label(self, parts: Parts, where: str, progress: Progress = lambda what, done, of: None) -> SceneLabels:
         from image2point.inference.scene import label_scene
 
-        return label_scene(self.network, parts, self.recipe, where, self.budget, self.overlap, progress)
+        overlap = self.source.usage.tiles.overlap
+        return label_scene(self.source.network, parts, self.recipe, where, self.budget, overlap, progress)
 
 
 def open_labeller(run: str | Path, voxels: int | None = None) -> Labeller:
-    """voxels: that the network sees at once; None for the run's `data.tiles.voxels`.
+    """voxels: that the network sees at once; None for what the run or the saved network says (`tiles`).
 
-    Raises InputError where the run is not finished or damaged, or of another task.
+    Raises InputError where the run is not finished, or either is damaged or of another task.
     """
-    from image2point.jobs.ingredients import make_recipe
+    from image2point.jobs.sources import open_source, task_of
 
-    opened = runs.open_run(run)
-    config = configuration.load_config(opened.config)
-    if config.task != "segmentation":
+    if (task := task_of(run)) != "segmentation":
         raise InputError(
-            f"{opened.path} is of the task {config.task}: it has a class for each file, which `image2point predict` "
-            "prints without --out, and none for the points"
+            f"{run} is of the task {task}: it has a class for each file, which `image2point predict` prints without "
+            "--out, and none for the points"
         )
-    classes = opened.read_classes()
-    tiles = config.data.tiles
-    return Labeller(load(run), config, classes, make_recipe(config), voxels or tiles.voxels, tiles.overlap)
+    source = open_source(run)
+    return Labeller(source, source.usage.recipe(), voxels or source.usage.tiles.voxels)
 
 
-def label_points(run: str | Path, clouds: Sequence[Any], voxels: int | None = None) -> list[SceneLabels]:
-    """What a finished segmentation says of each point of clouds in memory.
+def label_points(run: str | Path, clouds: Any, voxels: int | None = None) -> list[SceneLabels]:
+    """What a finished segmentation, or a segmenter that was saved, says of each point of clouds in memory.
 
-    clouds: arrays [P, 3], or `datasets.Cloud` with the attributes, colours or normals that the run's input features
-    need, in the unit and the axes that the run was trained in. voxels: that the network sees at once; None for the
+    clouds: as `net.predict` takes them, with the attributes, colours or normals that the run's input features need, in
+    the unit and the axes that the run was trained in. voxels: that the network sees at once; None for the
     run's own `data.tiles.voxels`.
 
     Returns `SceneLabels` in the order of the clouds: `.labels` [P], numbers into the run's classes, and
@@ -77,16 +73,15 @@ def label_points(run: str | Path, clouds: Sequence[Any], voxels: int | None = No
 
     Raises InputError where the run is not a finished segmentation, and for clouds that lack what its features need.
     """
-    from image2point.datasets.cloud import Cloud, near_origin
+    from image2point.datasets.in_memory import clouds_of
     from image2point.datasets.parts import CloudParts
-    from image2point.datasets.validate import check_cloud
+    from image2point.inference.clouds import cloud_of
 
     labeller = open_labeller(run, voxels)
     found = []
-    for number, cloud in enumerate(clouds):
-        own = cloud if isinstance(cloud, Cloud) else near_origin(Cloud(np.asarray(cloud)))
-        checked = check_cloud(own, f"cloud {number}")
-        found.append(labeller.label(CloudParts(checked), f"cloud {number}"))
+    for number, given in enumerate(clouds_of(clouds)):
+        where = f"cloud {number}"
+        found.append(labeller.label(CloudParts(cloud_of(given, labeller.source.usage, where)), where))
     return found
 
 
@@ -128,10 +123,10 @@ def label_files(
 
     files = [user_path(path) for path in paths]
     labeller = open_labeller(run, voxels)
-    classes = labeller.classes
+    classes = labeller.source.classes
     if unknown := set(ids or {}) - set(classes):
         raise InputError(f"{sorted(unknown)[0]!r} is no class of {run}; it has {', '.join(classes)}")
-    numbers = raw_ids(labeller.config.data, classes) | dict(ids or {})
+    numbers = raw_ids(labeller.data, classes) | dict(ids or {})
     targets = None if out is None else _targets(files, user_path(out), overwrite)
     _tell_misnamed(numbers, set(ids or {}), targets or [], name)
     for file, target in zip(files, targets or files, strict=True):
@@ -174,11 +169,19 @@ def _named(progress: Progress, name: str, what: str, done: int, of: int) -> None
 
 
 def _parts(file: Path, labeller: Labeller) -> Parts:
-    from image2point.datasets.parts import open_parts
+    from image2point.datasets.parts import CloudParts, open_parts
     from image2point.datasets.registry import options_of
+    from image2point.inference.clouds import cloud_of
 
-    options = options_of(labeller.config.data)
-    return open_parts(file, options.scenes, options.columns, whole=labeller.recipe.normals == "estimated")
+    options, usage = options_of(labeller.data), labeller.source.usage
+    as_read = usage.near_origin and not usage.normalise
+    whole = labeller.recipe.normals == "estimated" or not as_read
+    parts = open_parts(file, options.scenes, options.columns, whole)
+    if as_read:
+        return parts
+    (cloud,) = parts
+    there = replace(cloud, points=cloud.points.astype(np.float64) + cloud.origin, origin=np.zeros(3))
+    return CloudParts(cloud_of(there, usage, str(file)))
 
 
 def _content(
@@ -192,7 +195,7 @@ def _content(
     from image2point.datasets.registry import options_of
     from image2point.datasets.relabel import PointLabels, smallest_type
 
-    options, classes = options_of(labeller.config.data), labeller.classes
+    options, classes = options_of(labeller.data), labeller.source.classes
     raw = np.array([numbers[each] for each in classes])
     raw = raw.astype(smallest_type(raw))
     extra = {f"probability_{each}": found.probabilities(at) for at, each in enumerate(classes)} if probabilities else {}

@@ -1,4 +1,4 @@
-"""Reuse of a finished run: predictions for clouds in files, and the 2D network of a pre-training."""
+"""Reuse of what was trained: predictions for clouds in files, and the 2D network of a pre-training."""
 
 from __future__ import annotations
 
@@ -49,43 +49,43 @@ def predict_each(
     normalise: bool | None = None,
     seed: int = 0,
 ) -> Iterator[ClassPrediction]:
-    """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz) with a finished run.
+    """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz).
 
-    points: how many are taken from each cloud or sampled from each mesh, by `seed`; None takes as many as the clouds
-    had that the run was trained with. normalise: move and scale each cloud into the unit sphere; None does what was
-    done to the clouds of the run. No cloud is turned: the axes of a file should be those of the dataset.
+    run: a finished run, a folder that `net.save` wrote, or `hf:OWNER/NAME`. points: how many are taken from each cloud
+    or sampled from each mesh, by `seed`; None takes as many as the clouds had that the run was trained with, or as the
+    saved network says (all, without; 2048 of a mesh). normalise: move and scale each cloud into the unit sphere; None
+    does what was done to the clouds of the run. No cloud is turned: the axes of a file should be those of the dataset.
 
-    A file that is bad, or lacks what the run's input features need, gets a `problem` in place of classes. Raises
-    InputError where the run is not finished or damaged.
+    A file that is bad, or lacks what the input features need, gets a `problem` in place of classes. Raises InputError
+    where the run is not finished, or either is damaged.
     """
     import torch
 
     from image2point.datasets.files import read_cloud
     from image2point.datasets.recipe import prepare, to_voxels
+    from image2point.inference.clouds import cloud_of
     from image2point.inference.scene import fitted
-    from image2point.jobs.artefact import load, normalises
-    from image2point.jobs.ingredients import make_recipe
+    from image2point.jobs.sources import open_source, task_of
     from image2point.tasks.classification import Classification, ClassPrediction
 
-    opened = runs.open_run(run)
-    config = configuration.load_config(opened.config)
-    if config.task != "classification":
-        raise InputError(f"{opened.path} is of the task {config.task}: `label_files` and `label_points` use it")
-    classes = opened.read_classes()
-    recipe = make_recipe(config)
-    points = points or config.data.points or _points_of_examples(opened)
-    normalise = normalises(config, opened) if normalise is None else normalise
-    network = load(run)
+    if (task := task_of(run)) != "classification":
+        raise InputError(f"{run} is of the task {task}: `label_files` and `label_points` use it")
+    source = open_source(run)
+    usage, network, data = source.usage, source.network, source.data
+    recipe = usage.recipe(network.lifting.options.substrate)
+    points = points or usage.points or (None if source.run is None else _points_of_examples(source.run))
+    normalise = usage.normalise if normalise is None else normalise
+    ready = usage.changed({"normalise": False})
     for path in map(str, paths):
         try:
-            cloud = read_cloud(path, points, seed, normalise, config.data.columns, config.data.nan_points)
-            voxels = to_voxels([prepare(cloud, path, recipe)], recipe, [path])
+            cloud = read_cloud(path, points, seed, normalise, data.columns, data.nan_points)
+            voxels = to_voxels([prepare(cloud_of(cloud, ready, path), path, recipe)], recipe, [path])
         except InputError as error:
             yield ClassPrediction(path, problem=str(error))
             continue
         with torch.no_grad():
             scores = network(fitted(voxels, network))[0]
-        yield Classification().prediction(path, scores, classes, top)
+        yield Classification().prediction(path, scores, source.classes, top)
 
 
 def _points_of_examples(run: Run) -> int:
