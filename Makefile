@@ -7,7 +7,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
 
-.PHONY: help demo test test-slow test-gpu mutants coverage docs lint format scatter clean
+.PHONY: help demo test test-slow test-gpu mutants coverage docs notebooks lint format scatter clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,9 +34,13 @@ coverage: $(READY)  ## lift and compare every ConvNet of timm (an hour; goes on 
 
 # The pages of commands and settings are written anew; a broken link, a missing anchor or an unknown name ends the build.
 docs: $(READY)  ## build the site of docs/ into build/site
+	$(RUN) scripts/notebooks.py --unexecuted
 	$(RUN) scripts/docs_config.py > docs/reference/config.md
 	$(VENV)/bin/typer image2point.cli utils docs --name image2point --title 'Command line' --output docs/reference/cli.md
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+
+notebooks: $(READY)  ## execute the tutorials of docs/tutorials into pages for `make docs`, and say how long each takes
+	$(RUN) scripts/notebooks.py
 
 lint: $(READY)  ## style, types, and whether docs/results.md is what its rows give
 	$(RUN) -m ruff check .

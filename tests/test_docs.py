@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -27,10 +26,13 @@ from image2point.datasets.files import import_open3d
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 HOMES = (image2point, collapse, voxels)
-WRITTEN = {"reference/cli.md", "reference/config.md"}  # by `make docs`
 sys.path.insert(0, str(ROOT / "scripts"))
 import docs_config  # noqa: E402
 import draw_docs  # noqa: E402
+import notebooks  # noqa: E402
+
+WRITTEN = {"reference/cli.md", "reference/config.md", *(f"tutorials/{name}.md" for name in notebooks.ORDER)}
+"""By `make docs`."""
 
 
 def named(path: str) -> Any:
@@ -98,6 +100,26 @@ def test_every_page_is_in_the_nav_once() -> None:
     assert sorted(nav()) == sorted(pages | WRITTEN)
 
 
+def test_every_tutorial_is_made() -> None:
+    assert sorted(notebooks.ORDER) == sorted(script.stem for script in (DOCS / "tutorials").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", notebooks.ORDER)
+def test_tutorials_run_and_become_pages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jupytext", reason="pip install 'image2point[docs]' brings it")
+    shutil.copy(DOCS / f"tutorials/{name}.py", tmp_path)
+    monkeypatch.setattr(notebooks, "TUTORIALS", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebooks.main(["--unexecuted"])
+    page = tmp_path / f"{name}.md"
+    assert notebooks.NOT_EXECUTED in page.read_text("utf-8") and notebooks.is_current(name)
+    notebooks.main([name])
+    text = page.read_text("utf-8")
+    figures = re.findall(r"\]\((\S+\.png)\)", text)
+    assert notebooks.NOT_EXECUTED not in text and figures and all((tmp_path / each).stat().st_size for each in figures)
+
+
 @pytest.mark.parametrize("name", sorted(draw_docs.DRAWINGS))
 def test_pictures_are_drawn_from_the_code_as_it_is(name: str) -> None:
     assert (DOCS / "figures" / name).read_text("utf-8") == draw_docs.DRAWINGS[name]()
@@ -127,11 +149,13 @@ def test_examples_in_docstrings_become_code() -> None:
 def test_the_site_builds_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `make docs`; then no example is left as a quotation, and no page fetches anything from elsewhere."""
     build = pytest.importorskip("mkdocs.commands.build", reason="pip install 'image2point[docs]' brings it")
+    pytest.importorskip("jupytext", reason="pip install 'image2point[docs]' brings it")
     from mkdocs.config import load_config
     from typer.cli import app as typer_app
     from typer.testing import CliRunner
 
     monkeypatch.chdir(ROOT)
+    notebooks.main(["--unexecuted"])
     (DOCS / "reference/config.md").write_text(docs_config.page(), "utf-8")
     command = "image2point.cli utils docs --name image2point --output docs/reference/cli.md"
     assert CliRunner().invoke(typer_app, command.split()).exit_code == 0
@@ -147,7 +171,7 @@ def run_blocks(page: str) -> dict[str, Any]:
     """Run the Python of a page, one block after the other."""
     names: dict[str, Any] = {"__name__": page}
     for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.M | re.S):
-        if "push_to_hub" in block or block.startswith("# two.py"):  # tests/test_hub.py does that; a program of its own
+        if "push_to_hub" in block:  # tests/test_hub.py does that
             continue
         exec(compile(block, page, "exec"), names)
     return names
@@ -180,18 +204,6 @@ def test_own_loop_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     known = dict(last.named_parameters())
     trained = [name for name, tensor in average.named_parameters() if not torch.equal(tensor, known[name])]
     assert set(trained) == {name for name, tensor in known.items() if tensor.requires_grad}
-
-
-@pytest.mark.slow
-def test_two_processes_by_fabric_end_with_one_network(tmp_path: Path) -> None:
-    page = (DOCS / "howto/own_loop.md").read_text("utf-8")
-    (program,) = re.findall(r"^```python\n(# two\.py\n.*?)^```", page, re.M | re.S)
-    (tmp_path / "two.py").write_text(program, "utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "two.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "2 True" in done.stdout.splitlines()
-    assert image2point.load(tmp_path / "by_two").classes == ("small", "large")
 
 
 def test_collapse_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
