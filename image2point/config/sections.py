@@ -35,7 +35,8 @@ class Finetune(Section):
     head and one block (`layer:layer4.2`); `scl:NAME`: the same, with a skip connection from that block to the
     features before the head; `layer:auto`, `scl:auto`: the block whose training collapses these features most.
     Joined to `io`, `io+stats`, `io+norm`, `layer:NAME` or `scl:NAME` by a `+`: `bias`, the biases of the norms;
-    `depth`, the numbers by which each 2D kernel fills the depth; `ssf`, a scale and a shift per channel."""
+    `depth`, the numbers by which each 2D kernel fills the depth; `lora:R`, a change of rank R of each 2D kernel;
+    `ssf`, a scale and a shift per channel; `adapter:R`, a branch of R channels behind each block."""
     candidates: tuple[str, ...] = ()
     """Blocks among which `auto` chooses; empty for all."""
     probe_epochs: Count = 1

@@ -14,7 +14,7 @@ from image2point.datasets.class_split import Labelled
 from image2point.datasets.recipe import Recipe, prepare
 from image2point.datasets.splits import short_names
 from image2point.datasets.voxel_size import doubt
-from image2point.finetune import count, count_by_role, trained
+from image2point.finetune import count, count_by_role
 from image2point.jobs import block_choice, lifecycle, lr_choice
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.ingredients import (
@@ -28,7 +28,6 @@ from image2point.jobs.ingredients import (
 )
 from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
-from image2point.report.numbers import share
 from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.confusion_file import confusion_csv
@@ -117,11 +116,7 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
         say(lr_choice.told(job.run.read_trials()))
     for warning in _noise(job, config):
         say(f"warning: {warning}")
-    say(
-        f"policy {block_choice.resolved(config, job.run)}: {counts.trainable:,} of {counts.total:,} parameters train "
-        f"({share(counts.trainable, counts.total)} %)"
-        + "".join(f", {name} {size:,}" for name, size in trained(network).items())
-    )
+    say(block_choice.told(block_choice.resolved(config, job.run), network, counts))
 
 
 def _noise(job: Job, config: Config) -> list[str]:
