@@ -156,12 +156,18 @@ def trained(net: LiftedNetwork) -> dict[str, int]:
     >>> trained(net)
     {'input': 22160, 'output': 388, 'depth': 21}
     """
-    found, additions = _roles(net), added(net)
+    found = kinds(net)
     result = dict.fromkeys((*ROLES, DECODER, *ADDITIONS), 0)
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            result[additions.get(name) or found[name]] += parameter.numel()
+            result[found[name]] += parameter.numel()
     return {name: size for name, size in result.items() if size}
+
+
+def kinds(net: LiftedNetwork) -> dict[str, str]:
+    """What each parameter is, by its name: an addition where a policy added it, else its role."""
+    found = _roles(net)
+    return {name: found[name] for name, _ in net.named_parameters()} | added(net)
 
 
 def count_by_role(net: LiftedNetwork) -> dict[str, Counts]:

@@ -35,6 +35,7 @@ from image2point.tasks.display import DISPLAYS
 from image2point.tasks.predictions import predictions_csv
 from image2point.tasks.registry import TASKS
 from image2point.training import distributed
+from image2point.training.groups import parameter_groups
 from image2point.training.interrupt import StopSignal
 from image2point.training.job import Job, State
 from image2point.training.loop import fit
@@ -76,6 +77,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
         block_choice.check(config, fabric, network)
     else:
         network, counts = block_choice.apply(network, block_choice.resolved(config, run))
+        parameter_groups(network, config.training)  # what cannot be grouped is found now
     with lifecycle.claimed(fabric, run, config, stands, resume, overwrite), StopSignal() as stop:
         if stands == "new" and fabric.is_global_zero:
             store_fingerprint(run, fingerprint)
@@ -111,7 +113,10 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
     if job.fabric.is_global_zero:
         say(f"network: {config.network.arch}, {_provenance(job.run.read_lifting())}")
     if lifted_stem(config):
-        say(f"policy {config.finetune.policy} trains no stem, so the 2D stem is lifted (network.stem = inflate)")
+        why = (
+            "the head trains first" if config.training.head_first else f"policy {config.finetune.policy} trains no stem"
+        )
+        say(f"{why}, so the 2D stem is lifted (network.stem = inflate)")
     if config.choose.lr:
         say(lr_choice.told(job.run.read_trials()))
     for warning in _noise(job, config):
