@@ -28,6 +28,7 @@ from image2point.jobs.ingredients import (
 )
 from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
+from image2point.lifting.additions.depth import learnt
 from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.confusion_file import confusion_csv
@@ -184,6 +185,7 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
             "test_clouds": len(splits.test),
         },
         "parameters": _parameters(network),
+        "depth": learnt(network),
         "weights": {**lifting["weights"], "counts": lifting["counts"]},
         **result,
     }
@@ -192,6 +194,8 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
 
         write_page([read_run(run.path, summary)], run.report)
     save_summary(run, summary)
+    for layer, numbers in learnt(network).items():
+        job.journal.say(f"{layer}: its kernel fills the depth by {', '.join(f'{number:.3f}' for number in numbers)}")
     job.journal.say(f"{job.task.statement(result['final'])}, everything is in {run.path}")
 
 

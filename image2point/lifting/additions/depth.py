@@ -34,6 +34,12 @@ def depth_values(rule: str, size: int, policy: str = "depth") -> Tensor:
     return ones / size if rule == "mean" else ones
 
 
+def learnt(net: nn.Module) -> dict[str, list[float]]:
+    """The numbers by which each kernel fills the depth now, by the name of its layer, in the order of the network."""
+    layers = net.named_modules()
+    return {name: layer.depth.detach().double().tolist() for name, layer in layers if isinstance(layer, DepthConv)}
+
+
 def takes(layer: nn.Module) -> bool:
     """Whether a layer is a convolution whose kernel was inflated along its depth axis: one wider than 1×1 in 2D."""
     if type(layer) not in (VoxelConv, TiedConv):
