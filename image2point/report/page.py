@@ -272,8 +272,8 @@ class _Page:
             return ""
         note = (
             "The numbers that policy depth learnt: by how much the 2D kernel of each layer, the first on top, fills "
-            "each slice of the depth, from the middle one. Rule repeat begins at 1 in all, mean at 1 / K, center at 1 in "
-            "slice 0."
+            "each slice of the depth, from the middle one. Rule repeat begins at 1 in all, mean at 1 / K, center at 1 "
+            "in slice 0."
         )
         panels = [map_figures.heat_panel(heat) for heat in heats]
         return self._caption("Figure", note + self._first_runs(), "gap") + self._two("filled", panels)

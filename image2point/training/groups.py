@@ -29,8 +29,9 @@ def parameter_groups(network: Network, training: Training) -> list[dict[str, Any
     [(1.0, 22548), (5.0, 21)]
     """
     trains = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    by_role, decays = training.lr_by_role, training.weight_decay_by_role
-    roles, numbers = {}, dict[str, int]()
+    by_role = {str(role): factor for role, factor in training.lr_by_role.items()}
+    decays = {str(role): decay for role, decay in training.weight_decay_by_role.items()}
+    roles, numbers = dict[str, str](), dict[str, int]()
     if by_role or decays:
         assert isinstance(network, LiftedNetwork)
         roles = kinds(network)

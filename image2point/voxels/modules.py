@@ -117,6 +117,7 @@ class VoxelConv(nn.Module):
         self.register_buffer("lora_fill", fill, persistent=False)
 
     def has_low_rank(self) -> bool:
+        """Whether `set_low_rank` was called."""
         return "lora_up" in self._parameters
 
     def applied(self) -> Tensor:
