@@ -170,17 +170,18 @@ def tune_less() -> str:
         for policy, runs in own.items():
             found = mean_interval([row["test_accuracy"] for row in runs])
             interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-            closed, share = (means[policy] - low) / (high - low), runs[0]["trainable"] / every
+            closed = (means[policy] - low) / (high - low) if high != low else math.nan
+            share = runs[0]["trainable"] / every
             shares = [beside_null(r["nc1"], r["nc1_null"], r["nc1_null_sd"]) for r in runs if r.get("nc1")]
             lines.append(
                 [
                     arm,
                     policy,
                     f"{runs[0]['trainable']:,}",
-                    f"{100 * share:.2g}" if math.isfinite(share) else "undefined",
+                    f"{100 * share:.3g}" if math.isfinite(share) else "undefined",
                     ", ".join(str(row["seed"]) for row in runs),
                     f"{100 * found.value:.1f}{interval}",
-                    f"{100 * closed:.0f}" if math.isfinite(closed) else "undefined",
+                    f"{100 * closed + 0.0:.0f}" if math.isfinite(closed) else "undefined",
                     ", ".join(f"{row['chosen_lr']:g}" for row in runs),
                     "; ".join(shares) or "–",
                     f"{sum(row['seconds'] for row in runs) / len(runs):.0f}",
