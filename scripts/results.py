@@ -181,7 +181,7 @@ def tune_less() -> str:
                     f"{100 * share:.3g}" if math.isfinite(share) else "undefined",
                     ", ".join(str(row["seed"]) for row in runs),
                     f"{100 * found.value:.1f}{interval}",
-                    f"{100 * closed + 0.0:.0f}" if math.isfinite(closed) else "undefined",
+                    f"{round(100 * closed)}" if math.isfinite(closed) else "undefined",
                     ", ".join(f"{row['chosen_lr']:g}" for row in runs),
                     "; ".join(shares) or "–",
                     f"{sum(row['seconds'] for row in runs) / len(runs):.0f}",
