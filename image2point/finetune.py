@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from image2point.errors import InputError, listed
 from image2point.lifting.additions import added
 from image2point.lifting.network import LiftedNetwork
-from image2point.networks.layer_names import blocks
-from image2point.roles import ADDITIONS, DECODER, ROLES, Policy, read_policy
+from image2point.lifting.observe import body_blocks
+from image2point.roles import ADDITIONS, DECODER, ROLES, Policy, addition_kind, read_policy
 
 logger = logging.getLogger("image2point")
 
@@ -44,8 +44,9 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
     Args:
         policy: `io`, `io+stats` (norm parameters frozen, running statistics move), `io+norm`, `all`, `head` (linear
             probe), `none`, `layer:NAME` or `scl:NAME`. Behind `io`, `io+stats`, `io+norm` and a block may stand
-            `+bias` (the biases of the norms), `+depth` (how each 2D kernel fills the depth) and `+ssf` (a scale and a
-            shift per channel); the parameters of the last two are added, unless they are there (`lifting.additions`).
+            `+bias` (the biases of the norms), `+depth` (how each 2D kernel fills the depth), `+lora:R` (a change of
+            rank R of each 2D kernel), `+ssf` (a scale and a shift per channel) and `+adapter:R` (a branch of R channels
+            behind each block); their parameters are added, unless they are there (`lifting.additions`).
         roles: for layers that were attached: patterns over names (`decoder.*`), and the role of what they match:
             `input`, `norm`, `body`, `output` or `decoder`; the first that matches counts. A `decoder` trains with the
             stem and the head under all policies but `head` and `none`.
@@ -73,10 +74,10 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
     if rules.biases and not biases:
         raise InputError(f"policy {policy}: the norms of {net.lifting.network} have no biases")
     add_parameters(net, policy)
-    found, additions = _roles(net), added(net)
+    found, additions, named = _roles(net), added(net), set(map(addition_kind, rules.additions))
     for name, parameter in net.named_parameters():
         if name in additions:  # `all` trains them as well
-            trains = additions[name] in rules.additions or "body" in rules.trainable
+            trains = additions[name] in named or "body" in rules.trainable
         else:
             trains = found[name] in rules.trainable or name in biases
         parameter.requires_grad_(trains or _inside(name, block))
@@ -133,8 +134,7 @@ def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
 
 def blocks_of(net: LiftedNetwork) -> tuple[str, ...]:
     """The blocks of the body, in order: what `layer:` and `scl:` can name, and `auto` chooses from."""
-    kernels = [r.name for r in net.lifting.parameters if r.role == "body" and r.is_kernel]
-    return tuple(name for name in net.block_names() if name in blocks(kernels))
+    return body_blocks(net._graph, net.lifting)
 
 
 def _inside(name: str, block: str) -> bool:
@@ -156,12 +156,18 @@ def trained(net: LiftedNetwork) -> dict[str, int]:
     >>> trained(net)
     {'input': 22160, 'output': 388, 'depth': 21}
     """
-    found, additions = _roles(net), added(net)
+    found = kinds(net)
     result = dict.fromkeys((*ROLES, DECODER, *ADDITIONS), 0)
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            result[additions.get(name) or found[name]] += parameter.numel()
+            result[found[name]] += parameter.numel()
     return {name: size for name, size in result.items() if size}
+
+
+def kinds(net: LiftedNetwork) -> dict[str, str]:
+    """What each parameter is, by its name: an addition where a policy added it, else its role."""
+    found = _roles(net)
+    return {name: found[name] for name, _ in net.named_parameters()} | added(net)
 
 
 def count_by_role(net: LiftedNetwork) -> dict[str, Counts]:

@@ -30,7 +30,8 @@ class Policy:
         biases: roles of which the biases train, and nothing else.
         block: the block that trains besides, if any.
         skip: whether a skip connection leads from it to the features before the head.
-        additions: what is added to the layers that stay as they are: some of `ADDITIONS` but `bias`, in that order.
+        additions: what is added to the layers that stay as they are: some of `ADDITIONS` but `bias`, in that order,
+            with their rank (`lora:4`).
     """
 
     trainable: frozenset[str]
@@ -59,14 +60,18 @@ linear probe. A decoder is new, as the stem and the head are, and trains with th
 BLOCK_POLICIES = ("layer", "scl")
 """`layer:NAME` and `scl:NAME` train what `io` trains, and one block."""
 
-ADDITIONS = ("bias", "depth", "ssf")
+ADDITIONS = ("bias", "depth", "lora", "ssf", "adapter")
 """What joins `io`, `io+stats`, `io+norm`, `layer:NAME` and `scl:NAME` by a `+`: `bias`, the biases of the norms;
-`depth`, the numbers by which each 2D kernel fills the depth; `ssf`, a scale and a shift per channel. The parameters of
-the last two are added to the network, in the layers that stay as they are otherwise (`lifting.additions`)."""
+`depth`, the numbers by which each 2D kernel fills the depth; `lora:R`, a change of rank R of each 2D kernel; `ssf`, a
+scale and a shift per channel; `adapter:R`, a branch of R channels behind each block. The parameters of all but `bias`
+are added to the network, in the layers that stay as they are otherwise (`lifting.additions`)."""
+
+RANKED = ("lora", "adapter")
+"""Those of `ADDITIONS` that have a rank."""
 
 _EXPECTED = (
-    f"expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or scl:auto; {', '.join(ADDITIONS)} may "
-    "follow io, io+stats, io+norm, layer:NAME and scl:NAME, each after a +"
+    f"expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or scl:auto; bias, depth, lora:R, ssf "
+    "and adapter:R may follow io, io+stats, io+norm, layer:NAME and scl:NAME, each after a +"
 )
 
 
@@ -86,33 +91,56 @@ def read_policy(text: object) -> Policy:
     base, added = "+".join(words[:length]), words[length:]
     kind, _, block = base.partition(":")
     if not (base in POLICIES or (kind in BLOCK_POLICIES and block)):
-        missing = f"; write io+{text}" if base in ADDITIONS else ""
+        missing = f"; write io+{text}" if kind in ADDITIONS else ""
         raise InputError(f"{_EXPECTED}; found {text!r}{missing}")
-    if unknown := [word for word in added if word not in ADDITIONS]:
+    kinds = [addition_kind(word) for word in added]
+    if unknown := [word for word, kind in zip(added, kinds, strict=True) if kind not in ADDITIONS]:
         late = "; norm and stats come right after io" if {"norm", "stats"} & set(unknown) else ""
         raise InputError(f"{_EXPECTED}; found {' and '.join(map(repr, unknown))} in {text!r}{late}")
     if added:
-        _check(str(text), base, added)
+        _check(str(text), base, added, kinds)
     policy = POLICIES["io" if block else base]
-    additions = tuple(name for name in ADDITIONS if name in added and name != "bias")
     return replace(
         policy,
         biases=frozenset({"norm"} if "bias" in added else ()),
         block=block,
         skip=kind == "scl",
-        additions=additions,
+        additions=tuple(sorted((a for a in added if a != "bias"), key=lambda a: ADDITIONS.index(addition_kind(a)))),
     )
 
 
-def _check(text: str, base: str, added: list[str]) -> None:
+def addition_kind(text: str) -> str:
+    """What of `ADDITIONS` an addition is, without its rank.
+
+    >>> addition_kind("lora:4"), addition_kind("depth")
+    ('lora', 'depth')
+    """
+    return text.partition(":")[0]
+
+
+def addition_rank(text: str) -> int:
+    """The rank R of `lora:R` or `adapter:R`; 0 where there is none.
+
+    >>> addition_rank("lora:4"), addition_rank("lora"), addition_rank("lora:0")
+    (4, 0, 0)
+    """
+    rank = text.partition(":")[2]
+    return int(rank) if rank.isascii() and rank.isdigit() and len(rank) < 6 else 0
+
+
+def _check(text: str, base: str, added: list[str], kinds: list[str]) -> None:
     """Raise InputError where what was added does not go with the base."""
     reason = None
     if base == "all":
         reason = "all trains every parameter that there is, so nothing can be added to frozen ones"
     elif base in ("head", "none"):
         reason = f"{base} leaves the body in eval mode and untrained; begin with io"
-    elif len(set(added)) < len(added):
+    elif len(set(kinds)) < len(kinds):
         reason = "something is there twice"
+    elif wrong := [kind for kind, each in zip(kinds, added, strict=True) if kind in RANKED and not addition_rank(each)]:
+        reason = f"{wrong[0]} needs a whole number of 1 or more behind it, such as {wrong[0]}:4"
+    elif wrong := [each for kind, each in zip(kinds, added, strict=True) if kind not in RANKED and kind != each]:
+        reason = f"expected {addition_kind(wrong[0])}, which has no number, found {wrong[0]}"
     elif base == "io+norm" and "bias" in added:
         reason = "io+norm trains the biases of the norms already; write io+bias or io+norm"
     elif base.endswith(":auto"):

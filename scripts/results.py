@@ -105,6 +105,7 @@ def row_of(run: Record) -> dict[str, Any]:
         "seed": summary.seed,
         **{key.partition(".")[2]: settings[key] for key in keys},
         "trainable": summary.parameters.trainable,
+        "parameters": summary.parameters.total,
         "chosen_lr": summary.chosen_lr,
         "trials": [[trial.lr, trial.epochs, trial.order[0] if trial.order else None] for trial in summary.trials],
         **{key: value for key, value in summary.final.items() if key.startswith("test_")},
@@ -151,6 +152,43 @@ def fair_ten_shots() -> str:
         )
     headings = ["arm", "policy", "seeds", "test accuracy (%)", "chosen rate", "null of NC1, test: share", "median CDNV"]
     return markdown_table([*headings, "seconds"], lines, [3, 7])
+
+
+def tune_less() -> str:
+    """A line for each policy and control, fewest parameters first: accuracy, and how much of the gap it closes."""
+    rows = stored("tune_less")
+    if not rows:
+        return NOTHING
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = {}
+        for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["trainable"]):
+            own.setdefault(row["policy"], []).append(row)
+        means = {policy: sum(row["test_accuracy"] for row in runs) / len(runs) for policy, runs in own.items()}
+        low, high = means.get("io+norm", math.nan), means.get("all", math.nan)
+        every = own["all"][0]["parameters"] if "all" in own else math.nan
+        for policy, runs in own.items():
+            found = mean_interval([row["test_accuracy"] for row in runs])
+            interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+            closed = (means[policy] - low) / (high - low) if high != low else math.nan
+            share = runs[0]["trainable"] / every
+            shares = [beside_null(r["nc1"], r["nc1_null"], r["nc1_null_sd"]) for r in runs if r.get("nc1")]
+            lines.append(
+                [
+                    arm,
+                    policy,
+                    f"{runs[0]['trainable']:,}",
+                    f"{100 * share:.3g}" if math.isfinite(share) else "undefined",
+                    ", ".join(str(row["seed"]) for row in runs),
+                    f"{100 * found.value:.1f}{interval}",
+                    f"{round(100 * closed)}" if math.isfinite(closed) else "undefined",
+                    ", ".join(f"{row['chosen_lr']:g}" for row in runs),
+                    "; ".join(shares) or "–",
+                    f"{sum(row['seconds'] for row in runs) / len(runs):.0f}",
+                ]
+            )
+    headings = ["arm", "policy", "tuned", "of all (%)", "seeds", "test accuracy (%)", "of the gap (%)", "chosen rate"]
+    return markdown_table([*headings, "null of NC1, test: share", "seconds"], lines, [2, 3, 5, 6, 9])
 
 
 def lidar(split: str) -> str:
@@ -336,6 +374,7 @@ RULES: dict[str, Callable[[Sequence[Row]], tuple[str, str]]] = {
 TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     "fair_ten_shots": fair_ten_shots,
+    "tune_less": tune_less,
     "label_noise": label_noise,
     **{f"lidar_{split}": partial(lidar, split) for split in ("same_town", "other_sites", "km")},
     "lidar_same_town_networks": lidar_networks,

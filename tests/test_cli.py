@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,18 @@ def test_lift_lists_every_parameter() -> None:
     assert {record["role"] for record in lifting["parameters"]} == {"input", "norm", "body", "output"}
     assert lifting["counts"]["target"]["total"] == len(lifting["parameters"]) + len(lifting["buffers"])
     assert "layer1.0.conv1.weight" in call("lift", "test_resnet").output
+
+
+def test_lift_says_what_a_policy_trains() -> None:
+    said = " ".join(call("lift", "test_resnet", "--policy", "io+lora:2+adapter:4").output.split())
+    assert "layer1.0.adapter.down.weight 4×32 body fresh" in said and "lora_up 32×2 body fresh" in said
+    told = re.search(r"policy io\+lora:2\+adapter:4: ([\d,]+) of [\d,]+ parameters train \(.* %\), (.*)", said)
+    assert told is not None
+    every, *parts = (
+        int(n.replace(",", "")) for n in [told[1], *re.findall(r"(?:put|lora|adapter) ([\d,]*\d)", told[2])]
+    )
+    assert every == sum(parts) and len(parts) == 4
+    assert "policy" not in call("lift", "test_resnet").output
 
 
 CHECK = ("lift", "test_resnet", "--check", "--count", 3, "--voxel-size", 0.2)

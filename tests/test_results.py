@@ -64,3 +64,24 @@ def test_what_no_row_gives_is_noticed(tmp_path: Path, monkeypatch: pytest.Monkey
         text.replace("+10.3", "+10.4") if change.startswith("a digit") else f"{text}\nIt gains 12.5 points.\n"
     )
     assert results.main(["--check"]) == 1
+
+
+def test_tuned_parameters_stand_beside_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies by the number that trains, with the share of the gap between `io+norm` and `all` that each closes."""
+    found = {"io+norm": (100, 0.4), "all": (5000, 0.6), "io+norm+lora:4": (300, 0.5), "io": (50, 0.3)}
+    rows = [
+        {"arm": "ImageNet", "policy": policy, "seed": seed, "trainable": tuned, "parameters": 5000, "nc1": None,
+         "test_accuracy": accuracy + shift, "chosen_lr": 0.1, "seconds": 60}
+        for policy, (tuned, accuracy) in found.items()
+        for seed, shift in ((1, -0.01), (2, 0.01))
+    ]  # fmt: skip
+    monkeypatch.setattr(results, "stored", lambda name: rows if name == "tune_less" else [])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.tune_less().splitlines()[2:]]
+    assert [line[1] for line in lines] == ["io", "io+norm", "io+norm+lora:4", "all"]
+    assert [line[2] for line in lines] == ["50", "100", "300", "5,000"] and [line[3] for line in lines][2:] == [
+        "6",
+        "100",
+    ]
+    assert [line[6] for line in lines] == ["-50", "0", "50", "100"] and lines[2][5].startswith("50.0 [")
+    rows[:] = [row for row in rows if row["policy"] == "io"]
+    assert "undefined" in results.tune_less()

@@ -16,6 +16,8 @@ from image2point.errors import InputError
 from image2point.roles import read_policy
 
 Split = Literal["train", "test"]
+TrainedRole = Literal["input", "norm", "body", "output", "decoder", "depth", "lora", "ssf", "adapter"]
+"""What `training.lr_by_role` can name: `roles.ROLES`, `roles.DECODER`, and what policies add."""
 
 
 def _policy(value: Any) -> Any:
@@ -35,7 +37,8 @@ class Finetune(Section):
     head and one block (`layer:layer4.2`); `scl:NAME`: the same, with a skip connection from that block to the
     features before the head; `layer:auto`, `scl:auto`: the block whose training collapses these features most.
     Joined to `io`, `io+stats`, `io+norm`, `layer:NAME` or `scl:NAME` by a `+`: `bias`, the biases of the norms;
-    `depth`, the numbers by which each 2D kernel fills the depth; `ssf`, a scale and a shift per channel."""
+    `depth`, the numbers by which each 2D kernel fills the depth; `lora:R`, a change of rank R of each 2D kernel;
+    `ssf`, a scale and a shift per channel; `adapter:R`, a branch of R channels behind each block."""
     candidates: tuple[str, ...] = ()
     """Blocks among which `auto` chooses; empty for all."""
     probe_epochs: Count = 1
@@ -60,8 +63,23 @@ class Training(Section):
     """Momentum of SGD; beta 1 of AdamW."""
     nesterov: bool = False
     """Nesterov's form of the momentum (SGD)."""
+    lr_by_role: dict[TrainedRole, Positive] = Field(default_factory=dict)
+    """Factors on the learning rate, by what is trained: a role (`output: 10`), or what a policy added (`depth: 5`)."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate for each layer between a parameter's and the head, the layers as timm groups them."""
     weight_decay: NotNegative = 1e-4
     """Weight decay of every trainable parameter."""
+    weight_decay_by_role: dict[TrainedRole, NotNegative] = Field(default_factory=dict)
+    """Weight decay of what it names, in place of `weight_decay`: roles, and what a policy added."""
+    head_first: CountOrZero = 0
+    """Epochs in which the head alone trains, as under the policy `head`, before all that the policy names (LP-FT: Kumar
+    et al. 2022). A stem that is `auto` is lifted then."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an exponential moving average of the weights over the steps (timm's, which begins with a short memory).
+    The average is what is scored, chosen and saved; 0 for none."""
+    swa: CountOrZero = 0
+    """Epochs at the end whose last weights are averaged (stochastic weight averaging: Izmailov et al. 2018). From the
+    first of them on, the average is what is scored, chosen and saved; 0 for none."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up."""
     step_per: Literal["epoch", "iteration"] = "iteration"
@@ -105,6 +123,22 @@ class Training(Section):
             raise ValueError(
                 f"training.warmup_epochs = {self.warmup_epochs:g} must be less than training.epochs = {self.epochs}; "
                 "for so few epochs give training.warmup_epochs=0 too"
+            )
+        if self.head_first and self.head_first >= self.epochs:
+            raise ValueError(
+                f"training.head_first = {self.head_first} must be less than training.epochs = {self.epochs}, or "
+                "only the head would train; that is finetune.policy=head"
+            )
+        if self.head_first and self.devices * self.nodes > 1:
+            raise ValueError("training.head_first changes what trains on the way, which needs one process")
+        if self.swa > self.epochs:
+            raise ValueError(f"training.swa = {self.swa} must be at most training.epochs = {self.epochs}")
+        if self.swa and self.ema:
+            raise ValueError("training.ema and training.swa both average the weights; set one of them")
+        if self.swa and not self.recalibrate:
+            raise ValueError(
+                "training.swa needs training.recalibrate: the running statistics of the norms are not those of an "
+                "average of weights"
             )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("training.nesterov = true needs training.optimizer = sgd with a momentum above 0")
@@ -177,6 +211,11 @@ class Config(Section):
             raise ValueError(
                 f"finetune.policy = none trains nothing but training.epochs = {self.training.epochs}; "
                 "set training.epochs=0 or another policy"
+            )
+        if self.training.head_first and self.finetune.policy in ("head", "none"):
+            raise ValueError(
+                f"training.head_first = {self.training.head_first} trains the head before the rest, and "
+                f"finetune.policy = {self.finetune.policy} trains no rest"
             )
         usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
         if problem := task_problem(self, usual):

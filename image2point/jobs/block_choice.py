@@ -24,9 +24,9 @@ from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.datasets.recipe import Recipe
 from image2point.errors import InputError
-from image2point.finetune import Counts, add_parameters, blocks_of, freeze
+from image2point.finetune import Counts, add_parameters, blocks_of, freeze, trained
 from image2point.lifting.skip import add_skip
-from image2point.report.numbers import UNDEFINED, beside_null
+from image2point.report.numbers import UNDEFINED, beside_null, share
 from image2point.roles import BLOCK_POLICIES, read_policy
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
@@ -61,6 +61,15 @@ def apply(network: LiftedNetwork, policy: str) -> tuple[LiftedNetwork, Counts]:
     """The network that a policy trains, with all else frozen, and how much that leaves."""
     network = with_policy(network, policy)
     return network, freeze(network, policy)
+
+
+def told(policy: str, network: LiftedNetwork, counts: Counts) -> str:
+    """What trains, how many parameters that are and what share, and of which role or addition, in one line."""
+    return (
+        f"policy {policy}: {counts.trainable:,} of {counts.total:,} parameters train "
+        f"({share(counts.trainable, counts.total)} %)"
+        + "".join(f", {name} {size:,}" for name, size in trained(network).items())
+    )
 
 
 def is_open(config: Config) -> bool:

@@ -160,17 +160,24 @@ def make_network(
     """
     if begins_elsewhere(config.network.weights):
         return _precise(continued(config, classes), config)
-    if config.finetune.policy == "head" and config.task == "segmentation" and config.network.decoder != "hypercolumn":
-        raise InputError(
-            "finetune.policy = head trains the last layer alone, but network.decoder = "
-            f"{config.network.decoder or 'light'} is fresh and would stay random; set network.decoder=hypercolumn, the "
-            "dense linear probe, or finetune.policy=io"
-        )
-    if config.finetune.policy == "head" and config.network.stem in ("paper", "full", "patch"):
-        raise InputError(
-            f"finetune.policy = head trains the last layer alone, but network.stem = {config.network.stem} makes a "
-            "fresh stem, which would stay random; set network.stem=inflate, to lift the 2D stem, or finetune.policy=io"
-        )
+    settings = {
+        "finetune.policy = head": ("stay random", "finetune.policy=io") if config.finetune.policy == "head" else None,
+        "training.head_first": ("be random then", "training.head_first=0") if config.training.head_first else None,
+    }
+    for setting, words in settings.items():
+        if words is None:
+            continue
+        what, instead = words
+        if config.task == "segmentation" and config.network.decoder != "hypercolumn":
+            raise InputError(
+                f"{setting} trains the last layer alone, but network.decoder = {config.network.decoder or 'light'} is "
+                f"fresh and would {what}; set network.decoder=hypercolumn, the dense linear probe, or {instead}"
+            )
+        if config.network.stem in ("paper", "full", "patch"):
+            raise InputError(
+                f"{setting} trains the last layer alone, but network.stem = {config.network.stem} makes a fresh stem, "
+                f"which would {what}; set network.stem=inflate, to lift the 2D stem, or {instead}"
+            )
     return _precise(_lift(config, classes, calibration), config)
 
 
@@ -188,7 +195,7 @@ def _precise(network: LiftedNetwork, config: configuration.Config) -> LiftedNetw
 def lifted_stem(config: configuration.Config) -> bool:
     """Whether `network.stem: auto` means the 2D stem, lifted: where a fresh one would never train."""
     made = config.network.stem == "auto" and not begins_elsewhere(config.network.weights)
-    return made and config.finetune.policy in ("head", "none")
+    return made and (config.finetune.policy in ("head", "none") or config.training.head_first > 0)
 
 
 def _lift(config: configuration.Config, classes: int, calibration: VoxelTensor | DenseVoxels | None) -> LiftedNetwork:

@@ -148,8 +148,11 @@ def _try(
 ) -> Trial:
     """One trial, from its checkpoint where it was interrupted."""
     name = f"lr={lr:g},epochs={epochs}"
-    warmup = config.training.warmup_epochs * epochs / config.training.epochs
-    short = _with_training(config, lr=lr, epochs=epochs, warmup_epochs=warmup)
+    settings, of = config.training, config.training.epochs
+    warmup, first, averaged = (n * epochs / of for n in (settings.warmup_epochs, settings.head_first, settings.swa))
+    short = _with_training(
+        config, lr=lr, epochs=epochs, warmup_epochs=warmup, head_first=int(first), swa=math.ceil(averaged)
+    )
     silent = config.collapse.model_copy(update={"every": 0, "at": (), "layers": ()})
     short = short.model_copy(update={"collapse": silent})
     place = Run(run.unfinished_trials / name)

@@ -25,6 +25,9 @@ def score(job: Job, state: State) -> tuple[dict[str, Any], Any]:
         job.network.load_state_dict(state.best)
     else:
         epoch_end.take_statistics_again(job, state)
+        if job.scored is not job.network:
+            job.network.load_state_dict(job.scored.state_dict())
+    job.average = None  # the network has what is scored
     chosen = state.best_epoch if by_validation and state.best_epoch is not None else state.epoch
     job.journal.say(f"scoring {len(splits.test)} test samples with the weights of epoch {chosen}")
     clock = time.monotonic()

@@ -14,7 +14,7 @@ from image2point.datasets.class_split import Labelled
 from image2point.datasets.recipe import Recipe, prepare
 from image2point.datasets.splits import short_names
 from image2point.datasets.voxel_size import doubt
-from image2point.finetune import count, count_by_role, trained
+from image2point.finetune import count, count_by_role
 from image2point.jobs import block_choice, lifecycle, lr_choice
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.ingredients import (
@@ -28,7 +28,7 @@ from image2point.jobs.ingredients import (
 )
 from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
-from image2point.report.numbers import share
+from image2point.lifting.additions.depth import learnt
 from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.confusion_file import confusion_csv
@@ -36,6 +36,7 @@ from image2point.tasks.display import DISPLAYS
 from image2point.tasks.predictions import predictions_csv
 from image2point.tasks.registry import TASKS
 from image2point.training import distributed
+from image2point.training.groups import parameter_groups
 from image2point.training.interrupt import StopSignal
 from image2point.training.job import Job, State
 from image2point.training.loop import fit
@@ -77,6 +78,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
         block_choice.check(config, fabric, network)
     else:
         network, counts = block_choice.apply(network, block_choice.resolved(config, run))
+        parameter_groups(network, config.training)  # what cannot be grouped is found now
     with lifecycle.claimed(fabric, run, config, stands, resume, overwrite), StopSignal() as stop:
         if stands == "new" and fabric.is_global_zero:
             store_fingerprint(run, fingerprint)
@@ -112,16 +114,15 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
     if job.fabric.is_global_zero:
         say(f"network: {config.network.arch}, {_provenance(job.run.read_lifting())}")
     if lifted_stem(config):
-        say(f"policy {config.finetune.policy} trains no stem, so the 2D stem is lifted (network.stem = inflate)")
+        why = (
+            "the head trains first" if config.training.head_first else f"policy {config.finetune.policy} trains no stem"
+        )
+        say(f"{why}, so the 2D stem is lifted (network.stem = inflate)")
     if config.choose.lr:
         say(lr_choice.told(job.run.read_trials()))
     for warning in _noise(job, config):
         say(f"warning: {warning}")
-    say(
-        f"policy {block_choice.resolved(config, job.run)}: {counts.trainable:,} of {counts.total:,} parameters train "
-        f"({share(counts.trainable, counts.total)} %)"
-        + "".join(f", {name} {size:,}" for name, size in trained(network).items())
-    )
+    say(block_choice.told(block_choice.resolved(config, job.run), network, counts))
 
 
 def _noise(job: Job, config: Config) -> list[str]:
@@ -184,6 +185,7 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
             "test_clouds": len(splits.test),
         },
         "parameters": _parameters(network),
+        "depth": learnt(network),
         "weights": {**lifting["weights"], "counts": lifting["counts"]},
         **result,
     }
@@ -192,6 +194,8 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
 
         write_page([read_run(run.path, summary)], run.report)
     save_summary(run, summary)
+    for layer, numbers in learnt(network).items():
+        job.journal.say(f"{layer}: its kernel fills the depth by {', '.join(f'{number:.3f}' for number in numbers)}")
     job.journal.say(f"{job.task.statement(result['final'])}, everything is in {run.path}")
 
 

@@ -132,20 +132,24 @@ class LiftedNetwork(Usable, OwnNorms):
 
         The network runs once on a single voxel to see them.
         """
+        info = []
+        for name, stage in self._on_one_voxel(self.forward_features).items():
+            assert isinstance(stage, DenseVoxels)
+            info.append({"num_chs": stage.grid.shape[1], "reduction": stage.stride, "module": name})
+        return info
+
+    def _on_one_voxel(self, function: Callable[[Voxels], dict[str, Voxels]]) -> dict[str, Voxels]:
+        """What a function of this network gives for one occupied cell of a grid, in eval mode and without gradients."""
         like = next(self.parameters())
         cell = like.new_ones(1, self._lifting.options.in_channels, 1, 1, 1)
         modes = [(module, module.training) for module in self.modules()]
         try:
+            self.eval()
             with torch.no_grad():
-                maps = self.eval().forward_features(DenseVoxels(cell, cell[:, :1].bool()))
+                return function(DenseVoxels(cell, cell[:, :1].bool()))
         finally:
             for module, mode in modes:
                 module.training = mode
-        info = []
-        for name, stage in maps.items():
-            assert isinstance(stage, DenseVoxels)
-            info.append({"num_chs": stage.grid.shape[1], "reduction": stage.stride, "module": name})
-        return info
 
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
         """Features before the classifier [B, p], and class scores [B, classes].
@@ -244,7 +248,7 @@ class LiftedNetwork(Usable, OwnNorms):
 
     def _add(self, addition: str, block: str) -> None:
         """Add parameters to the layers outside of a block, in place (`lifting.additions`)."""
-        self._lifting = additions.add(self, self._graph, self._lifting, self._roles, addition, block)
+        self._lifting = additions.add(self, addition, block)
 
     def _run(self, x: Voxels, what: str = "everything") -> dict[str, Any]:
         """The named results of one pass."""

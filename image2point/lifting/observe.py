@@ -66,6 +66,12 @@ def block_layers(graph: fx.Graph, lifting: Lifting) -> tuple[str, ...]:
     return tuple(name for name in layer_nodes(graph) if name in names)
 
 
+def body_blocks(graph: fx.Graph, lifting: Lifting) -> tuple[str, ...]:
+    """The blocks of the body, in order."""
+    kernels = [record.name for record in lifting.parameters if record.role == "body" and record.is_kernel]
+    return tuple(name for name in block_layers(graph, lifting) if name in blocks(kernels))
+
+
 def layer_nodes(graph: fx.Graph) -> dict[str, fx.Node]:
     """The node that gives each layer, in order; `features` last, if there are any."""
     nodes = {name: node for node in graph.nodes for name in node.meta.get(LAYERS, ()) if name != FEATURES}

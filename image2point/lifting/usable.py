@@ -134,7 +134,10 @@ class Usable:
         return push(lambda folder: Usable.save(self, folder, **saving), repository, private)
 
     def fold(self: Folding) -> Folding:
-        """A copy that computes the same with plain layers: what `freeze` added is in their weights and biases."""
+        """A copy that computes the same with plain layers: what `freeze` added is in their weights and biases.
+
+        Adapters stay: they have an activation, and are plain layers themselves.
+        """
         from image2point.lifting import additions
 
         folded: Any = copy.deepcopy(self)

@@ -65,14 +65,15 @@ def heat_panel(heat: Heat) -> Panel:
         height = 470 if len(heat.rows) > 12 else 360
         least = 120 + 9 * len(heat.rows) if 12 < len(heat.rows) <= MOST_NAMED else 0
     else:
-        layout["xaxis"] |= {"title": axis_title("epoch"), "tickangle": 0}
+        title = "slice of the depth" if heat.scale == "plain" else "epoch"
+        layout["xaxis"] |= {"title": axis_title(title), "tickangle": 0}
         height = 80 + 14 * max(len(heat.rows), 6)
     return Panel(heat.title, "", {"data": [trace], "layout": layout}, height, least)
 
 
 def _value(heat: Heat, value: float) -> str:
     if math.isnan(value):
-        return "undefined"
+        return "no such slice" if heat.scale == "plain" else "undefined"
     return f"{100 * value:.1f} %" if heat.scale == "percent" else f"{value:.3g}"
 
 

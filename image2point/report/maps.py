@@ -38,7 +38,7 @@ class Heat:
     values: np.ndarray
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    scale: Literal["logarithmic", "percent", "cosine"]
+    scale: Literal["logarithmic", "percent", "cosine", "plain"]
     low: float
     high: float
 
@@ -97,6 +97,27 @@ def depth(arms: Sequence[Arm]) -> list[Heat]:
             )
             for i, arm, split, found in known
         ]  # fmt: skip
+    return heats
+
+
+def filled(arms: Sequence[Arm]) -> list[Heat]:
+    """Layer × slice of the depth, first layer on top: the numbers by which kernels fill it, for each arm that has some.
+
+    The slices of each kernel are numbered from its middle one, which an even kernel has behind its half.
+    """
+    known = [(i, arm, arm.first.summary.depth) for i, arm in enumerate(arms) if arm.first.summary.depth]
+    every = [value for *_, layers in known for numbers in layers.values() for value in numbers]
+    heats = []
+    for i, arm, layers in known:
+        low = min(-(len(numbers) // 2) for numbers in layers.values())
+        high = max(len(numbers) - 1 - len(numbers) // 2 for numbers in layers.values())
+        values = np.full((len(layers), high - low + 1), np.nan)
+        for row, numbers in enumerate(layers.values()):
+            start = -(len(numbers) // 2) - low
+            values[row, start : start + len(numbers)] = numbers
+        slices = tuple(f"{place:+d}" if place else "0" for place in range(low, high + 1))
+        title = _title(arms, arm, "How kernels fill the depth")
+        heats.append(Heat(title, i, values, tuple(layers), slices, "plain", min(every), max(every)))
     return heats
 
 

@@ -79,6 +79,7 @@ def render(arms: Sequence[Arm]) -> str:
         page.confusion(),
         page.clouds(),
         page.moved(),
+        page.filled(),
         page.provenance(),
     ]
     body = "\n".join(
@@ -264,6 +265,18 @@ class _Page:
             "are, or fresh), and how many of them the policy let training change."
         )
         return f"{self._heading('Parameters')}{self._caption('Table', note)}{page_tables.moved_table(self.arms)}"
+
+    def filled(self) -> str:
+        heats = maps.filled(self.arms)
+        if not heats:
+            return ""
+        note = (
+            "The numbers that policy depth learnt: by how much the 2D kernel of each layer, the first on top, fills "
+            "each slice of the depth, from the middle one. Rule repeat begins at 1 in all, mean at 1 / K, center at 1 "
+            "in slice 0."
+        )
+        panels = [map_figures.heat_panel(heat) for heat in heats]
+        return self._caption("Figure", note + self._first_runs(), "gap") + self._two("filled", panels)
 
     def provenance(self) -> str:
         runs = [run for arm in self.arms for run in arm.runs]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from image2point import runs
 from image2point.config.reading import parse_yaml
@@ -105,6 +105,7 @@ class Summary(_Part):
     seconds: Seconds
     environment: dict[str, Any]
     chosen_lr: float | None = None
+    depth: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     lr_clouds: int = 0
     trials: tuple[Trial, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -44,6 +44,8 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
         row["learning_rate"] = learning_rate(job.config.training, epoch - 1, job.steps - 1, job.steps)
         loss, hits, counted = state.sums
         row |= {"train_loss": loss / max(counted, 1), "train_accuracy": hits / max(counted, 1)}
+        if job.average is not None:
+            job.average.after_epoch(job.network, epoch)
     due = _collapse_due(job, epoch)
     if due or job.splits.validation is not None:
         take_statistics_again(job, state)
@@ -53,10 +55,10 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
         better = state.best_score is None or validated.order > state.best_score
         if better and (epoch or not job.config.training.epochs):
             state.best_epoch, state.best_score = epoch, validated.order
-            state.best = {name: tensor.detach().cpu().clone() for name, tensor in job.network.state_dict().items()}
+            state.best = {name: tensor.detach().cpu().clone() for name, tensor in job.scored.state_dict().items()}
     if due:
         outputs = {str(name): _outputs(job, state, getattr(job.splits, name)) for name in job.config.collapse.splits}
-        row |= collapse_columns(measure.collapse(job.fabric, job.network, outputs))
+        row |= collapse_columns(measure.collapse(job.fabric, job.scored, outputs))
         follow_layers(job, state, epoch, job.config.collapse.splits)
         if "test" in outputs:
             row |= score_columns("test", job.task.scores(outputs["test"]))
@@ -72,12 +74,12 @@ def follow_layers(job: Job, state: State, epoch: int, splits: Sequence[str]) -> 
         return
     if job.fabric.world_size > 1:
         raise InputError("collapse.layers measures on one process; measure the finished run with image2point measure")
-    names, centres = choose_layers(job.network, patterns), None
+    names, centres = choose_layers(job.scored, patterns), None
     for split in sorted(splits, key=lambda split: split != "train"):
         samples = getattr(job.splits, split)
         source = kept(
             layer_source(
-                job.network, samples, job.recipe, names, settings.batch_size, False, settings.workers, job.fabric
+                job.scored, samples, job.recipe, names, settings.batch_size, False, settings.workers, job.fabric
             )
         )
         found = measure_layers(source, samples.labels, len(samples.classes), centres=centres, permutations=PERMUTATIONS)
@@ -128,7 +130,7 @@ def take_statistics_again(job: Job, state: State) -> None:
 
     try:
         with job.fabric.autocast():
-            recalibrate(job.network, inputs())
+            recalibrate(job.scored, inputs())
     except Interrupted:  # only now do the statistics stand as they did before
         save(job, state)
         raise
@@ -168,7 +170,7 @@ def _outputs(job: Job, state: State, samples: Labelled) -> Any:
             pause(job, state, job.stop.requested)
 
     return measure.outputs(
-        job.fabric, job.task, job.network, samples, job.recipe, settings.batch_size, settings.workers, each_batch
+        job.fabric, job.task, job.scored, samples, job.recipe, settings.batch_size, settings.workers, each_batch
     )
 
 

@@ -13,10 +13,13 @@ from image2point.collapse import complexity_penalty
 from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.errors import InputError
+from image2point.finetune import freeze
+from image2point.lifting import LiftedNetwork
 from image2point.networks.interface import Network
 from image2point.runs import Run
 from image2point.tasks.task import Task
 from image2point.training import packing
+from image2point.training.averaging import Average, average_of
 from image2point.training.batches import Batch, Preparation, shuffled, training_samples
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
@@ -71,6 +74,9 @@ class Job:
         """Voxels of each training cloud, where batches are made by them."""
         self.steps = -(-len(self.samples) // config.training.batch_size)
         self.started = self.saved_at = time.monotonic()
+        self.average: Average | None = None
+        self.policy = getattr(network, "_policy", None)
+        """Of a lifted network: under which it was frozen."""
         penalty = config.training.complexity_penalty if isinstance(config, Pretrain) else 0.0
         module = _Forward(network, penalty)
         if config.training.epochs:
@@ -84,8 +90,23 @@ class Job:
                     "raise training.batch_size or lower training.devices"
                 )
             self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
+            self.average = average_of(network, config.training)
         else:
             fabric.to_device(module)
+
+    @property
+    def scored(self) -> Network:
+        """The network that is scored, measured and kept: with averaged weights where there are some."""
+        averaged: Network | None = None if self.average is None else self.average.network()
+        return self.network if averaged is None else averaged
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let that train which trains in an epoch, counted from 0: the head alone, or what the policy says."""
+        first = self.config.training.head_first
+        if first:
+            for network in (self.network, *([] if self.average is None else [self.average.holder()])):
+                assert isinstance(network, LiftedNetwork) and self.policy is not None
+                freeze(network, "head" if epoch < first else self.policy)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The global batches of an epoch, from 1: indices of training clouds."""

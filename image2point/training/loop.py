@@ -31,6 +31,7 @@ def fit(job: Job, state: State) -> None:
     job.journal.begin(total=epochs * job.steps, done=state.epoch * job.steps + state.step)
     try:
         if not state.rows:
+            job.begin_epoch(0)
             close_epoch(job, state, epoch=0)
         while state.epoch < epochs:
             train_epoch(job, state)
@@ -50,6 +51,7 @@ def train_epoch(job: Job, state: State) -> None:
     shares = [np.array_split(indices, world)[rank] for indices in plan]
     on_gpu = job.fabric.device.type == "cuda"
     dtype = next(job.network.parameters()).dtype
+    job.begin_epoch(state.epoch)
     job.network.train()
     clock = time.monotonic()
     loader = batches(job.samples, shares, job.recipe, epoch, settings.workers, on_gpu, task.targets)
@@ -58,7 +60,7 @@ def train_epoch(job: Job, state: State) -> None:
         batch = batch.to(job.fabric.device, dtype)
         _seed_torch(job.config.seed, epoch, state.step, rank)
         for group in job.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, state.epoch, state.step, job.steps)
+            group["lr"] = group["factor"] * learning_rate(settings, state.epoch, state.step, job.steps)
         job.optimizer.zero_grad(set_to_none=True)
         outputs, penalty = job.module(batch)
         loss = task.loss(outputs, batch.targets, settings.label_smoothing)
@@ -67,6 +69,8 @@ def train_epoch(job: Job, state: State) -> None:
         if settings.gradient_clip is not None:
             job.fabric.clip_gradients(job.module, job.optimizer, max_norm=settings.gradient_clip)
         job.optimizer.step()
+        if job.average is not None:
+            job.average.after_step(job.network, state.epoch * job.steps + state.step + 1)
 
         hits = task.hits(outputs, batch.targets)
         local = torch.stack([loss.detach().double(), hits.double(), hits.new_tensor(job.stop.requested).double()])

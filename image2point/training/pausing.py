@@ -33,6 +33,8 @@ def save(job: Job, state: State) -> None:
     if job.fabric.is_global_zero:
         tensors = {f"network/{name}": tensor for name, tensor in job.network.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+        if job.average is not None:
+            tensors |= {f"average/{name}": tensor for name, tensor in job.average.tensors().items()}
         rest = {name: value for name, value in vars(state).items() if name != "best"}
         rest["elapsed"] = elapsed(job, state)
         if job.config.training.epochs:
@@ -50,11 +52,13 @@ def restore(job: Job) -> State:
     if path is None:
         return State()
     tensors, rest = checkpoint.load(path)
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}, "average": {}}
     for name, tensor in tensors.items():
         part, key = name.split("/", 1)
         parts[part][key] = tensor
     job.network.load_state_dict(parts["network"])
+    if job.average is not None:
+        job.average.restore(parts["average"])
     precision = rest.pop("precision", None)
     if job.config.training.epochs:
         checkpoint.restore_optimizer(job.optimizer.optimizer, parts["optimizer"])

@@ -8,22 +8,21 @@ import torch
 
 from image2point.config import Training
 from image2point.networks.interface import Network
+from image2point.training.groups import parameter_groups
 
 
 def make_optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
-    """An optimizer over what is trainable now: call it after `freeze`."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    """An optimizer over what is trainable now: call it after `freeze`.
+
+    Its groups have a `factor`, by which the learning rate of a step is multiplied.
+
+    Raises:
+        InputError: as `parameter_groups` does.
+    """
+    groups = parameter_groups(network, training)
     if training.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=training.lr,
-            momentum=training.momentum,
-            nesterov=training.nesterov,
-            weight_decay=training.weight_decay,
-        )
-    return torch.optim.AdamW(
-        parameters, lr=training.lr, betas=(training.momentum, 0.999), weight_decay=training.weight_decay
-    )
+        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov)
+    return torch.optim.AdamW(groups, lr=training.lr, betas=(training.momentum, 0.999))
 
 
 def learning_rate(training: Training, epoch: int, step: int, steps: int) -> float:

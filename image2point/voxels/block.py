@@ -51,7 +51,7 @@ def _steps(
     if name is None or _is_watched(function) or (takes_gradients and name not in ("identity", *CEILINGS)):
         return None
     bias = conv.bias
-    if takes_gradients and (conv.weight.requires_grad or (bias is not None and bias.requires_grad)):
+    if takes_gradients and any(parameter.requires_grad for parameter in conv.parameters()):
         return None
     autocast = autocast_type(x)
     dtype = autocast or x.features.dtype

@@ -51,13 +51,13 @@ class DepthConv(VoxelConv):
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
-        return expand(self._compact(self.weight), self.depth, self.window.kernel)
+        return expand(self._compact(self.applied()), self.depth, self.window.kernel)
 
     def _compact(self, weight: Tensor) -> Tensor:
         return weight.unsqueeze(2 + AXES.index(self.axis))
 
     def _on_rows(self, x: VoxelTensor, dtype: torch.dtype | None) -> Tensor:
-        forms = self._forms()
+        forms = None if self.has_low_rank() else self._forms()
         kernel, table = self._compact(self._weight_as(dtype, forms)), neighbour_table(x.sites, self.window)
         return convolve_along(x.features, kernel, self.depth, table, self.groups, self.engine, forms)
 

@@ -55,7 +55,12 @@ class VoxelConv(nn.Module):
     Attributes:
         weight: [C_out, C_in / groups, Kx, Ky, Kz].
         bias: [C_out] or None.
+        lora_up, lora_down, lora_fill: where `set_low_rank` was called.
     """
+
+    lora_up: nn.Parameter
+    lora_down: nn.Parameter
+    lora_fill: Tensor
 
     def __init__(
         self,
@@ -98,7 +103,42 @@ class VoxelConv(nn.Module):
         if self.weight.is_meta:
             return whole(self.window)
         forms = forms or self._remembered.forms(self.weight)
-        return forms.of("structure", lambda: read_structure(self.kernel(), self.window))
+        return forms.of("structure", lambda: read_structure(self._all_kernels(), self.window))
+
+    def set_low_rank(self, up: Tensor, down: Tensor, fill: Tensor) -> None:
+        """Add a change of rank R to the 2D kernel: weight + up · down, which fills the depth as the kernel does.
+
+        Args:
+            up: [C_out, R]. down: [R, C_in / groups, K1, K2].
+            fill: [Kx, Ky, Kz], or 1 along an axis: the kernel that an entry of the change becomes. It is not used where
+                the weight is a 2D kernel itself.
+        """
+        self.lora_up, self.lora_down = nn.Parameter(up), nn.Parameter(down)
+        self.register_buffer("lora_fill", fill, persistent=False)
+
+    def has_low_rank(self) -> bool:
+        """Whether `set_low_rank` was called."""
+        return "lora_up" in self._parameters
+
+    def applied(self) -> Tensor:
+        """The weight that is applied: with its change of low rank, if any."""
+        if not self.has_low_rank():
+            return self.weight
+        return self.weight + self._lifted(
+            (self.lora_up @ self.lora_down.flatten(1)).view(-1, *self.lora_down.shape[1:])
+        )
+
+    def _lifted(self, flat: Tensor) -> Tensor:
+        """A change [.., C_in / groups, K1, K2] as one of the weight."""
+        return flat if self.weight.ndim == 4 else flat.unsqueeze(2 + AXES.index(self.axis)) * self.lora_fill
+
+    def _all_kernels(self) -> Tensor:
+        """What the kernel has in common, whatever its change of low rank is: itself, and beside it a general change."""
+        if not self.has_low_rank():
+            return self.kernel()
+        shape = self.lora_down.shape[1:]
+        change = self._lifted(torch.arange(1, shape.numel() + 1).view(1, *shape).to(self.weight))
+        return self._repeat(torch.cat([self.weight, change]))
 
     def _forms(self) -> Forms | None:
         """What has been computed from the weight in its present state; None where nothing may depend on its values.
@@ -117,7 +157,7 @@ class VoxelConv(nn.Module):
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
-        return self._repeat(self.weight)
+        return self._repeat(self.applied())
 
     def _compact(self, weight: Tensor) -> Tensor:
         """The kernel of a weight, of size 1 along the axes where every tap has the same parameter."""
@@ -161,9 +201,9 @@ class VoxelConv(nn.Module):
     def _weight_as(self, dtype: torch.dtype | None, forms: Forms | None) -> Tensor:
         """The weight in another type; None: as it is."""
         if dtype is None or dtype == self.weight.dtype:
-            return self.weight
-        if forms is None:
-            return self.weight.to(dtype)
+            return self.applied()
+        if forms is None or self.has_low_rank():
+            return self.applied().to(dtype)
         return forms.of(dtype, lambda: self.weight.to(dtype))
 
     def _untied(self, dtype: torch.dtype | None) -> Tensor:
@@ -189,7 +229,7 @@ class VoxelConv(nn.Module):
             kernel, window = structure.cut(self._repeat(weight)), structure.window
         if window.is_pointwise() and self.groups == 1:
             return kernel, None, None
-        return kernel, neighbour_table(x.sites, window), forms
+        return kernel, neighbour_table(x.sites, window), None if self.has_low_rank() else forms
 
     def finished(self, x: VoxelTensor, steps: Epilogue) -> VoxelTensor:
         """The convolution without its bias, and the steps that follow it, in one; its weight counts as a constant.

@@ -16,11 +16,15 @@ from image2point.config import from_values
 from image2point.finetune import blocks_of, count_by_role, trained
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.additions import added, depth, ssf
+from image2point.lifting.kernels import inflate
 from image2point.networks.timm_import import load_timm
 from image2point.roles import read_policy
 from image2point.voxels import DepthConv, VoxelConv
 
-EVERY = ("io+bias", "io+depth", "io+ssf", "io+stats+depth+bias", "io+norm+ssf+depth", "layer:layer2.0+depth+ssf")
+EVERY = (
+    "io+bias", "io+depth", "io+ssf", "io+stats+depth+bias", "io+norm+ssf+depth", "layer:layer2.0+depth+ssf",
+    "io+lora:2", "io+norm+lora:3+ssf", "layer:layer2.0+ssf+lora:2+depth+bias",
+)  # fmt: skip
 
 
 def clouds(seed: int = 0) -> i2p.VoxelTensor:
@@ -177,18 +181,6 @@ def test_copies_pickles_and_files_of_weights(tmp_path: Path) -> None:
             assert torch.equal(same(x), net(x)) and torch.equal(same.fold()(x), net.fold()(x))
 
 
-@pytest.mark.parametrize("suffix", [".pt2"])
-def test_a_folded_network_is_exported(tmp_path: Path, suffix: str) -> None:
-    net, x = network().eval(), clouds()
-    i2p.freeze(net, "io+depth+ssf")
-    train(net, x)
-    example = x.dense()
-    path = i2p.export(net.fold(), example, tmp_path / f"net{suffix}")
-    with torch.no_grad():
-        found = torch.export.load(path).module()(example.grid, example.mask)
-        assert relative(found, net(x)) < 1e-5
-
-
 class Bare(nn.Module):
     """Every kind of layer that takes a scale and a shift, norms without parameters, and layers that take none."""
 
@@ -223,6 +215,218 @@ def test_norms_without_parameters_and_convolutions_that_are_read_twice() -> None
             assert relative(net.fold()(each), net(each)) < 1e-12
 
 
+# ------------------------------------------------------------------------------------------------- changes of low rank
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"rule": "mean"}, {"rule": "center"}, {"rule": "tied"}, {"axis": "x", "variance": "1/K"},
+    {"downsample": "paper", "rule": "center"}, {"control": "shuffled", "engine": "reference"},
+], ids=str)  # fmt: skip
+def test_a_change_is_lifted_by_the_rule(options: dict[str, str]) -> None:
+    resnet = load_timm().models.resnet
+    made = resnet.ResNet(resnet.BasicBlock, (1, 1, 1, 1), channels=(8, 8, 16, 16), zero_init_last=False)
+    net = i2p.lift(made, num_classes=4, **options).double().eval()
+    kernels = {n: m.kernel().detach().clone() for n, m in net.named_modules() if isinstance(m, VoxelConv)}
+    i2p.freeze(net, "io+lora:2")
+    draw, x = torch.Generator().manual_seed(1), clouds().double()
+    for name in added(net):
+        nn.init.normal_(net.get_parameter(name), std=0.1, generator=draw)
+    convs = {n: m for n, m in net.named_modules() if isinstance(m, VoxelConv) and m.has_low_rank()}
+    assert set(convs) == {name for name in kernels if name.startswith("layer")}
+    for name, layer in convs.items():
+        flat = (layer.lora_up @ layer.lora_down.flatten(1)).view(-1, *layer.lora_down.shape[1:])
+        rule = "repeat" if options.get("rule") == "tied" else options.get("rule", "repeat")
+        lifted = inflate(flat, rule, layer.axis)
+        if lifted.shape[2:] == (1, 1, 1):  # the shortcut of the paper repeats one entry
+            lifted = lifted.expand(-1, -1, *layer.window.kernel)
+        assert relative(layer.kernel(), kernels[name] + lifted) < 1e-15, name
+        tied = rule != "center" or layer.window.kernel == (2, 2, 2)
+        assert bool(layer.structure().tied) == (tied and layer.window.taps > 1), name
+    folded = net.fold()
+    with torch.no_grad():
+        for each in (x, x.dense()):
+            assert relative(folded(each), net(each)) < 1e-12
+    # The gradients of both parts, against those of a kernel that is made of them by torch.
+    names = [name for name in added(net) if name.startswith("layer2.0.conv2.")]
+    net(x).sum().backward()
+    up, down = (net.get_parameter(name) for name in names)
+    changed = net.fold()
+    layer = changed.get_submodule("layer2.0.conv2")
+    layer.weight.requires_grad_()
+    changed(x).sum().backward()
+    of = (up @ down.flatten(1)).view(-1, *down.shape[1:])
+    rule = "repeat" if options.get("rule") == "tied" else options.get("rule", "repeat")
+    if layer.weight.ndim == 5:
+        of = inflate(of, rule, layer.axis)
+    found = torch.autograd.grad((of * layer.weight.grad).sum(), (up, down))
+    assert relative(up.grad, found[0]) < 1e-10 and relative(down.grad, found[1]) < 1e-10
+
+
+def test_changes_of_networks_with_linear_layers_and_one_group_per_channel() -> None:
+    net, x = network("test_convnext").double().eval(), clouds().double()
+    i2p.freeze(net, "io+lora:100")
+    sizes = {name.rpartition(".")[0]: net.get_parameter(name).shape[0] for name in added(net) if "down" in name}
+    assert sizes["stages.0.blocks.0.conv_dw"] == 24  # one group per channel: at most the number of channels
+    assert net.get_parameter("stages.0.blocks.0.conv_dw.lora_down").shape[1:] == (1, 7, 7)
+    assert sizes["stages.0.blocks.0.mlp.fc1"] == 24 and trained(net)["lora"]
+    train(net, x)
+    with torch.no_grad():
+        for each in (x, x.dense()):
+            assert relative(net.fold()(each), net(each)) < 1e-12
+    i2p.freeze(net := network("test_convnext").double().eval(), "io+ssf")
+    i2p.freeze(net, "io+lora:2")  # what the scales scale
+    draw = torch.Generator().manual_seed(1)
+    for name in added(net):
+        nn.init.normal_(net.get_parameter(name), generator=draw)
+    with torch.no_grad():
+        assert relative(net.fold()(x), net(x)) < 1e-12
+    net = network("test_byobnet").double().eval()  # squeeze-and-excite
+    i2p.freeze(net, "io+lora:2+ssf")
+    train(net, x)
+    with torch.no_grad():
+        assert relative(net.fold()(x), net(x)) < 1e-12
+
+
+def test_a_layer_whose_change_moves_is_never_run_as_a_constant() -> None:
+    net, x = network().double().eval(), clouds().double()
+    with torch.no_grad():
+        net.get_parameter("layer1.0.conv1.weight")[:, :, 0] = 0  # a face of zeros, of which the change knows nothing
+    i2p.freeze(net, "io+lora:2")
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        net(x)
+        nn.init.normal_(net.get_parameter("layer1.0.conv1.lora_up"), generator=draw)
+        assert relative(net(x), net.fold()(x)) < 1e-12  # nothing packed of the kernel before is used
+    net(x).sum().backward()
+    assert net.get_parameter("layer1.0.conv1.lora_up").grad.abs().max() > 0
+    assert net.get_parameter("layer1.0.conv1.weight").grad is None
+
+
+# ------------------------------------------------------------------------------------------------------------ adapters
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_convnext", "test_efficientnet"])
+def test_adapters_start_unseen_and_stay(arch: str) -> None:
+    net, x = network(arch).eval(), clouds()
+    names, blocks = net.layer_names(), net.block_names()
+    with torch.no_grad():
+        plain, maps = net(x), net.observe_maps(list(blocks))(x)
+    i2p.freeze(net, "io+adapter:4")
+    homes = {name.removesuffix(".adapter.down.weight") for name in added(net) if name.endswith("down.weight")}
+    assert homes <= set(blocks) and len(homes) >= 4
+    assert net.block_names() == blocks and set(names) <= set(net.layer_names())
+    for home in homes:
+        down = net.get_parameter(f"{home}.adapter.down.weight")
+        assert down.shape == (4, maps[home].features.shape[1])
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), plain)
+    train(net, x)
+    folded = net.fold()
+    with torch.no_grad():
+        found = net(x)
+        assert relative(found, plain) > 1e-4
+        assert torch.equal(folded(x), found) and set(added(folded).values()) == {"adapter"}
+        assert relative(net(x.dense()), found) < 1e-4
+    kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    copied = pickle.loads(pickle.dumps(net))
+    copied.load_state_dict(kept)
+    with torch.no_grad():
+        assert torch.equal(copied(x), found) and torch.equal(copy.deepcopy(net)(x), found)
+
+
+def test_an_adapter_is_a_part_of_its_block() -> None:
+    net, x = network().eval(), clouds()
+    i2p.freeze(net, "io+adapter:4")
+    train(net, x)
+    seen: dict[str, object] = {}
+    adapter = net.layer1[0].adapter
+    adapter.register_forward_hook(lambda layer, given, result: seen.update(given=given[0], result=result))
+    with torch.no_grad():
+        maps = net.observe_maps(["layer1.0", "layer1"])(x)
+        given, result = seen["given"], seen["result"]
+        assert torch.equal(maps["layer1.0"].features, result.features)
+        assert torch.equal(net.forward_features(x)["layer1"].features, maps["layer1"].features)
+        down, up = adapter.down, adapter.up
+        by_hand = given.features + up(torch.relu(down(given.features)))
+        assert relative(result.features, by_hand) < 1e-6
+        plain = net(x)
+        blocks: list[object] = []
+        net.layer1[0].register_forward_hook(lambda layer, given, result: blocks.append(result))
+        assert relative(net(x), plain) < 1e-5 and torch.allclose(blocks[0].features, result.features, atol=1e-5)
+        passed: list[object] = []
+        net.layer1.register_forward_hook(lambda layer, given, result: passed.extend((given[0], result)))
+        assert relative(net(x), plain) < 1e-5 and relative(passed[1].features, maps["layer1"].features) < 1e-5
+        assert torch.equal(net.layer1(passed[0]).features, passed[1].features)
+
+
+def test_what_comes_behind_adapters() -> None:
+    net, x = network().double().eval(), clouds().double()
+    i2p.freeze(net, "layer:layer2.0+adapter:4")
+    assert added(net) and not any(name.startswith("layer2.0.") for name in added(net))
+    i2p.freeze(net, "io+norm+adapter:4+lora:2+ssf+depth")
+    kinds = added(net)
+    assert "layer2.0.adapter.up.weight" in kinds and not any(
+        "adapter" in n and k != "adapter" for n, k in kinds.items()
+    )
+    assert set(trained(net)) == {"input", "norm", "output", "depth", "lora", "ssf", "adapter"}
+    train(net, x)
+    with torch.no_grad():
+        assert relative(net.fold()(x), net(x)) < 1e-12
+    with pytest.raises(i2p.InputError, match=r"adapter:8: layer1\.0 has an adapter of 4 channels"):
+        i2p.freeze(net, "io+adapter:8")
+    with pytest.raises(i2p.InputError, match=r"lora:1: .* has a change of rank 2 already"):
+        i2p.freeze(net, "io+lora:1")
+    i2p.freeze(net.fold(), "io+lora:1")
+
+
+class Blocks(nn.Module):
+    """Small blocks, of which programs are made quickly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3, 1, 1), nn.Linear(8, 5)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(width, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
+                for width in (4, 8)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_networks_are_exported(tmp_path: Path, suffix: str) -> None:
+    """As they are, and folded."""
+    net, x = i2p.lift(Blocks(), num_classes=4).eval(), clouds()
+    i2p.freeze(net, "io+norm+depth+lora:2+ssf+adapter:4")
+    train(net, x)
+    example = x.dense()
+    if suffix == ".pt2":
+        path = i2p.export(net, example, tmp_path / "net.pt2")
+        found = torch.export.load(path).module()(example.grid, example.mask)
+    else:
+        runtime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        program = runtime.InferenceSession(str(i2p.export(net.fold(), example, tmp_path / "net.onnx")))
+        (scores,) = program.run(["logits"], {"grid": example.grid.numpy(), "mask": example.mask.numpy()})
+        found = torch.from_numpy(scores)
+    with torch.no_grad():
+        assert relative(found, net(x)) < 1e-5
+
+
+def test_a_saved_network_has_its_adapters_and_changes_again(tmp_path: Path) -> None:
+    net = i2p.lift("test_resnet", weights="random", num_classes=4)
+    i2p.freeze(net, "io+lora:2+adapter:4")
+    train(net, clouds())
+    net.use(voxel_size=0.12)
+    for each in (net, net.fold()):
+        again = i2p.load(each.save(tmp_path / "net"))
+        with torch.no_grad():
+            assert torch.equal(again(clouds()), each.eval()(clouds())) and added(again) == added(each)
+
+
 # ----------------------------------------------------------------------------------------------------- what is refused
 
 
@@ -239,6 +443,12 @@ def test_norms_without_parameters_and_convolutions_that_are_read_twice() -> None
         ("io+norm+bias", r"write io\+bias or io\+norm"),
         ("layer:auto+depth", "name the block"),
         ("layer:+depth", "layer:NAME"),
+        ("lora:4", r"found 'lora:4'; write io\+lora:4"),
+        ("io+lora", "lora needs a whole number"),
+        ("io+adapter:0", "adapter needs a whole number"),
+        ("io+lora:x", "lora needs a whole number"),
+        ("io+lora:2+lora:4", "twice"),
+        ("io+depth:3", "expected depth, which has no number, found depth:3"),
         ("", "expected one of io"),
         (7, "expected one of io"),
     ],

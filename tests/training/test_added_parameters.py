@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import rows, run_transfer, tiny
 
 import image2point as i2p
 from image2point.lifting.additions import added
+from image2point.report.maps import filled
 from image2point.report.page import write_page
 from image2point.report.read import read_run
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
+from image2point.voxels import DepthConv
 
-SETTINGS = ("training.epochs=2", "finetune.policy=io+norm+depth+ssf", "collapse.every=0")
+SETTINGS = ("training.epochs=2", "finetune.policy=io+norm+depth+lora:2+ssf+adapter:4", "collapse.every=0")
 
 
 def test_a_run_resumes_to_the_same_bytes_and_loads_as_it_was(
@@ -26,7 +31,8 @@ def test_a_run_resumes_to_the_same_bytes_and_loads_as_it_was(
 ) -> None:
     whole = run_transfer(tiny(*SETTINGS), tmp_path / "whole")
     said = capsys.readouterr().out
-    assert "policy io+norm+depth+ssf: " in said and ", depth 21, ssf 1,952" in said, said
+    assert "policy io+norm+depth+lora:2+ssf+adapter:4: " in said, said
+    assert re.search(r", depth 21, lora [\d,]+, ssf 1,952, adapter [\d,]+\n", " ".join(said.split(" "))), said
     steps = 0
 
     def third(*given: Any) -> None:
@@ -52,4 +58,20 @@ def test_a_run_resumes_to_the_same_bytes_and_loads_as_it_was(
         name: tuple(parameter.shape) for name, parameter in net.named_parameters()
     }
     write_page([read_run(run.path)], tmp_path / "page.html")
-    assert "io+norm+depth+ssf" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "io+norm+depth+lora:2+ssf+adapter:4" in page and "How kernels fill the depth" in page
+    learnt = json.loads((run.path / "summary.json").read_text())["depth"]
+    assert list(learnt) == [name for name, layer in net.named_modules() if isinstance(layer, DepthConv)]
+    assert torch.allclose(torch.cat([torch.tensor(each) for each in learnt.values()]), numbers.float())
+    told = ", ".join(f"{number:.3f}" for number in learnt["layer1.0.conv1"])
+    assert f"layer1.0.conv1: its kernel fills the depth by {told}" in (run.path / "log.txt").read_text()
+
+
+def test_slices_stand_under_their_number() -> None:
+    """Of kernels of 3, 2 and 5 slices, the middle ones are in one column."""
+    arms: Any = [SimpleNamespace(first=SimpleNamespace(summary=SimpleNamespace(depth={})), label="none")] * 2
+    layers = {"a": (1.0, 2.0, 3.0), "b": (4.0, 5.0), "c": (6.0, 7.0, 8.0, 9.0, 10.0)}
+    arms[1] = SimpleNamespace(first=SimpleNamespace(summary=SimpleNamespace(depth=layers)), label="some")
+    (heat,) = filled(arms)
+    assert heat.columns == ("-2", "-1", "0", "+1", "+2") and heat.rows == ("a", "b", "c") and heat.arm == 1
+    assert heat.values[:, 2].tolist() == [2, 5, 8] and np.isnan(heat.values[1, 3]) and heat.values[1, 1] == 4

@@ -15,7 +15,7 @@ from image2point.lifting.kernels import AXES
 from image2point.voxels import DepthConv, TiedConv, VoxelConv
 
 
-def depth_values(rule: str, size: int) -> Tensor:
+def depth_values(rule: str, size: int, policy: str = "depth") -> Tensor:
     """The numbers by which a rule fills a depth of `size` slices, float64 [size].
 
     >>> depth_values("mean", 4).tolist(), depth_values("center", 3).tolist()
@@ -27,11 +27,17 @@ def depth_values(rule: str, size: int) -> Tensor:
     ones = torch.ones(size, dtype=torch.float64)
     if rule == "rotate":
         raise InputError(
-            "policy depth: needs kernels inflated along one axis; lift with rule repeat, mean, center or tied"
+            f"policy {policy}: needs kernels inflated along one axis; lift with rule repeat, mean, center or tied"
         )
     if rule == "center":
         return (torch.arange(size) == size // 2).double()
     return ones / size if rule == "mean" else ones
+
+
+def learnt(net: nn.Module) -> dict[str, list[float]]:
+    """The numbers by which each kernel fills the depth now, by the name of its layer, in the order of the network."""
+    layers = net.named_modules()
+    return {name: layer.depth.detach().double().tolist() for name, layer in layers if isinstance(layer, DepthConv)}
 
 
 def takes(layer: nn.Module) -> bool:
@@ -54,7 +60,7 @@ def add(name: str, conv: VoxelConv, rule: str) -> DepthConv:
         InputError: where the kernel is not what the rule made of one 2D kernel.
     """
     axis = 2 + AXES.index(conv.axis)
-    kernel = conv.kernel().detach()
+    kernel = conv._repeat(conv.weight).detach()
     values = depth_values(rule, kernel.shape[axis]).to(kernel)
     middle = len(values) // 2
     flat = kernel.select(axis, middle) / values[middle]

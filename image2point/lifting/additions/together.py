@@ -4,75 +4,98 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from image2point.errors import InputError
-from image2point.lifting.additions import depth, ssf
+from image2point.lifting.additions import adapter, depth, lora, ssf
+from image2point.lifting.observe import body_blocks
 from image2point.lifting.records import Lifting, ParameterRecord
+from image2point.roles import addition_kind, addition_rank
 from image2point.voxels import DepthConv, VoxelConv
 
+_NEEDED = {
+    "depth": "convolutions wider than 1×1",
+    "lora": "convolutions and linear layers",
+    "ssf": "norms that end in a weight and a bias, and convolutions",
+    "adapter": "blocks of several layers that give one map",
+}
 
-def add(
-    net: nn.Module, graph: fx.Graph, record: Lifting, roles: Mapping[str, str], addition: str, block: str = ""
-) -> Lifting:
+
+def add(net: Any, addition: str, block: str = "") -> Lifting:
     """Add parameters to the layers that have the roles body and norm, in place; what is there already stays.
 
     Args:
-        graph, record, roles: of the network.
-        addition: one of `roles.ADDITIONS` with parameters of its own, `depth` or `ssf`.
+        net: a lifted network.
+        addition: one of `roles.ADDITIONS` with parameters of its own, with its rank where it has one (`lora:4`).
         block: layers in this block, which trains as a whole, get none.
 
     Returns:
         The record with what was added.
 
     Raises:
-        InputError: where no layer takes it, or the kernels are not what `depth` needs.
+        InputError: where no layer takes it, it is there with another rank, or the kernels are not what it needs.
     """
-    layers = {
-        name: layer
-        for name, layer in net.named_modules()
-        if roles.get(name) in ("body", "norm") and not (block and name.startswith(f"{block}."))
-    }
-    if addition == "ssf":
-        taken = ssf.add(layers, graph, roles)
-        needed = "norms that end in a weight and a bias, and convolutions"
+    record, roles, kind, rank = net._lifting, net._roles, addition_kind(addition), addition_rank(addition)
+
+    def rests(name: str) -> bool:
+        return not (block and f"{name}.".startswith(f"{block}."))
+
+    layers = {name: layer for name, layer in net.named_modules() if roles.get(name) in ("body", "norm") and rests(name)}
+    if kind == "adapter":
+        taken = adapter.add(net, [name for name in body_blocks(net._graph, record) if rests(name)], rank)
+    elif kind == "lora":
+        taken = lora.add({name: layer for name, layer in layers.items() if roles[name] == "body"}, rank, record)
+    elif kind == "ssf":
+        taken = ssf.add(layers, net._graph, roles)
     else:
         convs = {name: conv for name, conv in layers.items() if isinstance(conv, VoxelConv) and depth.takes(conv)}
         made = {name: depth.add(name, conv, record.options.rule) for name, conv in convs.items()}
         for name, conv in made.items():
             _put(net, name, conv)
         taken = [*made, *(name for name, layer in layers.items() if isinstance(layer, DepthConv))]
-        needed = "convolutions wider than 1×1"
     if not taken:
         where = f" outside of {block}" if block else ""
-        raise InputError(f"policy {addition}: {record.network} has no frozen layers{where} that take it: {needed}")
+        raise InputError(
+            f"policy {addition}: {record.network} has no frozen layers{where} that take it: {_NEEDED[kind]}"
+        )
     steps = dict.fromkeys((*record.additions, (addition, block)))
     return replace(_recorded(net, record, roles, taken), additions=tuple(steps))
 
 
 def added(net: nn.Module) -> dict[str, str]:
-    """The addition that each added parameter belongs to, by the parameter's name."""
+    """The addition that each added parameter belongs to, without its rank, by the parameter's name."""
     found = {}
     for name, layer in net.named_modules():
         if isinstance(layer, DepthConv):
             found[f"{name}.depth"] = "depth"
-        if ssf.is_in(layer):
-            found |= dict.fromkeys((f"{name}.{parameter}" for parameter in ssf.PARAMETERS), "ssf")
+        if isinstance(layer, adapter.Adapter):
+            found |= dict.fromkeys((f"{name}.{parameter}" for parameter, _ in layer.named_parameters()), "adapter")
+        for kind, each in (("lora", lora), ("ssf", ssf)):
+            if each.is_in(layer):
+                found |= dict.fromkeys((f"{name}.{parameter}" for parameter in each.PARAMETERS), kind)
     return found
 
 
 def fold(net: nn.Module, record: Lifting, roles: Mapping[str, str]) -> Lifting:
-    """Fold what was added into the weights and biases of a network, in place; returns the record of what is left."""
-    taken = list(dict.fromkeys(name.rpartition(".")[0] for name in added(net)))
+    """Fold what was added into the weights and biases of a network, in place; returns the record of what is left.
+
+    Adapters are layers of their own, with an activation, and stay.
+    """
+    folded = [name.rpartition(".")[0] for name, kind in added(net).items() if kind != "adapter"]
+    taken = list(dict.fromkeys(folded))
     for name in taken:
         layer = net.get_submodule(name)
+        if lora.is_in(layer):
+            lora.fold(layer)
         if isinstance(layer, DepthConv):
             layer = layer.plain()
             _put(net, name, layer)
         if ssf.is_in(layer):
             ssf.fold(layer)
-    return replace(_recorded(net, record, roles, taken), additions=())
+    left = tuple(step for step in record.additions if addition_kind(step[0]) == "adapter")
+    return replace(_recorded(net, record, roles, taken), additions=left)
 
 
 def _put(net: nn.Module, name: str, layer: nn.Module) -> None:
@@ -86,7 +109,7 @@ def _recorded(net: nn.Module, record: Lifting, roles: Mapping[str, str], layers:
     now = {
         f"{name}.{leaf}": (tuple(parameter.shape), roles[name])
         for name in layers
-        for leaf, parameter in net.get_submodule(name).named_parameters(recurse=False)
+        for leaf, parameter in net.get_submodule(name).named_parameters()
     }
     gone = {name for name in before if name.rpartition(".")[0] in layers and name not in now}
     records = [replace(r, shape=now[r.name][0]) if r.name in now else r for r in before.values() if r.name not in gone]

@@ -1,0 +1,54 @@
+"""The groups of an optimizer: a learning rate and a weight decay for each role, and a learning rate for each layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from image2point.config import Training
+from image2point.errors import InputError
+from image2point.finetune import kinds
+from image2point.lifting import LiftedNetwork
+from image2point.networks.interface import Network
+from image2point.networks.layer_groups import layer_numbers
+
+
+def parameter_groups(network: Network, training: Training) -> list[dict[str, Any]]:
+    """What trains, as groups for an optimizer: each with its `factor` on the learning rate, and its weight decay.
+
+    A parameter's factor is that of its role (`training.lr_by_role`) times `training.layer_decay` for each layer between
+    its own and the head. Without such settings there is one group.
+
+    Raises:
+        InputError: where a role is named of which nothing trains, and where the order of the layers is not known.
+
+    >>> import image2point as i2p
+    >>> net = i2p.lift("test_resnet", weights="random", num_classes=4)
+    >>> _ = i2p.freeze(net, "io+depth")
+    >>> groups = parameter_groups(net, Training(lr_by_role={"depth": 5.0}))
+    >>> [(group["factor"], sum(p.numel() for p in group["params"])) for group in groups]
+    [(1.0, 22548), (5.0, 21)]
+    """
+    trains = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    by_role = {str(role): factor for role, factor in training.lr_by_role.items()}
+    decays = {str(role): decay for role, decay in training.weight_decay_by_role.items()}
+    roles, numbers = dict[str, str](), dict[str, int]()
+    if by_role or decays:
+        assert isinstance(network, LiftedNetwork)
+        roles = kinds(network)
+        there = dict.fromkeys(roles[name] for name, _ in trains)
+        for setting, given in (("lr_by_role", by_role), ("weight_decay_by_role", decays)):
+            if wrong := [role for role in given if role not in there]:
+                raise InputError(
+                    f"training.{setting}: nothing of {' and '.join(wrong)} trains under the policy {network._policy}; "
+                    f"what trains is {', '.join(there) or 'nothing'}"
+                )
+    if training.layer_decay != 1:
+        assert isinstance(network, LiftedNetwork)
+        numbers = layer_numbers(network._lifting.network, (name for name, _ in network.named_parameters()))
+    last = max(numbers.values(), default=0)
+    groups: dict[tuple[float, float], list[Any]] = {}
+    for name, parameter in trains:
+        factor = by_role.get(roles.get(name, ""), 1.0) * training.layer_decay ** (last - numbers.get(name, last))
+        decay = decays.get(roles.get(name, ""), training.weight_decay)
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [{"params": group, "factor": each[0], "weight_decay": each[1]} for each, group in groups.items()]
