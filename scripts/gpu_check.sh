@@ -14,12 +14,15 @@
 # WEIGHTS  2D weights of ResNet-50, caffe style       (default: unset, ResNet-50 arms take the hub's weights)
 # RUNS     where run directories and figures go       (default: runs)
 # BUDGET   seconds after which nothing more begins    (default: no limit)
+# LIMIT    seconds that one part may take             (default: 600)
 # DEVICE   cuda, or cpu to try the script itself      (default: cuda)
 # WORKERS  processes that prepare batches             (default: 12)
 # KEY=VALUE settings for every run, e.g. training.precision=bf16-mixed
 #
-# Finished runs are kept and interrupted ones resumed, so it can be called again. The first call compiles kernels and
-# searches for their tile sizes; both are kept in the user's cache folders, and figures come from runs after that.
+# It can be called again: a part that has passed (RUNS/gpu_check/NAME.done) is left out, a run that was stopped goes on.
+# A part that takes longer than LIMIT is stopped, and the next begins. How each ended stands in RUNS/gpu_check/parts.tsv
+# as soon as it has, and what it printed in RUNS/gpu_check/NAME.log. The first call compiles kernels and searches for
+# their tile sizes; both are kept in the user's cache folders, and figures come from runs after that.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +32,8 @@ root=${ROOT:-data/modelnet40_ply_hdf5_2048}
 runs=${RUNS:-runs}
 device=${DEVICE:-cuda}
 workers=${WORKERS:-12}
+limit=${LIMIT:-600}
+notes=$runs/gpu_check
 failures=0
 
 stages=() settings=()
@@ -41,17 +46,27 @@ for argument in "$@"; do
 done
 [ ${#stages[@]} -gt 0 ] || stages=(tests conv step speed peers arms)
 
-begin() { # NAME: whether there is time left to begin it
+attempt() { # NAME COMMAND...: run it, unless it has passed before or the time is up
+    local place=$notes/${1// /_} begun=$SECONDS code outcome
+    if [ -e "$place.done" ]; then
+        echo "-- $1: has passed before ($place.log)"
+        return 0
+    fi
     if [ -n "${BUDGET:-}" ] && [ "$SECONDS" -ge "$BUDGET" ]; then
         echo "-- $1: not begun, $SECONDS s of $BUDGET s are spent"
-        return 1
+        return 0
     fi
     echo "== $1 ($SECONDS s)"
-}
-
-attempt() { # NAME COMMAND...
-    begin "$1" || return 0
-    "${@:2}" || failures=$((failures + 1))
+    # Ctrl-C lets a run write its checkpoint; what does not listen is killed a minute later.
+    timeout --foreground -s INT -k 60 "$limit" "${@:2}" 2>&1 | tee "$place.log"
+    code=${PIPESTATUS[0]}
+    case $code in
+        0) outcome=passed; : >"$place.done" ;;
+        124 | 137) outcome="stopped after $limit s" ;;
+        *) outcome="failed with $code" ;;
+    esac
+    printf '%s\t%s\t%s s\t%s\n' "$(date -u +%FT%TZ)" "$1" $((SECONDS - begun)) "$outcome" >>"$notes/parts.tsv"
+    [ "$code" = 0 ] || { failures=$((failures + 1)); echo "-- $1: $outcome"; }
 }
 
 bench() { # NAME COMMAND OPTION...: figures to the screen and to $runs/bench_NAME.json
@@ -72,7 +87,8 @@ resnet() { # what ResNet-50 needs in arm $1: the same architecture in every arm,
 check_tests() {
     local parallel=() # most of the time goes into compiling kernels
     if "$python" -c "import xdist" 2>/dev/null; then parallel=(-n 8); fi
-    attempt "Triton's tests, on the device" "$python" -m pytest -q "${parallel[@]}" tests/voxels/test_triton.py
+    attempt "Tritons tests, on the device" "$python" -m pytest -q "${parallel[@]}" tests/voxels/test_triton.py
+    attempt "norms in Triton, on the device" "$python" -m pytest -q tests/voxels/test_norm_activate.py
     attempt "tests that need a GPU" "$python" -m pytest -q "${parallel[@]}" -m gpu
 }
 
@@ -162,8 +178,14 @@ check_arms() {
     fi
 }
 
-mkdir -p "$runs"
-if [ "$device" = cuda ]; then nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; fi
+if [ "$device" = cuda ]; then
+    if ! "$python" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" 2>/dev/null; then
+        echo "gpu_check: torch finds no GPU here, so nothing was run; DEVICE=cpu tries the script itself" >&2
+        exit 2
+    fi
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+fi
+mkdir -p "$notes"
 for stage in "${stages[@]}"; do "check_$stage"; done
 echo "$failures failed, $SECONDS s"
 [ "$failures" = 0 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,36 @@ def test_what_cannot_be_measured_is_named(run: Path) -> None:
         assert result.exit_code == 2 and reason in result.output, result.output
     with pytest.raises(InputError, match="is not a run directory"):
         measure.open_subject(run.parent)
+
+
+def test_batches_that_others_measure_are_the_same(run: Path) -> None:
+    subject = measure.open_subject(run)
+    here = gathered(subject.source(subject.samples("train"), ["layer2.0", "features"]))
+    there = gathered(subject.source_in_units("train", ["layer2.0", "features"], 0, "local"))
+    assert all(torch.equal(there[name], rows) for name, rows in here.items()) and len(there) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_any_number_of_processes_finds_the_same(run: Path, tmp_path: Path, processes: int, executor: str) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray", reason="ray is not installed (the extra `ray`)")
+    found = []
+    for extra in ([], ["--processes", processes, "--executor", executor]):
+        result = call(run, "--layers", "blocks", "--json", tmp_path / "m.json", *extra)
+        assert result.exit_code == 0, result.output
+        found.append(json.loads((tmp_path / "m.json").read_text()))
+    flat = [list(numbers(each["on"])) for each in found]
+    assert flat[0] == pytest.approx(flat[1], rel=1e-9) and len(flat[0]) > 100
+
+
+def numbers(values: object) -> Iterator[float]:
+    """All numbers in what JSON holds."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, list):
+        for value in values:
+            yield from numbers(value)
+    elif isinstance(values, (int, float)):
+        yield float(values)

@@ -14,7 +14,7 @@ from image2point.config import Config
 from image2point.errors import InputError
 from image2point.finetune import freeze
 from image2point.jobs.ingredients import load_splits, make_network, make_recipe
-from image2point.training.batches import batches, shuffled
+from image2point.training.batches import batches, plans_of, shuffled
 from image2point.training.schedule import make_optimizer
 from image2point.voxels import VoxelConv
 from image2point.voxels.conv import engines
@@ -25,7 +25,8 @@ engines.MODULES.setdefault("plain", plain.__name__)
 def measure_training(
     config: Config, contenders: list[str], steps: int, device: torch.device
 ) -> Iterator[dict[str, Any]]:
-    """One row per engine: clouds per second over `steps` steps, and the share of the time spent waiting for batches."""
+    """One row per engine: clouds per second over `steps` steps, the share of the time spent waiting for batches, and
+    the CPU time that this process takes for a step. Where there are workers, two: plans made here, and made by them."""
     if config.training.batch_voxels:
         raise InputError("bench train measures batches of training.batch_size clouds; leave training.batch_voxels null")
     splits = load_splits(config.data)
@@ -33,18 +34,22 @@ def measure_training(
             for part in shuffled(len(splits.train), config.training.batch_size, config.seed, epoch)]  # fmt: skip
     precision = config.training.precision
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    for engine in contenders:
+    workers = config.training.workers
+    for engine, ahead in [
+        (engine, ahead) for engine in contenders for ahead in ([False, True] if workers else [False])
+    ]:
         network = make_network(config, len(splits.train.classes))
         freeze(network, config.finetune.policy)
         for module in network.modules():
             if isinstance(module, VoxelConv):
                 module.engine = engine
         network.to(device).train()
-        optimizer = make_optimizer(network, config.training)
+        optimizer, recipe = make_optimizer(network, config.training), make_recipe(config)
         loader = batches(
-            splits.train, plan[: steps + 1], make_recipe(config), 1, config.training.workers, device.type == "cuda"
-        )
-        clouds, waited, start = 0, 0.0, 0.0
+            splits.train, plan[: steps + 1], recipe, 1, workers, device.type == "cuda",
+            wanted=plans_of(network, splits.train, recipe) if ahead else None,
+        )  # fmt: skip
+        clouds, waited, start, used = 0, 0.0, 0.0, 0.0
         for number in range(steps + 1):
             asked = time.perf_counter()
             batch = next(loader).to(device, torch.float32)
@@ -58,9 +63,12 @@ def measure_training(
             optimizer.step()
             loss.item()  # the step is over
             if not number:  # the first step warms up
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
+        used = time.process_time() - used
         seconds = time.perf_counter() - start
         yield {
-            "config": config.name, "engine": engine, "steps": steps, "seconds": seconds,
+            "config": config.name, "engine": engine, "plans_by": "workers" if ahead else "main", "steps": steps,
+            "seconds": seconds,
             "clouds_per_s": clouds / seconds, "share_waiting_for_data": waited / seconds,
+            "main_cpu_ms_per_step": 1e3 * used / steps,
         }  # fmt: skip

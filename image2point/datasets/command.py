@@ -159,6 +159,9 @@ def prepare(
         bool, typer.Option("--skip-bad", help="Skip and list what cannot be read instead of stopping.")
     ] = False,
     workers: Workers = 0,
+    executor: Annotated[
+        str, typer.Option(help="Whose processes they are: local, or ray (the extra `ray`; all machines see ROOT).")
+    ] = "local",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace prepared data that are there.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -186,7 +189,7 @@ def prepare(
         task = bar.add_task("preparing", total=sum(len(part) for part in parts if part is not None))
         summary = prepare_dataset(
             splits, out, name, settings, encoding, skip_bad, workers, overwrite=overwrite,
-            progress=lambda count: bar.advance(task, count),
+            progress=lambda count: bar.advance(task, count), executor=executor,
         )  # fmt: skip
     skipped = [*(options.skipped or []), *summary.skipped]
     result = {**asdict(summary), "skipped": skipped, "out": str(out), "encoding": encoding}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from image2point.datasets.splits import CloudSet, Splits, origin
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError, printable
 from image2point.files import remove, temporary, user_path
+from image2point.units import in_units
 
 ENCODINGS = ("exact", "int16")
 SHARD_BYTES = 64 * 2**20
@@ -50,12 +49,13 @@ def prepare_dataset(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    executor: str = "local",
 ) -> Summary:
     """Write `splits` to the folder `out`, which appears when all of it is written.
 
     settings: what the dataset was read with, kept in the index. encoding: "exact" or "int16". skip: skip the
-    clouds that cannot be read and list them, instead of stopping at the first. workers: processes that read.
-    progress: called with the number of clouds after each few.
+    clouds that cannot be read and list them, instead of stopping at the first. workers: processes that read;
+    executor: which, `local` or `ray` (`image2point.units`). progress: called with the number of clouds after each few.
 
     Raises InputError for a bad cloud (unless skipped), a split of which nothing is left, and an `out` that exists.
     """
@@ -83,7 +83,7 @@ def prepare_dataset(
         for name, clouds in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
             if clouds is not None:
                 writer = _Writer(place, name, encoding, shard_bytes)
-                for cloud, label, where, problem in read_all(clouds, workers):
+                for cloud, label, where, problem in read_all(clouds, workers, executor):
                     if cloud is None:
                         if not skip:
                             raise InputError(problem)
@@ -105,49 +105,25 @@ def prepare_dataset(
     return summary
 
 
-def read_all(clouds: CloudSet, workers: int = 0) -> Iterator[tuple[Cloud | None, int, str, str]]:
+def read_all(
+    clouds: CloudSet, workers: int = 0, executor: str = "local"
+) -> Iterator[tuple[Cloud | None, int, str, str]]:
     """Every cloud in order: (cloud, label, where it is from, ""), or (None, label, where, what is wrong).
 
-    With `workers`, that many processes read, at most a few chunks ahead of what is taken.
+    With `workers`, that many processes read, at most a few chunks ahead of what is taken (`units.in_units`, which
+    `executor` is told to). One that is killed costs the chunks that it read.
     """
     labels = clouds.labels
     size = getattr(clouds, "chunk", CHUNK)
     chunks = [range(start, min(start + size, len(clouds))) for start in range(0, len(clouds), size)]
-    for indices, found in zip(chunks, _chunks(clouds, chunks, workers), strict=True):
+    read = in_units(partial(_chunk_reader, clouds), chunks, workers, executor)
+    for indices, found in zip(chunks, read, strict=True):
         for index, (cloud, problem) in zip(indices, found, strict=True):
             yield cloud, int(labels[index]), origin(clouds, index), problem
 
 
-def _chunks(clouds: CloudSet, chunks: list[range], workers: int) -> Iterator[list[tuple[Cloud | None, str]]]:
-    if not workers:
-        yield from (_read_chunk(clouds, chunk) for chunk in chunks)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _keep, (clouds,)) as pool:
-        waiting: deque[Future[list[tuple[Cloud | None, str]]]] = deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(_read_kept, chunk))
-                if len(waiting) > 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-_kept: CloudSet | None = None
-
-
-def _keep(clouds: CloudSet) -> None:
-    """Send the set to a worker once, not with every chunk."""
-    global _kept
-    _kept = clouds
-
-
-def _read_kept(indices: range) -> list[tuple[Cloud | None, str]]:
-    assert _kept is not None
-    return _read_chunk(_kept, indices)
+def _chunk_reader(clouds: CloudSet) -> Callable[[range], list[tuple[Cloud | None, str]]]:
+    return partial(_read_chunk, clouds)
 
 
 def _read_chunk(clouds: CloudSet, indices: range) -> list[tuple[Cloud | None, str]]:

@@ -65,6 +65,12 @@ def measure(
     complexity: Annotated[
         int, typer.Option(min=0, help="Estimate the geometric complexity of the features on this many samples of each.")
     ] = 0,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Processes that make the features; 0 makes them in this one.")
+    ] = 0,
+    executor: Annotated[
+        str, typer.Option(help="Whose processes they are: local, or ray (the extra `ray`; all machines see the files).")
+    ] = "local",
     out: Annotated[Optional[Path], typer.Option("--json", help="Write everything there as JSON.")] = None,  # noqa: UP045
 ) -> None:
     """Measure how collapsed the classes are at any layers of a 2D or a lifted network.
@@ -99,7 +105,9 @@ def measure(
     found = (
         []
         if layers == "none"
-        else job.measure(subject, layers.split(","), on.split(","), ask, per_site, parts, permutations)
+        else job.measure(
+            subject, layers.split(","), on.split(","), ask, per_site, parts, permutations, processes, executor
+        )
     )
     print_measured([(each.split, each.samples, len(each.classes), each.layers) for each in found])
     for each in found:

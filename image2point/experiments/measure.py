@@ -5,15 +5,18 @@ What is measured on novel classes are samples that the network has never seen, o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from image2point import config as configuration
 from image2point import runs
 from image2point.collapse.labels_at_random import PERMUTATIONS
-from image2point.collapse.layers import LayerMeasures, Source, kept, measure_layers
+from image2point.collapse.layers import LayerMeasures, Rows, Source, kept, measure_layers
 from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.datasets.class_split import Labelled
@@ -33,8 +36,9 @@ from image2point.networks.image_network import ImageNetwork
 from image2point.tasks.point_labels import count_labels
 from image2point.tasks.segmentation import Segmentation
 from image2point.training import distributed
-from image2point.training.batches import Preparation
+from image2point.training.batches import Preparation, in_order
 from image2point.training.layer_features import choose_layers, head_of, layer_source, plain
+from image2point.units import in_units
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -51,6 +55,7 @@ class Subject:
     Attributes:
         where: what the user named.
         trained: whether it was trained on its data, so that its classifier means something.
+        overrides, before: as `open_subject` was given them.
     """
 
     where: str
@@ -60,6 +65,8 @@ class Subject:
     fabric: Fabric
     splits: Splits
     trained: bool
+    overrides: tuple[str, ...] = ()
+    before: bool = False
 
     def samples(self, split: str) -> Labelled:
         """One of `SPLITS`; InputError where there is none."""
@@ -72,6 +79,15 @@ class Subject:
         if found is None:
             raise InputError(f"{self.where} holds out nothing for validation")
         return found
+
+    def source_in_units(self, split: str, layers: Sequence[str], workers: int, executor: str) -> Source:
+        """The same features of a split, by one row per sample, made by several processes.
+
+        Each opens the subject for itself, and is given batch after batch.
+        """
+        batches = in_order(len(self.samples(split)), self.config.training.batch_size)
+        make = partial(_batch_features, self.where, self.overrides, self.before, split, tuple(layers))
+        return lambda: in_units(make, batches, workers, executor)
 
     def source(self, samples: Labelled, layers: Sequence[str], per_site: bool = False) -> Source:
         """Features of the named layers for these samples."""
@@ -115,7 +131,23 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
             network = make_network(config, len(splits.train.classes), calibration_batch(config, splits.train))
         recipe = make_recipe(config)
     network = fabric.to_device(network).eval().requires_grad_(False)  # type: ignore[assignment]
-    return Subject(str(target), config, network, recipe, fabric, splits, after)
+    return Subject(str(target), config, network, recipe, fabric, splits, after, tuple(overrides), before)
+
+
+def _batch_features(
+    where: str, overrides: Sequence[str], before: bool, split: str, layers: tuple[str, ...]
+) -> Callable[[np.ndarray], dict[str, Rows]]:
+    """In a process of its own: what gives the features of a batch of samples, by layer."""
+    subject = open_subject(where, overrides, before)
+    samples = subject.samples(split)
+
+    def features(indices: np.ndarray) -> dict[str, Rows]:
+        (found,) = layer_source(
+            subject.network, samples, subject.recipe, layers, len(indices), fabric=subject.fabric, plan=[indices]
+        )()
+        return dict(found)
+
+    return features
 
 
 @dataclass(frozen=True)
@@ -140,8 +172,13 @@ def measure(
     per_site: bool = False,
     parts: int = 10,
     permutations: int = PERMUTATIONS,
+    processes: int = 0,
+    executor: str = "local",
 ) -> list[Measured]:
     """Measure layers (names or patterns) on splits.
+
+    processes: make the features, batch by batch, and give the same numbers as this one alone; one that dies costs its
+    batch (`units.in_units`, which is told of the `executor`). They need one row per sample.
 
     Nearest-centre decisions on test and validation take the class means of train where that is measured as well; on
     train and novel classes, those of the samples themselves. Features of one row per sample are held in memory, so
@@ -158,12 +195,19 @@ def measure(
                 f"{subject.where} is a segmentation, whose measures and rows (drawn voxels) are given, and no class is "
                 "novel: leave out --metrics, --per-site and the split novel"
             )
+        if processes:
+            raise InputError(f"{subject.where} is a segmentation, which one process measures: leave out --processes")
         return _measure_points(subject, names, on, permutations)
+    if processes and per_site:
+        raise InputError("--per-site keeps no features, and takes one process: leave out --processes")
     heads = head_of(subject.network) if subject.trained else {}
     found: dict[str, Measured] = {}
     for split in sorted(on, key=lambda split: split != "train"):
         samples = subject.samples(split)
-        source = subject.source(samples, names, per_site)
+        if processes:
+            source = subject.source_in_units(split, names, processes, executor)
+        else:
+            source = subject.source(samples, names, per_site)
         own = split not in ("test", "validation") or "train" not in found
         centres = None if own else {name: each.means for name, each in found["train"].layers.items()}
         measured = measure_layers(

@@ -36,8 +36,8 @@ class PointTargets:
         other.__dict__.update({n: change(v) if isinstance(v, Tensor) else v for n, v in self.__dict__.items()})
         return other
 
-    def to(self, device: torch.device) -> PointTargets:
-        return self._each(lambda values: values.to(device))
+    def to(self, device: torch.device, non_blocking: bool = False) -> PointTargets:
+        return self._each(lambda values: values.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PointTargets:
         return self._each(lambda values: values.pin_memory())

@@ -17,7 +17,9 @@ from image2point.datasets.class_split import Labelled
 from image2point.datasets.crops import Repeated, mixed
 from image2point.datasets.splits import origin
 from image2point.errors import InputError
+from image2point.networks.interface import Network
 from image2point.voxels import DenseVoxels, VoxelTensor
+from image2point.voxels.ahead import Wanted, asked_of, make_ahead
 
 
 class Preparation(Protocol):
@@ -57,7 +59,9 @@ class Batch:
         self.voxels, self.targets, self.indices = voxels, targets, indices
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        return Batch(self.voxels.to(dtype).to(device), self.targets.to(device), self.indices)
+        """On a device. A GPU reads page-locked memory (`pin_memory`) while the host goes on."""
+        voxels = self.voxels.to(dtype).to(device, non_blocking=True)
+        return Batch(voxels, self.targets.to(device, non_blocking=True), self.indices)
 
     def pin_memory(self) -> Batch:
         return Batch(self.voxels.pin_memory(), self.targets.pin_memory(), self.indices)
@@ -99,14 +103,16 @@ def batches(
     workers: int = 0,
     pin_memory: bool = False,
     targets: Targets = labels_alone,
+    wanted: Wanted | None = None,
 ) -> Iterator[Batch]:
     """Yield a Batch for each array of indices in `plan`.
 
     epoch: the epoch (from 1) whose augmentation is applied; None for none.
     workers: processes that prepare batches ahead; the batches are the same for any number.
     targets: what a task wants of a batch, from its prepared samples and their labels.
+    wanted: the plans that the workers make with sparse voxels; without workers they are made when they are needed.
     """
-    samples = _Samples(clouds, recipe, epoch, targets)
+    samples = _Samples(clouds, recipe, epoch, targets, wanted if workers else None)
     loader = DataLoader(
         samples,
         batch_sampler=_Plan(plan),
@@ -117,6 +123,23 @@ def batches(
         generator=torch.Generator(),
     )
     yield from loader
+
+
+def plans_of(network: Network, clouds: Labelled, recipe: Preparation) -> Wanted | None:
+    """What plans a network asks for, found out by a pass over one sample; None where it runs on no sparse voxels."""
+    (batch,) = batches(clouds, [np.zeros(1, dtype=np.int64)], recipe, 1)
+    if not isinstance(batch.voxels, VoxelTensor):
+        return None
+    like, was_training = next(network.parameters()), network.training
+    voxels = batch.to(like.device, like.dtype).voxels
+    assert isinstance(voxels, VoxelTensor)
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(voxels)
+    finally:
+        network.train(was_training)
+    return asked_of(voxels.sites)
 
 
 class _Plan:
@@ -133,8 +156,11 @@ class _Plan:
 
 
 class _Samples(Dataset[tuple[int, Any, int]]):
-    def __init__(self, clouds: Labelled, recipe: Preparation, epoch: int | None, targets: Targets) -> None:
+    def __init__(
+        self, clouds: Labelled, recipe: Preparation, epoch: int | None, targets: Targets, wanted: Wanted | None
+    ) -> None:
         self.clouds, self.labels, self.recipe, self.epoch, self.targets = clouds, clouds.labels, recipe, epoch, targets
+        self.wanted = wanted
 
     def __len__(self) -> int:
         return len(self.clouds)
@@ -156,6 +182,8 @@ class _Samples(Dataset[tuple[int, Any, int]]):
     def collate(self, samples: list[tuple[int, Any, int]]) -> Batch:
         indices, prepared, labels = zip(*samples, strict=True)
         joined, rows = self.recipe.batch(prepared, [self._where(index) for index in indices])
+        if self.wanted is not None and isinstance(joined, VoxelTensor):
+            joined = VoxelTensor(joined.features, make_ahead(joined.sites, self.wanted))
         return Batch(joined, self.targets(prepared, labels, rows), torch.tensor(indices))
 
     def _where(self, index: int) -> str:

@@ -20,11 +20,12 @@ from image2point.runs import Run
 from image2point.tasks.task import Task
 from image2point.training import packing
 from image2point.training.averaging import Average, average_of
-from image2point.training.batches import Batch, Preparation, shuffled, training_samples
+from image2point.training.batches import Batch, Preparation, plans_of, shuffled, training_samples
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
 from image2point.training.schedule import make_optimizer
 from image2point.voxels import DenseVoxels, VoxelTensor
+from image2point.voxels.ahead import Wanted
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -72,6 +73,8 @@ class Job:
         self.journal = Journal(run, task.headline, speaks=fabric.is_global_zero)
         self.voxels: np.ndarray | None = None
         """Voxels of each training cloud, where batches are made by them."""
+        self.wanted: Wanted | None = None
+        """The plans that workers make with each batch."""
         self.steps = -(-len(self.samples) // config.training.batch_size)
         self.started = self.saved_at = time.monotonic()
         self.average: Average | None = None
@@ -89,6 +92,8 @@ class Job:
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
                 )
+            if config.training.workers:
+                self.wanted = plans_of(fabric.to_device(network), self.samples, recipe)
             self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
             self.average = average_of(network, config.training)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,14 +40,15 @@ def layer_source(
     workers: int = 0,
     fabric: Fabric | None = None,
     each_batch: Callable[[], None] = lambda: None,
+    plan: Sequence[np.ndarray] | None = None,
 ) -> Source:
-    """Each pass runs all samples through the network, in eval mode and without augmentation.
+    """Each pass runs all samples (or the batches of `plan`) through the network, in eval mode and without augmentation.
 
     A layer gives the mean over the pixels or occupied voxels of each sample, or with `per_site` every one of them.
     """
     observe = network.observe(names, per_site)
     first = next(network.parameters())
-    plan = in_order(len(samples), batch_size)
+    plan = in_order(len(samples), batch_size) if plan is None else plan
 
     def source() -> Iterator[Mapping[str, Rows]]:
         was_training = network.training

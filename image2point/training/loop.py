@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from image2point.errors import InputError
 from image2point.training import distributed
 from image2point.training.batches import batches
 from image2point.training.epoch_end import close_epoch
 from image2point.training.job import Job, State
-from image2point.training.pausing import pause, save
+from image2point.training.pausing import due, pause, save
 from image2point.training.schedule import learning_rate
+from image2point.voxels.modules import kernels_unchanging
 
 
 class Diverged(InputError):
@@ -43,6 +46,21 @@ def fit(job: Job, state: State) -> None:
         job.journal.close()
 
 
+class Reading:
+    """Numbers on their way from the device: `values` waits for them, and for nothing that was started since."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers = numbers.to("cpu", non_blocking=True)
+        self._there = torch.cuda.Event() if numbers.is_cuda else None
+        if self._there is not None:
+            self._there.record()
+
+    def values(self) -> list[float]:
+        if self._there is not None:
+            self._there.synchronize()
+        return self._numbers.tolist()
+
+
 def train_epoch(job: Job, state: State) -> None:
     """The steps of one epoch, from `state.step` on."""
     settings, task, world, rank = job.config.training, job.task, job.fabric.world_size, job.fabric.global_rank
@@ -54,37 +72,63 @@ def train_epoch(job: Job, state: State) -> None:
     job.begin_epoch(state.epoch)
     job.network.train()
     clock = time.monotonic()
-    loader = batches(job.samples, shares, job.recipe, epoch, settings.workers, on_gpu, task.targets)
-    for batch in loader:
-        counted = distributed.total_count(job.fabric, task.count(batch.targets))  # 0 where all of it is ignored
-        batch = batch.to(job.fabric.device, dtype)
-        _seed_torch(job.config.seed, epoch, state.step, rank)
-        for group in job.optimizer.param_groups:
-            group["lr"] = group["factor"] * learning_rate(settings, state.epoch, state.step, job.steps)
-        job.optimizer.zero_grad(set_to_none=True)
-        outputs, penalty = job.module(batch)
-        loss = task.loss(outputs, batch.targets, settings.label_smoothing)
-        # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
-        job.fabric.backward(loss * (world / max(counted, 1)) + penalty)
-        if settings.gradient_clip is not None:
-            job.fabric.clip_gradients(job.module, job.optimizer, max_norm=settings.gradient_clip)
-        job.optimizer.step()
-        if job.average is not None:
-            job.average.after_step(job.network, state.epoch * job.steps + state.step + 1)
+    loader = batches(job.samples, shares, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted)
+    last, running, told_early = state.step + len(plan), deque[tuple[int, int, Reading]](), False
+    with kernels_unchanging(job.network):
+        for batch in loader:
+            counted = distributed.total_count(job.fabric, task.count(batch.targets))  # 0 where all of it is ignored
+            batch = batch.to(job.fabric.device, dtype)
+            _seed_torch(job.config.seed, epoch, state.step, rank)
+            for group in job.optimizer.param_groups:
+                group["lr"] = group["factor"] * learning_rate(settings, state.epoch, state.step, job.steps)
+            job.optimizer.zero_grad(set_to_none=True)
+            outputs, penalty = job.module(batch)
+            loss = task.loss(outputs, batch.targets, settings.label_smoothing)
+            # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
+            job.fabric.backward(loss * (world / max(counted, 1)) + penalty)
+            if settings.gradient_clip is not None:
+                # To look for a gradient that is no number, the host would wait for a GPU; there the next loss tells.
+                job.fabric.clip_gradients(
+                    job.module, job.optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=not on_gpu
+                )
+            job.optimizer.step()
+            if job.average is not None:
+                job.average.after_step(job.network, state.epoch * job.steps + state.step + 1)
 
-        hits = task.hits(outputs, batch.targets)
-        local = torch.stack([loss.detach().double(), hits.double(), hits.new_tensor(job.stop.requested).double()])
-        batch_loss, correct, stop = distributed.total(job.fabric, local).tolist()
-        state.step += 1
-        state.sums = [a + b for a, b in zip(state.sums, (batch_loss, correct, counted), strict=True)]
-        state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
-        if not math.isfinite(batch_loss):
+            hits = task.hits(outputs, batch.targets)
+            # Filled on the device: for a copy the host would wait.
+            told = hits.new_full((), float(job.stop.requested), dtype=torch.float64)
+            local = torch.stack([loss.detach().double(), hits.double(), told])
+            state.step += 1
+            running.append((state.step, counted, Reading(distributed.total(job.fabric, local))))
+            # A GPU is given the next step before the numbers of this one are asked for.
+            stop = _settle(job, state, running, 1 if on_gpu and state.step < last else 0) or told_early
+            state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
+            stop = stop or (world == 1 and job.stop.requested)
+            told_early = False
+            if stop or due(job):  # a checkpoint is whole; that of one process must not make it stop before the others
+                told_early = _settle(job, state, running)
+                pause(job, state, stop)
+
+
+def _settle(job: Job, state: State, running: deque[tuple[int, int, Reading]], left: int = 0) -> bool:
+    """Add up what steps said, the oldest first, until `left` are left; whether one was told to stop.
+
+    Raises Diverged where the loss of a step is no number.
+    """
+    stop, epoch = False, state.epoch + 1
+    while len(running) > left:
+        step, counted, reading = running.popleft()
+        loss, correct, told = reading.values()
+        state.sums = [a + b for a, b in zip(state.sums, (loss, correct, counted), strict=True)]
+        if not math.isfinite(loss):
             raise Diverged(
-                f"the loss became {batch_loss} in epoch {epoch}, step {state.step}; "
+                f"the loss became {loss} in epoch {epoch}, step {step}; "
                 "lower training.lr, add training.warmup_epochs, or set training.gradient_clip"
             )
-        job.journal.step(epoch, batch_loss / max(counted, 1))
-        pause(job, state, stop=bool(stop) or (world == 1 and job.stop.requested))
+        job.journal.step(epoch, loss / max(counted, 1))
+        stop = stop or bool(told)
+    return stop
 
 
 def _seed_torch(seed: int, epoch: int, step: int, rank: int) -> None:

@@ -13,10 +13,15 @@ from image2point.training.job import Job, State
 
 def pause(job: Job, state: State, stop: bool) -> None:
     """Write a checkpoint if one is due; where `stop`, write one and raise Interrupted."""
-    if stop or time.monotonic() - job.saved_at >= 60 * job.config.training.checkpoint_every_minutes:
+    if stop or due(job):
         save(job, state)
     if stop:
         raise stopped(job, state)
+
+
+def due(job: Job) -> bool:
+    """Whether it is time for a checkpoint."""
+    return time.monotonic() - job.saved_at >= 60 * job.config.training.checkpoint_every_minutes
 
 
 def stopped(job: Job, state: State) -> Interrupted:

@@ -10,6 +10,7 @@ from image2point.voxels.conv.epilogue import CEILINGS, Epilogue, name_of
 from image2point.voxels.functional import add
 from image2point.voxels.modules import Pointwise, TiedConv, VoxelConv, autocast_type
 from image2point.voxels.norm import BatchNorm
+from image2point.voxels.norm_activate import norm_activate, takes
 from image2point.voxels.tensor import Voxels, VoxelTensor
 
 
@@ -20,12 +21,20 @@ def convolve_norm_activate(
 
     On sparse voxels, with a convolution and a norm that are constants here (frozen, or no gradient is taken; the norm
     by its running statistics), these are one operation (`conv.fused`): the same up to rounding, in fewer passes over
-    memory. Where a gradient goes through, the activation must be a ReLU, a ReLU6 or none. Otherwise the modules run one
-    by one.
+    memory. Where a gradient goes through, the activation must be a ReLU, a ReLU6 or none. On a GPU a norm by the
+    statistics of the batch runs together with the sum and the ReLU (`norm_activate`). Otherwise the modules run one by
+    one.
     """
     if isinstance(x, VoxelTensor) and (steps := _steps(conv, norm, activation, x, residual)) is not None:
         return conv.finished(x, steps)
-    y = norm(conv(x))
+    y = conv(x)
+    if isinstance(y, VoxelTensor) and _is_ours(norm, activation):
+        added = residual.features if isinstance(residual, VoxelTensor) and y.sites.same(residual.sites) else None
+        name = name_of(None if activation is None else activation.module)
+        if (residual is None or added is not None) and takes(norm, y.features, added, name, conv.engine):
+            assert name is not None
+            return y.replace(norm_activate(y.features, norm, added, name))
+    y = norm(y)
     if residual is not None:
         y = add(y, residual)
     return y if activation is None else activation(y)
@@ -70,6 +79,14 @@ def _steps(
     if bias is not None:
         shift = shift + scale * bias.to(dtype)
     return Epilogue(scale, shift, added, name)
+
+
+def _is_ours(norm: BatchNorm, activation: Pointwise | None) -> bool:
+    """Whether norm and activation are as this package made them, and nobody sees what goes through."""
+    if type(norm) is not BatchNorm or (activation is not None and type(activation) is not Pointwise):
+        return False
+    function = None if activation is None else activation.module
+    return not (_has_any_global_hook() or any(map(_is_watched, (norm, activation, function))))
 
 
 def _is_watched(module: nn.Module | None) -> bool:

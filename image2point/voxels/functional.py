@@ -227,7 +227,10 @@ def global_mean(x: Voxels) -> Tensor:
     tensor([[3.]])
     """
     if isinstance(x, VoxelTensor):
-        return segment_mean(x.features, x.sites.batch, x.batch_size)
+        total = segment_sum(x.features, x.sites.batch, x.batch_size)
+        return total / x.sites.counts.clamp(min=1).unsqueeze(
+            1
+        )  # counted once a batch: on a GPU the host waits for that
     if isinstance(x, DenseVoxels):
         return x.grid.sum((2, 3, 4)) / x.mask.sum((2, 3, 4)).clamp(min=1)
     return x.mean((2, 3, 4))

@@ -17,7 +17,7 @@ from image2point.voxels.errors import VoxelError
 from image2point.voxels.plan import NeighbourTable, Window, neighbour_table
 from image2point.voxels.pool import coarse_mask
 from image2point.voxels.relu import ceiling, relu
-from image2point.voxels.remember import Forms, Remembered, compared_at_once
+from image2point.voxels.remember import Forms, Remembered, compared_at_once, unchanging
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 AXES = ("x", "y", "z")
@@ -252,6 +252,13 @@ def kernels_compared(net: nn.Module) -> AbstractContextManager[None]:
     """For one forward pass: look for changes of all kernels at once, where that means to wait for a device."""
     convs = [part for part in net.modules() if isinstance(part, VoxelConv) and not part._trains()]
     return compared_at_once([(part._remembered, part.weight) for part in convs])
+
+
+def kernels_unchanging(net: nn.Module) -> AbstractContextManager[None]:
+    """For passes between which nobody writes to frozen kernels: each is compared in the first of them alone."""
+    return unchanging(
+        [part._remembered for part in net.modules() if isinstance(part, VoxelConv) and not part._trains()]
+    )
 
 
 class TiedConv(VoxelConv):

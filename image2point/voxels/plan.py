@@ -63,6 +63,10 @@ class NeighbourTable:
                 self._forms[key] = build()
         return self._forms[key]
 
+    def rebuilt(self, change: Callable[[Tensor], Tensor]) -> NeighbourTable:
+        """The same table of another tensor, nothing derived from it yet."""
+        return NeighbourTable(self.kernel, change(self.reads), self.sources, self.submanifold)
+
     def index(self, backward: bool = False) -> Tensor:
         """int32 [rows, taps]: what each target reads through each tap; `backward`, which targets read each source."""
         return (self._read_by() if backward else self.reads).T.contiguous()

@@ -66,17 +66,23 @@ class Remembered:
 
     def __init__(self) -> None:
         self._forms: Forms | None = None
+        self._trusted: Forms | None = None
+        self.trusting = False
+        """Whether what was found to fit once is taken to fit from then on (`unchanging`)."""
 
     def forms(self, weight: Tensor) -> Forms:
         """The forms computed so far, or a new, empty object if the weight has changed."""
+        if self.trusting and self._trusted is not None:
+            return self._trusted
         forms = self._forms
         if forms is None or not forms.fits(weight):
             self._forms = forms = Forms(weight)
+        self._trusted = forms if self.trusting else None
         return forms  # not self._forms: another thread may have replaced it
 
     def copied(self, weight: Tensor) -> _Content | None:
         """What the weight has to be compared with, where that is a copy."""
-        content = None if self._forms is None else self._forms.content
+        content = None if self._forms is None or (self.trusting and self._trusted is not None) else self._forms.content
         return content if content is not None and content.copy.numel() and content.fits_layout(weight) else None
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -107,6 +113,22 @@ def compared_at_once(weights: Iterable[tuple[Remembered, Tensor]]) -> Iterator[N
         yield
     finally:
         _found.unchanged = before
+
+
+@contextmanager
+def unchanging(weights: Iterable[Remembered]) -> Iterator[None]:
+    """Weights that nobody writes to in the `with` block: each is compared when it is first used there, and not again.
+
+    A training loop knows that of kernels that it does not train; between steps, a GPU need not be waited for then.
+    """
+    weights = list(weights)
+    for each in weights:
+        each.trusting, each._trusted = True, None
+    try:
+        yield
+    finally:
+        for each in weights:
+            each.trusting, each._trusted = False, None
 
 
 class _Content:

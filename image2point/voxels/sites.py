@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
+from image2point.voxels.window import Window
 
 LARGEST_KEY = 1 << 62
+_ALIGNED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,18 +211,42 @@ class Sites:
                     return rows[parents]
         return None
 
-    def to(self, device: torch.device | str) -> Sites:
-        """These sites on `device`; plans stay behind and are built anew there."""
-        return self if self.coordinates.to(device) is self.coordinates else self._moved(lambda rows: rows.to(device))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Sites:
+        """These sites on `device`, and with them the neighbour tables and coarser sites that have been made, in one
+        copy; all other plans stay behind."""
+        if self.coordinates.to(device) is self.coordinates:
+            return self
+        return self._moved(lambda rows: rows.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Sites:
-        """Copy to page-locked memory."""
+        """Copy to page-locked memory, as `to`."""
         return self._moved(Tensor.pin_memory)
 
+    def in_one_piece(self) -> Sites:
+        """A copy, with what `to` takes along, in one piece of memory: what passes between processes is one file."""
+        return self._moved(lambda rows: rows)
+
     def _moved(self, move: Callable[[Tensor], Tensor]) -> Sites:
-        origin = None if self.origin is None else move(self.origin)
-        finest = None if self.finest is None else move(self.finest)
-        return Sites(move(self.coordinates), self.batch_size, self.stride, origin, self.voxel_size, finest)
+        found: dict[int, Tensor] = {}
+        self.rebuilt(lambda tensor: found.setdefault(id(tensor), tensor))
+        moved = dict(zip(found, _move_together(list(found.values()), move), strict=True))
+        return self.rebuilt(lambda tensor: moved[id(tensor)])
+
+    def rebuilt(self, change: Callable[[Tensor], Tensor]) -> Sites:
+        """The same of other tensors, with the plans that are made of tensors alone: those that `to` takes along."""
+        origin = None if self.origin is None else change(self.origin)
+        finest = None if self.finest is None else change(self.finest)
+        plans: dict[Hashable, Any] = {}
+        for key, made in self._plans.items():
+            if isinstance(key, Window):
+                plans[key] = made.rebuilt(change)
+            elif isinstance(key, tuple) and key[0] == "coarsen":
+                plans[key] = made[0].rebuilt(change), change(made[1])
+            elif key in ("batch", "counts"):
+                plans[key] = change(made)
+            elif key == "bounds":
+                plans[key] = made
+        return Sites(change(self.coordinates), self.batch_size, self.stride, origin, self.voxel_size, finest, plans)
 
     def same(self, other: Sites) -> bool:
         """Whether both are the same voxels (usually the same object)."""
@@ -229,6 +255,25 @@ class Sites:
             and self.batch_size == other.batch_size
             and torch.equal(self.coordinates, other.coordinates)
         )
+
+
+def _move_together(tensors: list[Tensor], move: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """`move` of all tensors at once, as bytes of one tensor; each begins where vectors of a GPU's words may begin."""
+    starts, size = list[int](), 0
+    for tensor in tensors:
+        starts.append(size)
+        size += -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
+    pieces = torch.empty(size, dtype=torch.uint8, device=tensors[0].device)
+
+    def views(whole: Tensor) -> list[Tensor]:
+        return [
+            whole[start : start + tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
+            for start, tensor in zip(starts, tensors, strict=True)
+        ]
+
+    for view, tensor in zip(views(pieces), tensors, strict=True):
+        view.copy_(tensor)
+    return views(move(pieces))
 
 
 def unique_sites(

@@ -61,11 +61,11 @@ class VoxelTensor:
         """Other features on the same sites."""
         return VoxelTensor(features, self.sites)
 
-    def to(self, target: torch.device | torch.dtype | str) -> VoxelTensor:
-        """Move to a device, or convert the features to a floating type."""
+    def to(self, target: torch.device | torch.dtype | str, non_blocking: bool = False) -> VoxelTensor:
+        """Move to a device, with the plans that `Sites.to` takes along, or convert the features to a floating type."""
         if isinstance(target, torch.dtype):
             return self.replace(self.features.to(target))
-        return VoxelTensor(self.features.to(target), self.sites.to(target))
+        return VoxelTensor(self.features.to(target, non_blocking=non_blocking), self.sites.to(target, non_blocking))
 
     def double(self) -> VoxelTensor:
         """The features in float64."""
@@ -193,11 +193,11 @@ class DenseVoxels:
         cells = cells.masked_scatter(self.mask[:, 0].unsqueeze(-1), rows)
         return self._with(cells.permute(0, 4, 1, 2, 3))
 
-    def to(self, target: torch.device | torch.dtype | str) -> DenseVoxels:
+    def to(self, target: torch.device | torch.dtype | str, non_blocking: bool = False) -> DenseVoxels:
         """Move to a device, or convert the features to a floating type."""
         if isinstance(target, torch.dtype):
             return self._with(self.grid.to(target))
-        return self._moved(lambda values: values.to(target))
+        return self._moved(lambda values: values.to(target, non_blocking=non_blocking))
 
     def double(self) -> DenseVoxels:
         """The features in float64."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
 from pathlib import Path
 
 import layouts
@@ -47,6 +49,20 @@ class Ragged:
         return Cloud(points, normals, colours, rng.integers(-1, 300, size), attributes, origin)
 
 
+class Deadly(Ragged):
+    """The process that is the first to read cloud 40 is killed."""
+
+    def __init__(self, count: int, marker: Path) -> None:
+        super().__init__(count)
+        self.marker = marker
+
+    def __getitem__(self, index: int) -> Cloud:
+        if index == 40 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
 def assert_same(one: CloudSet, other: CloudSet, atol: float = 0.0) -> None:
     assert len(one) == len(other) and one.classes == other.classes
     np.testing.assert_array_equal(one.labels, other.labels)
@@ -77,6 +93,15 @@ def test_exact_is_exact_over_many_shards(tmp_path: Path, workers: int) -> None:
     read.train[0].points[:] = 5
     assert (read.train[0].points != 5).any()  # the caller's own
     assert_same(whole.train, pickle.loads(pickle.dumps(read.train)))
+
+
+def test_a_killed_reader_changes_nothing(tmp_path: Path) -> None:
+    deadly = Deadly(90, tmp_path / "killed")
+    prepare_dataset(Splits(deadly, None, Ragged(4)), tmp_path / "two", "ragged", shard_bytes=2000, workers=2)
+    assert deadly.marker.exists()
+    prepare_dataset(Splits(deadly, None, Ragged(4)), tmp_path / "one", "ragged", shard_bytes=2000)
+    one, two = ((tmp_path / name / "prepared.json").read_text() for name in ("one", "two"))
+    assert one == two and one.count("sha256") > 20
 
 
 def test_version_1_called_labels_of_points_parts(tmp_path: Path) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +21,8 @@ from image2point import runs
 from image2point.jobs.ingredients import load_splits
 from image2point.jobs.transfer import run_transfer
 from image2point.training import loop
+from image2point.training.job import Job, State
+from image2point.voxels import Sites
 
 
 def columns(path: Path, name: str) -> list[float]:
@@ -110,3 +117,46 @@ def test_kernels_scaled_by_the_training_clouds_are_stored(tmp_path: Path) -> Non
     assert kernels and all(torch.allclose(f, f[0]) and abs(float(f[0]) - 1) > 0.01 for f in factors)
     network = i2p.load(runs_of["occupancy"].path)
     assert all(torch.equal(tensor, scaled[name]) for name, tensor in network.state_dict().items())
+
+
+def test_plans_of_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    plan = Sites.plan
+
+    def noted(sites: Sites, key: object, build: Callable[[], Any]) -> Any:
+        return plan(sites, key, lambda: (made.append(str(key)), build())[1])
+
+    monkeypatch.setattr(Sites, "plan", noted)
+    epoch = loop.train_epoch
+
+    def watched(job: Job, state: State) -> None:
+        made.clear()
+        epoch(job, state)
+        tables.append(sum("Window" in key or "coarsen" in key for key in made))
+
+    monkeypatch.setattr(loop, "train_epoch", watched)
+    weights, tables = [], list[int]()
+    for workers in (0, 1):
+        config = tiny(f"name=w{workers}", "training.epochs=1", f"training.workers={workers}", "collapse.every=0")
+        weights.append(load_file(run_transfer(config, tmp_path).weights))
+    assert tables[0] > 10 and tables[1] == 0  # here, and in the worker
+    assert all(torch.equal(tensor, weights[0][name]) for name, tensor in weights[1].items())
+
+
+def test_a_step_is_read_when_the_next_has_begun() -> None:
+    said: list[str] = []
+
+    class Late:
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def values(self) -> list[float]:
+            said.append(f"step {self.step}")
+            return [math.nan if self.step == 3 else 2.0, 1.0, float(self.step == 2)]
+
+    job = SimpleNamespace(journal=SimpleNamespace(step=lambda epoch, loss: said.append(f"{epoch}: {loss}")))
+    state, running = State(), deque((step, 4, Late(step)) for step in (1, 2, 3))
+    assert not loop._settle(job, state, running, 2) and said == ["step 1", "1: 0.5"]  # type: ignore[arg-type]
+    assert loop._settle(job, state, running, 1) and state.sums == [4.0, 2.0, 8]  # type: ignore[arg-type]
+    with pytest.raises(loop.Diverged, match="epoch 1, step 3"):
+        loop._settle(job, state, running)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from voxel_samples import random_voxels, relative
 import image2point
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import VoxelConv, VoxelTensor, remember
+from image2point.voxels.modules import kernels_unchanging
 from image2point.voxels.remember import Remembered
 
 
@@ -318,3 +319,28 @@ def test_kernels_that_train_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch, "equal", lambda a, b: asked.append(a.dtype) or equal(a, b))
     net(x)
     assert torch.int64 not in asked
+
+
+@pytest.mark.usefixtures("library")
+def test_kernels_that_nobody_writes_to_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    fits = remember.Forms.fits
+    monkeypatch.setattr(remember.Forms, "fits", lambda self, weight: compared.append(1) or fits(self, weight))
+    at_once = remember.torch.equal
+    monkeypatch.setattr(remember.torch, "equal", lambda a, b: compared.append(1) or at_once(a, b))
+    net, x = network("io+norm"), random_voxels(3, clouds=2, points=60, edge=0.2)
+    with torch.no_grad():
+        before = net(x)
+        with kernels_unchanging(net):
+            net(x)
+            kernels(net)[1].data.mul_(2)  # which nobody may do: it goes unnoticed
+            compared.clear()
+            unnoticed = net(x)
+            assert not compared
+        assert bool((unnoticed == before).all())
+        changed = net(x)
+        kernels(net)[1].data.mul_(2)
+        with kernels_unchanging(net):  # what was written before the block is seen in it
+            again = net(x)
+        assert relative(changed, before) > 1e-6 and relative(again, changed) > 1e-6
+        assert relative(again, by_reference(net, x)) < 1e-10

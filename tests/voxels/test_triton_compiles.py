@@ -16,6 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+REAL = ("momentum", "eps")
 SHARED_MEMORY = 227 * 1024  # bytes that a program may have on an H100 or H200
 
 
@@ -36,7 +37,9 @@ def build(kernel: Any, pointers: dict[str, str | None], constants: dict[str, Any
     constants |= {name: 1 for name in ("GROUPS", "w_out") if name in kernel.arg_names}
     signature, aligned = {}, {}
     for place, name in enumerate(kernel.arg_names):
-        signature[name] = "constexpr" if name in constants else pointers.get(name) or "i32"
+        signature[name] = (
+            "constexpr" if name in constants else pointers.get(name) or ("fp32" if name in REAL else "i32")
+        )
         if name in pointers or name.startswith(("C", "w_")):
             aligned[place,] = [["tt.divisibility", 16]]
     source = triton.compiler.ASTSource(
@@ -52,6 +55,7 @@ def build(kernel: Any, pointers: dict[str, str | None], constants: dict[str, Any
 
 
 def main() -> None:
+    from image2point.voxels import triton_norm
     from image2point.voxels.conv import triton_depthwise, triton_epilogue, triton_forward, triton_table, triton_weight
 
     def tail(kind: str) -> dict[str, str | None]:
@@ -94,6 +98,23 @@ def main() -> None:
     table = dict.fromkeys((*table, "columns_ptr", "reads_ptr", "taps_ptr", "bits_ptr", "order_ptr"), "*i32")
     build(triton_table._rank, {**table, "key_ptr": "*i16"}, {"ROWS": 256})
     build(triton_table._cut, {**table, "order_ptr": "*i64"}, {"ROWS": 64})
+    norm(triton_norm)
+
+
+def norm(kernels: Any) -> None:
+    sizes, rows = (
+        {"PARTS": 64, "ROWS": 32, "CHANNELS": 64},
+        ("x_ptr", "y_ptr", "gradient_ptr", "data_ptr", "residual_ptr"),
+    )
+    for kind, activation in (("*bf16", "relu"), ("*fp32", "relu6"), ("*fp32", "identity")):
+        outside = None if activation == "identity" else "*u8"
+        for kernel in (kernels._moments, kernels._normalise, kernels._sums, kernels._gradient):
+            names = [name for name in kernel.arg_names if name.endswith("_ptr")]
+            pointers: dict[str, str | None] = {name: kind if name in rows else "*fp32" for name in names}
+            pointers |= {"tracked_ptr": "*i64"} if "tracked_ptr" in names else {}
+            pointers |= {"outside_ptr": outside} if "outside_ptr" in names else {}
+            constants = {**sizes, "ACTIVATION": activation} if kernel is kernels._normalise else sizes
+            build(kernel, pointers, constants)
 
 
 if __name__ == "__main__":

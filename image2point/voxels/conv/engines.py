@@ -82,14 +82,14 @@ def choose(name: str, features: Tensor, weight: Tensor, table: NeighbourTable, g
         if device.type != "cuda":
             _log_once(f"sparse convolutions on {device.type}: engine cpu")
             return _load("cpu")
-        reason = _unavailable("triton", device) or _load("triton").unsupported(features, weight, table, groups)
+        reason = unavailable("triton", device) or _load("triton").unsupported(features, weight, table, groups)
         _log_once(
             f"sparse convolutions on {device.type}: engine triton"
             if reason is None
             else f"sparse convolutions on {device.type}: engine cpu, because of triton: {reason}"
         )
         return _load("triton" if reason is None else "cpu")
-    reason = _unavailable(name, device) or _load(name).unsupported(features, weight, table, groups)
+    reason = unavailable(name, device) or _load(name).unsupported(features, weight, table, groups)
     if reason is not None:
         raise VoxelError(f"engine {name} cannot run this convolution: {reason}; choose engine auto")
     return _load(name)
@@ -101,7 +101,8 @@ def _load(name: str) -> Engine:
 
 
 @cache
-def _unavailable(name: str, device: torch.device) -> str | None:
+def unavailable(name: str, device: torch.device) -> str | None:
+    """Why the engine `name` cannot run on a device at all, or None."""
     return _load(name).unavailable(device)
 
 

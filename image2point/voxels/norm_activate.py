@@ -1,0 +1,108 @@
+"""A norm by batch statistics, a sum and a ReLU as one operation, where the Triton kernels can run it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from image2point.voxels import relu
+from image2point.voxels.conv.engines import unavailable
+from image2point.voxels.conv.epilogue import CEILINGS
+from image2point.voxels.norm import BatchNorm
+
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def takes(norm: BatchNorm, rows: Tensor, residual: Tensor | None, activation: str | None, engine: str) -> bool:
+    """Whether `norm_activate` can run: in training, in one process, with Triton, a norm that has all that norms have.
+
+    Where it cannot, the modules run one by one, to the same result up to rounding.
+    """
+    if not norm.training or norm.momentum is None or not norm.affine or norm.running_mean is None:
+        return False
+    if engine != "triton" and not (engine == "auto" and rows.is_cuda):
+        return False
+    if activation not in ("identity", *CEILINGS) or rows.dtype not in _TYPES or len(rows) < 2:
+        return False
+    if norm.weight.dtype not in _TYPES or norm.running_mean.dtype != torch.float32 or torch.compiler.is_compiling():
+        return False
+    if residual is not None and (residual.shape != rows.shape or residual.dtype != rows.dtype):
+        return False
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return False
+    return unavailable("triton", rows.device) is None
+
+
+def norm_activate(rows: Tensor, norm: BatchNorm, residual: Tensor | None, activation: str) -> Tensor:
+    """activation(norm(rows) + residual) for what `takes` accepts; the running statistics move.
+
+    Differentiable in rows, residual, weight and bias; the gradient can be differentiated again, in plain torch.
+
+    Args:
+        rows, residual: [N, C].
+        activation: identity, relu or relu6.
+    """
+    wants = torch.is_grad_enabled()
+    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    return _NormActivate.apply(
+        rows, norm.weight, norm.bias, residual, running, norm.momentum, norm.eps, activation, wants
+    )
+
+
+class _NormActivate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor | None,
+        running: tuple[Tensor, Tensor, Tensor],
+        momentum: float,
+        eps: float,
+        activation: str,
+        keep: bool,
+    ) -> Tensor:
+        from image2point.voxels import triton_norm
+
+        x, added = (None if each is None else each.detach().contiguous() for each in (rows, residual))
+        with torch.cuda.device_of(rows):
+            found = triton_norm.forward(x, weight, bias, running, momentum, eps, added, activation, keep)
+        y, mean, rate, outside = found
+        ctx.save_for_backward(rows, weight, bias, mean, rate, outside)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        from image2point.voxels import triton_norm
+
+        rows, weight, bias, mean, rate, outside = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3]
+        if torch.is_grad_enabled():  # to be differentiated again
+            found = _gradients(gradients[0], rows, weight, outside, ctx.eps)
+        else:
+            with torch.cuda.device_of(rows):
+                gradient, x = gradients[0].contiguous(), rows.contiguous()
+                found = triton_norm.backward(gradient, x, weight, mean, rate, outside, wanted)
+        data, added, of_weight, of_bias = found
+        of_weight, of_bias = of_weight.to(weight.dtype), of_bias.to(bias.dtype)
+        return data, of_weight, of_bias, added if wanted else None, *(None,) * 5
+
+
+def _gradients(
+    gradient: Tensor, rows: Tensor, weight: Tensor, outside: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `triton_norm.backward` gives, of operations that can be differentiated."""
+    if outside is not None:
+        gradient = relu.masked(gradient, outside.bool())
+    wide, x = gradient.float(), rows.float()
+    variance, mean = torch.var_mean(x, 0, correction=0)
+    rate = torch.rsqrt(variance + eps)
+    normed = (x - mean) * rate
+    product = wide * normed
+    data = rate * weight * (wide - wide.mean(0) - normed * product.mean(0))
+    return data.to(rows.dtype), gradient, product.sum(0), wide.sum(0)

@@ -1,0 +1,58 @@
+"""Work in units over processes: the same results in order, whatever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from image2point.errors import InputError
+from image2point.units import ATTEMPTS, in_units
+
+
+def square(place: Path, deaths: int, fatal: int = 5) -> Callable[[int], int]:
+    """Squares; the process that is given `fatal` dies the first few times. Every beginning is written down."""
+
+    def do(number: int) -> int:
+        begun = len(list(place.glob(f"{number}.*")))
+        (place / f"{number}.{begun}").touch()
+        if number == fatal and begun < deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number < 0:
+            raise InputError(f"{number} is negative")
+        return number * number
+
+    return do
+
+
+@pytest.mark.parametrize("kind, workers", [("local", 0), ("local", 2), ("ray", 2)])
+def test_a_killed_worker_costs_its_unit(tmp_path: Path, kind: str, workers: int) -> None:
+    if kind == "ray":
+        pytest.importorskip("ray", reason="ray is not installed (the extra `ray`)")
+    deaths = 1 if workers else 0
+    assert list(in_units(partial(square, tmp_path, deaths), range(12), workers, kind)) == [n * n for n in range(12)]
+    begun = {number: len(list(tmp_path.glob(f"{number}.*"))) for number in range(12)}
+    assert begun[5] == 1 + deaths
+    # With a process of `local` its pool dies: what it had done ahead, and what ran beside it, is done again.
+    allowed = {0: 0, 2: 8}[workers] if kind == "local" else 1
+    assert sum(begun.values()) - 12 <= allowed and all(begun[number] == 1 for number in range(4) if kind == "ray")
+
+
+def test_one_that_dies_each_time_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"unit 6 of 12 died {ATTEMPTS} times"):
+        list(in_units(partial(square, tmp_path, ATTEMPTS), range(12), 1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_its_errors_are_told(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(InputError, match="-3 is negative"):
+        list(in_units(partial(square, tmp_path, 0), [1, -3, 2], workers))
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected one of local, ray, found 'slurm'"):
+        in_units(partial(square, tmp_path, 0), [1], 2, "slurm")
