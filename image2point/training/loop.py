@@ -12,7 +12,7 @@ from collections import deque
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from image2point.errors import InputError
 from image2point.training import distributed
@@ -74,6 +74,7 @@ def train_epoch(job: Job, state: State) -> None:
     clock = time.monotonic()
     loader = batches(job.samples, shares, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted)
     last, running, told_early = state.step + len(plan), deque[tuple[int, int, Reading]](), False
+    assert isinstance(job.network, nn.Module)
     with kernels_unchanging(job.network):
         for batch in loader:
             counted = distributed.total_count(job.fabric, task.count(batch.targets))  # 0 where all of it is ignored

@@ -68,7 +68,7 @@ class _NormActivate(torch.autograd.Function):
     ) -> Tensor:
         from image2point.voxels import triton_norm
 
-        x, added = (None if each is None else each.detach().contiguous() for each in (rows, residual))
+        x, added = rows.detach().contiguous(), None if residual is None else residual.detach().contiguous()
         with torch.cuda.device_of(rows):
             found = triton_norm.forward(x, weight, bias, running, momentum, eps, added, activation, keep)
         y, mean, rate, outside = found
@@ -82,6 +82,7 @@ class _NormActivate(torch.autograd.Function):
 
         rows, weight, bias, mean, rate, outside = ctx.saved_tensors
         wanted = ctx.needs_input_grad[3]
+        found: tuple[Tensor, Tensor | None, Tensor, Tensor]
         if torch.is_grad_enabled():  # to be differentiated again
             found = _gradients(gradients[0], rows, weight, outside, ctx.eps)
         else:
