@@ -91,7 +91,8 @@ class AvgPool(nn.Module):
 
     def _total(self, grid: Tensor) -> Tensor:
         window = self.window
-        return F.avg_pool3d(frame(grid, window), window.kernel, window.stride, divisor_override=1)
+        mean = F.avg_pool3d(frame(grid, window), window.kernel, window.stride)
+        return mean * window.taps  # not divisor_override=1, which the exporter to ONNX leaves out
 
     def extra_repr(self) -> str:
         return str(self.window)

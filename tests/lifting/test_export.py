@@ -182,6 +182,17 @@ def check_compiled(net: LiftedNetwork, backend: str, masked: bool) -> None:
             assert relative(compiled(x), net(x)) < 1e-5
 
 
+def test_mean_pooling_runs_as_onnx(tmp_path: Path) -> None:
+    """The shortcuts of this network pool by means over the occupied cells."""
+    net = i2p.lift("test_resnet", weights="random", num_classes=4).eval()
+    voxels = clouds(2)
+    grid = voxels.dense()
+    with torch.no_grad():
+        expected = net(voxels)
+    path = i2p.export(net, clouds(1).dense(), tmp_path / "net.onnx")
+    assert relative(run_file(path, grid.grid, grid.mask), expected) < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_run_as_onnx(name: str, tmp_path: Path) -> None:
