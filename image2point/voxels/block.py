@@ -31,7 +31,8 @@ def convolve_norm_activate(
     if isinstance(y, VoxelTensor) and _is_ours(norm, activation):
         added = residual.features if isinstance(residual, VoxelTensor) and y.sites.same(residual.sites) else None
         name = name_of(None if activation is None else activation.module)
-        if (residual is None or added is not None) and takes(norm, y.features, added, name, getattr(conv, "engine", "")):
+        engine = getattr(conv, "engine", "")
+        if (residual is None or added is not None) and takes(norm, y.features, added, name, engine):
             assert name is not None
             return y.replace(norm_activate(y.features, norm, added, name))
     y = norm(y)
