@@ -30,9 +30,13 @@ def square(place: Path, deaths: int, fatal: int = 5) -> Callable[[int], int]:
 
 
 @pytest.mark.parametrize("kind, workers", [("local", 0), ("local", 2), ("ray", 2)])
-def test_a_killed_worker_costs_its_unit(tmp_path: Path, kind: str, workers: int) -> None:
+def test_a_killed_worker_costs_its_unit(
+    tmp_path: Path, kind: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if kind == "ray":
         pytest.importorskip("ray", reason="ray is not installed (the extra `ray`)")
+        here, others = str(Path(__file__).parent), os.environ.get("PYTHONPATH")  # Ray's processes import this file
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, others] if others else [here]))
     deaths = 1 if workers else 0
     assert list(in_units(partial(square, tmp_path, deaths), range(12), workers, kind)) == [n * n for n in range(12)]
     begun = {number: len(list(tmp_path.glob(f"{number}.*"))) for number in range(12)}

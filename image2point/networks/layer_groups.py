@@ -22,19 +22,24 @@ def layer_numbers(architecture: str, names: Iterable[str]) -> dict[str, int]:
     >>> layer_numbers("test_resnet", ["conv1.0.weight", "layer1.0.conv1.weight", "layer2.0.bn1.bias", "fc.weight"])
     {'conv1.0.weight': 0, 'layer1.0.conv1.weight': 1, 'layer2.0.bn1.bias': 2, 'fc.weight': 3}
     """
-    problem = f"timm has no network {architecture}, by whose layers the learning rate could decay"
-    if has_architecture(architecture):
-        timm = load_timm()
-        problem = f"timm does not say in which order the layers of {architecture} follow each other"
-        with torch.device("meta"):
-            network = timm.create_model(architecture.split(".")[0], pretrained=False)
-        try:
-            matcher = network.group_matcher(coarse=False)
-            numbers = timm.models.group_parameters(_Named(names), matcher, reverse=True)
-            return {str(name): int(number) for name, number in numbers.items()}
-        except (AttributeError, NotImplementedError, AssertionError):
-            pass
-    raise InputError(f"training.layer_decay: {problem}; leave it out, or use training.lr_by_role")
+    if not has_architecture(architecture):
+        raise _unknown(f"timm has no network {architecture}, by whose layers the learning rate could decay")
+    timm = load_timm()
+    with torch.device("meta"):
+        network = timm.create_model(architecture.split(".")[0], pretrained=False)
+    silent = _unknown(f"timm does not say in which order the layers of {architecture} follow each other")
+    if not hasattr(network, "group_matcher"):
+        raise silent
+    try:
+        matcher = network.group_matcher(coarse=False)
+    except (NotImplementedError, AssertionError):  # by which timm says that there is none
+        raise silent from None
+    numbers = timm.models.group_parameters(_Named(names), matcher, reverse=True)
+    return {str(name): int(number) for name, number in numbers.items()}
+
+
+def _unknown(problem: str) -> InputError:
+    return InputError(f"training.layer_decay: {problem}; leave it out, or use training.lr_by_role")
 
 
 class _Named:
