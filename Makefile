@@ -6,6 +6,8 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
+# Python runs this line at its start, before a program imports timm or Lightning (see image2point/torchvision_import.py).
+MEND := import importlib.util; importlib.util.find_spec("image2point") and __import__("image2point")
 
 .PHONY: help demo test test-slow test-gpu mutants coverage docs notebooks lint format scatter clean
 .DEFAULT_GOAL := help
@@ -72,4 +74,6 @@ $(READY): pyproject.toml constraints.txt
 	@if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi
 	@if [ ! -e $(VENV) ]; then mkdir $(VENV) && touch $(UNFINISHED) && $(PYTHON) -m venv $(VENV); fi
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@$(RUN) -c 'import torchvision' 2>/dev/null || echo '$(MEND)' > \
+	    "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mend_torchvision.pth"
 	@rm -f $(UNFINISHED) && touch $@

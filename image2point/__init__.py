@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from image2point.torchvision_import import mend_torchvision
+
 if TYPE_CHECKING:
     from image2point import collapse
     from image2point.decoders import segmenter
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from image2point.voxels import DenseVoxels, VoxelTensor, to_points, voxelize
 
 __version__ = "0.2.0"
+mend_torchvision()
 
 _HOME = {
     "DenseVoxels": "image2point.voxels",

@@ -69,9 +69,6 @@ def writes(folder: Path) -> list[str]:
 
 def _serve(folder: str, *first: str) -> None:
     """Import what commands need, do the first one, so that the rest is loaded too, then fork for each request."""
-    from image2point.torchvision_import import import_torchvision
-
-    import_torchvision()
     for name in LOADED:
         import_module(name)
     answer = os.fdopen(os.dup(1), "w")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 from runpy import run_path
@@ -89,10 +90,10 @@ def public_names() -> list[str]:
     return [f"{home}.{name}" for home in homes for name in getattr(import_module(home), "__all__", ())]
 
 
-def failures(orders: Iterable[Sequence[str]]) -> list[str]:
+def failures(orders: Iterable[Sequence[str]], before: str = "") -> list[str]:
     """What goes wrong where the names of each order are used one after the other, in a process of its own."""
-    arguments = [",".join(order) for order in orders]
-    done = subprocess.run([sys.executable, "-c", FORKS, *arguments], capture_output=True, text=True, check=True)
+    program = [sys.executable, "-c", before + FORKS, *(",".join(order) for order in orders)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
@@ -117,12 +118,52 @@ def test_a_name_that_does_not_work_is_reported() -> None:
     ]
 
 
+UNMENDED = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("image2point")]
+for name in [name for name in sys.modules if name.startswith("image2point")]:
+    del sys.modules[name]
+"""
+"""What `make` runs at the start of Python is undone, so that a program stands as in anyone's environment."""
+
+
 def test_collapse_metric_works_after_a_failed_import_of_its_own_dependency() -> None:
     program = (
-        "try:\n    import torchmetrics\nexcept RuntimeError:\n    pass\n"
+        f"{UNMENDED}try:\n    import torchmetrics\nexcept RuntimeError:\n    pass\n"
         "import image2point\nimage2point.collapse.CollapseMetric(3, 4)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+NEEDING_TORCHVISION = ("torchvision", "timm", "torchmetrics", "lightning.pytorch", "ocnn")
+
+
+def test_what_needs_torchvision_loads_after_the_package() -> None:
+    packages = [name for name in NEEDING_TORCHVISION if find_spec(name.partition(".")[0])]
+    assert not failures([["image2point.__name__", f"{name}.__name__"] for name in packages], before=UNMENDED)
+
+
+@pytest.mark.skipif(not Path(sys.prefix, ".ready").exists(), reason="an environment that make has not set up")
+def test_what_needs_torchvision_loads_by_itself() -> None:
+    packages = [name for name in NEEDING_TORCHVISION if find_spec(name.partition(".")[0])]
+    assert not failures([[f"{name}.__name__"] for name in packages])
+
+
+@pytest.mark.parametrize("missing", ["torchvision::nms", "another::operator"])
+def test_a_torchvision_without_its_operators_is_mended(missing: str, tmp_path: Path) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("from torchvision.ops import boxes\n")
+    (package / "ops.py").write_text(f"import torch\ntorch.library.register_fake({missing!r})(len)\nboxes = 1\n")
+    program = (
+        f"{UNMENDED}sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import image2point\nimport torchvision\nprint(torchvision.boxes)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if missing == "torchvision::nms":
+        assert done.stdout == "1\n"
+    else:
+        assert "another::operator does not exist" in done.stderr
 
 
 @pytest.mark.slow

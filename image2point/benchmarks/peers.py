@@ -15,7 +15,6 @@ from torch import Tensor
 
 from image2point.datasets.files import import_open3d
 from image2point.errors import one_line
-from image2point.torchvision_import import import_torchvision
 from image2point.voxels import Sites, VoxelTensor, Window, neighbour_table
 
 Convolution: TypeAlias = Callable[[Tensor], Tensor]
@@ -61,7 +60,6 @@ def open3d(sites: Sites, weight: Tensor) -> Convolution:
 
 def ocnn(sites: Sites, weight: Tensor) -> Convolution:
     """`ocnn.nn.OctreeConv` on octrees of the same voxels, non-empty nodes only."""
-    import_torchvision()  # ocnn imports it too, but without the care that it may need
     try:
         import ocnn as package
         from ocnn.octree import Octree, Points, merge_octrees

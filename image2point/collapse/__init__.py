@@ -24,7 +24,7 @@
 
     solve(UnconstrainedFeatures((5,) * 10, dim=16)).etf_distance      # theory: where free features end up
 
-Of the rest of the project, this package needs the leaves `errors`, `files` and `torchvision_import` alone.
+Of the rest of the project, this package needs the leaves `errors` and `files` alone.
 """
 
 from __future__ import annotations

@@ -6,16 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from image2point.collapse.inputs import StatisticsError
-from image2point.torchvision_import import import_torchvision
-
-import_torchvision()  # Lightning imports it without the care that it may need
-
-from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
-
-from image2point.collapse.torchmetric import CollapseMetric  # noqa: E402
+from image2point.collapse.torchmetric import CollapseMetric
 
 
 class CollapseCallback(Callback):

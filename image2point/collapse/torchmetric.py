@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torchmetrics import Metric
 
 from image2point.collapse.metrics import metrics
 from image2point.collapse.statistics import Statistics
-from image2point.torchvision_import import import_torchvision
-
-import_torchvision()  # torchmetrics imports it without the care that it may need
-
-from torchmetrics import Metric  # noqa: E402
 
 
 class CollapseMetric(Metric):

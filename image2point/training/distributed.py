@@ -26,9 +26,6 @@ PRECISION = {"32": "32-true", "64": "32-true", "16-mixed": "16-mixed", "bf16-mix
 
 def start(training: Training) -> Fabric:
     """Launch the processes of a run; InputError where the machine does not have what the config asks for."""
-    from image2point.torchvision_import import import_torchvision
-
-    import_torchvision()  # lightning imports it too, but without the care that it may need
     from lightning.fabric import Fabric
 
     _check_started(training)

@@ -119,6 +119,40 @@ inline const T* sum(const Table<T>& table, int64_t bag, const T* features, int64
   return space;
 }
 
+// A kernel with `taps` numbers per pair of channels, as panels [taps][ceil(outputs / width)][inputs][width], filled up with
+// zeros. Channels are `in` and `out` numbers apart, so that a transposed kernel is packed as it lies.
+template <typename T>
+void pack(const T* kernel, T* panels, int64_t taps, int64_t inputs, int64_t outputs, int64_t in, int64_t out,
+          int64_t threads) {
+  constexpr int width = Vector<T>::width;
+  const int64_t count = (outputs + width - 1) / width;
+#pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads))
+  for (int64_t task = 0; task < count * inputs; ++task) {
+    const int64_t panel = task / inputs, input = task % inputs, valid = std::min<int64_t>(width, outputs - panel * width);
+    const T* from = kernel + input * in + panel * width * out;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      T* to = panels + ((tap * count + panel) * inputs + input) * width;
+      for (int64_t n = 0; n < valid; ++n) to[n] = from[n * out + tap];
+      for (int64_t n = valid; n < width; ++n) to[n] = 0;
+    }
+  }
+}
+
+// Back again: [taps][inputs][outputs] as a kernel [outputs][inputs][taps].
+template <typename T>
+void unpack(const T* matrices, T* kernel, int64_t taps, int64_t inputs, int64_t outputs, int64_t threads) {
+  constexpr int width = Vector<T>::width;
+  const int64_t count = (outputs + width - 1) / width;
+#pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads))
+  for (int64_t task = 0; task < count * inputs; ++task) {
+    const int64_t panel = task / inputs, input = task % inputs, valid = std::min<int64_t>(width, outputs - panel * width);
+    const T* from = matrices + input * outputs + panel * width;
+    T* to = kernel + (panel * width * inputs + input) * taps;
+    for (int64_t n = 0; n < valid; ++n)
+      for (int64_t tap = 0; tap < taps; ++tap) to[n * inputs * taps + tap] = from[tap * inputs * outputs + n];
+  }
+}
+
 // `panels`: [columns][ceil(outputs / width)][inputs][width]; reversed: the last column's matrix belongs to the first.
 template <typename T>
 void convolve(const Table<T>& table, const T* features, const T* panels, T* output, int64_t inputs, int64_t outputs,
@@ -234,7 +268,7 @@ inline void outer_up_to(int rows, const T* const* x, const T* const* gradient, i
   }
 }
 
-// The gradient of a kernel, [columns][inputs][outputs], which comes filled with zeros.
+// The gradient of a kernel, [columns][inputs][outputs].
 template <typename T>
 void weight_gradient(const Table<T>& table, const T* features, const T* gradient, T* kernel, int64_t inputs,
                      int64_t outputs, int64_t threads) {
@@ -250,6 +284,9 @@ void weight_gradient(const Table<T>& table, const T* features, const T* gradient
     for (int64_t task = 0; task < table.columns * shares; ++task) {
       const int64_t column = task / shares, share = task % shares;
       T* matrix = kernel + column * inputs * outputs;
+      const int64_t left = share * count / shares * width;
+      const int64_t right = std::min((share + 1) * count / shares * width, outputs);
+      for (int64_t i = 0; i < inputs; ++i) std::memset(matrix + i * outputs + left, 0, (right - left) * sizeof(T));
       for (int64_t block = 0; block < table.blocks(); ++block) {
         const int32_t* edge = table.edges + block * table.columns + column;
         const T* base = gradient + block * table.height * outputs;
@@ -570,6 +607,14 @@ extern "C" void fill_spread(const int32_t* reads, const int32_t* taps, int64_t s
   extern "C" void depthwise_##NAME(TABLE(T), const T* features, const T* scales, T* output, int64_t channels,     \
                                    int64_t reversed, int64_t threads) {                                           \
     convolve_depthwise<T>(GIVEN, features, scales, output, channels, reversed != 0, threads);                     \
+  }                                                                                                               \
+  extern "C" void pack_##NAME(const T* kernel, T* panels, int64_t taps, int64_t inputs, int64_t outputs,          \
+                              int64_t in, int64_t out, int64_t threads) {                                         \
+    pack<T>(kernel, panels, taps, inputs, outputs, in, out, threads);                                             \
+  }                                                                                                               \
+  extern "C" void unpack_##NAME(const T* matrices, T* kernel, int64_t taps, int64_t inputs, int64_t outputs,      \
+                                int64_t threads) {                                                                \
+    unpack<T>(matrices, kernel, taps, inputs, outputs, threads);                                                  \
   }                                                                                                               \
   extern "C" void gradient_##NAME(TABLE(T), const T* features, const T* gradient, T* kernel, int64_t inputs,      \
                                   int64_t outputs, int64_t threads) {                                             \

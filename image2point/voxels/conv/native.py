@@ -74,12 +74,16 @@ def weight_gradient(
     found = bags(table, shape, backward)
     features, gradient = features.detach().contiguous(), gradient.detach().contiguous()
     inputs, outputs, name = features.shape[1], gradient.shape[1], NAMES[features.dtype]
-    kernel, weights = features.new_zeros(found.columns, inputs // groups, outputs), _weights(features)
-    if groups == 1:
-        call(f"gradient_{name}", *found.arguments(weights), features, gradient, kernel, inputs, outputs)
-    else:
+    weights = _weights(features)
+    if groups > 1:
+        kernel = features.new_zeros(found.columns, outputs)
         call(f"depthwise_gradient_{name}", *found.arguments(weights), features, gradient, kernel, outputs)
-    return kernel.permute(2, 1, 0).unflatten(2, shape).contiguous()
+        return kernel.T.contiguous().view(outputs, 1, *shape)
+    matrices = features.new_empty(found.columns, inputs, outputs)
+    call(f"gradient_{name}", *found.arguments(weights), features, gradient, matrices, inputs, outputs)
+    kernel = features.new_empty(outputs, inputs, *shape)
+    call(f"unpack_{name}", matrices, kernel, found.columns, inputs, outputs)
+    return kernel
 
 
 def depth_gradients(
@@ -131,9 +135,14 @@ def _weights(features: Tensor, depth: Tensor | None = None, reversed_: bool = Fa
 
 def panels(weight: Tensor, width: int) -> Tensor:
     """[C_out, C_in, kx, ky, kz] → [kx · ky · kz, ⌈C_out / width⌉, C_in, width], filled up with zeros."""
-    matrices = weight.detach().flatten(2).permute(2, 1, 0)
-    matrices = F.pad(matrices, (0, -weight.shape[0] % width))
-    return matrices.unflatten(2, (-1, width)).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    kernel = weight.detach().flatten(2)
+    if kernel.stride(2) != 1:
+        kernel = kernel.contiguous()
+    outputs, inputs, taps = kernel.shape
+    packed = kernel.new_empty(taps, -(-outputs // width), inputs, width)
+    strides = kernel.stride(1), kernel.stride(0)  # those of a transposed kernel are the other way round
+    call(f"pack_{NAMES[weight.dtype]}", kernel[0, 0], packed, taps, inputs, outputs, *strides)
+    return packed
 
 
 def scales(weight: Tensor) -> Tensor:
