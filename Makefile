@@ -68,7 +68,7 @@ clean:  ## remove .venv and caches, never runs or data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that this rule began and did not finish is thrown away; one that someone else made is kept.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
 	    "image2point needs Python 3.10 to 3.13; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v)'
 	@if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi

@@ -50,7 +50,7 @@ def test_the_story_says_what_the_runs_gave() -> None:
     assert "480 clouds of 2 classes" in text and "30 parameters (3.0 %)" in text
     assert "ImageNet beat frozen random ones: 60.0 % against 30.0 %. That is what Xu" in text
     assert "All 1,000 parameters, trained from scratch, cannot be told from ImageNet's frozen kernels: 62.0 %" in text
-    assert "ImageNet 0.40, random 0.70, scratch 0.50. The best arm does not have the tightest classes" in text
+    assert "ImageNet 0.4, random 0.7, scratch 0.5. The best arm does not have the tightest classes" in text
 
 
 def test_the_story_is_not_always_the_same() -> None:
@@ -58,6 +58,9 @@ def test_the_story_is_not_always_the_same() -> None:
     text = "\n".join(story(worse, "classification"))
     assert "fall behind frozen random ones" in text and "this run does not show it" in text
     assert "The best arm has the tightest classes" in text and "scratch" not in text
+    tied = {"imagenet": arm("ImageNet", 0.6, 30, 0.0231), "random": arm("random", 0.3, 30, 0.0229)}
+    text = "\n".join(story(tied, "classification"))
+    assert "ImageNet 0.023, random 0.023. The best arm's classes are as tight as another's" in text
     alike = {"imagenet": arm("ImageNet", 0.31, 30), "random": arm("random", 0.30, 30)}
     text = "\n".join(story(alike, "classification"))
     assert "cannot be told from" in text and "does not show it" in text and "CDNV" not in text

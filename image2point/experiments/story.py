@@ -86,14 +86,15 @@ def _collapse(arms: Mapping[str, Record]) -> str:
         share = run.summary.collapse.get("test", {}).get("cdnv_over_null")
         if share is None:
             return ""
-        cdnv[name] = share
+        cdnv[name] = float(f"{share:.2g}")  # as it is printed: what differs by less is not told apart
     best = max(arms, key=lambda name: float(arms[name].summary.final[score]))
-    tightest = min(cdnv, key=lambda name: cdnv[name])
-    told = ", ".join(f"{arms[name].summary.arm} {share:.2f}" for name, share in cdnv.items())
+    tightest = [name for name in cdnv if cdnv[name] == min(cdnv.values())]
+    told = ", ".join(f"{arms[name].summary.arm} {share:g}" for name, share in cdnv.items())
     meaning = "CDNV: how far a class spreads against its distance to others; as a share of what permuted labels give"
-    agrees = (
-        "The best arm has the tightest classes, as neural collapse would have it."
-        if best == tightest
-        else "The best arm does not have the tightest classes: collapse and accuracy are not the same thing."
-    )
+    if best not in tightest:
+        agrees = "The best arm does not have the tightest classes: collapse and accuracy are not the same thing."
+    elif len(tightest) > 1:
+        agrees = "The best arm's classes are as tight as another's, to these digits."
+    else:
+        agrees = "The best arm has the tightest classes, as neural collapse would have it."
     return f"Test features ({meaning}): {told}. {agrees}"

@@ -3,6 +3,7 @@
 STYLE = """
 :root { color-scheme: light; --ink: #222; --soft: #666; --rule: #ddd;
         --sans: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif; }
+html { overflow-y: scroll; }  /* figures are drawn to the width that is left beside the scroll bar */
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink);
        font: 16px/1.55 Charter, "Bitstream Charter", "Source Serif 4", Cambria, Georgia, "Liberation Serif", serif; }
