@@ -104,8 +104,9 @@ def batches(
     pin_memory: bool = False,
     targets: Targets = labels_alone,
     wanted: Wanted | None = None,
+    share: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Batch]:
-    """Yield a Batch for each array of indices in `plan`.
+    """Yield a Batch for each array of indices in `plan`, or for the share of it that this process takes.
 
     epoch: the epoch (from 1) whose augmentation is applied; None for none.
     workers: processes that prepare batches ahead; the batches are the same for any number.
@@ -115,7 +116,7 @@ def batches(
     samples = _Samples(clouds, recipe, epoch, targets, wanted if workers else None)
     loader = DataLoader(
         samples,
-        batch_sampler=_Plan(plan),
+        batch_sampler=_Plan(plan, share),
         collate_fn=samples.collate,
         num_workers=workers,
         pin_memory=pin_memory,
@@ -145,14 +146,14 @@ def plans_of(network: Network, clouds: Labelled, recipe: Preparation) -> Wanted 
 class _Plan:
     """The batches as lists, each made when it is its turn: ten million Python numbers would take half a gigabyte."""
 
-    def __init__(self, plan: Sequence[np.ndarray]) -> None:
-        self.plan = plan
+    def __init__(self, plan: Sequence[np.ndarray], share: Callable[[np.ndarray], np.ndarray] | None) -> None:
+        self.plan, self.share = plan, share
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (indices.tolist() for indices in self.plan)
+        return (indices.tolist() for indices in (map(self.share, self.plan) if self.share else self.plan))
 
 
 class _Samples(Dataset[tuple[int, Any, int]]):

@@ -18,7 +18,7 @@ from image2point.lifting import LiftedNetwork
 from image2point.networks.interface import Network
 from image2point.runs import Run
 from image2point.tasks.task import Task
-from image2point.training import packing
+from image2point.training import distributed, packing
 from image2point.training.averaging import Average, average_of
 from image2point.training.batches import Batch, Preparation, plans_of, shuffled, training_samples
 from image2point.training.interrupt import Interrupted, StopSignal
@@ -120,20 +120,30 @@ class Job:
             return packing.packed(self.voxels, settings.batch_voxels, seed, epoch)
         return shuffled(len(self.samples), settings.batch_size, seed, epoch)
 
+    def share(self, indices: np.ndarray) -> np.ndarray:
+        """What this process takes of a global batch."""
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        if self.voxels is not None:
+            return packing.share(indices, self.voxels, rank, world)
+        return np.array_split(indices, world)[rank]
+
     def interrupted(self, where: str) -> Interrupted:
         """The exception that says where the run stopped and how to go on."""
         command = f"image2point {self.config.command} {self.run.config} --runs {self.run.path.parent} --resume"
         return Interrupted(f"stopped {where}; continue with: {command}")
 
     def _count_voxels(self) -> np.ndarray:
-        train = self.samples
+        train, fabric = self.samples, self.fabric
         self.journal.say(f"counting the voxels of {len(train)} training clouds, for batches of equal size")
-        found = []
-        for counts in packing.count_voxels(train, self.recipe, self.config.training.workers):
-            if self.stop.requested:
-                raise self.interrupted("while counting voxels, before the first epoch")
+        found, workers = [np.empty(0, np.int64)], self.config.training.workers
+        for counts in packing.count_voxels(train, self.recipe, workers, fabric.global_rank, fabric.world_size):
+            if self.stop.requested:  # the others are told below, where they wait
+                break
             found.append(counts)
-        return np.concatenate(found)
+        shares = distributed.gather(fabric, np.concatenate(found))
+        if sum(map(len, shares)) < len(train):
+            raise self.interrupted("while counting voxels, before the first epoch")
+        return np.concatenate(shares)
 
 
 def rows_of(outputs: Tensor | VoxelTensor | DenseVoxels) -> Tensor:

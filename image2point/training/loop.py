@@ -66,13 +66,14 @@ def train_epoch(job: Job, state: State) -> None:
     settings, task, world, rank = job.config.training, job.task, job.fabric.world_size, job.fabric.global_rank
     epoch = state.epoch + 1
     plan = job.plan(epoch)[state.step :]
-    shares = [np.array_split(indices, world)[rank] for indices in plan]
     on_gpu = job.fabric.device.type == "cuda"
     dtype = next(job.network.parameters()).dtype
     job.begin_epoch(state.epoch)
     job.network.train()
     clock = time.monotonic()
-    loader = batches(job.samples, shares, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted)
+    loader = batches(
+        job.samples, plan, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted, job.share
+    )
     last, running, told_early = state.step + len(plan), deque[tuple[int, int, Reading]](), False
     assert isinstance(job.network, nn.Module)
     with kernels_unchanging(job.network):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import heapreplace
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ from image2point.voxels import DenseVoxels, VoxelTensor
 _AT_ONCE = 64
 
 
-def count_voxels(clouds: Labelled, recipe: Preparation, workers: int = 0) -> Iterator[np.ndarray]:
-    """Occupied voxels of each cloud, int64, as it is without augmentation; some clouds at a time, in order."""
-    for batch in batches(clouds, in_order(len(clouds), _AT_ONCE), recipe.still, 0, workers):
+def count_voxels(
+    clouds: Labelled, recipe: Preparation, workers: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[np.ndarray]:
+    """Occupied voxels of each cloud, int64, as it is without augmentation; some clouds at a time, in order. Of several
+    processes each counts its contiguous share."""
+    for batch in batches(clouds, in_order(len(clouds), _AT_ONCE, rank, world), recipe.still, 0, workers):
         yield _counts(batch.voxels).numpy()
 
 
@@ -51,3 +55,20 @@ def packed(counts: np.ndarray, budget: int, seed: int, epoch: int) -> list[np.nd
     number = steps(counts, budget)
     ends = np.cumsum(counts[order])
     return np.split(order, np.searchsorted(ends, np.arange(1, number) * (ends[-1] / number)))
+
+
+def share(indices: np.ndarray, counts: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """What process `rank` of `world` takes of a batch, in the batch's order, so that all have nearly as many voxels.
+
+    From the largest to the smallest, each cloud goes to the process that has the fewest voxels so far (Graham, 1969).
+
+    >>> counts = np.array([9, 1, 2, 8])
+    >>> [share(np.arange(4), counts, rank, 2).tolist() for rank in (0, 1)]
+    [[0, 1], [2, 3]]
+    """
+    order = np.argsort(-counts[indices], kind="stable")
+    taker, loads = np.empty(len(indices), np.int64), [(0, process) for process in range(world)]
+    for place, count in zip(order.tolist(), counts[indices[order]].tolist(), strict=True):
+        load, taker[place] = loads[0]
+        heapreplace(loads, (load + count, int(taker[place])))
+    return indices[taker == rank]

@@ -14,7 +14,7 @@ from image2point.errors import InputError
 from image2point.jobs.transfer import run_transfer
 from image2point.training.interrupt import Interrupted
 from image2point.training.job import Job
-from image2point.training.packing import count_voxels, packed, steps
+from image2point.training.packing import count_voxels, packed, share, steps
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,6 +48,26 @@ def test_each_process_gets_a_cloud_of_every_batch() -> None:
     with pytest.raises(InputError, match=r"largest cloud has 50 voxels, .* 2 clouds; expected at least 150"):
         steps(counts, 149, processes=2)
     assert steps(counts, 10**9) == len(packed(counts, 10**9, 0, 1)) == 1
+
+
+@pytest.mark.parametrize("world", [1, 3, 8, 50])
+def test_processes_share_a_batch_so_that_their_voxels_are_nearly_equal(world: int) -> None:
+    rng = np.random.default_rng(world)
+    counts, indices = rng.lognormal(6, 0.8, 1000).astype(np.int64), rng.permutation(1000)[:403]
+    shares = [share(indices, counts, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(shares)) == sorted(indices) and min(map(len, shares)) >= 1
+    assert all(list(part) == [i for i in indices if i in part] for part in shares)  # in the batch's order
+    loads = np.array([counts[part].sum() for part in shares])
+    by_number = np.array([counts[part].sum() for part in np.array_split(indices, world)])
+    assert world == 1 or np.ptp(loads) < np.ptp(by_number) / 3
+
+
+def test_processes_count_the_voxels_of_their_own_clouds() -> None:
+    points = np.random.default_rng(0).uniform(0, 1, (70, 20, 3)).astype(np.float32)
+    clouds, recipe = StoredClouds("cubes", ("a", "b"), points, np.arange(70) % 2), Recipe(0.2)
+    whole = np.concatenate(list(count_voxels(clouds, recipe)))
+    parts = [np.concatenate(list(count_voxels(clouds, recipe, rank=rank, world=3))) for rank in range(3)]
+    assert [len(part) for part in parts] == [24, 23, 23] and np.array_equal(np.concatenate(parts), whole)
 
 
 @pytest.mark.parametrize("substrate", ["sparse", "dense"])
