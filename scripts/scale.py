@@ -130,7 +130,7 @@ def stages(arguments: argparse.Namespace) -> Iterator[str]:
         yield f"{name}: {rate:,.0f} clouds/s on a core, {total / rate / 3600:,.1f} core hours"
     feeding = arguments.gpu_rate / read
     trained = total / arguments.gpu_rate / 3600
-    yield f"train, at {arguments.gpu_rate:,.0f} clouds/s: {trained:,.2f} GPU hours an epoch, {feeding:.1f} cores feed it"
+    yield f"train, {arguments.gpu_rate:,.0f} clouds/s: {trained:,.2f} GPU hours an epoch, {feeding:.1f} cores feed it"
 
     scan = street_scan(120_000, 0.1)
     network = i2p.segmenter("tf_efficientnet_lite0", num_classes=9, decoder="light", weights="random").eval()
