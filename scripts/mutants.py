@@ -88,14 +88,17 @@ def project_files() -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    paths = ((name, ROOT / name) for name in listed.stdout.split("\0") if name)
+    return [name for name, path in paths if path.is_file() or path.is_symlink()]
 
 
 def digest(names: Iterable[str], *more: str) -> str:
     """Of the contents of files and of further texts."""
     total = hashlib.sha256()
     for name in sorted(set(names)):
-        total.update(f"{name}\0".encode() + hashlib.sha256((ROOT / name).read_bytes()).digest())
+        path = ROOT / name
+        content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+        total.update(f"{name}\0".encode() + hashlib.sha256(content).digest())
     for text in more:
         total.update(f"{text}\0".encode())
     return total.hexdigest()[:24]
@@ -126,7 +129,7 @@ class Copies:
             copy = folder / f"worker{number}" / "tree"
             for name in project_files():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, copy / name)
+                shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
             environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
             server = subprocess.Popen(
                 [sys.executable, str(copy / "scripts" / "mutants.py"), "--serve"],

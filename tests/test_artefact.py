@@ -201,6 +201,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     for fields, message in (
         ({"classes": CLASSES}, "needs voxel_size"),
         ({"voxel_size": 0.2, "classes": ("a", "b")}, "expected 3 names, one for each score, found 2"),
+        ({"voxel_size": 0.2, "classes": ("a", "b", "a")}, "expected names that differ, found a more than once"),
         ({"voxel_size": 0.2, "features": "normals", "colour": 1}, "unknown key colour"),
         ({"voxel_size": 0.2, "features": ("xyz", "normals")}, "are 6 input channels, but the network was lifted for 3"),
         ({"voxel_size": -1}, "voxel_size = -1"),

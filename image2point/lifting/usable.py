@@ -54,6 +54,8 @@ class Usable:
         scores = getattr(layer, "out_features", options.num_classes)
         if usage.classes and scores is not None and len(usage.classes) != scores:
             raise InputError(f"classes: expected {scores} names, one for each score, found {len(usage.classes)}")
+        if twice := sorted({name for name in usage.classes if usage.classes.count(name) > 1}):
+            raise InputError(f"classes: expected names that differ, found {', '.join(twice)} more than once")
         if (width := feature_width(usage.features)) != options.in_channels:
             raise InputError(
                 f"features: {', '.join(usage.features)} are {width} input channels, but the network was lifted for "

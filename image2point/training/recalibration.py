@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError
 from image2point.networks.interface import Network
+from image2point.voxels import DenseVoxels, VoxelTensor
 
 
 def following_norms(net: nn.Module | Network) -> list[_BatchNorm]:
@@ -41,7 +42,7 @@ def recalibrate(net: nn.Module | Network, batches: Iterable[Any]) -> None:
             enough for stable means.
 
     Raises:
-        InputError: where there is no batch. The statistics stay as they were, as after any other error.
+        InputError: where there is no batch, or voxels stand among other things in one. The statistics stay as they were, as after any other error.
 
     Example:
 
@@ -50,6 +51,8 @@ def recalibrate(net: nn.Module | Network, batches: Iterable[Any]) -> None:
         >>> clouds = [torch.rand(100, 3) for _ in range(8)]
         >>> i2p.recalibrate(net, [i2p.voxelize(clouds[:4], 0.1), i2p.voxelize(clouds[4:], 0.1)])
     """
+    if isinstance(batches, (VoxelTensor, DenseVoxels)):
+        raise InputError(f"batches: expected an iterable of voxels, found one {type(batches).__name__}; give [voxels]")
     norms = following_norms(net)
     if not norms:
         return
@@ -60,6 +63,11 @@ def recalibrate(net: nn.Module | Network, batches: Iterable[Any]) -> None:
             norm.training, norm.momentum = True, None  # the cumulative average
             norm.reset_running_stats()
         for x in batches:
+            if isinstance(x, (tuple, list)):
+                raise InputError(
+                    f"batches: expected voxels, found a {type(x).__name__}; of a loader of voxels and labels give "
+                    "(voxels for voxels, labels in loader)"
+                )
             net(x)
             count += 1
         if not count:

@@ -56,7 +56,14 @@ def to_tensor(values: Any, name: str) -> Tensor:
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_complex() or values.dtype == torch.bool or values.is_quantized:
             raise VoxelError(f"{name}: expected a dense array of real numbers, found {values.dtype} {values.layout}")
+        if values.is_meta:
+            raise VoxelError(f"{name}: expected numbers, found a tensor on the device meta, which has none")
         return values
+    if isinstance(values, np.ma.MaskedArray) and values.mask.any():
+        raise VoxelError(
+            f"{name}: expected plain numbers, found a masked array; leave the masked rows out, "
+            "array[~array.mask.any(1)].data"
+        )
     try:
         array = np.asarray(values.numpy() if hasattr(values, "numpy") else values)
     except (TypeError, ValueError, RuntimeError) as reason:

@@ -86,6 +86,8 @@ def voxelize(
     if substrate not in ("sparse", "dense"):
         raise VoxelError(f'substrate: expected "sparse" or "dense", found {substrate!r}')
     try:
+        if isinstance(voxel_size, bool):
+            raise TypeError
         voxel_size = float(voxel_size)
     except (TypeError, ValueError):
         raise VoxelError(f"voxel_size: expected a positive number, found {voxel_size!r}") from None

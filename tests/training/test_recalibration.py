@@ -85,6 +85,10 @@ def test_what_goes_wrong_leaves_the_statistics() -> None:
     before = statistics(net)
     with pytest.raises(i2p.InputError, match="at least one batch"):
         i2p.recalibrate(net, [])
+    with pytest.raises(i2p.InputError, match=r"found one VoxelTensor; give \[voxels\]"):
+        i2p.recalibrate(net, batches(1)[0])
+    with pytest.raises(i2p.InputError, match=r"found a tuple; .* give \(voxels for voxels, labels in loader\)"):
+        i2p.recalibrate(net, [(batches(1)[0], torch.zeros(1))])
 
     def breaking() -> Any:
         yield batches(1)[0]
