@@ -21,6 +21,8 @@ from image2point.datasets.scene_files import (
     read_scene,
     scene_attributes,
 )
+from image2point.datasets.semantickitti import read_scan
+from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
 
 
@@ -102,7 +104,8 @@ class LasParts:
 def open_parts(path: Path, fields: SceneFields, columns: str | None = None, whole: bool = False) -> Parts:
     """A file of points, whatever its format, in parts of at most `las.CHUNK` points, or `whole`.
 
-    Only .las and .laz are decoded part by part; other formats are read once and cut. fields, columns: as in
+    Only .las and .laz are decoded part by part; other formats are read once and cut. A .bin is a scan as SemanticKITTI
+    has them. fields, columns: as in
     `scene_files.read_scene`, but for names of coordinates and attributes that this file does not have: it is read by
     the usual names then, coordinates in the unit of the config.
 
@@ -112,5 +115,8 @@ def open_parts(path: Path, fields: SceneFields, columns: str | None = None, whol
         fields = own_coordinates(fields)
         if not whole and path.is_file():
             return LasParts(path, fields)
-    cloud = read_scene(path, None, fields, columns, nan_points="refuse", lenient=True)
+    if path.suffix.lower() == ".bin":
+        cloud = check_cloud(read_scan(path, labelled=False), str(path))
+    else:
+        cloud = read_scene(path, None, fields, columns, nan_points="refuse", lenient=True)
     return CloudParts(cloud, None if whole else las.CHUNK)

@@ -16,9 +16,10 @@ from image2point.datasets.arrays import npy_array, npz_arrays
 from image2point.datasets.columns import parse_columns
 from image2point.datasets.ply_labels import write_ply
 from image2point.datasets.scene_files import LABELS
+from image2point.datasets.semantickitti import prediction_file
 from image2point.datasets.text_labels import write_lines
 from image2point.errors import InputError
-from image2point.files import writing
+from image2point.files import write_bytes, writing
 
 ROWS = 1_000_000
 """Rows of an array that are written at a time."""
@@ -51,12 +52,22 @@ class PointLabels:
         return next((known[name] for name in (str(self.usual).lower(), *LABELS) if name in known), "label")
 
 
+def target_of(source: Path, out: Path) -> Path:
+    """The file in the folder `out` that gets the labels of `source`: of its name, or for a .bin the benchmark's.
+
+    >>> target_of(Path("a/tile.laz"), Path("out")).as_posix()
+    'out/tile.laz'
+    """
+    return out / (prediction_file(source) if source.suffix.lower() == ".bin" else source.name)
+
+
 def write_again(source: Path, target: Path, content: PointLabels) -> None:
-    """Write `source` again to `target`, a file of the same suffix, with labels for its points.
+    """Write `source` again to `target` (`target_of`), with labels for its points.
 
     Written: .las and .laz, in the classification (see `las.write_labels`); .ply, as a property of the vertices; .npz,
     as an array beside the others; .npy, as a column or a field; .txt, .xyz and .pts, as a column. A field that the
-    file has gets the new values and keeps its type; otherwise one is added at the end.
+    file has gets the new values and keeps its type; otherwise one is added at the end. Of a .bin the labels alone are
+    written, as SemanticKITTI's benchmark wants them.
 
     Raises InputError with the path for another suffix, another number of labels than points, and labels that the
     type of the field does not hold.
@@ -138,6 +149,12 @@ def _write_text(source: Path, target: Path, content: PointLabels) -> None:
     write_lines(source, target, content.labels, content.columns, content.field_of, content.extra)
 
 
+def _write_scan(source: Path, target: Path, content: PointLabels) -> None:
+    if content.extra or content.name is not None:
+        raise InputError(f"{source}: a .label file has the classes alone; leave out --probabilities and --field")
+    write_bytes(target, content.labels.astype("<u4").tobytes())
+
+
 def held(labels: np.ndarray, old: np.ndarray | None, path: Path, name: str) -> np.ndarray:
     """Labels [P] in the type and shape of the values that they replace; without such, in the smallest integer type.
 
@@ -183,5 +200,6 @@ WRITERS: dict[str, Callable[[Path, Path, PointLabels], None]] = {
     ".txt": _write_text,
     ".xyz": _write_text,
     ".pts": _write_text,
+    ".bin": _write_scan,
 }
 """By suffix."""

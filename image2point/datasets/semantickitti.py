@@ -17,7 +17,7 @@ from image2point.datasets.listed import entries_of, existing_folder
 from image2point.datasets.scenes import SceneFiles
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
-from image2point.files import write_bytes
+from image2point.files import looked_for
 
 RAW = {
     IGNORE: (0, 1, 52, 99), "car": (10, 252), "bicycle": (11,), "motorcycle": (15,), "truck": (18, 258),
@@ -35,6 +35,7 @@ TABLE = LabelTable(
     raw={name: ids[0] for name, ids in RAW.items() if name != IGNORE},
 )
 SEQUENCES = {"train": ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10"), "test": ("08",)}
+SCANS = "velodyne"
 LAYOUT = (
     "a folder with sequences/NN/velodyne/SCAN.bin (float32 x, y, z, remission) and sequences/NN/labels/SCAN.label "
     "(uint32, the class in the low 16 bits)"
@@ -60,9 +61,9 @@ def load_semantickitti(root: Path, options: Options) -> Splits:
 
 
 def _scans(sequence: Path) -> list[Path]:
-    if not (sequence / "velodyne").is_dir():
-        raise InputError(f"{sequence} has no folder velodyne: expected {LAYOUT}")
-    scans = [path for path in entries_of(sequence / "velodyne") if path.suffix == ".bin"]
+    if not (sequence / SCANS).is_dir():
+        raise InputError(f"{sequence} has no folder {SCANS}: expected {LAYOUT}")
+    scans = [path for path in entries_of(sequence / SCANS) if path.suffix == ".bin"]
     missing = [path for path in scans if not label_file(path).is_file()]
     if missing:
         raise InputError(f"{label_file(missing[0])} is missing, and {len(missing) - 1} others: expected {LAYOUT}")
@@ -95,13 +96,21 @@ def read_scan(path: Path, labelled: bool = True) -> Cloud:
     return Cloud(values[:, :3], labels=labels, attributes={"intensity": values[:, 3]})
 
 
-def write_predictions(path: Path, labels: np.ndarray) -> None:
-    """Labels 0..18 [P] of a scan as the benchmark wants them (`sequences/NN/predictions/SCAN.label`): raw ids by the
-    inverse map, uint32."""
-    write_bytes(path, TABLE.decode(labels).astype("<u4").tobytes())
+def prediction_file(scan: Path) -> Path:
+    """Where the benchmark wants the labels of a scan, relative to the folder that is sent in.
+
+    >>> prediction_file(Path("data/sequences/11/velodyne/000010.bin")).as_posix()
+    'sequences/11/predictions/000010.label'
+    >>> prediction_file(Path("000010.bin")).as_posix()
+    '000010.label'
+    """
+    label = f"{scan.stem}.label"
+    return Path("sequences", scan.parent.parent.name, "predictions", label) if scan.parent.name == SCANS else Path(label)
 
 
 def _words(path: Path, kind: str, width: int) -> np.ndarray:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file{looked_for(path)}")
     size = path.stat().st_size
     if size % (4 * width) or not size:
         raise InputError(f"{path}: {size:,} bytes are no whole number of points of {4 * width} bytes (truncated?)")

@@ -106,10 +106,10 @@ def label_files(
     voxels: int | None = None,
     progress: Progress = lambda what, done, of: None,
 ) -> Iterator[FileLabels]:
-    """Label every point of files (.las .laz .ply .pcd .npz .npy .txt .xyz .pts) with a finished segmentation.
+    """Label every point of files (.las .laz .ply .pcd .npz .npy .txt .xyz .pts .bin) with a finished segmentation.
 
-    out: the folder that gets a file of the same name for each, written again with the labels (`datasets.relabel`); None
-    counts only. probabilities: write those of each class too, as `probability_CLASS`. name: of the field that gets
+    out: the folder that gets a file for each (`datasets.relabel`), of the same name, written again with the labels, or
+    of a .bin the .label that SemanticKITTI's benchmark wants; None counts only. probabilities: write those of each class too, as `probability_CLASS`. name: of the field that gets
     the labels; None for the files' own. ids: raw ids by the name of a class, over those of `registry.raw_ids`.
     voxels: that the network sees at once; None for the run's own. progress: called with the file and the step, and how
     much of how much is done.
@@ -204,13 +204,15 @@ def _content(
 
 def _targets(files: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
     """Where the files go; InputError where two would be one, and where something is there."""
-    names = Counter(file.name.lower() for file in files)
-    if twice := [file for file in files if names[file.name.lower()] > 1]:
+    from image2point.datasets.relabel import target_of
+
+    targets = [target_of(file, out) for file in files]
+    count = Counter(str(target).lower() for target in targets)
+    if twice := [file for file, target in zip(files, targets, strict=True) if count[str(target).lower()] > 1]:
         raise InputError(
             f"{twice[0]} and {twice[1]} have one name, and would be one file in {out}; predict them one by one, with "
             "another --out for each"
         )
-    targets = [out / file.name for file in files]
     for file, target in zip(files, targets, strict=True):
         if target.exists() and file.exists() and target.samefile(file):
             raise InputError(f"{target} would be written over itself; name another folder in --out")

@@ -9,10 +9,11 @@ import layouts
 import numpy as np
 import pytest
 
+from image2point.config import Data
 from image2point.datasets import s3dis, scannet, semantickitti, shapenet_parts
 from image2point.datasets.catalogue import Options
 from image2point.datasets.prepare import prepare_dataset
-from image2point.datasets.registry import find_dataset, load_dataset
+from image2point.datasets.registry import find_dataset, load_dataset, raw_ids
 from image2point.datasets.splits import Subset
 from image2point.datasets.verify import verify_dataset
 from image2point.errors import InputError
@@ -147,9 +148,8 @@ def test_semantickitti_by_the_benchmarks_map(tmp_path: Path) -> None:
     assert cloud.labels.tolist() == [each - 1 for each in KITTI.values()]
     np.testing.assert_allclose(cloud.attributes["intensity"], np.linspace(0, 1, len(KITTI)), atol=1e-6)
     assert not cloud.origin.any()
-    path = tmp_path / "sequences" / "08" / "predictions" / "000001.label"
-    semantickitti.write_predictions(path, np.arange(19))
-    assert np.fromfile(path, "<u4").tolist() == INVERSE
+    raw = raw_ids(Data(name="semantickitti"), splits.test.classes)
+    assert [raw[name] for name in splits.test.classes] == INVERSE
     assert semantickitti.read_scan(Path(splits.test.paths[0]), labelled=False).labels is None
 
 

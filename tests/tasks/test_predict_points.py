@@ -123,6 +123,23 @@ def test_npy_gets_a_column(run: Path, room: np.ndarray, truth: np.ndarray, tmp_p
     assert new.dtype.names[5:] == ("probability_floor", "probability_wall", "probability_ball")
 
 
+def test_scans_go_where_the_benchmark_wants_them(run: Path, room: np.ndarray, truth: np.ndarray, tmp_path: Path) -> None:
+    scans = [tmp_path / f"sequences/{number}/velodyne/000003.bin" for number in (11, 12)]
+    for scan, order in zip(scans, (slice(None), slice(None, None, -1)), strict=True):
+        scan.parent.mkdir(parents=True)
+        np.c_[room, np.ones(len(room))].astype("<f4")[order].tofile(scan)
+    assert call("predict", run, *scans, "--out", tmp_path / "out").exit_code == 0
+    labels = [np.fromfile(tmp_path / f"out/sequences/{number}/predictions/000003.label", "<u4") for number in (11, 12)]
+    np.testing.assert_array_equal(labels[0], RAW[truth])
+    np.testing.assert_array_equal(labels[1], RAW[truth][::-1])
+    found = call("predict", run, scans[0], "--out", tmp_path / "again", "--probabilities")
+    assert found.exit_code != 0 and "a .label file has the classes alone; leave out" in found.output.replace("\n", " ")
+    alone = tmp_path / "000003.bin"
+    alone.write_bytes(scans[0].read_bytes()[:-2])
+    found = call("predict", run, alone, tmp_path / "none.bin", "--out", tmp_path / "out")
+    assert "are no whole number of points" in found.output.replace("\n", " ") and "no such file" in found.output
+
+
 def test_text_keeps_its_lines(run: Path, room: np.ndarray, truth: np.ndarray, tmp_path: Path) -> None:
     lines = [f"{x:.6f}, {y:.6f}, {z:.6f}; 77{' # note' if not i % 7 else ''}\r\n" for i, (x, y, z) in enumerate(room)]
     start = b"# surveyed in M\xfcnchen\r\n// X Y Z kind\r\n\r\n"
