@@ -105,7 +105,9 @@ def prediction_file(scan: Path) -> Path:
     '000010.label'
     """
     label = f"{scan.stem}.label"
-    return Path("sequences", scan.parent.parent.name, "predictions", label) if scan.parent.name == SCANS else Path(label)
+    return (
+        Path("sequences", scan.parent.parent.name, "predictions", label) if scan.parent.name == SCANS else Path(label)
+    )
 
 
 def _words(path: Path, kind: str, width: int) -> np.ndarray:

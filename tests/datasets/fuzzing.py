@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import laspy
 import layouts
 import numpy as np
+import scene_layouts
 
+import image2point as i2p
 from image2point.datasets import registry
 from image2point.datasets.files import import_open3d, read_cloud
+from image2point.datasets.label_table import LabelTable
 from image2point.datasets.prepare import prepare_dataset
+from image2point.datasets.scene_files import read_scene
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError
+from image2point.lifting import artefact
 
 WORDS = (
     b"nan", b"inf", b"-1", b"0", b"4294967295", b"999999999999", b"1e308", b"-2147483648", b"\xff\xff\xff\xff",
@@ -36,6 +42,9 @@ TRISTRIPS = (
 OVER_LINES = (
     "COFF\n4 2 0\n" + "".join(f"{i & 1} {i >> 1} {i} 9 9 {i} 255\n" for i in range(4)) + "4 0\n1\n2 3\n3 1 2 3 7\n"
 )
+
+
+SCANNET = "scans/scene0011_00/scene0011_00_vh_clean_2"
 
 
 def print_nothing(_: str) -> None:
@@ -104,6 +113,16 @@ def targets() -> dict[str, Target]:
     for suffix, contents in _single().items():
         name = f"file{suffix}"
         found[suffix] = Target(contents, name, lambda folder, name=name: read_cloud(folder / name, note=print_nothing))  # type: ignore[misc]
+    table = LabelTable({number: f"class {number}" for number in range(256)})
+    for suffix, contents in _scenes().items():
+        name = f"scene{suffix}"
+        found[f"scene {suffix}"] = Target(
+            contents,
+            name,
+            lambda folder, name=name: read_scene(folder / name, table, note=print_nothing),  # type: ignore[misc]
+        )
+    for name, content in _network().items():
+        found[f"saved {name}"] = Target((content,), name, _read_network)
     for name, dataset, make, damaged in (
         ("modelnet h5", "modelnet", layouts.modelnet_h5, "ply_data_train0.h5"),
         ("modelnet list", "modelnet", layouts.modelnet_h5, "train_files.txt"),
@@ -115,6 +134,12 @@ def targets() -> dict[str, Target]:
         ("part text", "shapenet_part", layouts.shapenet_part_text, "02691156/0a04e3eab45ca15dd.txt"),
         ("part json", "shapenet_part", layouts.shapenet_part_text, "train_test_split/shuffled_val_file_list.json"),
         ("part h5", "shapenet_part", layouts.shapenet_part_h5, "ply_data_test0.h5"),
+        ("s3dis text", "s3dis", scene_layouts.s3dis_folder, "Area_5/hallway_6/Annotations/stairs_1.txt"),
+        ("s3dis array", "s3dis", _rooms_of_arrays, "Area_5/hallway_6/coord.npy"),
+        ("kitti scan", "semantickitti", scene_layouts.kitti_folder, "sequences/08/velodyne/000001.bin"),
+        ("kitti labels", "semantickitti", scene_layouts.kitti_folder, "sequences/08/labels/000001.label"),
+        ("scannet points", "scannet", scene_layouts.scannet_folder, SCANNET + ".ply"),
+        ("scannet labels", "scannet", scene_layouts.scannet_folder, SCANNET + ".labels.ply"),
         ("prepared json", "prepared", _prepared, "prepared.json"),
         ("prepared points", "prepared", _prepared, "train/00000.points.npy"),
         ("prepared starts", "prepared", _prepared, "train/starts.npy"),
@@ -202,6 +227,58 @@ def _single() -> dict[str, tuple[bytes, ...]]:
         ".npy": (array.getvalue(),),
         ".npz": (archive.getvalue(),),
     }
+
+
+def _scenes() -> dict[str, tuple[bytes, ...]]:
+    """Single scenes with a label for each point."""
+    points, labels = layouts.points(0, 12), np.arange(12, dtype=np.uint8) % 3
+    found: dict[str, tuple[bytes, ...]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in (".las", ".laz"):
+            contents = []
+            for version, kind in (("1.2", 3), ("1.4", 7)):
+                scene = laspy.LasData(laspy.LasHeader(version=version, point_format=kind))
+                scene.x, scene.y, scene.z = points.T
+                scene.classification, scene.intensity, scene.red = labels, labels, labels
+                scene.write(Path(folder) / f"scene{suffix}")
+                contents.append((Path(folder) / f"scene{suffix}").read_bytes())
+            found[suffix] = tuple(contents)
+    rows = "".join(f"{x} {y} {z} {label}\n" for (x, y, z), label in zip(points, labels, strict=True))
+    archive, records = io.BytesIO(), io.BytesIO()
+    np.savez(archive, coord=points, segment=labels[:, None], intensity=labels)
+    fields = np.zeros(12, [("x", "<f8"), ("y", "<f4"), ("z", "<f4"), ("label", "u1")])
+    fields["x"], fields["y"], fields["z"], fields["label"] = *points.T, labels
+    np.save(records, fields)
+    head = "ply\nformat ascii 1.0\nelement vertex 12\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    return found | {
+        ".ply": (f"{head}property uchar label\nend_header\n{rows}".encode(),),
+        ".npz": (archive.getvalue(),),
+        ".npy": (records.getvalue(),),
+        ".txt": (f"x y z label\n{rows}".encode(), f"# x,y,z,class\n{rows}".encode()),
+    }
+
+
+def _network() -> dict[str, bytes]:
+    """The files of a saved network, which `_read_network` puts beside the damaged one."""
+    with tempfile.TemporaryDirectory() as folder:
+        net = i2p.lift("test_resnet", weights="random", num_classes=3)
+        home = net.save(Path(folder) / "net", voxel_size=0.1, classes=["a", "b", "c"], scores={"accuracy": 0.5})
+        return {path.name: path.read_bytes() for path in sorted(home.iterdir())}
+
+
+_kept: dict[str, bytes] = {}
+
+
+def _read_network(folder: Path) -> object:
+    _kept.update({} if _kept else _network())
+    for name, content in _kept.items():
+        if not (folder / name).exists():
+            (folder / name).write_bytes(content)
+    return artefact.read(folder)
+
+
+def _rooms_of_arrays(root: Path) -> Path:
+    return scene_layouts.s3dis_folder(root, scene_layouts.pointcept_room)
 
 
 def _small_scans(root: Path) -> Path:

@@ -9,9 +9,11 @@ import pytest
 from fuzzing import damage, read_damaged, targets
 
 KINDS = (
-    ".ply", ".pcd", ".xyz", ".pts", ".off", ".obj", ".stl", ".npy", ".npz", "modelnet h5", "modelnet list",
-    "modelnet_text", "scanobjectnn h5", "shapenet csv", "shapenet h5", "shapenet json", "part text", "part json",
-    "part h5", "prepared json", "prepared points", "prepared starts",
+    ".ply", ".pcd", ".xyz", ".pts", ".off", ".obj", ".stl", ".npy", ".npz", "scene .las", "scene .laz", "scene .ply",
+    "scene .npz", "scene .npy", "scene .txt", "saved network.json", "saved weights.safetensors", "modelnet h5",
+    "modelnet list", "modelnet_text", "scanobjectnn h5", "shapenet csv", "shapenet h5", "shapenet json", "part text",
+    "part json", "part h5", "s3dis text", "s3dis array", "kitti scan", "kitti labels", "scannet points",
+    "scannet labels", "prepared json", "prepared points", "prepared starts",
 )  # fmt: skip
 
 

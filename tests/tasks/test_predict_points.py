@@ -123,7 +123,9 @@ def test_npy_gets_a_column(run: Path, room: np.ndarray, truth: np.ndarray, tmp_p
     assert new.dtype.names[5:] == ("probability_floor", "probability_wall", "probability_ball")
 
 
-def test_scans_go_where_the_benchmark_wants_them(run: Path, room: np.ndarray, truth: np.ndarray, tmp_path: Path) -> None:
+def test_scans_go_where_the_benchmark_wants_them(
+    run: Path, room: np.ndarray, truth: np.ndarray, tmp_path: Path
+) -> None:
     scans = [tmp_path / f"sequences/{number}/velodyne/000003.bin" for number in (11, 12)]
     for scan, order in zip(scans, (slice(None), slice(None, None, -1)), strict=True):
         scan.parent.mkdir(parents=True)
