@@ -61,7 +61,8 @@ def predict(
     A classification takes .ply .pcd .xyz .pts .off .obj .stl .npy .npz and prints the classes of each file. A
     segmentation takes .las .laz .ply .pcd .npz .npy .txt .xyz .pts .bin and prints how many points of each class a
     file has; with --out it writes each file again (.pcd excepted), with its points in their order and all other fields
-    as they were, or of a .bin the .label of SemanticKITTI's benchmark. A file that cannot be read is named at the end, and does not keep the others from their results.
+    as they were, or of a .bin the .label of SemanticKITTI's benchmark. A file that cannot be read is named at the end,
+    and does not keep the others from their results.
 
     Examples:
 

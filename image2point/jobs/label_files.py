@@ -109,10 +109,10 @@ def label_files(
     """Label every point of files (.las .laz .ply .pcd .npz .npy .txt .xyz .pts .bin) with a finished segmentation.
 
     out: the folder that gets a file for each (`datasets.relabel`), of the same name, written again with the labels, or
-    of a .bin the .label that SemanticKITTI's benchmark wants; None counts only. probabilities: write those of each class too, as `probability_CLASS`. name: of the field that gets
-    the labels; None for the files' own. ids: raw ids by the name of a class, over those of `registry.raw_ids`.
-    voxels: that the network sees at once; None for the run's own. progress: called with the file and the step, and how
-    much of how much is done.
+    of a .bin the .label that SemanticKITTI's benchmark wants; None counts only. probabilities: write those of each
+    class too, as `probability_CLASS`. name: of the field that gets the labels; None for the files' own. ids: raw ids
+    by the name of a class, over those of `registry.raw_ids`. voxels: that the network sees at once; None for the run's
+    own. progress: called with the file and the step, and how much of how much is done.
 
     A file that is bad, or lacks what the run's input features need, gets a `problem`, and keeps no other from a result.
     A warning names ids that mean other classes in LAS files (`las.CODES`).

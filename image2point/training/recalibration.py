@@ -42,7 +42,8 @@ def recalibrate(net: nn.Module | Network, batches: Iterable[Any]) -> None:
             enough for stable means.
 
     Raises:
-        InputError: where there is no batch, or voxels stand among other things in one. The statistics stay as they were, as after any other error.
+        InputError: where there is no batch, or voxels stand among other things in one. The statistics stay as they
+            were, as after any other error.
 
     Example:
 
