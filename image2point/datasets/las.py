@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from image2point.datasets.las_header import check_chunks, check_header
 from image2point.errors import InputError, one_line
 from image2point.files import writing
 
@@ -189,7 +190,7 @@ def _chunks(reader: Any, path: Path) -> Iterator[Any]:
 def _opened(path: Path) -> Iterator[Any]:
     """The file in laspy's reader, whose header is the file's own."""
     laspy = _laspy(path)
-    _check_records(path)
+    check_header(path)
     with _damage(path):
         reader = laspy.open(path)
     with reader:
@@ -200,21 +201,24 @@ def _opened(path: Path) -> Iterator[Any]:
                 f"{path}: the header promises {header.point_count:,} points, {size:,} bytes; the file has only "
                 f"{path.stat().st_size:,} bytes (truncated?)"
             )
+        if header.are_points_compressed:
+            _check_chunks(path, header)
         yield reader
 
 
-def _check_records(path: Path) -> None:
-    """Refuse more records of variable length than the file has room for: laspy would look for each of a billion."""
-    with path.open("rb") as file:
-        head = file.read(247)
-    size = path.stat().st_size
-    if head[:4] != b"LASF" or len(head) < 227:
-        raise InputError(f"{path}: damaged, truncated or not a LAS file: no header that begins with LASF")
-    records = {100: 54, 243: 60} if (head[24], head[25]) >= (1, 4) and len(head) == 247 else {100: 54}
-    for at, smallest in records.items():
-        count = int.from_bytes(head[at : at + 4], "little")
-        if count * smallest > size:
-            raise InputError(f"{path}: damaged: the header promises {count:,} records, the file has {size:,} bytes")
+def _check_chunks(path: Path, header: Any) -> None:
+    """Refuse compressed chunks that promise more than there is, which lazrs would allocate."""
+    import lazrs
+
+    known = next((each for each in header.vlrs if type(each).__name__ == "LasZipVlr"), None)
+    with _damage(path), path.open("rb") as file:
+        if known is None:
+            raise ValueError("no record of LASzip")
+        record = lazrs.LazVlr(known.record_data)
+        file.seek(header.offset_to_point_data)
+        table = [] if header.point_count == 0 else lazrs.read_chunk_table(file, record)
+        varies = record.uses_variable_size_chunks()
+        check_chunks(path, file, table, known.record_data, 0 if varies else record.chunk_size(), header)
 
 
 @contextmanager
