@@ -17,7 +17,6 @@ from image2point.datasets.listed import entries_of, existing_folder
 from image2point.datasets.scenes import SceneFiles
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
-from image2point.files import write_bytes
 
 RAW = {
     IGNORE: (0, 1, 52, 99), "car": (10, 252), "bicycle": (11,), "motorcycle": (15,), "truck": (18, 258),
@@ -93,12 +92,6 @@ def read_scan(path: Path, labelled: bool = True) -> Cloud:
             )
         labels = TABLE.encode(raw & 0xFFFF, str(label_file(path)))
     return Cloud(values[:, :3], labels=labels, attributes={"intensity": values[:, 3]})
-
-
-def write_predictions(path: Path, labels: np.ndarray) -> None:
-    """Labels 0..18 [P] of a scan as the benchmark wants them (`sequences/NN/predictions/SCAN.label`): raw ids by the
-    inverse map, uint32."""
-    write_bytes(path, TABLE.decode(labels).astype("<u4").tobytes())
 
 
 def _words(path: Path, kind: str, width: int) -> np.ndarray:
