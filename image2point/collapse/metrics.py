@@ -233,7 +233,7 @@ def _cdnv(classes: PresentClasses) -> dict[str, Any]:
         defined = distance > 0  # False where a class of one sample made it NaN
         corrected = corrected + ((unbiased[i] + unbiased[j]) / (2 * distance))[defined].sum()
         undefined = undefined + (~defined).sum()
-    total, among = _count_pairs(len(classes)), _count_pairs(int(several.sum()))
+    total, among = math.comb(len(classes), 2), math.comb(int(several.sum()), 2)
     cdnv = cdnv / among  # 0/0 = NaN where there is no pair
     return {
         "cdnv": cdnv,
@@ -242,10 +242,6 @@ def _cdnv(classes: PresentClasses) -> dict[str, Any]:
         "cdnv_corrected_undefined": undefined,
         "min_class_distance": nearest.sqrt(),
     }
-
-
-def _count_pairs(classes: int) -> int:
-    return classes * (classes - 1) // 2
 
 
 def _directional(classes: PresentClasses) -> dict[str, Any]:

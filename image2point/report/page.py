@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from image2point.errors import InputError
-from image2point.files import user_path, write_text
+from image2point.files import finite, user_path, write_text
 from image2point.report import charts
 from image2point.report.arms import Arm, group
 from image2point.report.read import Record, read_runs
@@ -96,13 +95,5 @@ def render(arms: Sequence[Arm]) -> str:
 
 def _embed(value: Any) -> str:
     """JSON that may stand inside a script element: no '<', and null where a number is not finite."""
-
-    def finite(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: finite(entry) for key, entry in item.items()}
-        if isinstance(item, (list, tuple)):
-            return [finite(entry) for entry in item]
-        return None if isinstance(item, float) and not math.isfinite(item) else item
-
     text = json.dumps(finite(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
