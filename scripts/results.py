@@ -33,7 +33,7 @@ from image2point.report.numbers import beside_null
 from image2point.report.plain import markdown_table
 from image2point.report.read import Record, read_runs
 from image2point.sweeps.comparison import Comparison, compared
-from image2point.sweeps.table import run_folders
+from image2point.sweeps.selection import run_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, ROWS = ROOT / "docs" / "results.md", ROOT / "docs" / "results"

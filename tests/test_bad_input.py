@@ -301,3 +301,12 @@ def test_what_a_killed_process_wrote_is_cleared_away_and_nothing_else(tmp_path: 
         assert not left.exists() and other.exists()
     assert (tmp_path / "a.txt").read_text() == "first"
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "a.txt"]
+
+
+def test_json_gets_no_number_that_it_has_no_word_for() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert files.finite({"a": [1.5, nan], "b": {"c": (-inf, 2)}, "d": "nan"}) == {
+        "a": [1.5, None],
+        "b": {"c": [None, 2]},
+        "d": "nan",
+    }

@@ -15,13 +15,7 @@ Work = Callable[[], Any]
 def seconds(work: Work, device: torch.device) -> float:
     """Time of one call, with everything that it started on a GPU."""
     if device.type == "cuda":
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize(device)
-        begin.record()
-        work()
-        end.record()
-        torch.cuda.synchronize(device)
-        return begin.elapsed_time(end) / 1000
+        return _between_events(work, device)
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -33,11 +27,15 @@ def seconds_on_device(work: Work, device: torch.device, calls: int = 16) -> floa
     The GPU sleeps until all calls are queued, so that the host's time to start them does not count, except for a
     contender that waits for the GPU within a call.
     """
-    if device.type != "cuda":
-        return seconds(work, device)
+    return seconds(work, device) if device.type != "cuda" else _between_events(work, device, calls, asleep=50_000_000)
+
+
+def _between_events(work: Work, device: torch.device, calls: int = 1, asleep: int = 0) -> float:
+    """Seconds of a GPU for each call; asleep: cycles that it waits first, 50 million being some 30 ms."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
-    torch.cuda._sleep(50_000_000)  # cycles, some 30 ms
+    if asleep:
+        torch.cuda._sleep(asleep)
     begin.record()
     for _ in range(calls):
         work()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from image2point.collapse.geometry import centred_cosines
 from image2point.collapse.inputs import StatisticsError, as_tensor
-from image2point.collapse.metrics import between_classes, metrics
+from image2point.collapse.metrics import metrics
+from image2point.collapse.present import between_classes
 from image2point.collapse.statistics import Statistics
 
 

@@ -65,18 +65,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from image2point.collapse.inputs import StatisticsError, as_float64, as_tensor, check_matrix, row_blocks
+from image2point.collapse.inputs import StatisticsError, row_blocks
 from image2point.collapse.pairs import pair_cosines, pair_distances
+from image2point.collapse.present import PresentClasses
 from image2point.collapse.statistics import Statistics
-
-RANK_CUTOFF = 1e-6
 
 
 @torch.no_grad()
@@ -108,7 +105,7 @@ def metrics(
     if classifier is not None:
         available.add("classifier")
 
-    classes = _Classes.of(S, classifier)
+    classes = PresentClasses.of(S, classifier)
     varying = classes.varying
     found: dict[str, float] = {}
     for group in GROUPS:
@@ -136,92 +133,7 @@ def _wanted(ask: str | Sequence[str] | None) -> set[str]:
     return wanted
 
 
-@dataclass(frozen=True)
-class _Classes:
-    """The present classes of some statistics, float64, in the notation of the module."""
-
-    statistics: Statistics
-    index: Tensor  # [C] their indices among all classes
-    count: Tensor  # [C]
-    means: Tensor  # [C, d]
-    centred: Tensor  # M [C, d]
-    squares: Tensor  # [C] Σ‖h−μ_c‖²
-    weight: Tensor | None  # W [C, d]
-
-    @classmethod
-    def of(cls, S: Statistics, classifier: tuple[Any, Any | None] | None) -> _Classes:
-        index = S.present
-        if len(index) < 2:
-            raise StatisticsError(
-                f"collapse is a relation between classes: expected samples of at least 2 of the "
-                f"{S.num_classes} classes, found {len(index)} ({int(S.count.sum())} samples)"
-            )
-        means = S.mean[index]
-        weight = None if classifier is None else _classifier_weight(S, classifier)[index]
-        return cls(S, index, S.count[index], means, means - means.mean(0), S.squares[index], weight)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def varying(self) -> _Classes | None:
-        """The classes with two samples or more alone; None where there are fewer than two of them."""
-        several = self.count > 1
-        if several.all():
-            return self
-        if several.sum() < 2:
-            return None
-        means = self.means[several]
-        weight = None if self.weight is None else self.weight[several]
-        rest = (self.index[several], self.count[several], means, means - means.mean(0), self.squares[several], weight)
-        return _Classes(self.statistics, *rest)
-
-    @cached_property
-    def pairs(self) -> dict[str, Tensor]:
-        """Sums and minima over all unordered pairs of classes, gathered in one sweep."""
-        several = self.count > 1
-        variance = (self.squares / self.count).where(several, torch.nan)
-        unbiased = self.squares / (self.count - 1)  # 0/0 = NaN for a class of one sample
-        bias = unbiased / self.count
-        zero = self.squares.new_zeros(())
-        cdnv, corrected, undefined = zero, zero, zero
-        nearest = zero + torch.inf
-        for i, j, squared in pair_distances(self.centred):
-            if len(squared) == 0:
-                continue
-            nearest = torch.minimum(nearest, squared.min())
-            cdnv = cdnv + ((variance[i] + variance[j]) / (2 * squared))[several[i] & several[j]].sum()
-            distance = squared - bias[i] - bias[j]
-            defined = distance > 0  # False where a class of one sample made it NaN
-            corrected = corrected + ((unbiased[i] + unbiased[j]) / (2 * distance))[defined].sum()
-            undefined = undefined + (~defined).sum()
-        total, among = _count_pairs(len(self)), _count_pairs(int(several.sum()))
-        cdnv = cdnv / among  # 0/0 = NaN where there is no pair
-        return {
-            "cdnv": cdnv,
-            "cdnv_asymmetric": cdnv,
-            "cdnv_corrected": corrected / among if undefined == total - among else zero + torch.nan,
-            "cdnv_corrected_undefined": undefined,
-            "min_class_distance": nearest.sqrt(),
-        }
-
-
-def _count_pairs(classes: int) -> int:
-    return classes * (classes - 1) // 2
-
-
-def _classifier_weight(S: Statistics, classifier: tuple[Any, Any | None]) -> Tensor:
-    weight = check_matrix(classifier[0], "classifier weight", str(S.num_classes), S.dim)
-    bias = None if classifier[1] is None else as_tensor(classifier[1], "classifier bias")
-    if len(weight) != S.num_classes or (bias is not None and bias.shape != (S.num_classes,)):
-        raise StatisticsError(
-            f"classifier: expected a weight [{S.num_classes}, {S.dim}] and a bias [{S.num_classes}] or None, "
-            f"found {list(weight.shape)} and {None if bias is None else list(bias.shape)}"
-        )
-    return as_float64(weight, S.device)
-
-
-def _counts(classes: _Classes) -> dict[str, Any]:
+def _counts(classes: PresentClasses) -> dict[str, Any]:
     return {
         "samples": classes.count.sum(),
         "present": len(classes),
@@ -231,59 +143,29 @@ def _counts(classes: _Classes) -> dict[str, Any]:
     }
 
 
-def _pooled_scatter(classes: _Classes) -> Tensor:
-    """Σ(h−μ_c)(h−μ_c)ᵀ [d, d] over all samples; a class of one sample adds nothing."""
-    scatter = classes.statistics.scatter
-    assert scatter is not None
-    return scatter if scatter.ndim == 2 else scatter.sum(0)
-
-
-def _nc1(classes: _Classes) -> dict[str, Any]:
-    within = _pooled_scatter(classes) / classes.count.sum()
-    s, directions = _between(classes)
+def _nc1(classes: PresentClasses) -> dict[str, Any]:
+    within = classes.scatter / classes.count.sum()
+    s, directions = classes.between
     nc1 = ((directions @ within * directions).sum(1) / s.square()).sum() if len(s) else torch.nan
     return {"nc1": nc1, "nc1_raw": nc1 * len(classes), "between_rank": len(s)}
 
 
-def _between(classes: _Classes) -> tuple[Tensor, Tensor]:
-    return between_classes(classes.means)
-
-
-def between_classes(means: Tensor) -> tuple[Tensor, Tensor]:
-    """The singular values of the centred means that count [k], and their right singular vectors [k, d].
-
-    >>> lengths, directions = between_classes(torch.tensor([[5.0, 1.0], [5.0, 3.0]], dtype=torch.float64))
-    >>> lengths.tolist(), directions.abs().round(decimals=12).tolist()
-    ([1.4142135623730951], [[0.0, 1.0]])
-    """
-    _, s, directions = torch.linalg.svd(means - means.mean(0), full_matrices=False)
-    rounding = max(means.shape) * torch.finfo(torch.float64).eps * means.norm()
-    kept = (s > RANK_CUTOFF * s[0]) & (s > rounding)
-    return s[kept], directions[kept]
-
-
-def _mean_noise(classes: _Classes) -> Tensor:
-    """ν: what the noise of the class means adds to tr Σ_B on average."""
-    unbiased = classes.squares / (classes.count - 1)
-    return (1 - 1 / len(classes)) * (unbiased / classes.count).mean()
-
-
-def _nc1_shrunk(classes: _Classes) -> dict[str, Any]:
-    within = _pooled_scatter(classes) / (classes.count.sum() - len(classes))
-    s, directions = _between(classes)
-    left = (s.square() - len(classes) * _mean_noise(classes) / max(1, len(s))) / len(classes)
+def _nc1_shrunk(classes: PresentClasses) -> dict[str, Any]:
+    within = classes.scatter / (classes.count.sum() - len(classes))
+    s, directions = classes.between
+    left = (s.square() - len(classes) * classes.noise / max(1, len(s))) / len(classes)
     value = ((directions @ within * directions).sum(1) / left).sum() / len(classes)
     return {"nc1_shrunk": value if len(s) and bool((left > 0).all()) else torch.nan}
 
 
-def _vci(classes: _Classes) -> dict[str, Any]:
+def _vci(classes: PresentClasses) -> dict[str, Any]:
     count = classes.count.double()
     centred = classes.means - (count[:, None] * classes.means).sum(0) / count.sum()
     weighted = count.sqrt()[:, None] * centred
-    total = _pooled_scatter(classes) + weighted.mT @ weighted
+    total = classes.scatter + weighted.mT @ weighted
     values, vectors = torch.linalg.eigh(total)
     kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
-    rank, freedom, between = int(kept.sum()), int(count.sum()) - 1, len(_between(classes)[0])
+    rank, freedom, between = int(kept.sum()), int(count.sum()) - 1, len(classes.between[0])
     if rank >= freedom or between == 0:
         return {"vci": torch.nan, "vci_corrected": torch.nan}
     explained = ((weighted @ vectors[:, kept]).square() / values[kept]).sum()
@@ -291,16 +173,14 @@ def _vci(classes: _Classes) -> dict[str, Any]:
     return {"vci": vci, "vci_corrected": vci / (1 - rank * (len(classes) - 1) / (freedom * between))}
 
 
-def _trace_ratio_corrected(classes: _Classes) -> dict[str, Any]:
-    unbiased = classes.squares / (classes.count - 1)
-    within = (classes.count * unbiased).sum() / classes.count.sum()
-    inverse = (classes.centred.square().sum() / len(classes) - _mean_noise(classes)) / within
+def _trace_ratio_corrected(classes: PresentClasses) -> dict[str, Any]:
+    within = (classes.count * classes.unbiased).sum() / classes.count.sum()
+    inverse = (classes.centred.square().sum() / len(classes) - classes.noise) / within
     return {"nc1_trace_ratio_inverse": inverse, "nc1_trace_ratio_corrected": _reciprocal(inverse)}
 
 
-def _cdnv_median(classes: _Classes) -> dict[str, Any]:
-    unbiased = classes.squares / (classes.count - 1)
-    bias = unbiased / classes.count
+def _cdnv_median(classes: PresentClasses) -> dict[str, Any]:
+    unbiased, bias = classes.unbiased, classes.bias
     each = torch.cat(
         [
             2 * (squared - bias[i] - bias[j]) / (unbiased[i] + unbiased[j])
@@ -315,19 +195,19 @@ def _reciprocal(inverse: Tensor) -> Tensor:
     return (1 / inverse).where(inverse > 0, torch.nan)
 
 
-def _trace_ratio(classes: _Classes) -> dict[str, Any]:
+def _trace_ratio(classes: PresentClasses) -> dict[str, Any]:
     within = classes.squares.sum() / classes.count.sum()
     return {"nc1_trace_ratio": within / (classes.centred.square().sum() / len(classes))}
 
 
-def _discrimination(classes: _Classes) -> dict[str, Any]:
+def _discrimination(classes: PresentClasses) -> dict[str, Any]:
     largest = torch.stack([cosines.max() for cosines in pair_cosines(classes.means) if len(cosines)]).max()
     return {"discrimination": 1 - largest}
 
 
-def _ranks(classes: _Classes) -> dict[str, Any]:
+def _ranks(classes: PresentClasses) -> dict[str, Any]:
     means = classes.means
-    gram = _pooled_scatter(classes) + (means * classes.count[:, None]).mT @ means
+    gram = classes.scatter + (means * classes.count[:, None]).mT @ means
     squared = torch.linalg.eigvalsh(gram).flip(0)
     rounding = len(squared) * torch.finfo(torch.float64).eps * squared[0]
     s = squared.where(squared > rounding, 0.0).sqrt()
@@ -336,11 +216,35 @@ def _ranks(classes: _Classes) -> dict[str, Any]:
     return {"rank_nuclear": s.sum().square() / s.square().sum(), "rank_95": rank_95 if s[0] > 0 else torch.nan}
 
 
-def _cdnv(classes: _Classes) -> dict[str, Any]:
-    return classes.pairs
+def _cdnv(classes: PresentClasses) -> dict[str, Any]:
+    """Sums and minima over all unordered pairs of classes, gathered in one sweep."""
+    several = classes.count > 1
+    variance = (classes.squares / classes.count).where(several, torch.nan)
+    unbiased, bias = classes.unbiased, classes.bias
+    zero = classes.squares.new_zeros(())
+    cdnv, corrected, undefined = zero, zero, zero
+    nearest = zero + torch.inf
+    for i, j, squared in pair_distances(classes.centred):
+        if len(squared) == 0:
+            continue
+        nearest = torch.minimum(nearest, squared.min())
+        cdnv = cdnv + ((variance[i] + variance[j]) / (2 * squared))[several[i] & several[j]].sum()
+        distance = squared - bias[i] - bias[j]
+        defined = distance > 0  # False where a class of one sample made it NaN
+        corrected = corrected + ((unbiased[i] + unbiased[j]) / (2 * distance))[defined].sum()
+        undefined = undefined + (~defined).sum()
+    total, among = math.comb(len(classes), 2), math.comb(int(several.sum()), 2)
+    cdnv = cdnv / among  # 0/0 = NaN where there is no pair
+    return {
+        "cdnv": cdnv,
+        "cdnv_asymmetric": cdnv,
+        "cdnv_corrected": corrected / among if undefined == total - among else zero + torch.nan,
+        "cdnv_corrected_undefined": undefined,
+        "min_class_distance": nearest.sqrt(),
+    }
 
 
-def _directional(classes: _Classes) -> dict[str, Any]:
+def _directional(classes: PresentClasses) -> dict[str, Any]:
     scatter = classes.statistics.scatter
     assert scatter is not None
     total = classes.squares.new_zeros(())
@@ -371,18 +275,18 @@ def _nc2(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return norms.std(correction=0) / norms.mean(), angles / (C * (C - 1) / 2), error.sqrt()
 
 
-def _nc2_means(classes: _Classes) -> dict[str, Any]:
+def _nc2_means(classes: PresentClasses) -> dict[str, Any]:
     if len(classes) == 2:
         return dict.fromkeys(("nc2_equinorm", "nc2_equiangle", "nc2_etf"), math.nan)
     return dict(zip(("nc2_equinorm", "nc2_equiangle", "nc2_etf"), _nc2(classes.centred), strict=True))
 
 
-def _nc2_classifier(classes: _Classes) -> dict[str, Any]:
+def _nc2_classifier(classes: PresentClasses) -> dict[str, Any]:
     assert classes.weight is not None
     return dict(zip(("nc2_w_equinorm", "nc2_w_equiangle", "nc2_w_etf"), _nc2(classes.weight), strict=True))
 
 
-def _nc3(classes: _Classes) -> dict[str, Any]:
+def _nc3(classes: PresentClasses) -> dict[str, Any]:
     assert classes.weight is not None
     weight, means = classes.weight, classes.centred
     return {"nc3": (weight / weight.norm() - means / means.norm()).square().sum()}
@@ -391,7 +295,7 @@ def _nc3(classes: _Classes) -> dict[str, Any]:
 class Group(NamedTuple):
     """What computes which metrics, what it needs (a key of REMEDY or "nothing"), and of which classes it speaks."""
 
-    compute: Callable[[_Classes], dict[str, Any]]
+    compute: Callable[[PresentClasses], dict[str, Any]]
     needs: str
     names: tuple[str, ...]
     of_varying: bool = False

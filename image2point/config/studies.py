@@ -153,7 +153,6 @@ class RankStudy(_Study):
     """Seeds of fresh layers, order and shots alike."""
 
 
-Study = FewShotStudy | FollowStudy | PretrainingStudy | RankStudy | UnconstrainedStudy
 STUDIES: dict[str, type[_Study]] = {
     kind.model_fields["kind"].default: kind
     for kind in (FewShotStudy, FollowStudy, PretrainingStudy, RankStudy, UnconstrainedStudy)

@@ -130,12 +130,6 @@ def write_labels(
                 writer.write_evlrs(reader.evlrs)
 
 
-def count_points(path: Path) -> int:
-    """The number of points that the header of a file promises."""
-    with _opened(path) as reader:
-        return int(reader.header.point_count)
-
-
 def has_field(path: Path, name: str) -> bool:
     """Whether the points of a file have a field of this name."""
     with _opened(path) as reader:

@@ -34,7 +34,8 @@ def check_header(path: Path) -> None:
         _check_count(path, head, 100, 54, size)
         if (head[24], head[25]) >= (1, 4) and len(head) == 247:
             _check_count(path, head, 243, 60, size)
-            _check_extended(path, file, *struct.unpack_from("<QI", head, 235), size)
+            first, count = struct.unpack_from("<QI", head, 235)
+            _check_extended(path, file, first, count, size)
         if head[104] & _COMPRESSED:
             _check_chunks(path, file, start, size)
 

@@ -105,18 +105,6 @@ class SyntheticShapes:
         return make_cloud(kind, self.points, self.difficulty, rng)
 
 
-def load_synthetic(
-    train_per_class: int = 100,
-    test_per_class: int = 50,
-    points: int = 1024,
-    seed: int = 0,
-    difficulty: Difficulty = Difficulty(),
-) -> tuple[SyntheticShapes, SyntheticShapes]:
-    """A train and a test set with the same settings."""
-    train = SyntheticShapes("train", train_per_class, points, seed, difficulty)
-    return train, SyntheticShapes("test", test_per_class, points, seed, difficulty)
-
-
 def check_classes(classes: tuple[str, ...]) -> None:
     """InputError unless `classes` are one or more kinds of solid, each at most once."""
     unknown = [name for name in classes if name not in SOLIDS]

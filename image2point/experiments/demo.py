@@ -6,6 +6,7 @@ Nothing here is special: a few configs, a call of `run_transfer` for each, one t
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,37 +69,57 @@ ARMS: dict[str, dict[str, Any]] = {
     },
 }
 
-TASKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "classification": (SHAPES, ("imagenet", "random", "scratch")),
-    "segmentation": (SCENES, ("imagenet", "random")),
+
+@dataclass(frozen=True)
+class Demo:
+    """common: what the arms share; arms: which of `ARMS`; folder: where they lie, if nobody says; real: the shipped
+    config that does the same on real clouds."""
+
+    common: dict[str, Any]
+    arms: tuple[str, ...]
+    folder: str
+    real: str
+
+
+DEMOS = {
+    "classification": Demo(
+        SHAPES, ("imagenet", "random", "scratch"), "runs/demo", "modelnet40/efficientnet_lite0_io_norm_10shot"
+    ),
+    "segmentation": Demo(SCENES, ("imagenet", "random"), "runs/demo_segmentation", "semantickitti/resnet18_io"),
 }
-"""Of each task what its arms share, and which they are."""
+"""By task."""
+
+
+def demo_of(task: str) -> Demo:
+    if task not in DEMOS:
+        raise InputError(f"the demo is of one of {', '.join(DEMOS)}, found {task!r}")
+    return DEMOS[task]
 
 
 def configs(task: str = "classification") -> list[Config]:
     """The configs of the arms."""
-    if task not in TASKS:
-        raise InputError(f"the demo is of one of {', '.join(TASKS)}, found {task!r}")
-    common, names = TASKS[task]
-    result = []
-    for name in names:
+    demo, result = demo_of(task), []
+    for name in demo.arms:
         arm = ARMS[name]
-        values = {**common, **arm, "name": name, "network": {**common["network"], **arm.get("network", {})}}
+        values = {**demo.common, **arm, "name": name, "network": {**demo.common["network"], **arm.get("network", {})}}
         result.append(configuration.from_values(values, source="the demo"))
     return result
 
 
-def run_demo(folder: Path, overwrite: bool = False, task: str = "classification") -> Path:
+def run_demo(folder: Path | None = None, overwrite: bool = False, task: str = "classification") -> Path:
     """Train the arms that are not finished (all, with `overwrite`), print the table, and return the page.
 
+    They lie in `folder`; without one, in that of the task's demo.
     Raises Interrupted where it was asked to stop; calling it again goes on from there.
     """
     from image2point import report
 
+    demo = demo_of(task)
+    folder = folder or Path(demo.folder)
     places = [run_transfer(config, folder, not overwrite, overwrite).path for config in configs(task)]
     page = report.build(places, folder / "report.html")
     report.print_table(places)
-    for line in story({place.name: read_run(place) for place in places}, task):
+    for line in story({place.name: read_run(place) for place in places}, demo.real):
         print(textwrap.fill(line, 100), end="\n\n")
     print(f"report: {page}")
     return page

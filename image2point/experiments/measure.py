@@ -34,6 +34,7 @@ from image2point.jobs.ingredients import calibration_batch, load_novel, load_spl
 from image2point.jobs.reuse import load_image_network
 from image2point.networks.image_network import ImageNetwork
 from image2point.tasks.point_labels import count_labels
+from image2point.tasks.registry import TASKS
 from image2point.tasks.segmentation import Segmentation
 from image2point.training import distributed
 from image2point.training.batches import Preparation, in_order
@@ -189,7 +190,7 @@ def measure(
     there.
     """
     names = choose_layers(subject.network, layers)
-    if isinstance(subject.config, Config) and subject.config.task == "segmentation":
+    if isinstance(subject.config, Config) and TASKS[subject.config.task].of_points:
         if ask or per_site or "novel" in on:
             raise InputError(
                 f"{subject.where} is a segmentation, whose measures and rows (drawn voxels) are given, and no class is "

@@ -9,17 +9,18 @@ from image2point.report.read import Record
 from image2point.tasks.display import DISPLAYS
 
 
-def story(arms: Mapping[str, Record], task: str) -> list[str]:
+def story(arms: Mapping[str, Record], real: str) -> list[str]:
     """The closing lines of the demo: what was compared, what won, whether that is what theory says, what to do next.
 
-    arms: by the names of the demo's configs: `imagenet` and `random`, and `scratch` where it ran. Two scores of whole
-    clouds count as different where they are two standard errors apart, each cloud being right or wrong. Scores of
-    points are named as they are: points of a scene are alike, and scenes are few.
+    arms: by the names of the demo's configs: `imagenet` and `random`, and `scratch` where it ran. real: the shipped
+    config to go on with. Two scores of whole clouds count as different where they are two standard errors apart, each
+    cloud being right or wrong. Scores of points are named as they are: points of a scene are alike, and scenes are few.
     """
     first = arms["imagenet"].summary
-    score, noun = DISPLAYS[first.task].scores[0], DISPLAYS[first.task].noun
+    display = DISPLAYS[first.task]
+    score, noun = display.scores[0], display.noun
     values = {name: float(run.summary.final[score.key]) for name, run in arms.items()}
-    clouds = first.data.test_clouds if task == "classification" else None
+    clouds = first.data.test_clouds if display.whole else None
     many, of_all = first.parameters.trainable, 100 * first.parameters.trainable / first.parameters.total
     lines = [
         f"Compared: one network, {first.network.name}, lifted from images to voxels and fine-tuned on "
@@ -40,7 +41,6 @@ def story(arms: Mapping[str, Record], task: str) -> list[str]:
         )
     if text := _collapse(arms):
         lines.append(text)
-    real = "modelnet40/efficientnet_lite0_io_norm_10shot" if task == "classification" else "semantickitti/resnet18_io"
     lines.append(
         "One seed of made-up clouds proves nothing. Next: your own data (docs/start.md), or the same on real clouds, "
         f"image2point transfer {real}; docs/results.md has what was measured on real ones."

@@ -7,7 +7,6 @@ A study is a file of its own (configs/collapse/). Everything goes to FOLDER/NAME
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +67,7 @@ def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("
     out = folder / study.name
     rows = kind.rows(study, configuration.find(path).parent, out)
     files.write_text(out / "study.yaml", study.to_yaml())
-    files.write_text(out / "rows.json", json.dumps([_plain(row) for row in rows], indent=1))
+    files.write_text(out / "rows.json", json.dumps(files.finite(rows), indent=1))
     table = kind.table(study, rows)
     files.write_text(out / "table.md", table.markdown())
     for suffix in ("svg", "pdf"):
@@ -76,12 +75,3 @@ def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("
     table.show()
     print(f"everything is in {out}")
     return out
-
-
-def _plain(value: Any) -> Any:
-    """The same for JSON, in which there is no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -29,6 +29,7 @@ from image2point.lifting.kernels import generator
 from image2point.lifting.layers import SiteLinear
 from image2point.lifting.skip import add_skip
 from image2point.networks.timm_networks import has_architecture
+from image2point.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from image2point.config import Config
@@ -125,7 +126,7 @@ def recorded(run: Run) -> Lifting:
 
 def usage_of_run(config: Config, classes: tuple[str, ...], run: Run) -> Usage:
     """How the network of a run is used on clouds that are like the ones of its data."""
-    scenes, names = config.task == "segmentation", Input.model_fields
+    scenes, names = TASKS[config.task].of_points, Input.model_fields
     given = {name: getattr(config.data, name) for name in names}
     return usage_of(
         {
@@ -170,7 +171,7 @@ def continued(config: Config, classes: int) -> LiftedNetwork:
     """
     settings, source = config.network, config.network.weights
     start = load(source.removeprefix("run:"))
-    before, scenes = start.lifting, config.task == "segmentation"
+    before, scenes = start.lifting, TASKS[config.task].of_points
     _check_same(config, before, source)
     if before.decoder and not scenes:
         raise InputError(f"{source} scores points, and has nothing that scores a cloud; set task=segmentation")

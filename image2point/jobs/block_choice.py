@@ -97,20 +97,20 @@ def choose(
     Raises InputError as `check` does, and where no NC1 is defined.
     """
     kind = config.finetune.policy.partition(":")[0]
-    compared: dict[str, dict[str, float | None]] = {}
+    compared: dict[str, dict[str, float]] = {}
     shares: dict[str, float] = {}
     for block in check(config, fabric, network):
         value, (mean, sd) = _nc1_and_null(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
         told = f"{value:.4g}, null {beside_null(value, mean, sd)}" if math.isfinite(value) else UNDEFINED
         print(f"{kind}:{block}  NC1 of the features {told}", flush=True)
         found = {"nc1": value, "null": mean, "null_sd": sd, "share": over_null(value, mean)}
-        compared[block] = {name: number if math.isfinite(number) else None for name, number in found.items()}
+        compared[block] = found
         if math.isfinite(found["share"]):
             shares[block] = found["share"]
     if not shares:
         raise InputError("no candidate has a defined NC1: every class needs two training clouds")
     chosen = min(shares, key=lambda block: shares[block])
-    content = {"block": chosen, "epochs": config.finetune.probe_epochs, "compared": compared}
+    content = {"block": chosen, "epochs": config.finetune.probe_epochs, "compared": files.finite(compared)}
     files.write_text(run.choice, json.dumps(content, indent=1))
 
 

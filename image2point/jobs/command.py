@@ -72,17 +72,17 @@ def predict(
     """
     from image2point.jobs.sources import task_of
 
-    if task_of(run) == "classification":
+    if not (task := task_of(run)).of_points:
         if out is not None or probabilities or label_field or ids or voxels or overwrite:
             raise InputError(
-                f"{run} is a classification: it has a class for each file, which is printed (--json for programs), "
+                f"{run} is a {task.name}: it has a class for each file, which is printed (--json for programs), "
                 "and no labels of points; leave out --out, --probabilities, --field, --id, --voxels and --overwrite"
             )
         problems = _classify(run, files, top, points, normalise, as_json)
     else:
         if top != 5 or points is not None or normalise is not None:
             raise InputError(
-                f"{run} is a segmentation: it labels every point of a file as it is; leave out --top, --points and "
+                f"{run} is a {task.name}: it labels every point of a file as it is; leave out --top, --points and "
                 "--[no-]normalise"
             )
         if out is None and (probabilities or label_field or ids or overwrite):

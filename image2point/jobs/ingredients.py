@@ -20,6 +20,7 @@ from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
 from image2point.inference.usage import still_recipe
 from image2point.jobs.artefact import again, begins_elsewhere, continued, recorded
+from image2point.tasks.registry import TASKS
 from image2point.tasks.task import Task
 from image2point.training.batches import shuffled
 
@@ -154,9 +155,9 @@ def make_network(
 ) -> LiftedNetwork:
     """The lifted network with the config's weights; `calibration` as `calibration_batch` gives it.
 
-    For the task `segmentation` it is a segmenter with the config's decoder. Raises InputError where the last layer
-    alone would train behind a stem or a decoder that is fresh, and so would stay random; and as `artefact.continued`
-    does where `network.weights` names a lifted network.
+    Where it is points that have classes, it is a segmenter with the config's decoder. Raises InputError where the last
+    layer alone would train behind a stem or a decoder that is fresh, and so would stay random; and as
+    `artefact.continued` does where `network.weights` names a lifted network.
     """
     if begins_elsewhere(config.network.weights):
         return _precise(continued(config, classes), config)
@@ -168,7 +169,7 @@ def make_network(
         if words is None:
             continue
         what, instead = words
-        if config.task == "segmentation" and config.network.decoder != "hypercolumn":
+        if TASKS[config.task].of_points and config.network.decoder != "hypercolumn":
             raise InputError(
                 f"{setting} trains the last layer alone, but network.decoder = {config.network.decoder or 'light'} is "
                 f"fresh and would {what}; set network.decoder=hypercolumn, the dense linear probe, or {instead}"
@@ -204,7 +205,7 @@ def _lift(config: configuration.Config, classes: int, calibration: VoxelTensor |
 
     options: dict[str, Any] = {**config.network.lift_options, **({"stem": "inflate"} if lifted_stem(config) else {})}
     make: Callable[..., LiftedNetwork] = lift
-    if config.task == "segmentation":
+    if TASKS[config.task].of_points:
         make = segmenter
         options |= {"decoder": config.network.decoder or "light", "width": config.network.decoder_width or 1.0}
     return make(

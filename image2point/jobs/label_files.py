@@ -52,10 +52,10 @@ def open_labeller(run: str | Path, voxels: int | None = None) -> Labeller:
     """
     from image2point.jobs.sources import open_source, task_of
 
-    if (task := task_of(run)) != "segmentation":
+    if not (task := task_of(run)).of_points:
         raise InputError(
-            f"{run} is of the task {task}: it has a class for each file, which `image2point predict` prints without "
-            "--out, and none for the points"
+            f"{run} is of the task {task.name}: it has a class for each file, which `image2point predict` prints "
+            "without --out, and none for the points"
         )
     source = open_source(run)
     return Labeller(source, source.usage.recipe(), voxels or source.usage.tiles.voxels)

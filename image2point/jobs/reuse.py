@@ -68,8 +68,8 @@ def predict_each(
     from image2point.jobs.sources import open_source, task_of
     from image2point.tasks.classification import Classification, ClassPrediction
 
-    if (task := task_of(run)) != "classification":
-        raise InputError(f"{run} is of the task {task}: `label_files` and `label_points` use it")
+    if (task := task_of(run)).of_points:
+        raise InputError(f"{run} is of the task {task.name}: `label_files` and `label_points` use it")
     source = open_source(run)
     usage, network, data = source.usage, source.network, source.data
     recipe = usage.recipe(network.lifting.options.substrate)

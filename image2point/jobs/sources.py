@@ -15,6 +15,8 @@ from image2point.jobs.artefact import HUB, load
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.artefact import CONTENT, parsed, read_content
 from image2point.lifting.hub import fetch
+from image2point.tasks.registry import TASKS
+from image2point.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,19 @@ class Source:
     run: runs.Run | None
 
 
-def task_of(source: str | Path) -> str:
-    """`classification` or `segmentation`; InputError where there is neither a finished run nor a saved network.
+def task_of(source: str | Path) -> Task:
+    """What the network does; InputError where there is neither a finished run nor a saved network.
 
-    >>> task_of("tests/runs/before_tasks")
+    >>> task_of("tests/runs/before_tasks").name
     'classification'
     """
     home = home_of(source)
     if (home / CONTENT).exists():
         lifting = parsed(read_content(home / CONTENT), str(home / CONTENT)).lifting
-        return "segmentation" if lifting.decoder else "classification"
+        return next(task for task in TASKS.values() if task.of_points == bool(lifting.decoder))
     opened = runs.open_run(home)
     opened.read_summary()
-    return configuration.load_config(opened.config).task
+    return TASKS[configuration.load_config(opened.config).task]
 
 
 def open_source(source: str | Path) -> Source:

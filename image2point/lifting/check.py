@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from image2point.files import finite
 from image2point.lifting.activations import (
     ActivationStatistics,
     Input,
@@ -102,7 +102,7 @@ class LayerCheck:
             "cost": {"image": asdict(self.image_cost), "cloud": asdict(self.cloud_cost)},
             "warnings": list(self.warnings),
         }
-        return _finite(values)
+        return finite(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what is not a finite number is None."""
-        return _finite(
+        return finite(
             {
                 "parameters": {"image": self.image_parameters, "cloud": self.cloud_parameters},
                 "cost": {"image": asdict(self.image_cost), "cloud": asdict(self.cloud_cost)},
@@ -260,12 +260,3 @@ def judge(layer: LayerCheck, bound: float = BOUND) -> tuple[str, ...]:
 
 def _belongs(name: str, layer: str) -> bool:
     return name == layer or name.startswith(f"{layer}.")
-
-
-def _finite(value: Any) -> Any:
-    """Numbers that JSON has no word for replaced by None."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -24,6 +24,7 @@ from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
 from image2point.lifting.usable import YIELDING, Usable
+from image2point.networks.interface import features_before
 from image2point.networks.layer_names import Rows
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.modules import kernels_compared
@@ -161,21 +162,12 @@ class LiftedNetwork(Usable, OwnNorms):
         """
         layer = self._classifier or ""
         if any(layer.startswith(f"{block}.") for block in self._programs["scores"].called(self)):
-            return self._embed_before(self.get_submodule(layer), x)
+            # The features never leave the block of the classifier.
+            return features_before(self.get_submodule(layer), lambda: self.forward(x))
         result = self._run(x, "embedding")
         if "features" not in result:
             raise InputError(f"{self._lifting.network} has no global pooling, so it gives no feature vector per cloud")
         return result["features"], result["logits"]
-
-    def _embed_before(self, layer: nn.Module, x: Voxels) -> tuple[Tensor, Tensor]:
-        """`embed`, where the features never leave the block of the classifier."""
-        seen: list[Tensor] = []
-        handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        try:
-            scores = self.forward(x)
-        finally:
-            handle.remove()
-        return seen[0], scores
 
     def linear_classifier(self) -> tuple[Tensor, Tensor | None]:
         """Weight [classes, p] and bias [classes] (or None) of the linear layer that the head is in eval mode.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from image2point.errors import InputError
+from image2point.networks.interface import features_before
 from image2point.networks.layer_names import FEATURES, Rows, blocks
 from image2point.networks.timm_networks import timm_network
 from image2point.networks.weights import WeightsReport, load_into
@@ -49,13 +50,7 @@ class ImageNetwork(nn.Module):
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features before the classifier [n, p], and class scores."""
-        seen: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            logits = self.network(images)
-        finally:
-            hook.remove()
-        return seen[0], logits
+        return features_before(self.head, lambda: self.network(images))
 
     def layer_names(self) -> tuple[str, ...]:
         """Names of all modules, which can be observed if they are called, and `features`."""

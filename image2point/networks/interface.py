@@ -10,6 +10,23 @@ from torch import Tensor, nn
 from image2point.networks.layer_names import Rows
 
 
+def features_before(classifier: nn.Module, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """What a classifier takes while `run` computes the class scores [n, classes], features [n, p]; and these scores.
+
+    >>> layer = nn.Linear(2, 3)
+    >>> features, scores = features_before(layer, lambda: layer(torch.ones(1, 2)))
+    >>> features.tolist(), list(scores.shape)
+    ([[1.0, 1.0]], [1, 3])
+    """
+    seen: list[Tensor] = []
+    hook = classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        scores = run()
+    finally:
+        hook.remove()
+    return seen[0], scores
+
+
 class Network(Protocol):
     """An `nn.Module` whose scores are a linear layer's, on features that can be had apart.
 

@@ -137,17 +137,19 @@ def table(
     from image2point.report import plots
     from image2point.report.read import read_runs
     from image2point.sweeps import table as tables
+    from image2point.sweeps.pivot import BEST, pivot
+    from image2point.sweeps.selection import run_folders, select
     from image2point.tasks.display import DISPLAYS
 
-    choices = {"--format": (form, tables.FORMATS), "--spread": (spread, tables.SPREADS), "--best": (best, tables.BEST)}
+    choices = {"--format": (form, tables.FORMATS), "--spread": (spread, tables.SPREADS), "--best": (best, BEST)}
     for option, (given, valid) in choices.items():
         if given not in valid:
             raise InputError(f"{option}: expected one of {', '.join(valid)}, found {given!r}")
     if plot:
         plots.check_suffix(plot)
-    records = tables.select(read_runs(tables.run_folders(runs)), where or [])
+    records = select(read_runs(run_folders(runs)), where or [])
     value = value or f"final.{DISPLAYS[records[0].summary.task].scores[0].key}"
-    found = tables.pivot(records, _names(rows), _names(cols), value, best)
+    found = pivot(records, _names(rows), _names(cols), value, best)
     if plot:
         from image2point.sweeps.plot import table_figure
 

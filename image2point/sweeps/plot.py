@@ -9,7 +9,7 @@ from typing import Any
 from image2point.collapse import Interval
 from image2point.errors import InputError
 from image2point.report.plots import Panel, curves
-from image2point.sweeps.table import Cell, Key, Pivot, in_percent
+from image2point.sweeps.pivot import Cell, Key, Pivot, in_percent
 
 
 def table_figure(table: Pivot, spread: str = "sd") -> Any:

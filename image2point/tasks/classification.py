@@ -76,6 +76,7 @@ class Classification:
     name = "classification"
     columns = ("loss", "accuracy")
     headline = "accuracy"
+    of_points = False
 
     def for_run(self, config: Config | Pretrain, splits: Splits) -> Classification:
         """Raises InputError where the classes are those of points."""

@@ -69,6 +69,11 @@ class Display:
     class_mean: str = "test_mean_class_accuracy"
     enough: int = 100
 
+    @property
+    def whole(self) -> bool:
+        """Whether each sample is right or wrong as a whole, and counts by itself."""
+        return self.counted == self.noun
+
     def noisy_choice(self, validation: int) -> list[str]:
         """A warning where the epoch is chosen by so few validation samples that the choice is noise.
 
@@ -80,7 +85,7 @@ class Display:
         if not 0 < validation < self.enough:
             return []
         few = f"the epoch is chosen by {validation} validation {self.noun}{'s' if validation > 1 else ''}"
-        if self.counted == self.noun:
+        if self.whole:
             why = f", whose accuracy has a standard error of up to {50 / math.sqrt(validation):.0f} points"
         else:
             why = f"; the {self.counted}s of one are alike, so that it is {self.noun}s that count"

@@ -52,6 +52,7 @@ class Segmentation:
     name = "segmentation"
     columns = ("loss", "accuracy", "miou")
     headline = "miou"
+    of_points = True
 
     def for_run(self, config: Config | Pretrain, splits: Splits) -> Segmentation:
         """With the settings of a run, and weights from its training scenes.

@@ -71,6 +71,12 @@ class Task(Protocol):
         """The column by which people know a run; a share in 0..1."""
         ...
 
+    @property
+    def of_points(self) -> bool:
+        """Whether it is points that have classes: then the network has a decoder, clouds keep their size and place,
+        and files get a label for each point; else a class for each cloud."""
+        ...
+
     def for_run(self, config: Config | Pretrain, splits: Splits) -> Task:
         """The task with what the settings of a run and its training samples say of it."""
         ...

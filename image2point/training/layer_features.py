@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from image2point.collapse.labels_at_random import over_null
 from image2point.collapse.layers import LayerMeasures, Rows, Source
 from image2point.datasets.class_split import Labelled
+from image2point.files import finite
 from image2point.networks import layer_names
 from image2point.networks.interface import Network
 from image2point.training.batches import Preparation, batches, in_order
@@ -73,17 +73,9 @@ def head_of(network: Network) -> dict[str, tuple[Tensor, Tensor | None]]:
 
 def plain(measures: LayerMeasures) -> dict[str, Any]:
     """Measures of a layer for JSON; what is undefined is None."""
-
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    intervals = {
-        name: {"error": number(i.error), "low": number(i.low), "high": number(i.high)}
-        for name, i in measures.intervals.items()
-    }
-    values = {name: number(value) for name, value in measures.values.items()}
+    intervals = {name: {"error": i.error, "low": i.low, "high": i.high} for name, i in measures.intervals.items()}
     nulls = {
-        name: {"mean": number(mean), "sd": number(sd), "share": number(over_null(measures.values[name], mean))}
+        name: {"mean": mean, "sd": sd, "share": over_null(measures.values[name], mean)}
         for name, (mean, sd) in measures.nulls.items()
     }
-    return {"dim": measures.means.shape[1], "values": values, "intervals": intervals, "nulls": nulls}
+    return finite({"dim": measures.means.shape[1], "values": measures.values, "intervals": intervals, "nulls": nulls})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch
 from image2point.collapse import CentreDecisions, Plane, Statistics, centred_cosines, metrics, null
 from image2point.collapse.labels_at_random import BIASED, with_nulls
 from image2point.datasets.class_split import Labelled
+from image2point.files import finite
 from image2point.networks.interface import Network
 from image2point.tasks.task import Outputs, Task
 from image2point.training import distributed
@@ -82,7 +82,7 @@ def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
         given = None if split == "train" else centres
         biased = [name for name in BIASED if name in values]
         values |= with_nulls(values, null(features, labels, biased, classifier=classifier, centres=given))
-        result[split] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        result[split] = finite(values)
     return result
 
 

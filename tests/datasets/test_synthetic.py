@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from image2point.datasets.meshes import Mesh, areas, blocks, revolve, sample_surface, sweep
 from image2point.datasets.solids import SOLIDS
-from image2point.datasets.synthetic import Difficulty, SyntheticShapes, load_synthetic
+from image2point.datasets.synthetic import Difficulty, SyntheticShapes
 from image2point.errors import InputError
 
 # Closed surfaces, welded: vertices - edges + faces = 2 (1 - holes), summed over the parts.
@@ -132,7 +132,7 @@ def test_a_cloud_depends_on_what_it_should_and_no_more() -> None:
 
 
 def test_labels_and_names() -> None:
-    train, test = load_synthetic(3, 2, 16)
+    train, test = SyntheticShapes("train", 3, 16), SyntheticShapes("test", 2, 16)
     assert len(train.classes) == len(SOLIDS) >= 20
     np.testing.assert_array_equal(np.bincount(train.labels), 3)
     np.testing.assert_array_equal(np.bincount(test.labels), 2)
@@ -193,7 +193,7 @@ def moments(cloud: np.ndarray) -> np.ndarray:
 
 def test_moments_do_not_tell_the_classes() -> None:
     """Logistic regression on moments and extents stays below 70 %, whatever its weight decay."""
-    parts = load_synthetic(train_per_class=100, test_per_class=40, points=512)
+    parts = SyntheticShapes("train", 100, 512), SyntheticShapes("test", 40, 512)
     tables = [torch.from_numpy(np.stack([moments(part[index].points) for index in range(len(part))])) for part in parts]
     mean, spread = tables[0].mean(dim=0), tables[0].std(dim=0) + 1e-9
     x, held = ((table - mean) / spread for table in tables)

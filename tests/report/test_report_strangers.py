@@ -22,7 +22,7 @@ from image2point.jobs.reuse import predict
 from image2point.report.arms import group
 from image2point.report.page import render
 from image2point.report.read import read_run
-from image2point.sweeps import table
+from image2point.sweeps.pivot import pivot
 
 OLD = Path(__file__).resolve().parent.parent / "runs" / "before_tasks"
 
@@ -126,7 +126,7 @@ def test_what_a_run_claims_is_one_line(name: str, run: Path) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=told) as error:
-            table.pivot([read_run(run)], ["seed"], [], "final.test_accuracy")
+            pivot([read_run(run)], ["seed"], [], "final.test_accuracy")
         assert tracemalloc.get_traced_memory()[1] < 150 * 2**20
     finally:
         tracemalloc.stop()
@@ -205,7 +205,7 @@ def test_any_value_in_place_of_another_is_read_or_refused(run: Path, name: str) 
         try:
             record = read_run(run)
             render(group([record]))
-            table.pivot([record], ["seed"], [], "final.test_accuracy")
+            pivot([record], ["seed"], [], "final.test_accuracy")
         except InputError as error:
             assert "\n" not in str(error), (*way, last, inner[last])
         except Exception as error:

@@ -13,7 +13,7 @@ from run_records import record
 from image2point import InputError
 from image2point.report import plots
 from image2point.report.read import Record
-from image2point.sweeps import table as tables
+from image2point.sweeps.pivot import pivot
 from image2point.sweeps.plot import table_figure
 
 ACCURACY = {
@@ -32,7 +32,7 @@ def runs(cast: Callable[[str], object] = int) -> list[Record]:
 
 def drawn(found: list[Record], value: str = "final.test_accuracy", spread: str = "sd"):  # type: ignore[no-untyped-def]
     """The axis, and label → [(x, y)]."""
-    result = table_figure(tables.pivot(found, ["data.shots"], ["arm"], value), spread)
+    result = table_figure(pivot(found, ["data.shots"], ["arm"], value), spread)
     (axis,) = result.axes
     lines = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
     return axis, {str(line.get_label()): [(float(x), float(y)) for x, y in line.get_xydata()] for line in lines}
@@ -64,7 +64,7 @@ def test_words_are_places_in_the_order_of_the_table() -> None:
 
 
 def test_files_are_written_by_suffix_and_are_the_same_twice(tmp_path: Path) -> None:
-    table = tables.pivot(runs(), ["data.shots"], ["arm"], "final.test_accuracy")
+    table = pivot(runs(), ["data.shots"], ["arm"], "final.test_accuracy")
     for suffix, start in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
         contents = []
         for name in ("a", "b"):
@@ -79,4 +79,4 @@ def test_nothing_to_plot_is_said() -> None:
     nothing = {"collapse": {"test": {"nc1": None}}}
     found = [replace(run, summary=run.summary.model_copy(update=nothing)) for run in runs()]
     with pytest.raises(InputError, match="none of the runs has a number for"):
-        table_figure(tables.pivot(found, ["data.shots"], ["arm"], "collapse.test.nc1"))
+        table_figure(pivot(found, ["data.shots"], ["arm"], "collapse.test.nc1"))

@@ -18,6 +18,8 @@ from image2point import InputError
 from image2point.report.read import Record
 from image2point.sweeps import table as tables
 from image2point.sweeps.comparison import compared, detectable, holm
+from image2point.sweeps.pivot import pivot, value_of
+from image2point.sweeps.selection import run_folders, select
 
 ACCURACY = {
     ("repeat", "io"): (0.50, 0.52, 0.54),
@@ -36,7 +38,7 @@ def runs() -> list[Record]:
 
 
 def test_cells_have_mean_and_spread_over_seeds(runs: list[Record]) -> None:
-    found = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+    found = pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
     cell = found.cells[("repeat",), ("io",)]
     assert cell.mean == pytest.approx(0.52)
     assert cell.spread("sd") == pytest.approx(0.02)
@@ -46,27 +48,27 @@ def test_cells_have_mean_and_spread_over_seeds(runs: list[Record]) -> None:
 
 
 def test_the_best_is_marked_and_so_is_what_the_test_does_not_tell_from_it(runs: list[Record]) -> None:
-    found = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+    found = pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
     assert found.best == (("repeat",), ("all",))
     # Differences to the best: 0.10, 0.09, 0.12 (t = 11.7, p = 0.007), and 0.01, 0.01, 0 (t = 2, p = 0.18).
     assert found.level == {(("mean",), ("all",))}
     (line,) = [line for line in tables.comparison_lines(found) if "policy=io" in line]
     assert line.startswith("best against network.rule=repeat, finetune.policy=io: +10.3 points [+6.54, +14.1] over 3")
     assert "p = 0.014 (Holm)" in line  # twice 0.0072
-    least = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy", best="min")
+    least = pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy", best="min")
     assert least.best == (("repeat",), ("io",))
-    assert tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy", best="none").best is None
+    assert pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy", best="none").best is None
 
 
 def test_one_seed_is_not_called_the_same_as_the_best(runs: list[Record]) -> None:
     single = [run for run in runs if run.settings["seed"] == 0]
-    found = tables.pivot(single, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+    found = pivot(single, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
     assert found.best and not found.level
     assert found.cells[("repeat",), ("io",)].spread("sd") is None
 
 
 def test_formats(runs: list[Record]) -> None:
-    found = tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+    found = pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
     assert tables.format_pivot(found, "markdown") == (
         "| network.rule | io | all |\n|---|---:|---:|\n"
         "| repeat | 52.0 ± 2.0 | **62.3 ± 3.2** |\n| mean | – | 61.7 ± 3.8 † |\n"
@@ -97,22 +99,22 @@ def test_formats(runs: list[Record]) -> None:
 
 def test_runs_of_one_cell_may_differ_in_seeds_only(runs: list[Record]) -> None:
     with pytest.raises(InputError, match=r"differ in finetune.policy; add that to --rows"):
-        tables.pivot(runs, ["network.rule"], [], "final.test_accuracy")
+        pivot(runs, ["network.rule"], [], "final.test_accuracy")
     with pytest.raises(InputError, match="have the same seeds"):
-        tables.pivot([*runs, runs[0]], ["network.rule"], ["finetune.policy"], "final.test_accuracy")
+        pivot([*runs, runs[0]], ["network.rule"], ["finetune.policy"], "final.test_accuracy")
 
 
 def test_unknown_names_are_refused_with_a_hint(runs: list[Record]) -> None:
     with pytest.raises(InputError, match=r"no setting 'rule'; did you mean network.rule"):
-        tables.pivot(runs, ["rule"], ["finetune.policy"], "final.test_accuracy")
+        pivot(runs, ["rule"], ["finetune.policy"], "final.test_accuracy")
     with pytest.raises(InputError, match=r"no number 'test_accuracy'; it has final.test_accuracy"):
-        tables.pivot(runs, ["network.rule"], ["finetune.policy"], "test_accuracy")
+        pivot(runs, ["network.rule"], ["finetune.policy"], "test_accuracy")
 
 
 def test_what_a_run_did_not_measure_is_no_number(runs: list[Record]) -> None:
     without = replace(runs[0], summary=runs[0].summary.model_copy(update={"collapse": {"test": {"nc1": None}}}))
-    assert tables.value_of(without, "collapse.test.nc1") is None
-    table = tables.pivot([without, *runs[1:3]], ["network.rule"], [], "collapse.test.nc1")
+    assert value_of(without, "collapse.test.nc1") is None
+    table = pivot([without, *runs[1:3]], ["network.rule"], [], "collapse.test.nc1")
     assert math.isnan(table.cells[("repeat",), ()].mean)  # of three seeds, one is undefined
     assert "| repeat | undefined |" in str(tables.format_pivot(table, "markdown"))
     assert [line.split(",")[-1] for line in str(tables.format_pivot(table, "csv")).splitlines()[1:]] == [
@@ -124,7 +126,7 @@ def test_what_a_run_did_not_measure_is_no_number(runs: list[Record]) -> None:
 
 def test_names_are_text_in_every_format() -> None:
     names = ("=cmd()", "a|b<i>", "50_%", "[red]x\x1b[2J", "-0.5")
-    found = tables.pivot([record(0.5, {"arm": name, "seed": 0}) for name in names], ["arm"], [], "final.test_accuracy")
+    found = pivot([record(0.5, {"arm": name, "seed": 0}) for name in names], ["arm"], [], "final.test_accuracy")
     lines = str(tables.format_pivot(found, "csv")).splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["'=cmd()", *names[1:]]
     assert r"| a\|b&lt;i> |" in str(tables.format_pivot(found, "markdown"))
@@ -140,10 +142,10 @@ def test_tables_compile_with_plain_latex(runs: list[Record], tmp_path: Path) -> 
     odd = ("".join(map(chr, range(33, 127))), "[a] * é Ł", "→ ± 猫", "a & b \\\\ c", "--x`")
     named = [record(0.1**k, {"arm": name, "seed": 0}) for k, name in enumerate(odd)]
     pivots = [
-        tables.pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy"),
-        tables.pivot(runs, ["network.rule", "finetune.policy"], [], "final.test_accuracy"),
-        tables.pivot(named, ["arm"], [], "final.test_accuracy", best="none"),
-        replace(tables.pivot(named, ["seed"], ["arm"], "final.test_accuracy"), value="some_50_%_value"),
+        pivot(runs, ["network.rule"], ["finetune.policy"], "final.test_accuracy"),
+        pivot(runs, ["network.rule", "finetune.policy"], [], "final.test_accuracy"),
+        pivot(named, ["arm"], [], "final.test_accuracy", best="none"),
+        replace(pivot(named, ["seed"], ["arm"], "final.test_accuracy"), value="some_50_%_value"),
     ]
     parts = [str(tables.format_pivot(each, "latex", spread)) for each in pivots for spread in ("sd", "interval")]
     page = "\n".join([r"\documentclass{article}", r"\begin{document}", *parts, r"\end{document}"])
@@ -155,11 +157,11 @@ def test_tables_compile_with_plain_latex(runs: list[Record], tmp_path: Path) -> 
 
 
 def test_runs_are_chosen_by_their_settings(runs: list[Record]) -> None:
-    assert len(tables.select(runs, ["network.rule=repeat", "seed=1"])) == 2
+    assert len(select(runs, ["network.rule=repeat", "seed=1"])) == 2
     with pytest.raises(InputError, match="no run has seed=9"):
-        tables.select(runs, ["seed=9"])
+        select(runs, ["seed=9"])
     with pytest.raises(InputError, match="should be setting=value"):
-        tables.select(runs, ["seed"])
+        select(runs, ["seed"])
 
 
 def test_folders_stand_for_the_finished_runs_in_them(tmp_path: Path) -> None:
@@ -167,10 +169,10 @@ def test_folders_stand_for_the_finished_runs_in_them(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for file in files:
             (tmp_path / name / file).touch()
-    assert tables.run_folders([tmp_path]) == [tmp_path / "a"]
-    assert tables.run_folders([tmp_path / "b"]) == [tmp_path / "b"]
+    assert run_folders([tmp_path]) == [tmp_path / "a"]
+    assert run_folders([tmp_path / "b"]) == [tmp_path / "b"]
     with pytest.raises(InputError, match="neither a run nor a folder"):
-        tables.run_folders([tmp_path / "a" / "b"])
+        run_folders([tmp_path / "a" / "b"])
 
 
 def test_the_paired_test_is_the_one_of_the_books() -> None:

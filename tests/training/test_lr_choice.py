@@ -16,7 +16,8 @@ from image2point.errors import InputError
 from image2point.jobs import lr_choice
 from image2point.report import build
 from image2point.report.read import read_runs
-from image2point.sweeps.table import format_pivot, note, pivot
+from image2point.sweeps.pivot import pivot
+from image2point.sweeps.table import format_pivot, note
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
 

@@ -1,0 +1,49 @@
+"""Which runs a table is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from image2point.errors import InputError
+from image2point.report.read import Record
+
+_MISSING = object()
+
+
+def run_folders(paths: Iterable[str | Path]) -> list[Path]:
+    """Run directories: those given, and the finished ones in folders that are none themselves.
+
+    Raises:
+        InputError: where a folder is missing or has no finished run.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if (path / "config.yaml").is_file():
+            found.append(path)
+            continue
+        inside = sorted(p.parent for p in path.glob("*/summary.json"))
+        if not inside:
+            raise InputError(f"{path} is neither a run nor a folder with finished runs")
+        found += inside
+    return found
+
+
+def select(runs: Iterable[Record], conditions: Sequence[str]) -> list[Record]:
+    """The runs for which every `setting=value` holds, the value as YAML.
+
+    Raises:
+        InputError: where a condition is none, or no run is left.
+    """
+    kept = list(runs)
+    for text in conditions:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--where {text!r} should be setting=value, for example network.rule=repeat")
+        wanted = yaml.safe_load(value)
+        kept = [run for run in kept if run.settings.get(name, _MISSING) == wanted]
+    if not kept:
+        raise InputError(f"no run has {' and '.join(conditions) or 'been given'}")
+    return kept
