@@ -111,6 +111,11 @@ class Run:
         return self.path / "tensorboard"
 
     @property
+    def trackers(self) -> Path:
+        """Under which id each tracker of `training.trackers` knows the run, and the last epoch it was given."""
+        return self.path / "trackers.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "docs" / "tutorials"
-ORDER = ("lift_and_look",)
+ORDER = ("lift_and_look", "own_folder")
 NOT_EXECUTED = "!!! note\n    Nothing was executed for this page: `make notebooks` writes it with its output.\n\n"
 
 

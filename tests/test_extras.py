@@ -17,6 +17,7 @@ from image2point.datasets import las
 from image2point.lifting.export import export
 from image2point.report.plots import pyplot
 from image2point.sweeps.executors import make_executor
+from image2point.training.trackers import check_trackers
 from image2point.voxels import Sites
 from image2point.voxels.conv import spconv_engine
 
@@ -45,6 +46,9 @@ USES: dict[tuple[str, str], Callable[[], object]] = {
     ("figures", "matplotlib"): pyplot,
     ("export", "onnx"): lambda: export(i2p.lift("test_resnet", weights="random"), GRID, "a.onnx"),
     ("export", "onnxscript"): lambda: export(i2p.lift("test_resnet", weights="random"), GRID, "a.onnx"),
+    ("mlflow", "mlflow"): lambda: check_trackers(["mlflow"]),
+    ("trackio", "trackio"): lambda: check_trackers(["trackio"]),
+    ("wandb", "wandb"): lambda: check_trackers(["wandb"]),
     ("ray", "ray"): lambda: make_executor("ray", Path()),
     ("slurm", "submitit"): lambda: make_executor("slurm", Path()),
     ("bench", "ocnn"): lambda: peers.ocnn(SITES, KERNEL),

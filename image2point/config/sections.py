@@ -16,6 +16,7 @@ from image2point.errors import InputError
 from image2point.roles import read_policy
 
 Split = Literal["train", "test"]
+Tracker = Literal["mlflow", "trackio", "wandb"]
 TrainedRole = Literal["input", "norm", "body", "output", "decoder", "depth", "lora", "ssf", "adapter"]
 """What `training.lr_by_role` can name: `roles.ROLES`, `roles.DECODER`, and what policies add."""
 
@@ -116,6 +117,8 @@ class Training(Section):
     pass over so many clouds each time."""
     checkpoint_every_minutes: NotNegative = 10.0
     """Time between checkpoints; 0 writes one after every step."""
+    trackers: tuple[Tracker, ...] = ()
+    """Where each row of `metrics.csv` goes besides TensorBoard. Each is an extra of its name: `image2point[mlflow]`."""
 
     @model_validator(mode="after")
     def _possible(self) -> Training:

@@ -21,7 +21,14 @@ from image2point.training import checkpoint, distributed
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-FREE_TO_CHANGE = ("training.workers:", "training.checkpoint_every_minutes:", "data.root:", "images.root:", "report.")
+FREE_TO_CHANGE = (
+    "training.workers:",
+    "training.checkpoint_every_minutes:",
+    "training.trackers:",
+    "data.root:",
+    "images.root:",
+    "report.",
+)
 """Settings that do not touch the result, and so may differ when a run is resumed."""
 
 

@@ -151,7 +151,7 @@ def _try(
     settings, of = config.training, config.training.epochs
     warmup, first, averaged = (n * epochs / of for n in (settings.warmup_epochs, settings.head_first, settings.swa))
     short = _with_training(
-        config, lr=lr, epochs=epochs, warmup_epochs=warmup, head_first=int(first), swa=math.ceil(averaged)
+        config, lr=lr, epochs=epochs, warmup_epochs=warmup, head_first=int(first), swa=math.ceil(averaged), trackers=()
     )
     silent = config.collapse.model_copy(update={"every": 0, "at": (), "layers": ()})
     short = short.model_copy(update={"collapse": silent})

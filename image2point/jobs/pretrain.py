@@ -18,6 +18,7 @@ from image2point.training.interrupt import StopSignal
 from image2point.training.job import Job, State
 from image2point.training.loop import fit
 from image2point.training.pausing import restore
+from image2point.training.trackers import check_trackers
 
 
 def run_pretraining(
@@ -29,6 +30,7 @@ def run_pretraining(
 
     Raises InputError for what the user gave wrong, Interrupted where the run was asked to stop.
     """
+    check_trackers(config.training.trackers)
     run = Run(folder / config.name)
     fabric = distributed.start(config.training)
     stands = distributed.together(fabric, lambda: lifecycle.standing(run, config, resume, overwrite))

@@ -70,7 +70,7 @@ class Job:
         self.fabric, self.task, self.network, self.splits, self.recipe = fabric, task, network, splits, recipe
         self.config, self.run, self.stop = config, run, stop
         self.samples = training_samples(splits.train, recipe)
-        self.journal = Journal(run, task.headline, speaks=fabric.is_global_zero)
+        self.journal = Journal(run, config, task.headline, speaks=fabric.is_global_zero)
         self.voxels: np.ndarray | None = None
         """Voxels of each training cloud, where batches are made by them."""
         self.wanted: Wanted | None = None

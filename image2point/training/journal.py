@@ -1,4 +1,4 @@
-"""What a run tells people while it goes on: the screen, log.txt, TensorBoard."""
+"""What a run tells people while it goes on: the screen, log.txt, TensorBoard and other trackers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from image2point.config import Config, Pretrain
 from image2point.runs import Run
+from image2point.training.trackers import Trackers
 
 
 class Journal:
@@ -22,10 +24,11 @@ class Journal:
     `headline` of each split.
     """
 
-    def __init__(self, run: Run, headline: str, speaks: bool) -> None:
+    def __init__(self, run: Run, config: Config | Pretrain, headline: str, speaks: bool) -> None:
         self.run, self.headline, self.speaks = run, headline, speaks
         self.console = Console(quiet=not speaks, soft_wrap=True, highlight=False)
         self._writer: Any = None
+        self._trackers = Trackers(run, config, self.say)
         self._bar: Progress | None = None
         self._started, self._first, self._done, self._total = time.monotonic(), 0, 0, 0
 
@@ -40,6 +43,8 @@ class Journal:
     def begin(self, total: int, done: int) -> None:
         """Training begins, or goes on after `done` of `total` steps."""
         self._started, self._first, self._done, self._total = time.monotonic(), done, done, total
+        if self.speaks:
+            self._trackers.begin()
         if self.speaks and self.console.is_terminal and total > done:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -73,7 +78,7 @@ class Journal:
         return str(timedelta(seconds=round(left)))
 
     def row(self, row: dict[str, Any], epochs: int) -> None:
-        """The row of metrics.csv of a finished epoch: one line, and TensorBoard."""
+        """The row of metrics.csv of a finished epoch: one line, TensorBoard and the trackers."""
         if not self.speaks:
             return
         parts = [f"epoch {row['epoch']}/{epochs}"]
@@ -101,8 +106,11 @@ class Journal:
             if name != "epoch" and value is not None:
                 self._writer.add_scalar(name, value, row["epoch"])
         self._writer.flush()
+        self._trackers.log(row)
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
+        """Nothing follows; `finished`: the training came to its end."""
+        self._trackers.close(finished)
         if self._bar:
             with _as_long_as_it_is_open():
                 self._bar.stop()

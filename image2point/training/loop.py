@@ -31,6 +31,7 @@ class Diverged(InputError):
 def fit(job: Job, state: State) -> None:
     """Train from `state` to the last epoch. Raises Interrupted, with a checkpoint written, when asked to stop."""
     epochs = job.config.training.epochs
+    finished = False
     job.journal.begin(total=epochs * job.steps, done=state.epoch * job.steps + state.step)
     try:
         if not state.rows:
@@ -42,8 +43,9 @@ def fit(job: Job, state: State) -> None:
             state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
             pause(job, state, stop=False)
         save(job, state)
+        finished = True
     finally:
-        job.journal.close()
+        job.journal.close(finished)
 
 
 class Reading:
