@@ -10,6 +10,7 @@ The pages lie beside the scripts, and are not kept in git. Each notebook runs in
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "docs" / "tutorials"
-ORDER = ("lift_and_look", "own_folder")
+ORDER = ("lift_and_look", "own_folder", "label_scene", "watch_collapse")
 NOT_EXECUTED = "!!! note\n    Nothing was executed for this page: `make notebooks` writes it with its output.\n\n"
 
 
@@ -46,6 +47,7 @@ def write_page(name: str, content: Any, executed: bool) -> Path:
     for file, data in resources["outputs"].items():
         (TUTORIALS / file).parent.mkdir(exist_ok=True)
         (TUTORIALS / file).write_bytes(data)
+    text = re.sub(r"</pre>\s*<pre[^>]*>", "", text)  # each line that a run prints is an output of its own
     title, _, rest = text.strip().partition("\n\n")
     files.write_text(TUTORIALS / f"{name}.md", f"{title}\n\n{'' if executed else NOT_EXECUTED}{rest}\n")
     return TUTORIALS / f"{name}.md"

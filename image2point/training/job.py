@@ -123,7 +123,7 @@ class Job:
     def share(self, indices: np.ndarray) -> np.ndarray:
         """What this process takes of a global batch."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        if self.voxels is not None:
+        if self.voxels is not None and world > 1:
             return packing.share(indices, self.voxels, rank, world)
         return np.array_split(indices, world)[rank]
 
