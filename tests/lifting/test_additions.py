@@ -351,8 +351,9 @@ def test_an_adapter_is_a_part_of_its_block() -> None:
         assert relative(result.features, by_hand) < 1e-6
         plain = net(x)
         blocks: list[object] = []
-        net.layer1[0].register_forward_hook(lambda layer, given, result: blocks.append(result))
-        assert relative(net(x), plain) < 1e-5 and torch.allclose(blocks[0].features, result.features, atol=1e-5)
+        net.layer1[0].register_forward_hook(lambda layer, given, result: blocks.extend((given[0], result)))
+        assert relative(net(x), plain) < 1e-5 and torch.allclose(blocks[1].features, result.features, atol=1e-5)
+        assert torch.allclose(net.layer1[0](blocks[0]).features, result.features, atol=1e-5)
         passed: list[object] = []
         net.layer1.register_forward_hook(lambda layer, given, result: passed.extend((given[0], result)))
         assert relative(net(x), plain) < 1e-5 and relative(passed[1].features, maps["layer1"].features) < 1e-5

@@ -8,7 +8,6 @@ domains with residual adapters", 2017.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -119,7 +118,5 @@ def _write(graph: fx.Graph, calls: dict[str, list[Call]], name: str, node: fx.No
         return replaced(structure, lambda operand: Operand(branch.name) if operand.name == node.name else operand)
 
     for path, times in calls.items():
-        if path == name:
-            calls[path] = [replace(call, result=renamed(call.result)) for call in times]
-        elif not path.startswith(f"{name}."):
+        if not path.startswith(f"{name}."):
             calls[path] = [Call(renamed(call.args), renamed(call.named), renamed(call.result)) for call in times]
