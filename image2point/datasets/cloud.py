@@ -86,15 +86,16 @@ def cloud_of(columns: Mapping[str, np.ndarray], origin: np.ndarray) -> Cloud:
 def near_origin(cloud: Cloud) -> Cloud:
     """The same cloud with the whole part of its smallest coordinates moved into `origin`, float64 [3].
 
-    So points of a map are small numbers, which float32 holds to a fraction of a millimetre. Points that are not finite
-    move nothing: whoever checks the cloud refuses them.
+    So points of a map are small numbers, which float32 holds to a fraction of a millimetre. Points that are not finite,
+    or not three numbers each, move nothing: whoever checks the cloud refuses them.
 
     >>> cloud = near_origin(Cloud(np.array([[869400.25, 6524300.5, 210.125]])))
     >>> cloud.points.tolist(), cloud.origin.tolist()
     ([[0.25, 0.5, 0.125]], [869400.0, 6524300.0, 210.0])
     """
     points = np.asarray(cloud.points, dtype=np.float64)
-    if points.ndim != 2 or not len(points) or not np.isfinite(points).all():
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.isfinite(points).all():
         return cloud
     corner = np.floor(points.min(axis=0))
-    return replace(cloud, points=points - corner, origin=cloud.origin + corner)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as well
+        return replace(cloud, points=points - corner, origin=cloud.origin + corner)

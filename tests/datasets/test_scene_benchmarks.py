@@ -68,6 +68,13 @@ def test_s3dis_damage(tmp_path: Path, damage: Callable[[Path], object], message:
         load_dataset("s3dis", tmp_path).test[0]
 
 
+def test_s3dis_coordinates_of_another_width(tmp_path: Path) -> None:
+    root = s3dis_folder(tmp_path, LAYOUTS["pointcept"])
+    np.save(root / "Area_5" / "hallway_6" / "coord.npy", XYZ[:, :2])
+    with pytest.raises(InputError, match=r"hallway_6.*expected .*3.*, found .*\(3, 2\)"):
+        load_dataset("s3dis", root).test[0]
+
+
 def test_s3dis_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "Area_1").mkdir()
     with pytest.raises(InputError, match="none of the layouts of S3DIS"):
