@@ -92,9 +92,9 @@ for when in ("before", "after"):
         )
 
 # %% [markdown]
-# Two lessons. *Train and test differ*: on training clouds the classes are tighter, and only the test clouds say what
-# is worth something on new ones. *CDNV and NC1 need not agree*: here they are different shares of their nulls, though
-# both are called "collapse".
+# Two lessons. Only *test clouds* say what tight classes are worth on new ones: the nearest mean is right less often
+# there. And *CDNV and NC1* are different shares of their nulls, though both are called collapse; they need not even
+# agree on which of two networks, or of two splits, is the more collapsed.
 #
 # ## Why they may disagree
 #
