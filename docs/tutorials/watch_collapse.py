@@ -2,8 +2,8 @@
 # # Watch classes collapse
 #
 # A classifier that fits its data pulls the clouds of a class together and the classes apart. This page measures that
-# after the stem and the stages, before and after fine-tuning, holds each number against what chance gives, and shows two measures
-# that disagree and why.
+# after the stem and the stages, before and after fine-tuning, holds each number against what chance gives, and shows
+# two measures that disagree and why.
 
 # %%
 import logging
