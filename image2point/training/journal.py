@@ -40,11 +40,13 @@ class Journal:
             with open(self.run.log, "a", encoding="utf-8") as log:
                 log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
 
+    def open_trackers(self) -> None:
+        """For the process that speaks. Raises InputError where one cannot be opened."""
+        self._trackers.begin()
+
     def begin(self, total: int, done: int) -> None:
         """Training begins, or goes on after `done` of `total` steps."""
         self._started, self._first, self._done, self._total = time.monotonic(), done, done, total
-        if self.speaks:
-            self._trackers.begin()
         if self.speaks and self.console.is_terminal and total > done:
             self._bar = Progress(
                 TextColumn("{task.description}"),

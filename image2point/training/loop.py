@@ -32,6 +32,7 @@ def fit(job: Job, state: State) -> None:
     """Train from `state` to the last epoch. Raises Interrupted, with a checkpoint written, when asked to stop."""
     epochs = job.config.training.epochs
     finished = False
+    distributed.together(job.fabric, job.journal.open_trackers)  # one that does not open ends all processes
     job.journal.begin(total=epochs * job.steps, done=state.epoch * job.steps + state.step)
     try:
         if not state.rows:
