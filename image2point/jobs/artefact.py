@@ -104,13 +104,13 @@ def filled(network: LiftedNetwork, tensors: dict[str, Tensor], where: str) -> Li
 
 
 def _of_run(run: Run) -> LiftedNetwork:
-    from image2point.jobs.block_choice import resolved, with_policy
+    from image2point.jobs.block_choice import resolved, with_skip
 
     classes, summary = run.read_classes(), run.read_summary()
     config = configuration.load_config(run.config)
     lifting, policy = recorded(run), resolved(config, run)
     tensors, digest = read_tensors(run.weights)
-    network = filled(with_policy(again(lifting), policy), tensors, f"{run.weights} and {run.lifting}")
+    network = filled(with_skip(again(lifting), policy), tensors, f"{run.weights} and {run.lifting}")
     network._lifting = replace(lifting, skip=network.lifting.skip)
     final = summary.get("final")
     told = final.items() if isinstance(final, dict) else ()

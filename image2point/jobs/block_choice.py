@@ -24,7 +24,7 @@ from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.datasets.recipe import Recipe
 from image2point.errors import InputError
-from image2point.finetune import Counts, add_parameters, blocks_of, freeze, trained
+from image2point.finetune import Counts, blocks_of, freeze, trained
 from image2point.lifting.skip import add_skip
 from image2point.report.numbers import UNDEFINED, beside_null, share
 from image2point.roles import BLOCK_POLICIES, read_policy
@@ -48,18 +48,15 @@ def resolved(config: Config, run: Run) -> str:
     return f"{policy.partition(':')[0]}:{run.read_choice()['block']}" if policy.endswith(":auto") else policy
 
 
-def with_policy(network: LiftedNetwork, policy: str) -> LiftedNetwork:
-    """The network that a policy trains: with its skip connection for `scl:NAME`, and the parameters that it adds."""
+def with_skip(network: LiftedNetwork, policy: str) -> LiftedNetwork:
+    """The network with the skip connection of `scl:NAME`; as it is under every other policy."""
     rules = read_policy(policy)
-    if rules.skip and not network.lifting.skip:
-        network = add_skip(network, rules.block)
-    add_parameters(network, policy)
-    return network
+    return add_skip(network, rules.block) if rules.skip and not network.lifting.skip else network
 
 
 def apply(network: LiftedNetwork, policy: str) -> tuple[LiftedNetwork, Counts]:
     """The network that a policy trains, with all else frozen, and how much that leaves."""
-    network = with_policy(network, policy)
+    network = with_skip(network, policy)
     return network, freeze(network, policy)
 
 
