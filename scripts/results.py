@@ -208,6 +208,7 @@ def lidar(split: str) -> str:
                 policy,
                 ", ".join(str(row["seed"]) for row in own),
                 f"{100 * found.value:.1f}{interval}",
+                ", ".join(_mean_share([row["test_miou"]]) for row in own),
                 *(_mean_share([row["per_class"][name] for row in own]) for name in classes),
                 _mean_share([row["test_accuracy"] for row in own]),
                 ", ".join(f"{row['chosen_lr']:g}" for row in own),
@@ -215,9 +216,21 @@ def lidar(split: str) -> str:
             ]
         )
     for row in hand:
-        shares = [row["test_miou"], *(row["per_class"][name] for name in classes), row["test_accuracy"]]
-        lines.append(["features made by hand", "–", "–", *(_mean_share([s]) for s in shares), "–", f"{row['seconds']}"])
-    headings = ["arm", "policy", "seeds", "mIoU (%)", *classes, "accuracy (%)", "chosen rate", "seconds"]
+        shares = [*(row["per_class"][name] for name in classes), row["test_accuracy"]]
+        score = _mean_share([row["test_miou"]])
+        by_hand = ["features made by hand", "–", "–", score, "–", *(_mean_share([s]) for s in shares), "–"]
+        lines.append([*by_hand, f"{row['seconds']}"])
+    headings = [
+        "arm",
+        "policy",
+        "seeds",
+        "mIoU (%)",
+        "of each seed",
+        *classes,
+        "accuracy (%)",
+        "chosen rate",
+        "seconds",
+    ]
     return markdown_table(headings, lines, list(range(3, len(headings))))
 
 
@@ -254,15 +267,15 @@ def lidar_collapse() -> str:
         named = dict(part.split("=", 1) for part in row["run"].split(",") if "=" in part)
         nc1, frame, orthogonal = (_with_error(row, name) for name in ("nc1", "nc2_etf", "nc2_orthogonal"))
         first, second, cosine = row["closest"]
-        shares = (f"{row['shares'][name]:.3f}" for name in ("nc1", "cdnv"))
+        shares = (f"{row['shares'][name]:.3f}" for name in ("nc1", "cdnv", "nc2_etf"))
         decided = f"{100 * row['values']['ncc_accuracy']:.1f}"
         closest = f"{first}, {second} ({cosine:+.2f})"
         lines.append([named["arm"], named["policy"], row["layer"], nc1, *shares, frame, orthogonal, decided, closest])
     headings = [
-        "arm", "policy", "layer", "NC1", "NC1 / null", "CDNV / null", "NC2: simplex", "NC2: orthogonal",
-        "nearest mean (%)", "closest means (cosine)",
+        "arm", "policy", "layer", "NC1", "NC1 / null", "CDNV / null", "simplex / null", "NC2: simplex",
+        "NC2: orthogonal", "nearest mean (%)", "closest means (cosine)",
     ]  # fmt: skip
-    return markdown_table(headings, lines, list(range(3, 9))) if lines else NOTHING
+    return markdown_table(headings, lines, list(range(3, 10))) if lines else NOTHING
 
 
 def _with_error(row: Row, name: str) -> str:
@@ -357,7 +370,7 @@ def _noise(rows: Sequence[Row]) -> tuple[str, str]:
 
     far = max(abs(row["mean"] - row["null"]) / row["error"] for row in rows)
     bound = float(t.ppf(1 - 0.025 / len(rows), rows[0]["draws"] - 1))
-    verdict = "supported" if far < bound else "contradicted"
+    verdict = "not contradicted" if far < bound else "contradicted"
     return verdict, f"largest of {len(rows)} differences {far:.1f} standard errors, chance allows {bound:.1f}"
 
 

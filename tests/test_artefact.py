@@ -385,7 +385,7 @@ def test_a_second_transfer_begins_with_the_first(run: Path, tmp_path: Path) -> N
     settings = [
         f"network.{name}={getattr(first.lifting.options, name)}" for name in ("rule", "stem", "downsample", "head")
     ]
-    start = (f"network.weights=run:{run}", *settings, "finetune.policy=head", "training.epochs=1", "collapse.final=[]")
+    start = (f"network.weights=run:{run}", *settings, "finetune.policy=head", "training.epochs=0", "collapse.final=[]")
     path = run_transfer(tiny("name=second", *start), tmp_path).path
     second = load(path)
     before, after = first.state_dict(), second.state_dict()

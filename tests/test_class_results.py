@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from tiny_runs import load_splits, run_transfer, separable
 import image2point as i2p
 from image2point.config import load_config
 from image2point.datasets.class_split import OfClasses
-from image2point.datasets.splits import Origins, StoredClouds, short_names
+from image2point.datasets.splits import Origins, StoredClouds, Subset, short_names
 from image2point.errors import InputError
+from image2point.jobs import transfer
 from image2point.report.read import read_run
 from image2point.runs import Run
 from image2point.tasks.confusion import Confusion
@@ -156,6 +158,16 @@ def test_a_choice_by_few_clouds_is_called_noisy(run: Run, tmp_path: Path) -> Non
     (older / "summary.json").write_text(json.dumps(summary | {"chosen_by": "last epoch"}))
     call("report", older)
     assert words not in (older / "report.html").read_text("utf-8")
+
+
+def test_a_class_that_no_validation_cloud_has_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = load_splits(separable(tmp_path / "clouds").data)
+    assert splits.validation is not None and splits.validation.classes == CLASSES
+    of_two = Subset(splits.validation, np.flatnonzero(np.asarray(splits.validation.labels) != 2))
+    monkeypatch.setattr(transfer, "load_splits", lambda *given, **named: replace(splits, validation=of_two))
+    run = run_transfer(separable(tmp_path / "clouds", "training.epochs=2"), tmp_path)
+    words = "warning: nothing in the validation set is top, so that a network which never"
+    assert run.log.read_text().count(words) == 1
 
 
 def test_one_epoch_is_no_choice(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from image2point.collapse.labels_at_random import PERMUTATIONS, with_nulls
 from image2point.collapse.layers import kept, measure_layers
 from image2point.config import Pretrain
 from image2point.datasets.class_split import Labelled
-from image2point.errors import InputError
+from image2point.errors import InputError, listed
 from image2point.tasks.task import Scores
 from image2point.training import measure
 from image2point.training.batches import batches, shuffled
@@ -50,7 +50,10 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
     if due or job.splits.validation is not None:
         take_statistics_again(job, state)
     if job.splits.validation is not None:
-        validated = job.task.scores(_outputs(job, state, job.splits.validation))
+        held_out = _outputs(job, state, job.splits.validation)
+        if not state.rows and job.config.training.epochs > 1:
+            tell_unseen(job, held_out)
+        validated = job.task.scores(held_out)
         row |= score_columns("validation", validated)
         better = state.best_score is None or validated.order > state.best_score
         if better and (epoch or not job.config.training.epochs):
@@ -65,6 +68,18 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
     state.rows.append(row)
     write_rows(job, state)
     job.journal.row(row, job.config.training.epochs)
+
+
+def tell_unseen(job: Job, outputs: Any) -> None:
+    """Warn of classes that nothing has of what the epoch is chosen by: a network that never says them loses nothing."""
+    assert job.splits.validation is not None
+    seen = job.task.confusion(outputs).counts.sum(axis=1)
+    unseen = [name for name, count in zip(job.splits.validation.classes, seen, strict=True) if not count]
+    if unseen:
+        job.journal.say(
+            f"warning: nothing in the validation set is {listed(unseen)}, so that a network which never says so may be "
+            "chosen; hold out others (data.shot_seed, data.validation)"
+        )
 
 
 def follow_layers(job: Job, state: State, epoch: int, splits: Sequence[str]) -> None:

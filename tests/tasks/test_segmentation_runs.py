@@ -25,6 +25,7 @@ from image2point.experiments.robustness import Asked
 from image2point.jobs.ingredients import make_recipe
 from image2point.runs import Run
 from image2point.tasks.confusion import Confusion
+from image2point.tasks.point_labels import PointTargets
 from image2point.tasks.segmentation import Segmentation
 from image2point.training.batches import batches, in_order
 from image2point.training.interrupt import Interrupted
@@ -312,3 +313,14 @@ def test_tiles_that_cannot_be_are_refused_before_anything_is_written(tmp_path: P
 def test_confusions_add() -> None:
     one = Confusion.of(np.array([0]), np.array([1]), 2)
     assert (one + one).counts[0, 1] == 2
+
+
+def test_the_loss_at_points_is_that_of_each_points_own_voxel() -> None:
+    outputs = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, -5.0]], dtype=torch.float64)
+    targets = PointTargets(
+        torch.tensor([0, 1, -1, 1]), torch.tensor([0, 1, 1, 2]), torch.zeros(3, dtype=torch.long), (4,), (0,)
+    )
+    task = Segmentation(at_points=True)
+    by_hand = sum(-outputs[row].log_softmax(0)[label] for row, label in ((0, 0), (1, 1), (2, 1)))
+    assert torch.isclose(task.loss(outputs, targets), by_hand) and task.count(targets) == 3
+    assert int(task.hits(outputs, targets)) == 2

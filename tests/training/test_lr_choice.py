@@ -26,7 +26,8 @@ SEEN: list[set[str]] = []
 
 
 def separated(data: Path, *overrides: str) -> Config:
-    return separable(data, "finetune.policy=all", "training.threads=1", *overrides)
+    """With a rate of its own that no trial has."""
+    return separable(data, "finetune.policy=all", "training.threads=1", "training.lr=0.0003", *overrides)
 
 
 @pytest.fixture(scope="module")
