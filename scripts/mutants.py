@@ -233,8 +233,10 @@ def serve() -> None:
             output.seek(0)
             said = output.read()
         by = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-        # 0: all passed, 1: some failed; anything else, such as a file that cannot be imported, is no answer.
-        outcome = {0: "survived", 1: "killed", None: "killed"}.get(status, f"pytest ended with {status}")
+        # 0: all passed, 1: some failed, None: too slow, an abort or a segmentation fault: the process died of the bug.
+        # Anything else, such as a file that cannot be imported, is no answer.
+        killed = dict.fromkeys((1, None, -signal.SIGABRT, -signal.SIGSEGV), "killed")
+        outcome = {0: "survived", **killed}.get(status, f"pytest ended with {status}")
         answer = {
             "outcome": outcome,
             "by": by[-1] if by else f"stopping after {asked['timeout']:.0f} s" if status is None else "",
