@@ -13,6 +13,7 @@ from image2point.networks.layer_names import Rows
 def features_before(classifier: nn.Module, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """What a classifier takes while `run` computes the class scores [n, classes], features [n, p]; and these scores.
 
+    >>> import torch
     >>> layer = nn.Linear(2, 3)
     >>> features, scores = features_before(layer, lambda: layer(torch.ones(1, 2)))
     >>> features.tolist(), list(scores.shape)
