@@ -44,7 +44,7 @@ class Trackers:
     def begin(self) -> None:
         """Open what the config names; InputError where one cannot be opened."""
         names = self.config.training.trackers
-        self._known = json.loads(self.run.trackers.read_text("utf-8")) if self.run.trackers.is_file() else {}
+        self._known = self._remembered() if names else {}
         for name in names:
             try:
                 logger = _OPEN[name](self.config, self._known.get(name, {}).get("id"))
@@ -81,6 +81,19 @@ class Trackers:
             with suppress(Exception):  # a server that is gone: all rows are in metrics.csv
                 logger.finalize("success" if finished else "failed")
         self._open = {}
+
+    def _remembered(self) -> dict[str, dict[str, Any]]:
+        path = self.run.trackers
+        if not path.is_file():
+            return {}
+        try:
+            known = json.loads(path.read_text("utf-8"))
+            return {name: {"id": str(each["id"]), "epoch": int(each["epoch"])} for name, each in known.items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(
+                f"{path}: expected an id and an epoch for each tracker, found something else; remove the file, and the "
+                "trackers begin the run anew"
+            ) from None
 
     def _remember(self) -> None:
         files.write_text(self.run.trackers, json.dumps(self._known, indent=1))

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny_runs import interrupt_at, rows, run_transfer, separable, tiny
 
 from image2point.errors import InputError
+from image2point.runs import Run
 from image2point.training import loop, trackers
 from image2point.training.interrupt import Interrupted
 
@@ -89,6 +90,14 @@ def test_a_resumed_run_goes_on_in_the_run_of_the_tracker(
     assert [each for each in told if isinstance(each, tuple)] == [("open", None), ("open", "first")]
     assert [each for each in told if isinstance(each, str)] == ["failed", "success"]
     assert json.loads(run.trackers.read_text("utf-8")) == {"wandb": {"id": "first", "epoch": 3}}
+
+
+@pytest.mark.parametrize("text", ["[", "[1]", '{"wandb": {"epoch": 3}}', '{"wandb": {"id": "a", "epoch": "last"}}'])
+def test_a_damaged_memory_of_trackers_is_named(text: str, tmp_path: Path, recorded: type[Recorder]) -> None:
+    run = Run(tmp_path)
+    run.trackers.write_text(text)
+    with pytest.raises(InputError, match=r"trackers\.json: expected an id and an epoch for each tracker"):
+        trackers.Trackers(run, tiny("training.trackers=[wandb]"), print).begin()
 
 
 def test_a_run_outlives_its_tracker(tmp_path: Path, recorded: type[Recorder], monkeypatch: pytest.MonkeyPatch) -> None:
