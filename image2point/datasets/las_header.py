@@ -16,6 +16,11 @@ _COMPRESSED = 0xC0
 """Bits of the point format by which LASzip says that points are compressed."""
 _EXTENDED = struct.Struct("<2x16sHQ32s")
 """The header of an extended record of variable length; its third number is how many bytes follow."""
+_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
+"""Layers of a chunk by the kind of item in LASzip's record: points, colours, colours with infrared, waveforms. Further
+bytes (14) have one each. Older kinds have no layers."""
+_LARGEST_CHUNK = 2**24
+"""Points of a chunk that may be missing from the file, as where a short file has one chunk of the usual size."""
 
 
 def check_header(path: Path) -> None:
@@ -37,7 +42,7 @@ def check_header(path: Path) -> None:
             first, count = struct.unpack_from("<QI", head, 235)
             _check_extended(path, file, first, count, size)
         if head[104] & _COMPRESSED:
-            _check_chunks(path, file, start, size)
+            _check_table(path, file, start, size)
 
 
 def _check_count(path: Path, head: bytes, at: int, smallest: int, size: int) -> None:
@@ -59,7 +64,7 @@ def _check_extended(path: Path, file: BinaryIO, at: int, count: int, size: int) 
             raise _promised(path, f"a record of {length:,} bytes", size)
 
 
-def _check_chunks(path: Path, file: BinaryIO, start: int, size: int) -> None:
+def _check_table(path: Path, file: BinaryIO, start: int, size: int) -> None:
     """The table of chunks lies where the first eight bytes of the points say, or the last eight of the file if these
     are -1; it begins with a version and the number of chunks, of which each takes some bytes."""
     for place in (start, size - 8):
@@ -76,19 +81,13 @@ def _check_chunks(path: Path, file: BinaryIO, start: int, size: int) -> None:
         raise _promised(path, f"{count:,} chunks", size)
 
 
-_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
-"""Layers of a chunk by the kind of item in LASzip's record: points, colours, colours with infrared, waveforms. Further
-bytes (14) have one each. Older kinds have no layers."""
-_LARGEST_CHUNK = 2**24
-"""Points of a chunk that may be missing from the file, as where a short file has one chunk of the usual size."""
-
-
 def check_chunks(
     path: Path, file: BinaryIO, table: Sequence[tuple[int, int]], record: bytes, chunk: int, header: Any
 ) -> None:
     """Refuse chunks that promise more points or bytes than there are, or layers larger than the chunk.
 
     table: points and bytes of each chunk. record: LASzip's. chunk: points of all chunks but the last; 0: they vary.
+    Raises InputError, which says what is promised.
     """
     size, promised = path.stat().st_size, int(header.point_count)
     if sum(each[1] for each in table) > size:

@@ -105,9 +105,8 @@ def open_parts(path: Path, fields: SceneFields, columns: str | None = None, whol
     """A file of points, whatever its format, in parts of at most `las.CHUNK` points, or `whole`.
 
     Only .las and .laz are decoded part by part; other formats are read once and cut. A .bin is a scan as SemanticKITTI
-    has them. fields, columns: as in
-    `scene_files.read_scene`, but for names of coordinates and attributes that this file does not have: it is read by
-    the usual names then, coordinates in the unit of the config.
+    has them. fields, columns: as in `scene_files.read_scene`, but for names of coordinates and attributes that this
+    file does not have: it is read by the usual names then, coordinates in the unit of the config.
 
     Raises InputError as `read_scene` does, and for points that are NaN: they can have no label.
     """

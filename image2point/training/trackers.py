@@ -10,7 +10,6 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -77,9 +76,11 @@ class Trackers:
 
     def close(self, finished: bool) -> None:
         """Let the trackers go; `finished`: the training came to its end."""
-        for logger in self._open.values():
-            with suppress(Exception):  # a server that is gone: all rows are in metrics.csv
+        for name, logger in self._open.items():
+            try:
                 logger.finalize("success" if finished else "failed")
+            except Exception as error:  # such as a server that is gone; the run itself is over
+                self.say(f"warning: {name} did not close ({one_line(error, 200)}); metrics.csv has every row")
         self._open = {}
 
     def _remembered(self) -> dict[str, dict[str, Any]]:
