@@ -24,9 +24,11 @@ from image2point.datasets.catalogue import Options
 from image2point.datasets.prepare import prepare_dataset
 from image2point.datasets.registry import load_dataset
 from image2point.finetune import count
+from image2point.jobs.artefact import usage_of_run
 from image2point.jobs.label_files import label_points
 from image2point.jobs.reuse import predict
 from image2point.lifting.usable import Usable
+from image2point.runs import Run
 
 CLASSES = ("ball", "box", "cone")
 
@@ -361,6 +363,13 @@ def test_files_are_predicted_with_a_saved_network(tmp_path: Path, run: Path) -> 
         predict(small().save(tmp_path / "silent"), files)
     with pytest.raises(i2p.InputError, match=r"net is of the task classification: it has a class for each file"):
         label_points(tmp_path / "net", [np.load(files[0])])
+
+
+@pytest.mark.parametrize(("name", "moved"), [("semantickitti", False), ("s3dis", True), ("synthetic_scenes", True)])
+def test_scans_stay_around_their_sensor(name: str, moved: bool, tmp_path: Path) -> None:
+    """A network that was given coordinates in training is given the same in use."""
+    config = segmenting(f"data.name={name}", "data.root=elsewhere")
+    assert usage_of_run(config, ("a", "b"), Run(tmp_path)).near_origin is moved
 
 
 @pytest.mark.parametrize("near_origin", [False, True])

@@ -89,6 +89,8 @@ class Dataset:
     downloads: tuple[Download, ...] = ()
     get: str = ""
     """How to get the data if they require registration."""
+    centred: bool = False
+    """Coordinates are those around the sensor; of other scenes, relative to the smallest ones."""
 
     def read(self, root: str | Path, options: Options) -> Splits:
         """The splits that lie in `root`, with what holds for all datasets checked.

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from image2point.datasets import las
-from image2point.datasets.cloud import Cloud
+from image2point.datasets.cloud import Cloud, near_origin
 from image2point.datasets.columns import NORMALS, cloud_of_columns
 from image2point.datasets.las import COLOURS, las_chunks
 from image2point.datasets.scene_files import (
@@ -115,7 +115,8 @@ def open_parts(path: Path, fields: SceneFields, columns: str | None = None, whol
         if not whole and path.is_file():
             return LasParts(path, fields)
     if path.suffix.lower() == ".bin":
-        cloud = check_cloud(read_scan(path, labelled=False), str(path))
+        scan, unit = read_scan(path, labelled=False), own_coordinates(fields).unit
+        cloud = check_cloud(near_origin(replace(scan, points=scan.points * unit)), str(path))
     else:
         cloud = read_scene(path, None, fields, columns, nan_points="refuse", lenient=True)
     return CloudParts(cloud, None if whole else las.CHUNK)

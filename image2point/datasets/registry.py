@@ -58,6 +58,15 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
+def is_centred(name: str) -> bool:
+    """Whether the coordinates of a dataset are those around a sensor (`Dataset.centred`); False for one that is made.
+
+    >>> is_centred("semantickitti"), is_centred("synthetic_scenes")
+    (True, False)
+    """
+    return name in DATASETS and DATASETS[name].centred
+
+
 def options_of(data: Data) -> Options:
     """How a config says that its dataset is read.
 

@@ -133,4 +133,5 @@ DATASET = Dataset(
     "Dataset for Semantic Scene Understanding of LiDAR Sequences. ICCV 2019.",
     counts={"": {"train": 19130, "test": 4071}},
     get="the scans are KITTI's odometry set, the labels the benchmark's own archive",
+    centred=True,
 )

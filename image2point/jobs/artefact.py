@@ -17,6 +17,7 @@ from image2point import runs
 from image2point.config.inputs import Input
 from image2point.datasets.arrays import read_arrays
 from image2point.datasets.features import feature_width
+from image2point.datasets.registry import is_centred
 from image2point.decoders import segmenter, site_head
 from image2point.errors import InputError, one_line
 from image2point.files import user_path
@@ -134,7 +135,7 @@ def usage_of_run(config: Config, classes: tuple[str, ...], run: Run) -> Usage:
             "points": None if scenes else config.data.points,
             "classes": classes,
             "normalise": not scenes and normalises(config, run),
-            "near_origin": scenes,
+            "near_origin": scenes and not is_centred(config.data.name),
             "tiles": config.data.tiles,
         }
     )

@@ -129,11 +129,13 @@ def test_scans_go_where_the_benchmark_wants_them(
     scans = [tmp_path / f"sequences/{number}/velodyne/000003.bin" for number in (11, 12)]
     for scan, order in zip(scans, (slice(None), slice(None, None, -1)), strict=True):
         scan.parent.mkdir(parents=True)
-        np.c_[room, np.ones(len(room))].astype("<f4")[order].tofile(scan)
+        np.c_[np.add(room, [40, -20, 3]), np.ones(len(room))].astype("<f4")[order].tofile(scan)  # moved, as scenes are
     assert call("predict", run, *scans, "--out", tmp_path / "out").exit_code == 0
     labels = [np.fromfile(tmp_path / f"out/sequences/{number}/predictions/000003.label", "<u4") for number in (11, 12)]
     np.testing.assert_array_equal(labels[0], RAW[truth])
     np.testing.assert_array_equal(labels[1], RAW[truth][::-1])
+    (whole,) = open_parts(scans[0], SceneFields(unit=0.5))
+    np.testing.assert_allclose(whole.points + whole.origin, 0.5 * np.add(room, [40, -20, 3]), atol=1e-5)
     found = call("predict", run, scans[0], "--out", tmp_path / "again", "--probabilities")
     assert found.exit_code != 0 and "a .label file has the classes alone; leave out" in found.output.replace("\n", " ")
     alone = tmp_path / "000003.bin"
