@@ -130,8 +130,9 @@ class Clouds(Section):
     shot_seed: Seed = 0
     """Seed of the choice of the shots, and of the clouds held out for validation."""
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. null means
-    the dataset's own validation split where it has one, else 0.1 of a full training set, and 0 with `shots`."""
+    """Fraction of each class's training clouds held out to choose the epoch; with 0 the last epoch counts. Scenes are
+    held out such that every class that training can spare is among them. null means the dataset's own validation split
+    where it has one, else 0.1 of a full training set, and 0 with `shots`."""
 
 
 class Data(Input, Clouds):

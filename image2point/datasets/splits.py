@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from image2point.datasets.class_split import Labelled
-from image2point.datasets.cloud import Cloud
+from image2point.datasets.cloud import IGNORED, Cloud
 from image2point.errors import InputError
 from image2point.files import user_path
 
@@ -225,6 +227,40 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def every_class_held(scenes: CloudSet, kept: np.ndarray, held: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exchange held-out scenes for others until each class has points among them: the rows that stay, and those held.
+
+    Where validation lacks a class, a network that never says it loses nothing, and the wrong learning rate or epoch may
+    be chosen. No exchange takes a class from training, or another one from validation. The number held stays, and
+    where they lack nothing they are those of the draw. Read are the held-out scenes, and as many others as it takes to
+    find what is missing; all of them where it is nowhere. kept, held: rows of `scenes`, int64.
+    """
+
+    def classes_of(row: int) -> set[int]:
+        labels = scenes[row].labels
+        return set() if labels is None else set(np.unique(labels).tolist()) - {IGNORED}
+
+    inside = {int(row): classes_of(int(row)) for row in held}
+    outside: dict[int, set[int]] = {}
+    unread = np.random.default_rng([seed, len(scenes)]).permutation(kept).tolist()
+    while missing := set(range(len(scenes.classes))).difference(*inside.values()):
+        held_by, kept_by = (Counter(chain(*found.values())) for found in (inside, outside))
+        comes = [row for row in outside if outside[row] & missing and all(kept_by[one] > 1 for one in outside[row])]
+        goes = [
+            (old, new) for new in comes for old in inside if all(held_by[o] > 1 for o in inside[old] - outside[new])
+        ]
+        if goes:
+            old, new = goes[0]
+            outside[old], inside[new] = inside.pop(old), outside.pop(new)
+        elif unread:
+            row = unread.pop(0)
+            outside[row] = classes_of(row)
+        else:
+            break
+    now_held = np.sort(np.fromiter(inside, dtype=np.int64))
+    return np.setdiff1d(np.concatenate([kept, held]), now_held), now_held
+
+
 def make_splits(
     train: Labelled, test: Labelled, shots: int | None = None, validation: float = 0.0, seed: int = 0
 ) -> Splits:
@@ -239,6 +275,8 @@ def make_splits(
     """
     indices = np.arange(len(train)) if shots is None else few_shot(train.labels, shots, seed, train.classes)
     kept, held = hold_out(train.labels[indices], validation, seed)
+    if getattr(train, "of_points", False) and len(held) and not np.any(train.labels):
+        kept, held = every_class_held(Subset(train, indices), kept, held, seed)
     return Splits(
         train=Subset(train, indices[kept]),
         validation=Subset(train, indices[held], f"{train.name}/validation") if len(held) else None,

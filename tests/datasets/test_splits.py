@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from image2point.datasets.cloud import IGNORED, Cloud
 from image2point.datasets.splits import CloudSet, StoredClouds, Subset, few_shot, hold_out, make_splits
 from image2point.errors import InputError
 
@@ -79,6 +80,65 @@ def test_split_with_shots() -> None:
     np.testing.assert_array_equal(np.bincount(parts.validation.labels), 2)
     chosen = {part[index].points[0, 0] for part in (parts.train, parts.validation) for index in range(len(part))}
     assert chosen == set(few_shot(labels, 10, 1))
+
+
+class Scenes:
+    """Scenes whose points have the given classes; it counts what is read."""
+
+    name, classes, of_points = "made", ("ground", "house", "tree"), True
+
+    def __init__(self, found: list[tuple[int, ...]]) -> None:
+        self.found, self.labels, self.read = found, np.zeros(len(found), np.int64), set()
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: int) -> Cloud:
+        self.read.add(index)
+        return Cloud(np.zeros((len(self.found[index]), 3), np.float32), labels=np.array(self.found[index]))
+
+
+scene_classes = st.sets(st.sampled_from([IGNORED, 0, 1, 2]), min_size=1).map(sorted).map(tuple)
+
+
+@settings(deadline=None)
+@given(st.lists(scene_classes, min_size=2, max_size=12), st.floats(0.1, 0.6), st.integers(0, 50))
+def test_held_out_scenes_have_every_class_that_training_can_spare(found: list, fraction: float, seed: int) -> None:
+    whole = Scenes(found)
+    parts = make_splits(whole, whole, validation=fraction, seed=seed)
+    kept, held = hold_out(whole.labels, fraction, seed)
+    if not len(held):
+        assert parts.validation is None
+        return
+
+    def classes(rows: np.ndarray) -> set[int]:
+        return {label for row in rows for label in found[row]} - {IGNORED}
+
+    train, validation = parts.train.indices, parts.validation.indices
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.arange(len(found)))
+    assert len(validation) == len(held) and classes(held) <= classes(validation)
+    assert classes(kept) & classes(validation) <= classes(train)
+    if classes(held) == {0, 1, 2}:
+        np.testing.assert_array_equal(validation, held)
+        assert whole.read == set(held.tolist())
+    missing = {0, 1, 2} - classes(validation)
+    for row in train:  # a scene that has what is missing would take a class from train or from validation
+        if missing & set(found[row]):
+            alone = any(one not in classes(np.setdiff1d(train, row)) for one in set(found[row]) - {IGNORED})
+            blocked = all(
+                set(found[old]) - set(found[row]) - classes(np.setdiff1d(validation, old)) - {IGNORED}
+                for old in validation
+            )
+            assert alone or blocked
+
+
+def test_a_class_that_the_draw_misses_is_exchanged_for() -> None:
+    found = [(0,)] * 12 + [(0, 1), (0, 1), (0, 2), (0, 2)]
+    for seed in range(20):
+        whole = Scenes(found)
+        parts = make_splits(whole, whole, validation=0.25, seed=seed)
+        seen = {label for row in parts.validation.indices for label in found[row]}
+        assert seen == {0, 1, 2} and len(parts.validation) == 4
 
 
 def test_split_without_room_for_validation() -> None:
