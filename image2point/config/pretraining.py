@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from image2point.config.data import ClassSplit, Difficulty
+from image2point.config.data import ClassSplit, Data, Difficulty
 from image2point.config.frozen import (
     Count,
     CountOrZero,
@@ -47,13 +47,25 @@ class ImageAugmentation(Section):
     """Largest shift along each axis, as a share of the image's edge."""
 
 
+class ShownClouds(Data):
+    """The clouds that depth images show."""
+
+    _at: ClassVar[str] = "images.clouds."
+
+
 class Images(Section):
     """Which images, and how they become the network's input."""
 
-    name: Literal["rendered", "cifar10", "folder"] = "rendered"
-    """Images of the synthetic solids, CIFAR-10 in binary files, or a folder with `train/CLASS` and `test/CLASS`."""
+    name: Literal["rendered", "cifar10", "folder", "clouds"] = "rendered"
+    """Images of the synthetic solids, CIFAR-10 in binary files, a folder with `train/CLASS` and `test/CLASS`, or depth
+    images of clouds."""
     root: str = "data/cifar-10-batches-bin"
-    """Folder of the images; rendered ones need none."""
+    """Folder of the images; those of solids and of clouds need none."""
+    clouds: ShownClouds | None = None
+    """Which clouds the depth images show: the settings that a transfer has under `data`."""
+    view: tuple[float, Annotated[float, Field(ge=-90, le=90)]] = (30.0, 30.0)
+    """Of the depth images: azimuth and elevation of the viewer, in degrees. `images.clouds.up` says which axis points
+    up; null means z."""
     size: Annotated[int, Field(ge=8)] = 32
     """Edge of the square that the network sees, in pixels."""
     train_per_class: Count | None = None
@@ -70,6 +82,16 @@ class Images(Section):
     """Random changes of training images; null for none."""
     difficulty: Difficulty = Difficulty()
     """Of the rendered solids: their proportions and tilt."""
+
+    @model_validator(mode="after")
+    def _clouds_to_show(self) -> Images:
+        if self.name == "clouds" and self.clouds is None:
+            raise ValueError("images.name = clouds shows the clouds of images.clouds; set images.clouds.name and .root")
+        if self.name != "clouds" and self.clouds is not None:
+            raise ValueError(f"images.clouds is for images.name = clouds, found {self.name}")
+        if self.clouds is not None and self.validation:
+            raise ValueError("the clouds say what is held out: set images.clouds.validation, not images.validation")
+        return self
 
 
 class ImageTraining(Training):

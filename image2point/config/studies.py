@@ -75,7 +75,7 @@ class FollowStudy(_Study):
     """Settings over that config."""
     arms: dict[str, str]
     """Label → config of a fine-tuning or directory of a finished run, relative to this file. The first one's network is
-    also measured as it was lifted."""
+    also measured as it was lifted, with the norms' statistics of images and with those of its training clouds."""
     settings: tuple[str, ...] = ()
     """Settings over the configs of all arms."""
     layers: Names = ("blocks",)

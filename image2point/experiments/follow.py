@@ -1,8 +1,11 @@
 """Follow the classes across the transfer, depth by depth: images in 2D, clouds once lifted, clouds once fine-tuned.
 
-Layers have the same names in the 2D network and the lifted one, so that the stages stand side by side. Beside the
-measures of collapse stands, for each stage on clouds, how far its features are from those of the images
-(Wasserstein-1, channel by channel), which is how Image2Point explains what its policies do.
+Layers have the same names in the 2D network and the lifted one, so that the stages stand side by side. Where the images
+are depth images of the clouds (`images.name: clouds`), both sides have the same samples of the same classes. Lifted
+clouds are measured twice: with the statistics that images left in the norms, and with those of the training clouds.
+Beside the measures of collapse stand the accuracy of a linear probe, fitted to train and scored on test, and, for each
+stage on clouds, how far its features are from those of the images (Wasserstein-1, channel by channel), which is how
+Image2Point explains what its policies do.
 """
 
 from __future__ import annotations
@@ -12,16 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from image2point import collapse
-from image2point.collapse import Interval
+from image2point.collapse import Interval, linear_probe
 from image2point.collapse.labels_at_random import PERMUTATIONS, with_nulls
 from image2point.collapse.layers import gathered, kept, measure_layers
 from image2point.config import load_config
 from image2point.config.studies import FollowStudy
 from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
+from image2point.experiments.rank import settle
 from image2point.experiments.study_rows import Row
 from image2point.jobs.transfer import run_transfer
 from image2point.report.numbers import ABSENT, UNDEFINED, beside_null
@@ -30,13 +35,16 @@ from image2point.report.plots import Panel, curves
 from image2point.runs import open_run
 from image2point.training.layer_features import choose_layers
 
-IMAGES, LIFTED = "images, 2D", "clouds, lifted"
+IMAGES, LIFTED, SETTLED = "images, 2D", "clouds, lifted", "clouds, lifted, own statistics"
 ASK = ("nc1_trace_ratio", "nc1", "cdnv", "cdnv_corrected", "cdnv_median", "discrimination", "ncc_accuracy")
+TUNNEL = 0.95
+"""Share of the best probe's accuracy with which the tunnel begins; the idea is that of Masarczyk et al. 2023."""
 TITLES = {
     "nc1_trace_ratio": "Compression, tr Σ_W / tr Σ_B",
     "nc1": "NC1",
     "cdnv": "CDNV",
     "ncc_accuracy": "Nearest class mean, accuracy",
+    "probe": "Linear probe, accuracy",
     "wasserstein": "Distance to image features, W₁",
     "wasserstein_relative": "Distance to image features, W₁ / s.d.",
 }
@@ -58,6 +66,8 @@ def follow_rows(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
         if number == 0:
             lifted = open_subject(place.path, study.settings, before=True)
             rows += _stage(LIFTED, lifted, names, study.splits, reference)
+            settle(lifted, "io+stats")
+            rows += _stage(SETTLED, lifted, names, study.splits, reference)
         rows += _stage(label, open_subject(place.path, study.settings), names, study.splits, reference)
     return rows
 
@@ -67,6 +77,7 @@ def _stage(
 ) -> list[Row]:
     """Measure one network; the first one's features are kept as the `reference` of the others, by split."""
     first, rows, centres = not reference or stage == IMAGES, [], None
+    learnt: tuple[dict[str, Tensor], np.ndarray] | None = None
     for split in sorted(on, key=lambda split: split != "train"):
         samples = subject.samples(split)
         source = kept(subject.source(samples, names))
@@ -76,6 +87,8 @@ def _stage(
         if split == "train":
             centres = {name: each.means for name, each in measured.items()}
         features = gathered(source)
+        if split == "train":
+            learnt = features, samples.labels
         if first:
             reference[split] = features
         for depth, name in enumerate(names):
@@ -88,11 +101,24 @@ def _stage(
                     (math.nan, math.nan) if interval is None else (interval.low, interval.high)
                 )
             row |= with_nulls(found.values, found.nulls)
+            if split == "test" and learnt is not None:
+                row["probe"] = linear_probe(learnt[0][name], learnt[1], features[name], samples.labels)
             if not first:
                 moved = collapse.wasserstein(reference[split][name], features[name])
                 row["wasserstein"], row["wasserstein_relative"] = moved.mean, moved.relative
             rows.append(row)
     return rows
+
+
+def tunnel(rows: Sequence[Row]) -> str | None:
+    """The first layer whose probe reaches `TUNNEL` of the best accuracy; None without probes. `rows`: one for each
+    layer of a stage, in order.
+
+    >>> tunnel([{"layer": "a", "probe": 0.3}, {"layer": "b", "probe": 0.79}, {"layer": "c", "probe": 0.8}])
+    'b'
+    """
+    best = max((row["probe"] for row in rows if "probe" in row), default=None)
+    return None if best is None else next(row["layer"] for row in rows if row["probe"] >= TUNNEL * best)
 
 
 def _interval(row: Row, key: str) -> Interval | None:
@@ -130,6 +156,8 @@ def follow_table(study: FollowStudy, rows: Sequence[Row]) -> Table:
                     *(_with_null(last, key) for key in ("nc1_trace_ratio", "nc1", "cdnv")),
                     _text(last["cdnv_median"]),
                     f"{100 * last['ncc_accuracy']:.1f}",
+                    f"{100 * last['probe']:.1f}" if "probe" in last else ABSENT,
+                    tunnel(own) or ABSENT,
                     f"{decay.rate:.3f} [{decay.low:.3f}, {decay.high:.3f}]",
                     f"{decay.explained:.2f}",
                     f"{sum(raw) / len(raw):.3g}" if raw else ABSENT,
@@ -139,7 +167,8 @@ def follow_table(study: FollowStudy, rows: Sequence[Row]) -> Table:
     layers = [row["layer"] for row in rows if row["stage"] == IMAGES and row["split"] == study.splits[0]]
     return Table(
         ("stage", "split", f"C_l of {layers[-1]}", "NC1", "CDNV", "median CDNV, corrected", "NCC (%)",
-         "decay of C_l per layer", "R²", "W₁ to images", "W₁ / s.d."),
+         "linear probe (%)", f"probe at {100 * TUNNEL:.0f} % of its best from", "decay of C_l per layer", "R²",
+         "W₁ to images", "W₁ / s.d."),
         tuple(lines),
         (f"Layers: {', '.join(layers)}. C_l = tr Σ_W / tr Σ_B; the decay is fitted over them, W₁ is their mean. "
          "In brackets the null: the same with permuted labels, ± s.d., and the measure as a share of it.",),
@@ -154,7 +183,8 @@ def follow_figure(study: FollowStudy, rows: Sequence[Row]) -> Any:
     layers = list(dict.fromkeys(row["layer"] for row in own))
     panels = []
     for key, title in TITLES.items():
+        share = key in ("ncc_accuracy", "probe")
         drawn = {stage: [_interval(row, key) for row in own if row["stage"] == stage] for stage in stages}
         if any(value is not None for values in drawn.values() for value in values):
-            panels.append(Panel(title, drawn, logarithmic=key != "ncc_accuracy", percent=key == "ncc_accuracy"))
+            panels.append(Panel(title, drawn, logarithmic=not share, percent=share))
     return curves(panels, layers, f"layer ({split})")

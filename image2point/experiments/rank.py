@@ -133,12 +133,13 @@ def score(path: Path, name: str, settings: Sequence[str], norms: str = "train", 
     return Ranked(name, tuple(settings), scores, nulls, len(samples), features.shape[1], time.monotonic() - began)
 
 
-def settle(subject: Subject) -> None:
-    """Give the norms that follow the batch when the network trains the statistics of its training clouds."""
+def settle(subject: Subject, policy: str | None = None) -> None:
+    """Give the norms that follow the batch under a policy (the config's own unless given) the statistics of the
+    training clouds."""
     config, network = subject.config, subject.network
     if not isinstance(config, Config) or not isinstance(network, LiftedNetwork):
         raise InputError(f"{subject.where} should be the config of a transfer, found one of a pre-training")
-    freeze(network, config.finetune.policy)
+    freeze(network, policy or config.finetune.policy)
     samples, training, first = subject.samples("train"), config.training, next(network.parameters())
     plan = shuffled(len(samples), training.batch_size, config.seed, epoch=0)
     clouds = batches(samples, plan, subject.recipe, None, training.workers, first.device.type == "cuda")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from image2point.config import Images, Pretrain
 from image2point.datasets import Splits, cifar10, image_folder
 from image2point.datasets.class_split import Labelled
+from image2point.datasets.depth_images import DepthImages
 from image2point.datasets.images import ImageAugmentation
 from image2point.datasets.rendered import RenderedImages
 from image2point.datasets.splits import Subset, few_shot, make_splits
 from image2point.datasets.synthetic import Difficulty
 from image2point.errors import InputError
-from image2point.jobs.ingredients import base_part, novel_part
+from image2point.jobs.ingredients import base_part, clouds_root, load_splits, novel_part
 from image2point.training.images import ImageRecipe
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ RENDERED_TRAIN, RENDERED_TEST = 100, 50
 
 def load_images(images: Images) -> Splits:
     """Train, validation and test images of the base classes."""
-    train, test = (base_part(each, images.class_split) for each in _load(images))
+    whole = _load(images)
+    train, test = (base_part(each, images.class_split) for each in (whole.train, whole.test))
+    if whole.validation is not None:
+        return Splits(train, base_part(whole.validation, images.class_split), test)
     if not images.validation:
         return Splits(train, None, test)
     splits = make_splits(train, test, None, images.validation, images.seed)
@@ -37,19 +41,33 @@ def load_images(images: Images) -> Splits:
 
 def load_novel_images(images: Images) -> Labelled:
     """All images of the novel classes, of train and test."""
-    return novel_part(_load(images), images.class_split)
+    whole = _load(images)
+    return novel_part([whole.train, whole.test], images.class_split)
 
 
-def _load(images: Images) -> tuple[Labelled, Labelled]:
+def _load(images: Images) -> Splits:
     if images.name == "rendered":
         counts = {"train": images.train_per_class or RENDERED_TRAIN, "test": images.test_per_class or RENDERED_TEST}
         difficulty = Difficulty(**images.difficulty.model_dump())
         drawn = [_rendered(split, count, images.size, images.seed, difficulty) for split, count in counts.items()]
-        return drawn[0], drawn[1]
+        return Splits(drawn[0], None, drawn[1])
     train: Labelled
     test: Labelled
-    train, test = _cifar10(images.root) if images.name == "cifar10" else image_folder.load_image_folder(images.root)
-    return _at_most(train, images.train_per_class, images.seed), _at_most(test, images.test_per_class, images.seed)
+    validation = None
+    if images.clouds is not None:
+        clouds, up = load_splits(images.clouds), images.clouds.up or "z"
+        train, test = (DepthImages(part, images.size, up, images.view) for part in (clouds.train, clouds.test))
+        if clouds.validation is not None:
+            validation = DepthImages(clouds.validation, images.size, up, images.view)
+    elif images.name == "cifar10":
+        train, test = _cifar10(images.root)
+    else:
+        train, test = image_folder.load_image_folder(images.root)
+    return Splits(
+        _at_most(train, images.train_per_class, images.seed),
+        validation,
+        _at_most(test, images.test_per_class, images.seed),
+    )
 
 
 @lru_cache(maxsize=2)
@@ -65,6 +83,13 @@ def _at_most(images: Labelled, per_class: int | None, seed: int) -> Labelled:
     if per_class is None:
         return images
     return Subset(images, few_shot(images.labels, per_class, seed, images.classes), images.name)
+
+
+def images_root(images: Images) -> str | None:
+    """The folder that the images are from, or that of the clouds they show; None where they are made."""
+    if images.clouds is not None:
+        return clouds_root(images.clouds)
+    return None if images.name == "rendered" else images.root
 
 
 def make_image_recipe(config: Pretrain, network: ImageNetwork) -> ImageRecipe:

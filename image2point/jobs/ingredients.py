@@ -76,6 +76,11 @@ def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
     return Joined(*(OfClasses(part, novel, f"{part.name}/novel") for part in parts))
 
 
+def clouds_root(data: configuration.Data) -> str | None:
+    """The folder that the clouds are from; None where they are made."""
+    return None if data.name in ("synthetic", "synthetic_scenes") else data.root
+
+
 def _load(data: configuration.Data) -> Splits:
     if data.name == "synthetic_scenes":
         made = data.synthetic_scenes

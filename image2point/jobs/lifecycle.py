@@ -27,6 +27,7 @@ FREE_TO_CHANGE = (
     "training.trackers:",
     "data.root:",
     "images.root:",
+    "images.clouds.root:",
     "report.",
 )
 """Settings that do not touch the result, and so may differ when a run is resumed."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from image2point.config import Pretrain
 from image2point.jobs import lifecycle
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
-from image2point.jobs.image_ingredients import load_images, make_image_network, make_image_recipe
+from image2point.jobs.image_ingredients import images_root, load_images, make_image_network, make_image_recipe
 from image2point.jobs.saving import save_summary, save_weights
 from image2point.jobs.scoring import score
 from image2point.networks.image_network import ImageNetwork
@@ -38,7 +38,7 @@ def run_pretraining(
         lifecycle.tidy(run)
         return run
     splits = load_images(config.images)
-    fingerprint = take_fingerprint(splits, None if config.images.name == "rendered" else config.images.root, fabric)
+    fingerprint = take_fingerprint(splits, images_root(config.images), fabric)
     changed = compare_fingerprint(run, fingerprint) if stands == "checkpoint" else []
     weights = "random" if stands == "checkpoint" else None
     network = make_image_network(config, len(splits.train.classes), weights)

@@ -21,6 +21,7 @@ from image2point.jobs.ingredients import (
     blank_network,
     calibration_batch,
     check_features,
+    clouds_root,
     lifted_stem,
     load_splits,
     make_network,
@@ -68,7 +69,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     check_features(splits, recipe, TASKS[config.task].for_scoring(config, splits.test))
     task = TASKS[config.task].for_run(config, splits)
     judges = lr_choice.clouds_to_choose_by(config, splits)
-    fingerprint = take_fingerprint(splits, None if config.data.name == "synthetic" else config.data.root, fabric)
+    fingerprint = take_fingerprint(splits, clouds_root(config.data), fabric)
     changed = compare_fingerprint(run, fingerprint) if stands != "new" else []
     classes = len(splits.train.classes)
     if stands == "checkpoint":

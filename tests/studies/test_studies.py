@@ -96,13 +96,32 @@ def test_classes_are_followed_across_the_transfer(configs: Path) -> None:
         "settings": ["finetune.policy=head"], "layers": ["layer?.0", "features"],
     }  # fmt: skip
     rows = check(run_study(write(configs, "follow.yaml", values), (), configs / "out"))
-    assert len(rows) == 3 * 2 * 5
-    stages = {stage: [r for r in rows if r["stage"] == stage] for stage in ("images, 2D", "clouds, lifted", "head")}
+    assert len(rows) == 4 * 2 * 5
+    stages = {stage: [r for r in rows if r["stage"] == stage] for stage in dict.fromkeys(r["stage"] for r in rows)}
+    assert list(stages) == ["images, 2D", "clouds, lifted", "clouds, lifted, own statistics", "head"]
     assert all("wasserstein" not in row for row in stages["images, 2D"])
     assert all(row["wasserstein"] > 0 for row in stages["head"])
     lifted, tuned = ([r["nc1_trace_ratio"] for r in stages[s]] for s in ("clouds, lifted", "head"))
     assert lifted == pytest.approx(tuned)  # training the head alone leaves every feature as it was
+    own = [r["nc1_trace_ratio"] for r in stages["clouds, lifted, own statistics"]]
+    assert own[:2] != pytest.approx(lifted[:2])  # the norms of the body now know clouds
+    assert all(("probe" in row) == (row["split"] == "test") and 0 <= row.get("probe", 0) <= 1 for row in rows)
+    assert len({row["probe"] for row in rows if row["split"] == "test"}) > 1
     assert "decay of C_l per layer" in (configs / "out" / "follow" / "table.md").read_text()
+
+
+def test_shapes_seen_as_images_and_lifted(configs: Path) -> None:
+    transfer = {**TRANSFER, "data": {**TRANSFER["data"], "class_split": {}}}
+    write(configs, "shapes.yaml", transfer)
+    shown = {key: transfer["data"][key] for key in ("name", "synthetic")}
+    write(
+        configs,
+        "depth.yaml",
+        {**PRETRAIN, "images": {"name": "clouds", "size": 24, "clouds": {**shown, "validation": 0}}},
+    )
+    values = {"kind": "follow", "images": "depth.yaml", "arms": {"io+norm": "shapes.yaml"}, "layers": ["layer?.0"]}
+    rows = check(run_study(write(configs, "follow_shapes.yaml", values), (), configs / "out"))
+    assert len(rows) == 4 * 2 * 4
 
 
 def test_a_setting_of_pretraining_is_varied(configs: Path) -> None:
