@@ -26,7 +26,8 @@ from typing import Any
 
 from image2point import __version__
 from image2point.collapse.intervals import mean_interval
-from image2point.config.studies import UnconstrainedStudy
+from image2point.config.studies import FollowStudy, UnconstrainedStudy
+from image2point.experiments.follow import follow_table
 from image2point.experiments.unconstrained import unconstrained_table
 from image2point.files import write_text
 from image2point.report.numbers import beside_null
@@ -288,6 +289,14 @@ def _mean_share(shares: Sequence[float | None]) -> str:
     return f"{100 * sum(there) / len(there):.1f}" if there else "undefined"
 
 
+def follow() -> str:
+    """The table of the study, of test: a line for each stage."""
+    rows = [row for row in stored("follow_lite0") if row["split"] == "test"]
+    if not rows:
+        return NOTHING
+    return follow_table(FollowStudy(images="", arms={}, splits=("test",)), rows).markdown()
+
+
 def unconstrained() -> str:
     """The table of the study."""
     rows = stored("unconstrained")
@@ -393,6 +402,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lidar_same_town_networks": lidar_networks,
     "lidar_collapse": lidar_collapse,
     "unconstrained": unconstrained,
+    "follow_lite0": follow,
 }
 
 
