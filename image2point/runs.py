@@ -87,6 +87,11 @@ class Run:
         return self.path / "choice.json"
 
     @property
+    def teacher(self) -> Path:
+        """What `teacher.network` said of the clouds that no shot uses: their rows, and a probability of each class."""
+        return self.path / "teacher.npz"
+
+    @property
     def trials(self) -> Path:
         """The trials of `choose.lr`: what each rate was tried for, and its score on the validation clouds."""
         return self.path / "trials.json"

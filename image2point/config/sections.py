@@ -12,6 +12,7 @@ from image2point.config.data import Data
 from image2point.config.frozen import Count, CountOrZero, NotNegative, Positive, Section, Seed, as_text, is_folder_name
 from image2point.config.lifting import Network
 from image2point.config.task_settings import task_problem
+from image2point.config.teaching import Teacher
 from image2point.errors import InputError
 from image2point.roles import read_policy
 
@@ -199,6 +200,7 @@ class Config(Section):
     data: Data = Data()
     training: Training = Training()
     choose: Choose = Choose()
+    teacher: Teacher = Teacher()
     collapse: Collapse = Collapse()
     report: Report = Report()
 
@@ -227,6 +229,11 @@ class Config(Section):
             raise ValueError(
                 f"choose.epochs = {list(self.choose.epochs)}: a trial should not be longer than the run, which has "
                 f"training.epochs = {self.training.epochs}"
+            )
+        if self.teacher.network is not None and (self.task != "classification" or self.data.shots is None):
+            raise ValueError(
+                "teacher.network labels the training clouds that data.shots leaves over, in the task classification; "
+                "set data.shots, or leave the teacher out"
             )
         if self.choose.clouds and self.data.shots is None:
             raise ValueError(

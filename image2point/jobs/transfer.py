@@ -15,7 +15,7 @@ from image2point.datasets.recipe import Recipe, prepare
 from image2point.datasets.splits import short_names
 from image2point.datasets.voxel_size import doubt
 from image2point.finetune import count, count_by_role
-from image2point.jobs import block_choice, lifecycle, lr_choice
+from image2point.jobs import block_choice, lifecycle, lr_choice, teaching
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.ingredients import (
     blank_network,
@@ -69,6 +69,8 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     check_features(splits, recipe, TASKS[config.task].for_scoring(config, splits.test))
     task = TASKS[config.task].for_run(config, splits)
     judges = lr_choice.clouds_to_choose_by(config, splits)
+    teacher = teaching.open_teacher(config, splits, run)
+    rows = None if config.teacher.network is None else teaching.untaught(config, splits)
     fingerprint = take_fingerprint(splits, clouds_root(config.data), fabric)
     changed = compare_fingerprint(run, fingerprint) if stands != "new" else []
     classes = len(splits.train.classes)
@@ -85,6 +87,9 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     with lifecycle.claimed(fabric, run, config, stands, resume, overwrite), StopSignal() as stop:
         if stands == "new" and fabric.is_global_zero:
             store_fingerprint(run, fingerprint)
+        lesson = None
+        if rows is not None:
+            splits, lesson = teaching.teach(config, splits, teacher, rows, run, fabric)
         if open_choice:
             block_choice.choose(config, run, fabric, network, splits, recipe, stop)
             network, counts = block_choice.apply(network, block_choice.resolved(config, run))
@@ -92,23 +97,26 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
             lr_choice.choose(config, run, fabric, network, splits, judges, recipe, stop)
         settings = lr_choice.resolved(config, run)
         job = Job(fabric, task, network, splits, recipe, settings, run, stop)
-        _announce(job, config, network, counts, resumed=stands == "checkpoint")
+        _announce(job, config, network, counts, lesson, resumed=stands == "checkpoint")
         for change in changed:
             job.journal.say(f"warning: {change}")
         state = restore(job) if stands == "checkpoint" else State()
         fit(job, state)
-        _finish(job, config, recipe, network, state)
+        _finish(job, config, recipe, network, lesson, state)
     return run
 
 
-def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, resumed: bool) -> None:
+def _announce(
+    job: Job, config: Config, network: LiftedNetwork, counts: Counts, lesson: teaching.Lesson | None, resumed: bool
+) -> None:
     """Say what is about to be trained on what, and store where each parameter came from."""
     splits, say = job.splits, job.journal.say
     held_out = len(splits.validation) if splits.validation else 0
     say(f"{'resuming' if resumed else 'run'} {job.run.path}: {config.label}")
     say(
         f"data: {splits.train.name}, {len(splits.train.classes)} classes; "
-        f"{len(splits.train)} training, {held_out} validation, {len(splits.test)} test clouds"
+        f"{len(splits.train) - (lesson.taken if lesson else 0)} training, {held_out} validation, {len(splits.test)} "
+        "test clouds"
     )
     if job.fabric.is_global_zero and not resumed:
         if found := doubt(_some_clouds(config, splits.train), config.data.voxel_size):
@@ -121,6 +129,8 @@ def _announce(job: Job, config: Config, network: LiftedNetwork, counts: Counts, 
             "the head trains first" if config.training.head_first else f"policy {config.finetune.policy} trains no stem"
         )
         say(f"{why}, so the 2D stem is lifted (network.stem = inflate)")
+    if lesson is not None:
+        say(lesson.told(config))
     if config.choose.lr:
         say(lr_choice.told(job.run.read_trials()))
     for warning in _noise(job, config):
@@ -155,7 +165,9 @@ def _provenance(lifting: dict[str, Any]) -> str:
     )
 
 
-def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, state: State) -> None:
+def _finish(
+    job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, lesson: teaching.Lesson | None, state: State
+) -> None:
     """Score the chosen weights on the test set, once, and write everything that a finished run has."""
     run, splits = job.run, job.splits
     result, tested = score(job, state)
@@ -183,10 +195,11 @@ def _finish(job: Job, config: Config, recipe: Recipe, network: LiftedNetwork, st
             "classes": list(splits.test.classes),
             "shots": config.data.shots,
             "voxel_size": config.data.voxel_size,
-            "train_clouds": len(splits.train),
+            "train_clouds": len(splits.train) - (lesson.taken if lesson else 0),
             "validation_clouds": len(splits.validation) if splits.validation else 0,
             "test_clouds": len(splits.test),
         },
+        "teacher": None if lesson is None else {"network": config.teacher.network, **asdict(lesson)},
         "parameters": _parameters(network),
         "depth": learnt(network),
         "weights": {**lifting["weights"], "counts": lifting["counts"]},

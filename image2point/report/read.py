@@ -62,6 +62,16 @@ class Data(_Part):
     test_clouds: int
 
 
+class Teacher(_Part):
+    """What labelled training clouds that no shot uses: how many it was shown, how many were taken, and how many of
+    these labels are right."""
+
+    network: str
+    clouds: int
+    taken: int
+    right: float | None
+
+
 class Count(_Part):
     total: int
     trainable: int
@@ -107,6 +117,7 @@ class Summary(_Part):
     chosen_lr: float | None = None
     depth: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     lr_clouds: int = 0
+    teacher: Teacher | None = None
     trials: tuple[Trial, ...] = ()
     warnings: tuple[str, ...] = ()
 

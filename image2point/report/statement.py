@@ -11,6 +11,7 @@ from image2point.tasks.display import Display
 CONTROLS = {
     "random": "a control, every kernel of the body was redrawn at random with that kernel's own variance "
     "and its norms were reset",
+    "shuffled": "a control, the spatial entries of each kernel of the body were permuted, and all else was kept",
     "scratch": "a control, every kernel was drawn afresh and nothing was taken from the 2D network but its form",
 }
 
@@ -30,12 +31,19 @@ def statement(arms: Sequence[Arm]) -> str:
         for arm in arms
         if arm.first.summary.network.control in CONTROLS
     ]
+    taught = [
+        f"In the arm “{arm.label}”, it learnt from {teacher.taken:,} more training clouds too, of {teacher.clouds:,} "
+        f"that a teacher ({teacher.network}) labelled: those that it is sure of."
+        for arm in arms
+        if (teacher := arm.first.summary.teacher) is not None
+    ]
     every = [run.summary for arm in arms for run in arm.runs]
     return " ".join(
         [
             _lifted(summaries),
             _tuned(summaries, arms),
             *controls,
+            *taught,
             _scored(every, arms[0].display),
             _repeated(arms),
         ]

@@ -91,18 +91,19 @@ class Classification:
         """Every cloud will do."""
 
     def targets(self, samples: Sequence[Any], labels: Sequence[int], rows: object = None) -> Tensor:
-        """The labels, int64 [n]."""
-        return torch.tensor(labels)
+        """The labels, int64 [n]; or what a teacher says of the classes, float32 [n, classes]."""
+        return torch.as_tensor(np.asarray(labels))
 
     def count(self, targets: Tensor) -> int:
         return len(targets)
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of class scores [n, classes], summed over the clouds."""
+        targets = targets.to(outputs.dtype) if targets.is_floating_point() else targets
         return F.cross_entropy(outputs, targets, reduction="sum", label_smoothing=label_smoothing)
 
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs.argmax(1) == targets).sum()
+        return (outputs.argmax(1) == (targets.argmax(1) if targets.is_floating_point() else targets)).sum()
 
     def answer(self, network: Network, batch: Any) -> tuple[Tensor, Tensor]:
         """Features [n, p] and class scores [n, classes]."""

@@ -87,7 +87,7 @@ Targets = Callable[[Sequence[Any], Sequence[int], Sequence[torch.Tensor] | None]
 
 def labels_alone(samples: Sequence[Any], labels: Sequence[int], rows: object = None) -> torch.Tensor:
     """The labels of the samples, int64 [n]."""
-    return torch.tensor(labels)
+    return torch.as_tensor(np.asarray(labels))
 
 
 def training_samples(clouds: Labelled, recipe: Preparation) -> Labelled:
@@ -156,17 +156,18 @@ class _Plan:
         return (indices.tolist() for indices in (map(self.share, self.plan) if self.share else self.plan))
 
 
-class _Samples(Dataset[tuple[int, Any, int]]):
+class _Samples(Dataset[tuple[int, Any, Any]]):
     def __init__(
         self, clouds: Labelled, recipe: Preparation, epoch: int | None, targets: Targets, wanted: Wanted | None
     ) -> None:
-        self.clouds, self.labels, self.recipe, self.epoch, self.targets = clouds, clouds.labels, recipe, epoch, targets
-        self.wanted = wanted
+        self.clouds, self.recipe, self.epoch, self.targets, self.wanted = clouds, recipe, epoch, targets, wanted
+        soft = getattr(clouds, "soft", None)  # probabilities of the classes, where a teacher gave them
+        self.labels = clouds.labels if soft is None else soft
 
     def __len__(self) -> int:
         return len(self.clouds)
 
-    def __getitem__(self, index: int) -> tuple[int, Any, int]:
+    def __getitem__(self, index: int) -> tuple[int, Any, Any]:
         try:
             sample = self._prepared(index, index)
             partner = self.recipe.partner(self.epoch, index, len(self))
@@ -175,12 +176,12 @@ class _Samples(Dataset[tuple[int, Any, int]]):
         except InputError as error:
             where = origin(self.clouds, index)
             raise InputError(str(error) if where in str(error) else f"{error} (in {where})") from None
-        return index, sample, int(self.labels[index])
+        return index, sample, self.labels[index]
 
     def _prepared(self, index: int, draw: int) -> Any:
         return self.recipe.prepare(self.clouds[index], self._where(index), self.epoch, draw)
 
-    def collate(self, samples: list[tuple[int, Any, int]]) -> Batch:
+    def collate(self, samples: list[tuple[int, Any, Any]]) -> Batch:
         indices, prepared, labels = zip(*samples, strict=True)
         joined, rows = self.recipe.batch(prepared, [self._where(index) for index in indices])
         if self.wanted is not None and isinstance(joined, VoxelTensor):

@@ -1,0 +1,142 @@
+"""A teacher's labels for the training clouds that no shot uses, for a student that learns from both.
+
+A network that was trained on K shots labels the rest, and a student is trained on the shots and on what the teacher is
+sure of (pseudo-labels: Lee 2013; for lifted networks Xu et al. 2022, with a K-shot teacher). What the dataset says of
+those clouds is used for one number of the report alone: how many labels are right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from image2point.config import Config
+from image2point.datasets import Splits
+from image2point.datasets.arrays import read_arrays
+from image2point.datasets.splits import Subset, few_shot
+from image2point.errors import InputError
+from image2point.jobs.artefact import load
+from image2point.jobs.saving import save_arrays
+from image2point.runs import Run
+from image2point.tasks.classification import Classification
+from image2point.training import measure
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from image2point.lifting import LiftedNetwork
+
+
+class Taught(Subset):
+    """The shots, and after them the clouds that a teacher labelled.
+
+    labels: int64 [n], of the shots the dataset's, of the others the teacher's; soft: float32 [n, classes], the same as
+    probabilities, or None where the most probable class alone is learnt.
+    """
+
+    def __init__(self, shots: Subset, rows: np.ndarray, probabilities: np.ndarray, soft: bool) -> None:
+        super().__init__(shots.whole, np.concatenate([shots.indices, rows]), shots.name)
+        self.labels = np.concatenate([shots.labels, probabilities.argmax(1)])
+        certain = np.eye(len(self.classes), dtype=np.float32)[shots.labels]
+        self.soft = np.concatenate([certain, probabilities.astype(np.float32)]) if soft else None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher gave: `clouds` it was shown, `taken` of them, and the share of these whose label is `right`."""
+
+    clouds: int
+    taken: int
+    right: float | None
+
+    def told(self, config: Config) -> str:
+        right = "" if self.right is None else f"; {100 * self.right:.1f} % of these labels are right"
+        return (
+            f"teacher {config.teacher.network}: of {self.clouds:,} training clouds that no shot uses, it labels "
+            f"{self.taken:,} with a probability of {config.teacher.threshold:g} or more, which train too{right}"
+        )
+
+
+def open_teacher(config: Config, splits: Splits, run: Run) -> LiftedNetwork | None:
+    """The teacher; None where the config names none, or the run has what it said.
+
+    Raises InputError where there is none, it knows other classes, or is not known to take these clouds.
+    """
+    if config.teacher.network is None or run.teacher.is_file():
+        return None
+    teacher, where = load(config.teacher.network), f"teacher.network = {config.teacher.network}"
+    if teacher.usage is None:
+        raise InputError(f"{where} does not say how clouds become its input; save it with net.use(voxel_size=...)")
+    if teacher.usage.classes != splits.train.classes:
+        raise InputError(
+            f"{where} knows the classes {', '.join(teacher.usage.classes) or 'none by name'}, and the run has "
+            f"{', '.join(splits.train.classes)}"
+        )
+    return teacher
+
+
+def untaught(config: Config, splits: Splits) -> np.ndarray:
+    """Rows of the whole training set that neither shots nor the choice of the learning rate take, int64.
+
+    Raises InputError where there are none.
+    """
+    assert isinstance(splits.train, Subset)
+    whole, shots, seed = splits.train.whole, config.data.shots, config.data.shot_seed
+    assert shots is not None
+    left = np.setdiff1d(np.arange(len(whole)), few_shot(whole.labels, shots, seed, whole.classes))
+    if config.choose.lr and config.choose.clouds is not None:
+        judges = few_shot(whole.labels[left], config.choose.clouds, seed, whole.classes)
+        left = np.delete(left, judges)
+    if not len(left):
+        raise InputError(f"the shots leave none of the {len(whole)} training clouds for the teacher to label")
+    return left
+
+
+def teach(
+    config: Config, splits: Splits, teacher: LiftedNetwork | None, rows: np.ndarray, run: Run, fabric: Fabric
+) -> tuple[Splits, Lesson]:
+    """The splits with what the teacher labels among the training clouds, and what came of it.
+
+    What it says is kept in the run, so that a run that goes on has the same labels. rows: as `untaught` gives them.
+    Raises InputError where nothing reaches the threshold, and for a damaged file.
+    """
+    assert isinstance(splits.train, Subset)
+    others = Subset(splits.train.whole, rows)
+    if teacher is None:
+        probabilities = _kept(run, rows, len(others.classes))
+    else:
+        probabilities = _said(config, teacher, others, fabric)
+        if fabric.is_global_zero:
+            save_arrays({"rows": rows, "probabilities": probabilities}, run.teacher)
+    sure = probabilities.max(1) >= config.teacher.threshold
+    if not sure.any():
+        raise InputError(
+            f"teacher.threshold = {config.teacher.threshold:g} is above every probability; the highest is "
+            f"{probabilities.max():.3f}"
+        )
+    train = Taught(splits.train, rows[sure], probabilities[sure], config.teacher.soft)
+    right = float((probabilities[sure].argmax(1) == others.labels[sure]).mean())
+    return Splits(train, splits.validation, splits.test), Lesson(len(rows), int(sure.sum()), right)
+
+
+def _said(config: Config, teacher: LiftedNetwork, clouds: Subset, fabric: Fabric) -> np.ndarray:
+    """The teacher's probabilities, float32 [n, classes]; the same on every process."""
+    assert teacher.usage is not None
+    recipe, settings = teacher.usage.recipe(teacher.lifting.options.substrate), config.training
+    network: Any = fabric.to_device(teacher)
+    said = measure.outputs(fabric, Classification(), network, clouds, recipe, settings.batch_size, settings.workers)
+    return np.asarray(said.logits.softmax(1).float().cpu().numpy())
+
+
+def _kept(run: Run, rows: np.ndarray, classes: int) -> np.ndarray:
+    """What the run has of its teacher; InputError where that does not fit these clouds."""
+    found = read_arrays(run.teacher, ("rows", "probabilities"))
+    kept, probabilities = found.get("rows"), found.get("probabilities")
+    if kept is None or probabilities is None or probabilities.shape != (len(rows), classes) or list(kept) != list(rows):
+        raise InputError(
+            f"{run.teacher}: expected rows and probabilities of the {len(rows)} clouds that the teacher labelled, in "
+            f"{classes} classes; it is damaged: start again with --overwrite"
+        )
+    return probabilities
