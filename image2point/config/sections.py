@@ -242,7 +242,7 @@ class Config(Section):
                 f"training.head_first = {self.training.head_first} trains the head before the rest, and "
                 f"finetune.policy = {self.finetune.policy} trains no rest"
             )
-        if problem := self._idle_penalty():
+        if problem := self._idle():
             raise ValueError(problem)
         usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
         if problem := task_problem(self, usual):
@@ -259,13 +259,17 @@ class Config(Section):
             )
         return self
 
-    def _idle_penalty(self) -> str:
-        """What is wrong where a penalty on the features would change nothing; empty where none would."""
+    def _idle(self) -> str:
+        """What is wrong where a penalty on the features would change nothing, or a frozen head alone would train; empty
+        where all does something."""
         policy, head, asked = self.finetune.policy, self.network.head, self.training.feature_penalties
         if asked and policy == "head":
             return f"training.{asked[0]} changes features, and finetune.policy = head trains nothing before the head"
         if "feature_penalty" in asked and head in ("cosine", "etf"):
             return f"training.feature_penalty shortens features, and network.head = {head} reads them at length 1"
+        if head == "etf" and (policy == "head" or self.training.head_first):
+            what = "finetune.policy = head" if policy == "head" else "training.head_first"
+            return f"{what} trains the head alone, and of network.head = etf nothing trains but one scale"
         return ""
 
     def to_yaml(self) -> str:
