@@ -73,8 +73,15 @@ class Parameters(Count):
 
 class Seconds(_Part):
     training: float
+    step: float | None = None
     test: float
     total: float
+
+
+class Mebibytes(_Part):
+    """The most that was in use at once while the run trained."""
+
+    training: float | None = None
 
 
 class Trial(_Part):
@@ -103,6 +110,7 @@ class Summary(_Part):
     final: dict[str, Any]
     collapse: dict[str, dict[str, float | None]]
     seconds: Seconds
+    mebibytes: Mebibytes = Mebibytes()
     environment: dict[str, Any]
     chosen_lr: float | None = None
     depth: dict[str, tuple[float, ...]] = Field(default_factory=dict)

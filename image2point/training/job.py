@@ -41,6 +41,8 @@ class State:
     step: int = 0
     seconds: float = 0.0
     """Time spent in training steps."""
+    peak: int | None = None
+    """Most bytes in use at once while it trained, on the first process (`training.memory`)."""
     elapsed: float = 0.0
     """Time of the run before this session, everything included."""
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])

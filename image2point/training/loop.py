@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from image2point.errors import InputError
-from image2point.training import distributed
+from image2point.training import distributed, memory
 from image2point.training.batches import batches
 from image2point.training.epoch_end import close_epoch
 from image2point.training.job import Job, State
@@ -73,6 +73,7 @@ def train_epoch(job: Job, state: State) -> None:
     dtype = next(job.network.parameters()).dtype
     job.begin_epoch(state.epoch)
     job.network.train()
+    told_memory = memory.begin(job.fabric.device)
     clock = time.monotonic()
     loader = batches(
         job.samples, plan, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted, job.share
@@ -113,7 +114,14 @@ def train_epoch(job: Job, state: State) -> None:
             told_early = False
             if stop or due(job):  # a checkpoint is whole; that of one process must not make it stop before the others
                 told_early = _settle(job, state, running)
+                _look_at_memory(job, state, told_memory)
                 pause(job, state, stop)
+    _look_at_memory(job, state, told_memory)
+
+
+def _look_at_memory(job: Job, state: State, told: bool) -> None:
+    if told:
+        state.peak = max(state.peak or 0, memory.highest(job.fabric.device))
 
 
 def _settle(job: Job, state: State, running: deque[tuple[int, int, Reading]], left: int = 0) -> bool:
