@@ -114,7 +114,7 @@ def row_of(run: Record) -> dict[str, Any]:
         **measured,
         **corrected,
         "seconds": round(summary.seconds.total),
-        "seconds_per_step": summary.seconds.step,
+        "seconds_per_step": summary.seconds_per_step,
         "mebibytes": summary.mebibytes.training,
     }
 

@@ -59,12 +59,8 @@ def score(job: Job, state: State) -> tuple[dict[str, Any], Any]:
         "final": task.final(tested, trained, state.best_score if by_validation else None, splits.test.classes),
         "collapse": collapse,
         "warnings": warnings,
-        "seconds": {
-            "training": state.seconds,
-            "step": state.seconds / steps if (steps := state.epoch * job.steps) else None,
-            "test": test_seconds,
-            "total": elapsed(job, state),
-        },
+        "seconds": {"training": state.seconds, "test": test_seconds, "total": elapsed(job, state)},
+        "seconds_per_step": state.seconds / steps if (steps := state.epoch * job.steps) else None,
         "mebibytes": {"training": None if state.peak is None else round(state.peak / 2**20, 1)},
         "environment": environment(job.fabric),
     }

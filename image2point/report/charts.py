@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from image2point.report.arms import Arm, Curve
+from image2point.report.arms import Arm, Curve, Spread
 from image2point.report.quantities import PLOTTED, SPLITS
 from image2point.tasks.display import Quantity
 
@@ -69,6 +69,27 @@ def learning_charts(arms: Sequence[Arm]) -> list[Chart]:
 def collapse_charts(arms: Sequence[Arm]) -> list[Chart]:
     """Every quantity of collapse that any run followed over epochs."""
     return _charts(arms, PLOTTED, "collapse_{split}/{key}", SPLITS)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The test score of an arm, a share in 0..1, and the number of parameters that it trained."""
+
+    arm: int
+    label: str
+    parameters: int
+    score: Spread
+
+
+def tuned(arms: Sequence[Arm]) -> list[Tuned]:
+    """What each arm made of what it trained; nothing where all train equally many parameters."""
+    key = arms[0].display.scores[0].key
+    found = [
+        Tuned(index, arm.label, arm.first.summary.parameters.trainable, score)
+        for index, arm in enumerate(arms)
+        if (score := arm.score(key)) is not None and arm.first.summary.parameters.trainable
+    ]
+    return found if len({each.parameters for each in found}) > 1 else []
 
 
 def splits_of(charts: Iterable[Chart]) -> list[str]:

@@ -73,7 +73,6 @@ class Parameters(Count):
 
 class Seconds(_Part):
     training: float
-    step: float | None = None
     test: float
     total: float
 
@@ -110,6 +109,7 @@ class Summary(_Part):
     final: dict[str, Any]
     collapse: dict[str, dict[str, float | None]]
     seconds: Seconds
+    seconds_per_step: float | None = None
     mebibytes: Mebibytes = Mebibytes()
     environment: dict[str, Any]
     chosen_lr: float | None = None
