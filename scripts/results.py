@@ -182,9 +182,9 @@ def fair_ten_shots() -> str:
     return markdown_table([*headings, "seconds"], lines, [3, 7])
 
 
-def tune_less() -> str:
-    """A line for each policy and control, fewest parameters first: accuracy, and how much of the gap it closes."""
-    rows = stored("tune_less")
+def tune_less(name: str = "tune_less", score: str = "test_accuracy", heading: str = "test accuracy (%)") -> str:
+    """A line for each policy and control, fewest parameters first: its score, and how much of the gap it closes."""
+    rows = stored(name)
     if not rows:
         return NOTHING
     lines = []
@@ -192,7 +192,7 @@ def tune_less() -> str:
         own = {}
         for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["trainable"]):
             own.setdefault(row["policy"], []).append(row)
-        means = {policy: sum(row["test_accuracy"] for row in runs) / len(runs) for policy, runs in own.items()}
+        means = {policy: sum(row[score] for row in runs) / len(runs) for policy, runs in own.items()}
         low, high = means.get("io+norm", math.nan), means.get("all", math.nan)
         every = own["all"][0]["parameters"] if "all" in own else math.nan
         for policy, runs in own.items():
@@ -205,7 +205,7 @@ def tune_less() -> str:
                     f"{runs[0]['trainable']:,}",
                     f"{100 * share:.3g}" if math.isfinite(share) else "undefined",
                     ", ".join(str(row["seed"]) for row in runs),
-                    mean_in_percent([row["test_accuracy"] for row in runs]),
+                    mean_in_percent([row[score] for row in runs]),
                     f"{round(100 * closed)}" if math.isfinite(closed) else "undefined",
                     ", ".join(f"{row['chosen_lr']:g}" for row in runs),
                     beside_nulls(runs, "nc1"),
@@ -214,7 +214,7 @@ def tune_less() -> str:
                     mean_of(runs, "seconds_per_step", 2),
                 ]
             )
-    headings = ["arm", "policy", "tuned", "of all (%)", "seeds", "test accuracy (%)", "of the gap (%)", "chosen rate"]
+    headings = ["arm", "policy", "tuned", "of all (%)", "seeds", heading, "of the gap (%)", "chosen rate"]
     headings += ["null of NC1, test: share", "corrected scatter ratio, test", "MiB", "seconds per step"]
     return markdown_table(headings, lines, [2, 3, 5, 6, 10, 11])
 
@@ -224,7 +224,8 @@ def regularised() -> str:
     rows = stored("regularised")
     if not rows:
         return NOTHING
-    arms = {row["arm"]: [other for other in rows if other["arm"] == row["arm"]] for row in rows}
+    first = sorted(rows, key=lambda row: row["arm"] != "none")
+    arms = {row["arm"]: [other for other in rows if other["arm"] == row["arm"]] for row in first}
     plain = by_seed(rows, {"arm": "none"}, "test_accuracy")
     others = [arm for arm in arms if arm != "none"]
     tested = compared([(by_seed(rows, {"arm": arm}, "test_accuracy"), plain) for arm in others])
@@ -455,6 +456,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_noise": label_noise,
     **{f"lidar_{split}": partial(lidar, split) for split in ("same_town", "other_sites", "km")},
     "lidar_same_town_networks": lidar_networks,
+    "lidar_tune_less": partial(tune_less, "lidar_tune_less", "test_miou", "mIoU (%)"),
     "lidar_collapse": lidar_collapse,
     "unconstrained": unconstrained,
 }
