@@ -85,7 +85,7 @@ def tuned_points(marks: Sequence[Tuned], arms: Sequence[Arm]) -> Figure | None:
         return None
     figure, (axis,) = _grid(1, 1, height=2.6)
     for mark in marks:
-        style = {"marker": MARKERS[mark.arm % len(MARKERS)], "color": colour(mark.arm), "markersize": 5}
+        style: dict[str, Any] = {"marker": MARKERS[mark.arm % len(MARKERS)], "color": colour(mark.arm), "markersize": 5}
         sd = 100 * (mark.score.sd or 0)
         axis.errorbar(mark.parameters, 100 * mark.score.mean, sd or None, elinewidth=0.8, capsize=2, **style)
     axis.set_xscale("log")
