@@ -117,6 +117,16 @@ def log_ticks(lowest: float, highest: float) -> Ticks:
     return Ticks(values, [f"{value:g}" for value in values])
 
 
+def count_ticks(counts: Sequence[int]) -> Ticks:
+    """Those of `log_ticks` on an axis of numbers of parameters.
+
+    >>> count_ticks([40_000, 90_000]).labels[3:7]
+    ['10,000', '20,000', '50,000', '100,000']
+    """
+    values = log_ticks(min(counts), max(counts)).values
+    return Ticks(values, [f"{value:,.0f}" for value in values])
+
+
 def bar_ticks(lowest: float, highest: float) -> Ticks:
     """Those of `log_ticks` on a colour bar that ends at these values, or its ends where fewer than two lie between.
 

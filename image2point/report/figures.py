@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from image2point.report.arms import Arm, Curve, Spread
-from image2point.report.charts import INK, RULE, Chart, Ticks, Tuned, colour, log_ticks
+from image2point.report.charts import INK, RULE, Chart, Ticks, Tuned, colour, count_ticks
 from image2point.report.numbers import number, percent
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
@@ -91,8 +91,7 @@ def chosen_marks(arms: Sequence[Arm]) -> list[Figure]:
 def tuned_panel(marks: Sequence[Tuned], arms: Sequence[Arm]) -> Panel:
     """The test score of each arm over the number of parameters that it trained, on a logarithmic axis."""
     layout = plain_layout("parameters that train")
-    sizes = [mark.parameters for mark in marks]
-    layout["xaxis"] |= {"type": "log", **tick_array(log_ticks(min(sizes), max(sizes)))}
+    layout["xaxis"] |= {"type": "log", **tick_array(count_ticks([mark.parameters for mark in marks]))}
     traces = [
         scatter(
             mark.arm,

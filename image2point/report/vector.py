@@ -12,7 +12,7 @@ import numpy as np
 from image2point.errors import InputError
 from image2point.report import charts, maps
 from image2point.report.arms import Arm, group
-from image2point.report.charts import DIVERGING, INK, Chart, Tuned, bar_ticks, colour
+from image2point.report.charts import DIVERGING, INK, Chart, Tuned, bar_ticks, colour, count_ticks
 from image2point.report.plots import MARKERS, grid, save_figure, tidy, words
 from image2point.report.read import read_runs
 
@@ -87,12 +87,17 @@ def tuned_points(marks: Sequence[Tuned], arms: Sequence[Arm]) -> Figure | None:
     for mark in marks:
         style: dict[str, Any] = {"marker": MARKERS[mark.arm % len(MARKERS)], "color": colour(mark.arm), "markersize": 5}
         sd = 100 * (mark.score.sd or 0)
-        axis.errorbar(mark.parameters, 100 * mark.score.mean, sd or None, elinewidth=0.8, capsize=2, **style)
+        style |= {"linestyle": "none", "elinewidth": 0.8, "capsize": 2, "label": words(mark.label)}
+        axis.errorbar(mark.parameters, 100 * mark.score.mean, sd or None, **style)
     axis.set_xscale("log")
+    limits = axis.get_xlim()
+    axis.set_xticks(*count_ticks([mark.parameters for mark in marks]))
+    axis.minorticks_off()
+    axis.set_xlim(limits)
     axis.set_xlabel("parameters that train", fontsize=7)
     axis.set_title(f"{arms[0].display.scored} (%)", fontsize=8, loc="left")
     tidy(axis, "both")
-    _legend(figure, arms, ())
+    figure.legend(loc="outside upper center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 
