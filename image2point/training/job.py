@@ -47,6 +47,8 @@ class State:
     """Time of the run before this session, everything included."""
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Loss, hits and what counted, summed over the steps of this epoch."""
+    penalty: float = 0.0
+    """What penalties on features added to the loss, summed over the steps of this epoch."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     """The rows of layers.csv."""

@@ -41,7 +41,7 @@ def fit(job: Job, state: State) -> None:
         while state.epoch < epochs:
             train_epoch(job, state)
             close_epoch(job, state, epoch=state.epoch + 1)
-            state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
+            state.epoch, state.step, state.sums, state.penalty = state.epoch + 1, 0, [0.0, 0.0, 0.0], 0.0
             pause(job, state, stop=False)
         save(job, state)
         finished = True
@@ -104,7 +104,8 @@ def train_epoch(job: Job, state: State) -> None:
             hits = task.hits(outputs, batch.targets)
             # Filled on the device: for a copy the host would wait.
             told = hits.new_full((), float(job.stop.requested), dtype=torch.float64)
-            local = torch.stack([loss.detach().double(), hits.double(), told])
+            added = [penalty.detach().double()] if isinstance(penalty, Tensor) else []
+            local = torch.stack([loss.detach().double(), hits.double(), told, *added])
             state.step += 1
             running.append((state.step, counted, Reading(distributed.total(job.fabric, local))))
             # A GPU is given the next step before the numbers of this one are asked for.
@@ -132,7 +133,8 @@ def _settle(job: Job, state: State, running: deque[tuple[int, int, Reading]], le
     stop, epoch = False, state.epoch + 1
     while len(running) > left:
         step, counted, reading = running.popleft()
-        loss, correct, told = reading.values()
+        loss, correct, told, *penalty = reading.values()
+        state.penalty += sum(penalty)
         state.sums = [a + b for a, b in zip(state.sums, (loss, correct, counted), strict=True)]
         if not math.isfinite(loss):
             raise Diverged(

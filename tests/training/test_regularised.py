@@ -83,6 +83,7 @@ def test_a_run_resumes_to_the_same_bytes(
                 run_transfer(config(data, *settings), tmp_path, resume=True)
     run = run_transfer(config(data, *settings), tmp_path, resume=True)
     assert run.weights.read_bytes() == whole.weights.read_bytes() and rows(run.path) == rows(whole.path)
+    assert all(float(row["train_penalty"]) > 0 for row in rows(run.path)[1:])
     for taken in (run.read_summary(), whole.read_summary()):
         assert taken["seconds_per_step"] * 3 * 3 == pytest.approx(taken["seconds"]["training"])
         assert taken["mebibytes"]["training"] is None or 50 < taken["mebibytes"]["training"] < 50_000
@@ -102,7 +103,7 @@ def test_a_run_without_them_asks_for_nothing(tmp_path: Path, data: Path, monkeyp
     start = i2p.load(run_transfer(config(data, *common, "training.epochs=0"), tmp_path / "start").path)
     held = i2p.load(run_transfer(config(data, *common, "training.l2_sp=1000"), tmp_path / "held").path)
     loose = i2p.load(run_transfer(config(data, *common), tmp_path / "loose").path)
-    assert free.weights.is_file()
+    assert "train_penalty" not in rows(free.path)[-1]
 
     def moved(net: LiftedNetwork, names: set[str]) -> float:
         return max(float((net.get_parameter(n) - start.get_parameter(n)).detach().abs().max()) for n in names)
