@@ -64,7 +64,9 @@ def voxels() -> VoxelTensor:
 @pytest.mark.parametrize(
     "settings",
     [
-        ("training.l2_sp=0.1", "training.feature_penalty=0.01", "training.ema=0.5", "network.head=batchnorm"),
+        # Shuffled kernels: another start than that of the network that a resumed run is loaded into.
+        ("training.l2_sp=0.1", "training.feature_penalty=0.01", "training.ema=0.5", "network.head=batchnorm",
+         "network.control=shuffled"),
         ("training.l2_sp=0.1", "training.optimizer=adamw", "training.lr=0.003", "training.complexity_penalty=0.001",
          "training.collapse_penalty=0.1", "training.precision=bf16-mixed", "training.gradient_clip=1",
          "network.head=etf"),
