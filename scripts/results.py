@@ -97,6 +97,7 @@ def row_of(run: Record) -> dict[str, Any]:
     summary, settings = run.summary, run.settings
     test = summary.collapse.get("test", {})
     measured = {key: value for key, value in test.items() if key.partition("_null")[0] in ("nc1", "cdnv")}
+    corrected = {key: test.get(key) for key in ("nc1_trace_ratio_corrected", "cdnv_median")}
     keys = (
         *("network.arch", "network.rule", "network.control", "network.decoder"),
         *("finetune.policy", "data.shots", "training.epochs"),
@@ -112,8 +113,10 @@ def row_of(run: Record) -> dict[str, Any]:
         **{key: value for key, value in summary.final.items() if key.startswith("test_")},
         **({"per_class": summary.per_class} if summary.task == "segmentation" else {}),
         **measured,
-        "cdnv_median": test.get("cdnv_median"),
+        **corrected,
         "seconds": round(summary.seconds.total),
+        "seconds_per_step": summary.seconds_per_step,
+        "mebibytes": summary.mebibytes.training,
     }
 
 
@@ -126,6 +129,34 @@ def by_seed(rows: Sequence[Row], wanted: Row, key: str) -> dict[int, float]:
     return {row["seed"]: math.nan if row[key] is None else row[key] for row in own}
 
 
+def mean_in_percent(shares: Sequence[float]) -> str:
+    """The mean of shares over runs in per cent, with its interval where there are several."""
+    found = mean_interval(shares)
+    interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{100 * found.value:.1f}{interval}"
+
+
+def beside_nulls(rows: Sequence[Row], measure: str) -> str:
+    """The null of a measure on test, and which share of it the runs have, one by one."""
+    there = [row for row in rows if row.get(measure)]
+    return (
+        "; ".join(beside_null(*(row[f"{measure}{end}"] for end in ("", "_null", "_null_sd"))) for row in there) or "–"
+    )
+
+
+def one_by_one(rows: Sequence[Row], measure: str) -> str:
+    """A number of each run that may be undefined; a dash where no run has it."""
+    values = [row.get(measure) for row in rows]
+    return ", ".join("undefined" if value is None else f"{value:.3g}" for value in values) if any(values) else "–"
+
+
+def mean_of(rows: Sequence[Row], name: str, digits: int = 0) -> str:
+    """The mean of a number over the runs; a dash where one has none."""
+    values = [row.get(name) for row in rows]
+    there = [value for value in values if value is not None]
+    return f"{sum(there) / len(there):,.{digits}f}" if len(there) == len(values) else "–"
+
+
 def fair_ten_shots() -> str:
     """A line for each arm: test accuracy over seeds, the learning rates that were chosen, collapse on test."""
     rows = stored("fair_ten_shots")
@@ -135,18 +166,15 @@ def fair_ten_shots() -> str:
     lines = []
     for arm, policy, control in arms:
         own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
-        found = mean_interval([row["test_accuracy"] for row in own])
-        interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-        nc1 = "; ".join(beside_null(row["nc1"], row["nc1_null"], row["nc1_null_sd"]) for row in own if row.get("nc1"))
         median = ", ".join("undefined" if row["cdnv_median"] is None else f"{row['cdnv_median']:.3g}" for row in own)
         lines.append(
             [
                 arm,
                 policy,
                 ", ".join(str(row["seed"]) for row in own),
-                f"{100 * found.value:.1f}{interval}",
+                mean_in_percent([row["test_accuracy"] for row in own]),
                 ", ".join(f"{row['chosen_lr']:g}" for row in own),
-                nc1 or "–",
+                beside_nulls(own, "nc1"),
                 median,
                 f"{sum(row['seconds'] for row in own) / len(own):.0f}",
             ]
@@ -155,9 +183,9 @@ def fair_ten_shots() -> str:
     return markdown_table([*headings, "seconds"], lines, [3, 7])
 
 
-def tune_less() -> str:
-    """A line for each policy and control, fewest parameters first: accuracy, and how much of the gap it closes."""
-    rows = stored("tune_less")
+def tune_less(name: str = "tune_less", score: str = "test_accuracy", heading: str = "test accuracy (%)") -> str:
+    """A line for each policy and control, fewest parameters first: its score, and how much of the gap it closes."""
+    rows = stored(name)
     if not rows:
         return NOTHING
     lines = []
@@ -165,15 +193,12 @@ def tune_less() -> str:
         own = {}
         for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["trainable"]):
             own.setdefault(row["policy"], []).append(row)
-        means = {policy: sum(row["test_accuracy"] for row in runs) / len(runs) for policy, runs in own.items()}
+        means = {policy: sum(row[score] for row in runs) / len(runs) for policy, runs in own.items()}
         low, high = means.get("io+norm", math.nan), means.get("all", math.nan)
         every = own["all"][0]["parameters"] if "all" in own else math.nan
         for policy, runs in own.items():
-            found = mean_interval([row["test_accuracy"] for row in runs])
-            interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
             closed = (means[policy] - low) / (high - low) if high != low else math.nan
             share = runs[0]["trainable"] / every
-            shares = [beside_null(r["nc1"], r["nc1_null"], r["nc1_null_sd"]) for r in runs if r.get("nc1")]
             lines.append(
                 [
                     arm,
@@ -181,15 +206,56 @@ def tune_less() -> str:
                     f"{runs[0]['trainable']:,}",
                     f"{100 * share:.3g}" if math.isfinite(share) else "undefined",
                     ", ".join(str(row["seed"]) for row in runs),
-                    f"{100 * found.value:.1f}{interval}",
+                    mean_in_percent([row[score] for row in runs]),
                     f"{round(100 * closed)}" if math.isfinite(closed) else "undefined",
                     ", ".join(f"{row['chosen_lr']:g}" for row in runs),
-                    "; ".join(shares) or "–",
-                    f"{sum(row['seconds'] for row in runs) / len(runs):.0f}",
+                    beside_nulls(runs, "nc1"),
+                    one_by_one(runs, "nc1_trace_ratio_corrected"),
+                    mean_of(runs, "mebibytes"),
+                    mean_of(runs, "seconds_per_step", 2),
                 ]
             )
-    headings = ["arm", "policy", "tuned", "of all (%)", "seeds", "test accuracy (%)", "of the gap (%)", "chosen rate"]
-    return markdown_table([*headings, "null of NC1, test: share", "seconds"], lines, [2, 3, 5, 6, 9])
+    headings = ["arm", "policy", "tuned", "of all (%)", "seeds", heading, "of the gap (%)", "chosen rate"]
+    headings += ["null of NC1, test: share", "corrected scatter ratio, test", "MiB", "seconds per step"]
+    return markdown_table(headings, lines, [2, 3, 5, 6, 10, 11])
+
+
+def regularised() -> str:
+    """A line for each arm of regularised transfer: accuracy, and its difference to the arm without any."""
+    rows = stored("regularised")
+    if not rows:
+        return NOTHING
+    first = sorted(rows, key=lambda row: row["arm"] != "none")
+    arms = {row["arm"]: [other for other in rows if other["arm"] == row["arm"]] for row in first}
+    plain = by_seed(rows, {"arm": "none"}, "test_accuracy")
+    others = [arm for arm in arms if arm != "none"]
+    tested = compared([(by_seed(rows, {"arm": arm}, "test_accuracy"), plain) for arm in others])
+    effects = dict(zip(others, tested, strict=True))
+    lines = [
+        [
+            arm,
+            ", ".join(str(row["seed"]) for row in own),
+            mean_in_percent([row["test_accuracy"] for row in own]),
+            _points(effects.get(arm)),
+            ", ".join(f"{row['chosen_lr']:g}" for row in own),
+            beside_nulls(own, "nc1"),
+            one_by_one(own, "nc1_trace_ratio_corrected"),
+            mean_of(own, "mebibytes"),
+            mean_of(own, "seconds_per_step", 2),
+        ]
+        for arm, own in arms.items()
+    ]
+    headings = ["arm", "seeds", "test accuracy (%)", "against none (points)", "chosen rate", "null of NC1, test: share"]
+    headings += ["corrected scatter ratio, test", "MiB", "seconds per step"]
+    return markdown_table(headings, lines, [2, 3, 7, 8])
+
+
+def _points(found: Comparison | None) -> str:
+    """A difference of shares in points, its interval and its p; a dash where too few seeds are shared."""
+    if found is None:
+        return "–"
+    value, low, high = (f"{100 * number:+.1f}" for number in (found.effect.value, found.effect.low, found.effect.high))
+    return f"{value} [{low}, {high}], p = {found.p:.2g}"
 
 
 def lidar(split: str) -> str:
@@ -201,14 +267,12 @@ def lidar(split: str) -> str:
     lines = []
     for arm, policy, control in dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows):
         own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
-        found = mean_interval([row["test_miou"] for row in own])
-        interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
         lines.append(
             [
                 arm,
                 policy,
                 ", ".join(str(row["seed"]) for row in own),
-                f"{100 * found.value:.1f}{interval}",
+                mean_in_percent([row["test_miou"] for row in own]),
                 ", ".join(_mean_share([row["test_miou"]]) for row in own),
                 *(_mean_share([row["per_class"][name] for row in own]) for name in classes),
                 _mean_share([row["test_accuracy"] for row in own]),
@@ -397,9 +461,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     "fair_ten_shots": fair_ten_shots,
     "tune_less": tune_less,
+    "regularised": regularised,
     "label_noise": label_noise,
     **{f"lidar_{split}": partial(lidar, split) for split in ("same_town", "other_sites", "km")},
     "lidar_same_town_networks": lidar_networks,
+    "lidar_tune_less": partial(tune_less, "lidar_tune_less", "test_miou", "mIoU (%)"),
     "lidar_collapse": lidar_collapse,
     "unconstrained": unconstrained,
     "follow_lite0": follow,

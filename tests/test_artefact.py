@@ -91,6 +91,7 @@ def test_a_network_comes_back_in_another_process(tmp_path: Path) -> None:
         {"rule": "tied", "axis": "alternate"},
         {"head": "batchnorm", "substrate": "dense"},
         {"head": "cosine", "axis": {"blocks.0*": "x", "*": "y"}},
+        {"head": "etf"},
     ],
 )
 def test_options_of_the_lifting_come_back(tmp_path: Path, options: dict[str, Any]) -> None:

@@ -85,3 +85,23 @@ def test_tuned_parameters_stand_beside_accuracy(monkeypatch: pytest.MonkeyPatch)
     assert [line[6] for line in lines] == ["-50", "0", "50", "100"] and lines[2][5].startswith("50.0 [")
     rows[:] = [row for row in rows if row["policy"] == "io"]
     assert "undefined" in results.tune_less()
+
+
+def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"l2_sp": (0.6, 0.71, 0.65), "none": (0.5, 0.6, 0.55), "etf": (0.5, 0.59, 0.57)}
+    rows = [
+        {"arm": arm, "seed": seed, "test_accuracy": accuracy, "chosen_lr": 0.1, "nc1": 2.0, "nc1_null": 4.0,
+         "nc1_null_sd": 0.1, "nc1_trace_ratio_corrected": None if arm == "etf" and seed == 2 else 1.5,
+         "mebibytes": 700.0 + seed, "seconds_per_step": None if arm == "etf" else 0.25 + seed}
+        for arm, accuracies in found.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]  # fmt: skip
+    monkeypatch.setattr(results, "stored", lambda name: rows if name == "regularised" else [])
+    none, pulled, frame = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in results.regularised().splitlines()[2:]
+    )
+    assert none[2].startswith("55.0 [") and none[3] == "–" and none[7:] == ["701", "1.25"]
+    assert pulled[3].startswith("+10.3 [+8.9, +11.8], p = ") and pulled[5].startswith("4 ± 0.1: 0.50; 4")
+    assert frame[3].startswith("+0.3 [") and frame[6] == "1.5, 1.5, undefined" and frame[8] == "–"
+    rows.clear()
+    assert results.regularised() == results.NOTHING

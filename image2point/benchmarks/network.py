@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import image2point
 from image2point.benchmarks import plain
-from image2point.benchmarks.memory import peak, return_freed_blocks
 from image2point.benchmarks.timing import compare
 from image2point.lifting.costs import costs
 from image2point.lifting.network import LiftedNetwork
+from image2point.training.memory import peak, return_freed_blocks
 from image2point.voxels import Sites, VoxelConv, VoxelError, VoxelTensor
 from image2point.voxels.conv import engines
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from image2point.benchmarks.clouds import scales, surface
-from image2point.benchmarks.memory import peak, tensor_bytes
 from image2point.benchmarks.timing import compare, seconds
+from image2point.training.memory import peak, tensor_bytes
 from image2point.voxels import Sites, Window, neighbour_table
 from image2point.voxels.conv.autograd import convolve
 from image2point.voxels.plan import NeighbourTable

@@ -57,6 +57,7 @@ from image2point.collapse.layers import LayerMeasures, measure_layers
 from image2point.collapse.logme import logme
 from image2point.collapse.matrices import cdnv_matrix, distance_matrix
 from image2point.collapse.metrics import metrics
+from image2point.collapse.penalty import collapse_penalty
 from image2point.collapse.scores import transfer_scores
 from image2point.collapse.separability import bhattacharyya, shrunk_h_score
 from image2point.collapse.statistics import Statistics
@@ -93,6 +94,7 @@ __all__ = [
     "centred_cosines",
     "class_nc1",
     "closest_means",
+    "collapse_penalty",
     "complexity_penalty",
     "deal",
     "decision_axes",

@@ -16,7 +16,7 @@ Rule = Literal["repeat", "mean", "center", "rotate", "tied"]
 Variance = Literal["none", "1/K", "occupancy"]
 Substrate = Literal["sparse", "dense"]
 Stem = Literal["auto", "paper", "full", "inflate", "inflate1", "patch"]
-Head = Literal["linear", "batchnorm", "cosine"]
+Head = Literal["linear", "batchnorm", "cosine", "etf"]
 StrideIn = Literal["conv2", "conv1"]
 Downsample = Literal["auto", "paper", "exact"]
 DepthPadding = Literal["zeros", "replicate"]
@@ -61,7 +61,8 @@ class Network(Section):
     """Edge of a patch in voxels, for the stem `patch`; null takes that of the 2D stem in pixels."""
     head: Head = "linear"
     """The fresh classifier: one linear layer; a linear layer with batch norm on the class scores, as in the paper's
-    code; or scaled cosines between features and class rows."""
+    code; scaled cosines between features and class rows (`cosine`); or the same with rows that never train, a simplex
+    equiangular tight frame (`etf`)."""
     stride_in: StrideIn = "conv2"
     """Which convolution of a bottleneck carries the stride: conv2 in timm's ResNets, conv1 in caffe's."""
     downsample: Downsample = "auto"

@@ -105,28 +105,17 @@ class ImageTraining(Training):
     """Weight decay of every parameter."""
     recalibrate: CountOrZero = 0
     """As for clouds, with training images; a network that has seen images alone needs it only after very short runs."""
-    complexity_penalty: NotNegative = 0.0
-    """Weight of the geometric complexity of the features before the classifier in the loss (Munn et al. 2024)."""
 
     @model_validator(mode="after")
     def _by_images(self) -> ImageTraining:
         if self.batch_voxels is not None:
             raise ValueError("training.batch_voxels counts voxels of clouds; images go by training.batch_size")
-        for name in ("lr_by_role", "layer_decay", "weight_decay_by_role", "head_first", "ema", "swa"):
+        for name in ("lr_by_role", "layer_decay", "weight_decay_by_role", "l2_sp", "head_first", "ema", "swa"):
             if getattr(self, name) != Training.model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"training.{name} is a setting of `image2point transfer`")
         for name in ("loss_at", "class_weights", "lovasz"):
             if getattr(self, name) != Training.model_fields[name].default:
                 raise ValueError(f"training.{name} is a setting of the task segmentation; images have one class each")
-        return self
-
-    @model_validator(mode="after")
-    def _penalty_possible(self) -> ImageTraining:
-        if self.complexity_penalty and (self.devices * self.nodes > 1 or self.precision == "16-mixed"):
-            raise ValueError(
-                "training.complexity_penalty differentiates twice: it needs one process and a precision other than "
-                "16-mixed"
-            )
         return self
 
 

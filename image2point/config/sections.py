@@ -73,6 +73,16 @@ class Training(Section):
     """Weight decay of every trainable parameter."""
     weight_decay_by_role: dict[TrainedRole, NotNegative] = Field(default_factory=dict)
     """Weight decay of what it names, in place of `weight_decay`: roles, and what a policy added."""
+    l2_sp: NotNegative = 0.0
+    """Strength of a pull towards the weights that training begins with, on every parameter that comes from the 2D
+    network, in place of its weight decay (L2-SP: Li et al. 2018)."""
+    feature_penalty: NotNegative = 0.0
+    """Weight in the loss of the mean squared length of the features before the classifier."""
+    complexity_penalty: NotNegative = 0.0
+    """Weight in the loss of the geometric complexity of the features before the classifier (Munn et al. 2024)."""
+    collapse_penalty: NotNegative = 0.0
+    """Weight in the loss of the variance within classes over the squared distance between class means, of the features
+    of each batch before the classifier."""
     head_first: CountOrZero = 0
     """Epochs in which the head alone trains, as under the policy `head`, before all that the policy names (LP-FT: Kumar
     et al. 2022). A stem that is `auto` is lifted then."""
@@ -121,6 +131,12 @@ class Training(Section):
     trackers: tuple[Tracker, ...] = ()
     """Where each row of `metrics.csv` goes besides TensorBoard. Each is an extra of its name: `image2point[mlflow]`."""
 
+    @property
+    def feature_penalties(self) -> tuple[str, ...]:
+        """The settings that ask for a penalty on the features before the classifier."""
+        names = ("feature_penalty", "complexity_penalty", "collapse_penalty")
+        return tuple(name for name in names if getattr(self, name))
+
     @model_validator(mode="after")
     def _possible(self) -> Training:
         if self.epochs and self.warmup_epochs >= self.epochs:
@@ -143,6 +159,12 @@ class Training(Section):
             raise ValueError(
                 "training.swa needs training.recalibrate: the running statistics of the norms are not those of an "
                 "average of weights"
+            )
+        if wrong := [name for name in self.feature_penalties if self.devices * self.nodes > 1]:
+            raise ValueError(f"training.{wrong[0]} is taken of a whole batch, so it needs one process")
+        if self.complexity_penalty and self.precision == "16-mixed":
+            raise ValueError(
+                "training.complexity_penalty differentiates twice: it needs a precision other than 16-mixed"
             )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("training.nesterov = true needs training.optimizer = sgd with a momentum above 0")
@@ -222,6 +244,8 @@ class Config(Section):
                 f"training.head_first = {self.training.head_first} trains the head before the rest, and "
                 f"finetune.policy = {self.finetune.policy} trains no rest"
             )
+        if problem := self._idle():
+            raise ValueError(problem)
         usual = {"data": Data(), "training": Training(), "collapse": Collapse()}
         if problem := task_problem(self, usual):
             raise ValueError(problem)
@@ -241,6 +265,19 @@ class Config(Section):
                 "shots; leave it out and set data.validation"
             )
         return self
+
+    def _idle(self) -> str:
+        """What is wrong where a penalty on the features would change nothing, or a frozen head alone would train; empty
+        where all does something."""
+        policy, head, asked = self.finetune.policy, self.network.head, self.training.feature_penalties
+        if asked and policy == "head":
+            return f"training.{asked[0]} changes features, and finetune.policy = head trains nothing before the head"
+        if "feature_penalty" in asked and head in ("cosine", "etf"):
+            return f"training.feature_penalty shortens features, and network.head = {head} reads them at length 1"
+        if head == "etf" and (policy == "head" or self.training.head_first):
+            what = "finetune.policy = head" if policy == "head" else "training.head_first"
+            return f"{what} trains the head alone, and of network.head = etf nothing trains but one scale"
+        return ""
 
     def to_yaml(self) -> str:
         """The resolved config, every field included; `load_config` reads it back unchanged."""

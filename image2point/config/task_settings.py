@@ -43,6 +43,10 @@ def _of_segmentation(config: Any) -> str:
         return "finetune.policy = scl: adds a skip to the features of a cloud, which the task segmentation has none of"
     if config.collapse.layers:
         return "collapse.layers measures a row for each cloud, and the classes of the task segmentation are of points"
+    if training.collapse_penalty:
+        return (
+            "training.collapse_penalty needs a class for each cloud, and the task segmentation has one for each point"
+        )
     if training.lovasz and training.devices * training.nodes > 1:
         return "training.lovasz is no sum over points, so several processes would not compute what one does; use one"
     return ""

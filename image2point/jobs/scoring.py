@@ -60,6 +60,8 @@ def score(job: Job, state: State) -> tuple[dict[str, Any], Any]:
         "collapse": collapse,
         "warnings": warnings,
         "seconds": {"training": state.seconds, "test": test_seconds, "total": elapsed(job, state)},
+        "seconds_per_step": state.seconds / steps if (steps := state.epoch * job.steps) else None,
+        "mebibytes": {"training": None if state.peak is None else round(state.peak / 2**20, 1)},
         "environment": environment(job.fabric),
     }
     return result, outputs["test"]

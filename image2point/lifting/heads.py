@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from image2point.config.lifting import Head
+from image2point.errors import InputError
 from image2point.lifting.layers import VectorBatchNorm
 
 HEADS: tuple[str, ...] = get_args(Head)
@@ -74,10 +75,56 @@ class CosineHead(nn.Linear):
         return self.scale * unit_length(self.weight), None
 
 
+class FrameHead(CosineHead):
+    """scale · m_c · h on features h of length 1, with class rows m_c that never train (`simplex_frame`).
+
+    The scale trains, from 10 on: features behind a ReLU reach a part of each row alone, so that no fixed scale suits
+    all networks. The rows are a buffer, which the state dict has under the name of the weight.
+
+    Source: Zhu et al. 2021 (a fixed frame as classifier); Yang et al. 2022, whose features have a fixed length too.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        rows = self.weight.detach()
+        del self.weight
+        self.register_buffer("weight", rows)
+
+    def effective(self) -> tuple[Tensor, None]:
+        """The linear layer that this is on features of length 1: scale · m_c, no bias."""
+        return self.scale * self.weight, None
+
+
+def simplex_frame(classes: int, width: int, draw: torch.Generator) -> Tensor:
+    """A simplex equiangular tight frame: rows [classes, width] of length 1, with the cosine −1 / (classes − 1) between
+    any two, the smallest that all pairs can have; turned at random.
+
+    Raises:
+        InputError: where there are fewer than two classes, or more than width + 1, for which there is none.
+
+    >>> rows = simplex_frame(3, 2, torch.Generator().manual_seed(0))
+    >>> (rows @ rows.T).round(decimals=6).tolist()
+    [[1.0, -0.5, -0.5], [-0.5, 1.0, -0.5], [-0.5, -0.5, 1.0]]
+    """
+    if not 2 <= classes <= width + 1:
+        raise InputError(
+            f"head='etf': a simplex frame of features of width {width} has 2 to {width + 1} rows, one for each class, "
+            f"and there are {classes} classes; use head='cosine', whose rows train"
+        )
+    turned = torch.linalg.qr(torch.randn(width, classes - 1, generator=draw, dtype=torch.float64)).Q
+    corners = torch.linalg.qr(torch.eye(classes, dtype=torch.float64)[:, 1:] - 1 / classes).Q
+    return unit_length(corners @ turned.T)
+
+
 def fresh_head(kind: str, width: int, classes: int, draw: torch.Generator, dtype: torch.dtype) -> nn.Linear:
-    """A head for features [B, width]: weights normal of standard deviation 0.01, the same numbers for every kind."""
+    """A head for features [B, width]: weights normal of standard deviation 0.01, the same numbers for every kind but
+    `etf`, whose rows are a frame.
+
+    Raises:
+        InputError: as `simplex_frame` does.
+    """
     with torch.device("meta"):
-        layers = {"linear": nn.Linear, "batchnorm": BatchNormHead, "cosine": CosineHead}
+        layers = {"linear": nn.Linear, "batchnorm": BatchNormHead, "cosine": CosineHead, "etf": FrameHead}
         head = layers[kind](width, classes).to(dtype)
     head.to_empty(device="cpu")
     with torch.no_grad():
@@ -86,6 +133,8 @@ def fresh_head(kind: str, width: int, classes: int, draw: torch.Generator, dtype
             head.bias.zero_()
         if isinstance(head, BatchNormHead):
             head.norm.reset_parameters()
+        if isinstance(head, FrameHead):
+            head.weight.copy_(simplex_frame(classes, width, draw))
         if isinstance(head, CosineHead):
             head.weight.copy_(unit_length(head.weight))
             head.scale.fill_(10.0)

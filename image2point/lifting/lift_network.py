@@ -115,7 +115,8 @@ def lift(
             is the linear classifier, or one that is put behind a network which gives a vector per image. Of a network
             which gives a map per pixel it is the last convolution, and each voxel is scored; nothing is pooled.
         head: the fresh classifier: `linear`; `batchnorm`, linear with batch norm on the class scores, as in
-            Image2Point's code; `cosine`, scaled cosines between features and class rows (`lifting.heads`).
+            Image2Point's code; `cosine`, scaled cosines between features and class rows; `etf`, the same with fixed
+            rows, a simplex frame of 2 to width + 1 classes (`lifting.heads`).
         control: `none`; `random`, the body's kernels redrawn with their own variance and its norms reset; `shuffled`,
             the spatial entries of the body's kernels permuted before they are lifted, all else kept; `scratch`, every
             kernel of the 3D network freshly drawn and every norm reset.

@@ -155,7 +155,7 @@ class LiftedNetwork(Usable, OwnNorms):
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
         """Features before the classifier [B, p], and class scores [B, classes].
 
-        Under the head `cosine` the features are those that its linear part sees, of length 1.
+        Under the heads `cosine` and `etf` the features are those that their linear part sees, of length 1.
 
         Raises:
             InputError: where the network gives no vector per cloud.
@@ -173,8 +173,8 @@ class LiftedNetwork(Usable, OwnNorms):
         """Weight [classes, p] and bias [classes] (or None) of the linear layer that the head is in eval mode.
 
         What the head has besides is folded in (`lifting.heads`): with it, a batch norm on the scores by its running
-        statistics; the scale and the unit rows of a cosine head. So, in eval mode, scores = features · weightᵀ + bias
-        on what `embed` gives.
+        statistics; the scale and the unit rows of the heads `cosine` and `etf`. So, in eval mode,
+        scores = features · weightᵀ + bias on what `embed` gives.
 
         Raises:
             InputError: where the network ends without one.

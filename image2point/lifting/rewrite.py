@@ -243,7 +243,7 @@ class Rewriter:
     def _fresh_head(self, features: Value, path: str, width: int, role: str) -> Value:
         """The head that was asked for, and the features as it sees them."""
         options = self.options
-        if options.head == "cosine":
+        if options.head in ("cosine", "etf"):
             features = replace(features, node=self.writer.graph.call_function(unit_length, (features.node,)))
         draw = kernels.generator(options.seed, path)
         dtype = next(self.traced.network.parameters()).dtype

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from image2point.report.arms import Arm, Curve
+from image2point.report.arms import Arm, Curve, Spread
 from image2point.report.quantities import PLOTTED, SPLITS
 from image2point.tasks.display import Quantity
 
@@ -71,6 +71,27 @@ def collapse_charts(arms: Sequence[Arm]) -> list[Chart]:
     return _charts(arms, PLOTTED, "collapse_{split}/{key}", SPLITS)
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """The test score of an arm, a share in 0..1, and the number of parameters that it trained."""
+
+    arm: int
+    label: str
+    parameters: int
+    score: Spread
+
+
+def tuned(arms: Sequence[Arm]) -> list[Tuned]:
+    """What each arm made of what it trained; nothing where all train equally many parameters."""
+    key = arms[0].display.scores[0].key
+    found = [
+        Tuned(index, arm.label, arm.first.summary.parameters.trainable, score)
+        for index, arm in enumerate(arms)
+        if (score := arm.score(key)) is not None and arm.first.summary.parameters.trainable
+    ]
+    return found if len({each.parameters for each in found}) > 1 else []
+
+
 def splits_of(charts: Iterable[Chart]) -> list[str]:
     """The splits of their lines, train before validation before test."""
     drawn = {line.split for chart in charts for line in chart.lines}
@@ -94,6 +115,16 @@ def log_ticks(lowest: float, highest: float) -> Ticks:
     powers = range(math.floor(math.log10(lowest)) - 1, math.ceil(math.log10(highest)) + 1)
     values = [step * 10.0**power for power in powers for step in steps]
     return Ticks(values, [f"{value:g}" for value in values])
+
+
+def count_ticks(counts: Sequence[int]) -> Ticks:
+    """Those of `log_ticks` on an axis of numbers of parameters.
+
+    >>> count_ticks([40_000, 90_000]).labels[3:7]
+    ['10,000', '20,000', '50,000', '100,000']
+    """
+    values = log_ticks(min(counts), max(counts)).values
+    return Ticks(values, [f"{value:,.0f}" for value in values])
 
 
 def bar_ticks(lowest: float, highest: float) -> Ticks:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from image2point.report.arms import Arm, Curve, Spread
-from image2point.report.charts import INK, RULE, Chart, Ticks, colour
+from image2point.report.charts import INK, RULE, Chart, Ticks, Tuned, colour, count_ticks
 from image2point.report.numbers import number, percent
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
@@ -86,6 +86,25 @@ def chosen_marks(arms: Sequence[Arm]) -> list[Figure]:
             )
         )
     return marks
+
+
+def tuned_panel(marks: Sequence[Tuned], arms: Sequence[Arm]) -> Panel:
+    """The test score of each arm over the number of parameters that it trained, on a logarithmic axis."""
+    layout = plain_layout("parameters that train")
+    layout["xaxis"] |= {"type": "log", **tick_array(count_ticks([mark.parameters for mark in marks]))}
+    traces = [
+        scatter(
+            mark.arm,
+            "markers",
+            [mark.parameters],
+            [100 * mark.score.mean],
+            error_y=_bars(mark.arm, arms[mark.arm], [mark.score], thickness=1.2, width=3),
+            marker={"color": colour(mark.arm), "size": 9, "symbol": _symbol(mark.arm)},
+            hovertemplate=f"{escape(mark.label)}<br>{mark.parameters:,}: {percent(mark.score)} %<extra></extra>",
+        )
+        for mark in marks
+    ]
+    return Panel(f"{arms[0].display.scored} (%)", "chosen weights", {"data": traces, "layout": layout}, 320)
 
 
 def class_panel(arms: Sequence[Arm]) -> Panel:

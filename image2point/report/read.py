@@ -87,6 +87,12 @@ class Seconds(_Part):
     total: float
 
 
+class Mebibytes(_Part):
+    """The most that was in use at once while the run trained."""
+
+    training: float | None = None
+
+
 class Trial(_Part):
     """A learning rate that a run tried; `order` is what its validation clouds gave, None where the loss diverged."""
 
@@ -113,6 +119,8 @@ class Summary(_Part):
     final: dict[str, Any]
     collapse: dict[str, dict[str, float | None]]
     seconds: Seconds
+    seconds_per_step: float | None = None
+    mebibytes: Mebibytes = Mebibytes()
     environment: dict[str, Any]
     chosen_lr: float | None = None
     depth: dict[str, tuple[float, ...]] = Field(default_factory=dict)

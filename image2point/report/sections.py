@@ -177,7 +177,13 @@ class Sections:
             "What moved: parameters by their role in the network, by origin (inflated from a 2D kernel, copied as they "
             "are, or fresh), and how many of them the policy let training change."
         )
-        return f"{self._heading('Parameters')}{self._caption('Table', note)}{page_tables.moved_table(self.arms)}"
+        parts = [self._heading("Parameters"), self._caption("Table", note), page_tables.moved_table(self.arms)]
+        if marks := charts.tuned(self.arms):
+            note = "What each arm made of what it trained: the test score over the number of parameters that train."
+            note += " Bars: ± 1 s.d. over runs." if self.repeated else ""
+            parts += [self._caption("Figure", note, "gap"), self._legend(())]
+            parts.append(self._two("tuned", [figures.tuned_panel(marks, self.arms)]))
+        return "".join(parts)
 
     def filled(self) -> str:
         note = (

@@ -12,8 +12,8 @@ import numpy as np
 from image2point.errors import InputError
 from image2point.report import charts, maps
 from image2point.report.arms import Arm, group
-from image2point.report.charts import DIVERGING, INK, Chart, bar_ticks, colour
-from image2point.report.plots import grid, save_figure, tidy, words
+from image2point.report.charts import DIVERGING, INK, Chart, Tuned, bar_ticks, colour, count_ticks
+from image2point.report.plots import MARKERS, grid, save_figure, tidy, words
 from image2point.report.read import read_runs
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def write_figures(runs: Iterable[str | Path], folder: str | Path) -> list[Path]:
     """Write every figure that the runs have the numbers for, each as FOLDER/NAME.svg and .pdf; return the paths.
 
     learning, collapse: curves over epochs, means over the runs of an arm and ± 1 s.d. layers: heat maps, where layers
-    were followed. cosines, plane: where the classes lie. Raises InputError as `report.build` does, and where
-    matplotlib is missing.
+    were followed. cosines, plane: where the classes lie. tuned: test scores over the parameters that train, where arms
+    differ in them. filled: how kernels fill the depth, where that was learnt. Raises InputError as `report.build` does,
+    and where matplotlib is missing.
     """
     arms = group(read_runs(runs))
     drawn = {
@@ -39,6 +40,8 @@ def write_figures(runs: Iterable[str | Path], folder: str | Path) -> list[Path]:
         "layers": heat_maps(maps.depth(arms)),
         "cosines": heat_maps(maps.cosines(arms)),
         "plane": plane_views(maps.planes(arms)),
+        "tuned": tuned_points(charts.tuned(arms), arms),
+        "filled": heat_maps(maps.filled(arms)),
     }
     written = []
     for name, figure in drawn.items():
@@ -73,6 +76,28 @@ def curve_panels(shown: Sequence[Chart], arms: Sequence[Arm]) -> Figure | None:
         tidy(axis)
         axis.set_xlabel("epoch", fontsize=7)
     _legend(figure, arms, charts.splits_of(shown))
+    return figure
+
+
+def tuned_points(marks: Sequence[Tuned], arms: Sequence[Arm]) -> Figure | None:
+    """A point for each arm, with a bar of ± 1 s.d. over its runs; None where there is none."""
+    if not marks:
+        return None
+    figure, (axis,) = _grid(1, 1, height=2.6)
+    for mark in marks:
+        style: dict[str, Any] = {"marker": MARKERS[mark.arm % len(MARKERS)], "color": colour(mark.arm), "markersize": 5}
+        sd = 100 * (mark.score.sd or 0)
+        style |= {"linestyle": "none", "elinewidth": 0.8, "capsize": 2, "label": words(mark.label)}
+        axis.errorbar(mark.parameters, 100 * mark.score.mean, sd or None, **style)
+    axis.set_xscale("log")
+    limits = axis.get_xlim()
+    axis.set_xticks(*count_ticks([mark.parameters for mark in marks]))
+    axis.minorticks_off()
+    axis.set_xlim(limits)
+    axis.set_xlabel("parameters that train", fontsize=7)
+    axis.set_title(f"{arms[0].display.scored} (%)", fontsize=8, loc="left")
+    tidy(axis, "both")
+    figure.legend(loc="outside upper center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 
@@ -127,7 +152,7 @@ def _heat(figure: Figure, axis: Axes, heat: maps.Heat, size: float) -> None:
     if heat.scale == "cosine":
         axis.set_aspect("equal")
     else:
-        axis.set_xlabel("epoch", fontsize=7)
+        axis.set_xlabel("slice of the depth" if heat.scale == "plain" else "epoch", fontsize=7)
     if len(heat.rows) <= 60:
         axis.set_yticks(range(len(heat.rows)), [*map(words, heat.rows)], fontsize=size)
         turn = 90 if heat.scale == "cosine" else 0

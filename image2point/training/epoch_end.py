@@ -44,6 +44,8 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
         row["learning_rate"] = learning_rate(job.config.training, epoch - 1, job.steps - 1, job.steps)
         loss, hits, counted = state.sums
         row |= {"train_loss": loss / max(counted, 1), "train_accuracy": hits / max(counted, 1)}
+        if job.config.training.feature_penalties:
+            row["train_penalty"] = state.penalty / job.steps
         if job.average is not None:
             job.average.after_epoch(job.network, epoch)
     due = _collapse_due(job, epoch)

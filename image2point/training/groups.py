@@ -10,16 +10,19 @@ from image2point.finetune import kinds
 from image2point.lifting import LiftedNetwork
 from image2point.networks.interface import Network
 from image2point.networks.layer_groups import layer_numbers
+from image2point.training.anchor import begun
 
 
 def parameter_groups(network: Network, training: Training) -> list[dict[str, Any]]:
     """What trains, as groups for an optimizer: each with its `factor` on the learning rate, and its weight decay.
 
     A parameter's factor is that of its role (`training.lr_by_role`) times `training.layer_decay` for each layer between
-    its own and the head. Without such settings there is one group.
+    its own and the head. What `training.l2_sp` pulls to its start does not decay. Without such settings there is one
+    group.
 
     Raises:
-        InputError: where a role is named of which nothing trains, and where the order of the layers is not known.
+        InputError: where a role is named of which nothing trains, or nothing decays, where nothing that trains began
+            elsewhere than afresh and `training.l2_sp` is set, and where the order of the layers is not known.
 
     >>> import image2point as i2p
     >>> net = i2p.lift("test_resnet", weights="random", num_classes=4)
@@ -42,6 +45,12 @@ def parameter_groups(network: Network, training: Training) -> list[dict[str, Any
                     f"training.{setting}: nothing of {' and '.join(wrong)} trains under the policy {network._policy}; "
                     f"what trains is {', '.join(there) or 'nothing'}"
                 )
+    pulled = anchored(network, training)
+    if pulled and (wrong := [r for r in decays if all(name in pulled for name, _ in trains if roles[name] == r)]):
+        raise InputError(
+            f"training.weight_decay_by_role: {' and '.join(wrong)} began as the 2D network has it, and training.l2_sp "
+            "pulls it there in place of any weight decay; leave one of them out"
+        )
     if training.layer_decay != 1:
         assert isinstance(network, LiftedNetwork)
         numbers = layer_numbers(network._lifting.network, (name for name, _ in network.named_parameters()))
@@ -49,6 +58,25 @@ def parameter_groups(network: Network, training: Training) -> list[dict[str, Any
     groups: dict[tuple[float, float], list[Any]] = {}
     for name, parameter in trains:
         factor = by_role.get(roles.get(name, ""), 1.0) * training.layer_decay ** (last - numbers.get(name, last))
-        decay = decays.get(roles.get(name, ""), training.weight_decay)
+        decay = 0.0 if name in pulled else decays.get(roles.get(name, ""), training.weight_decay)
         groups.setdefault((factor, decay), []).append(parameter)
     return [{"params": group, "factor": each[0], "weight_decay": each[1]} for each, group in groups.items()]
+
+
+def anchored(network: Network, training: Training) -> dict[str, Any]:
+    """The parameters that `training.l2_sp` pulls to their start: those that train and are not fresh.
+
+    Raises:
+        InputError: where there is none.
+    """
+    if not training.l2_sp:
+        return {}
+    there = begun(network)
+    found = {name: p for name, p in network.named_parameters() if p.requires_grad and name in there}
+    if not found:
+        assert isinstance(network, LiftedNetwork)
+        raise InputError(
+            f"training.l2_sp pulls parameters to the weights that they began with, and all that trains under the "
+            f"policy {network._policy} began fresh; set it to 0, or another finetune.policy"
+        )
+    return found

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from image2point.collapse import complexity_penalty
-from image2point.config import Config, Pretrain
+from image2point.config import Config, Pretrain, Training
 from image2point.datasets import Splits
 from image2point.errors import InputError
 from image2point.finetune import freeze
@@ -19,10 +18,13 @@ from image2point.networks.interface import Network
 from image2point.runs import Run
 from image2point.tasks.task import Task
 from image2point.training import distributed, packing
+from image2point.training.anchor import Anchor
 from image2point.training.averaging import Average, average_of
 from image2point.training.batches import Batch, Preparation, plans_of, shuffled, training_samples
+from image2point.training.groups import anchored
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
+from image2point.training.penalties import scores_and_penalty
 from image2point.training.schedule import make_optimizer
 from image2point.voxels import DenseVoxels, VoxelTensor
 from image2point.voxels.ahead import Wanted
@@ -39,10 +41,14 @@ class State:
     step: int = 0
     seconds: float = 0.0
     """Time spent in training steps."""
+    peak: int | None = None
+    """Most bytes in use at once while it trained, on the first process (`training.memory`)."""
     elapsed: float = 0.0
     """Time of the run before this session, everything included."""
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Loss, hits and what counted, summed over the steps of this epoch."""
+    penalty: float = 0.0
+    """What penalties on features added to the loss, summed over the steps of this epoch."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     """The rows of layers.csv."""
@@ -80,8 +86,8 @@ class Job:
         self.average: Average | None = None
         self.policy = getattr(network, "_policy", None)
         """Of a lifted network: under which it was frozen."""
-        penalty = config.training.complexity_penalty if isinstance(config, Pretrain) else 0.0
-        module = _Forward(network, penalty)
+        self.anchor: Anchor | None = None
+        module = _Forward(network, config.training)
         if config.training.epochs:
             smallest = len(self.samples) // self.steps
             if config.training.batch_voxels:
@@ -96,6 +102,8 @@ class Job:
                 self.wanted = plans_of(fabric.to_device(network), self.samples, recipe)
             self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
             self.average = average_of(network, config.training)
+            if pulled := anchored(network, config.training):
+                self.anchor = Anchor(pulled, self.optimizer.optimizer, config.training.l2_sp)
         else:
             fabric.to_device(module)
 
@@ -156,14 +164,11 @@ def rows_of(outputs: Tensor | VoxelTensor | DenseVoxels) -> Tensor:
 class _Forward(nn.Module):
     """Takes a Batch, which passes through Fabric and DDP untouched; gives outputs, and what they add to the loss."""
 
-    def __init__(self, network: Network, complexity_penalty: float = 0.0) -> None:
+    def __init__(self, network: Network, training: Training) -> None:
         super().__init__()
-        self.network, self.complexity_penalty = network, complexity_penalty
+        self.network, self.settings = network, training
 
     def forward(self, batch: Batch) -> tuple[Any, Tensor | float]:
-        if not self.complexity_penalty:
-            return rows_of(self.network(batch.voxels)), 0.0
-        assert isinstance(batch.voxels, Tensor)
-        images = batch.voxels.requires_grad_()
-        features, logits = self.network.embed(images)
-        return logits, self.complexity_penalty * complexity_penalty(features, images)
+        if self.settings.feature_penalties:
+            return scores_and_penalty(self.network, batch.voxels, batch.targets, self.settings)
+        return rows_of(self.network(batch.voxels)), 0.0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from image2point.errors import InputError
-from image2point.training import distributed
+from image2point.training import distributed, memory
 from image2point.training.batches import batches
 from image2point.training.epoch_end import close_epoch
 from image2point.training.job import Job, State
@@ -41,7 +41,7 @@ def fit(job: Job, state: State) -> None:
         while state.epoch < epochs:
             train_epoch(job, state)
             close_epoch(job, state, epoch=state.epoch + 1)
-            state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
+            state.epoch, state.step, state.sums, state.penalty = state.epoch + 1, 0, [0.0, 0.0, 0.0], 0.0
             pause(job, state, stop=False)
         save(job, state)
         finished = True
@@ -73,6 +73,7 @@ def train_epoch(job: Job, state: State) -> None:
     dtype = next(job.network.parameters()).dtype
     job.begin_epoch(state.epoch)
     job.network.train()
+    told_memory = memory.begin(job.fabric.device)
     clock = time.monotonic()
     loader = batches(
         job.samples, plan, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted, job.share
@@ -103,7 +104,8 @@ def train_epoch(job: Job, state: State) -> None:
             hits = task.hits(outputs, batch.targets)
             # Filled on the device: for a copy the host would wait.
             told = hits.new_full((), float(job.stop.requested), dtype=torch.float64)
-            local = torch.stack([loss.detach().double(), hits.double(), told])
+            added = [penalty.detach().double()] if isinstance(penalty, Tensor) else []
+            local = torch.stack([loss.detach().double(), hits.double(), told, *added])
             state.step += 1
             running.append((state.step, counted, Reading(distributed.total(job.fabric, local))))
             # A GPU is given the next step before the numbers of this one are asked for.
@@ -113,7 +115,14 @@ def train_epoch(job: Job, state: State) -> None:
             told_early = False
             if stop or due(job):  # a checkpoint is whole; that of one process must not make it stop before the others
                 told_early = _settle(job, state, running)
+                _look_at_memory(job, state, told_memory)
                 pause(job, state, stop)
+    _look_at_memory(job, state, told_memory)
+
+
+def _look_at_memory(job: Job, state: State, told: bool) -> None:
+    if told:
+        state.peak = max(state.peak or 0, memory.highest(job.fabric.device))
 
 
 def _settle(job: Job, state: State, running: deque[tuple[int, int, Reading]], left: int = 0) -> bool:
@@ -124,7 +133,8 @@ def _settle(job: Job, state: State, running: deque[tuple[int, int, Reading]], le
     stop, epoch = False, state.epoch + 1
     while len(running) > left:
         step, counted, reading = running.popleft()
-        loss, correct, told = reading.values()
+        loss, correct, told, *penalty = reading.values()
+        state.penalty += sum(penalty)
         state.sums = [a + b for a, b in zip(state.sums, (loss, correct, counted), strict=True)]
         if not math.isfinite(loss):
             raise Diverged(

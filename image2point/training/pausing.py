@@ -40,6 +40,8 @@ def save(job: Job, state: State) -> None:
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
         if job.average is not None:
             tensors |= {f"average/{name}": tensor for name, tensor in job.average.tensors().items()}
+        if job.anchor is not None:
+            tensors |= {f"start/{name}": tensor for name, tensor in job.anchor.start.items()}
         rest = {name: value for name, value in vars(state).items() if name != "best"}
         rest["elapsed"] = elapsed(job, state)
         if job.config.training.epochs:
@@ -57,13 +59,15 @@ def restore(job: Job) -> State:
     if path is None:
         return State()
     tensors, rest = checkpoint.load(path)
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}, "average": {}}
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}, "average": {}, "start": {}}
     for name, tensor in tensors.items():
         part, key = name.split("/", 1)
         parts[part][key] = tensor
     job.network.load_state_dict(parts["network"])
     if job.average is not None:
         job.average.restore(parts["average"])
+    if job.anchor is not None:
+        job.anchor.restore(parts["start"])
     precision = rest.pop("precision", None)
     if job.config.training.epochs:
         checkpoint.restore_optimizer(job.optimizer.optimizer, parts["optimizer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 import image2point as i2p
 from image2point.collapse import Statistics, metrics
 from image2point.lifting import LiftedNetwork, Lifting
-from image2point.lifting.heads import HEADS, BatchNormHead, CosineHead
+from image2point.lifting.heads import HEADS, BatchNormHead, CosineHead, FrameHead, simplex_frame
 from image2point.voxels import VoxelTensor
 
 PARAMETERS = {
     "linear": {"fc.weight", "fc.bias"},
     "batchnorm": {"fc.weight", "fc.norm.weight", "fc.norm.bias"},
     "cosine": {"fc.weight", "fc.scale"},
+    "etf": {"fc.scale"},
 }
 
 
@@ -83,7 +85,7 @@ def test_measures_of_collapse_take_the_linear_layer_that_the_head_is(head: str) 
     statistics = Statistics(4, features.shape[1]).update(features, torch.arange(16) % 4)
     weight, bias = (None if t is None else t.detach() for t in net.linear_classifier())
     found = metrics(statistics, classifier=(weight, bias))["nc3"]
-    rows = net.get_parameter("fc.weight").detach()
+    rows = net.state_dict()["fc.weight"]
     if head == "batchnorm":
         norm = dict(net.named_modules())["fc.norm"]
         rows = rows * (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()[:, None]  # type: ignore[operator]
@@ -129,7 +131,7 @@ def test_enormous_features_begin_with_scores_of_scale_one() -> None:
             sizes[head] = float(net(clouds()).abs().max())
     assert sizes["linear"] > 1e5
     assert sizes["batchnorm"] <= 1.0 + 1e-9  # two clouds: plus and minus one
-    assert sizes["cosine"] <= 10.0 + 1e-9
+    assert sizes["cosine"] <= 10.0 + 1e-9 and sizes["etf"] <= 10.0 + 1e-6
 
 
 def one_cloud(seed: int = 0) -> VoxelTensor:
@@ -144,7 +146,7 @@ def test_a_batch_of_one_cloud_trains(head: str) -> None:
     before = copy.deepcopy(net.state_dict())
     scores = net(one_cloud())
     F.cross_entropy(scores, torch.tensor([2])).backward()
-    gradient = net.get_parameter("fc.weight").grad
+    gradient = net.get_parameter("fc.scale" if head == "etf" else "fc.weight").grad
     assert gradient is not None and bool(torch.isfinite(gradient).all()) and float(gradient.abs().max()) > 0
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         if head == "batchnorm":
@@ -194,20 +196,25 @@ def test_a_record_from_before_there_were_heads() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "softmax"}, "linear, batchnorm, cosine"),
+        ({"head": "softmax"}, "linear, batchnorm, cosine, etf"),
         ({"head": "cosine", "num_classes": None}, "needs num_classes"),
+        (
+            {"head": "etf", "num_classes": 26},
+            r"2 to 25 rows, one for each class, and there are 26 classes; use .*cosine",
+        ),
+        ({"head": "etf", "num_classes": 1}, "and there are 1 classes"),
     ],
 )
 def test_heads_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(i2p.InputError, match=message):
-        i2p.lift(small_resnet(), **options)
+        i2p.lift(small_resnet(), **{"num_classes": 4, **options})
 
 
 def test_gradients_of_the_head_are_right() -> None:
     """By finite differences, in eval and in training mode."""
     draw = torch.Generator().manual_seed(1)
     features = torch.randn(5, 6, generator=draw, dtype=torch.float64)
-    for layer in (BatchNormHead(6, 3), CosineHead(6, 3)):
+    for layer in (BatchNormHead(6, 3), CosineHead(6, 3), FrameHead(6, 3)):
         layer = layer.double()
         with torch.no_grad():
             for parameter in layer.parameters():
@@ -219,3 +226,39 @@ def test_gradients_of_the_head_are_right() -> None:
         for mode in (True, False):
             layer.train(mode)
             assert torch.autograd.gradcheck(scores, (features.clone().requires_grad_(),), eps=1e-6, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- a frame
+
+
+@pytest.mark.parametrize(("classes", "width"), [(2, 1), (5, 4), (40, 96)])
+def test_a_simplex_frame(classes: int, width: int) -> None:
+    """Rows of length 1 that sum to zero, with the same cosine between any two; as many classes as fit, too."""
+    rows = simplex_frame(classes, width, torch.Generator().manual_seed(3))
+    cosines = torch.full((classes, classes), -1 / (classes - 1), dtype=torch.float64).fill_diagonal_(1)
+    assert torch.allclose(rows @ rows.T, cosines, atol=1e-12) and float(rows.sum(0).abs().max()) < 1e-12
+    other = simplex_frame(classes, width, torch.Generator().manual_seed(4))
+    assert width == 1 or not torch.allclose(rows, other)
+
+
+def test_a_frame_is_exported(tmp_path: Path) -> None:
+    net, example = trained(lifted("etf")).eval(), clouds(seed=2).dense((12, 12, 12))
+    file = i2p.export(net, example, tmp_path / "net.pt2")
+    with torch.no_grad():
+        found, expected = torch.export.load(file).module()(example.grid, example.mask), net(example)
+    assert relative(found, expected) < 1e-12
+
+
+def test_a_frame_never_trains() -> None:
+    net = lifted("etf")
+    before = net.state_dict()["fc.weight"].clone()
+    assert i2p.freeze(net, "head").trainable == 1 and i2p.freeze(net, "io").trainable > 1
+    trained(net).eval()
+    assert torch.equal(net.state_dict()["fc.weight"], before) and net.get_parameter("fc.scale").item() != 10
+    with torch.no_grad():
+        features, scores = net.embed(clouds(seed=9))
+        assert torch.allclose(features.norm(dim=1), torch.ones(2, dtype=torch.float64))
+        assert relative(scores, net.get_parameter("fc.scale") * features @ before.T) < 1e-12
+        assert relative(net.fold()(clouds(seed=9)), scores) < 1e-12
+    some = Statistics(4, 24).update(torch.eye(4, 24, dtype=torch.float64), torch.arange(4))
+    assert metrics(some, classifier=net.linear_classifier())["nc2_w_etf"] == pytest.approx(0, abs=1e-7)

@@ -16,6 +16,8 @@ from image2point.cli import app
 from image2point.errors import InputError
 from image2point.report import maps
 from image2point.report.arms import group
+from image2point.report.charts import tuned
+from image2point.report.figures import tuned_panel
 from image2point.report.map_figures import heat_panel, plane_key, plane_panel
 from image2point.report.page import render
 from image2point.report.read import read_run, read_runs
@@ -117,6 +119,32 @@ def test_vector_files_hold_text_and_are_the_same_each_time(measured: Path, tmp_p
     assert (tmp_path / "figures" / "plane.pdf").read_bytes().startswith(b"%PDF")
     again = report.write_figures([measured], tmp_path / "again")
     assert all(path.read_bytes() == (tmp_path / "figures" / path.name).read_bytes() for path in again)
+
+
+def test_scores_stand_over_the_parameters_that_train(tmp_path: Path) -> None:
+    import plotly.graph_objects as go
+
+    policies = {"io": (1, 2), "io+norm": (1,), "all": (1, 2)}
+    paths = [
+        write_run(tmp_path / f"{policy}{seed}", policy, seed=seed, epochs=2, policy=policy)
+        for policy, seeds in policies.items()
+        for seed in seeds
+    ]
+    arms = group(read_runs(paths))
+    marks = tuned(arms)
+    assert [mark.label for mark in marks] == list(policies)
+    for mark, arm in zip(marks, arms, strict=True):
+        assert mark.parameters == arm.first.summary.parameters.trainable
+        assert mark.score.mean == np.mean([run.summary.final["test_accuracy"] for run in arm.runs])
+    panel = tuned_panel(marks, arms).figure
+    go.Figure(panel)
+    assert panel["layout"]["xaxis"]["type"] == "log"
+    assert [trace["x"][0] for trace in panel["data"]] == [mark.parameters for mark in marks]
+    assert [trace["y"][0] for trace in panel["data"]] == [100 * mark.score.mean for mark in marks]
+    assert [trace["error_y"]["visible"] for trace in panel["data"]] == [True, False, True]
+    assert 'id="tuned-0"' in render(arms) and 'id="tuned-0"' not in render(group(read_runs(paths[:2])))
+    written = {path.name for path in report.write_figures(paths, tmp_path / "figures")}
+    assert "tuned.svg" in written and "filled.svg" not in written
 
 
 def test_a_dead_arm_leaves_the_others_their_page(measured: Path, tmp_path: Path) -> None:

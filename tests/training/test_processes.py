@@ -29,6 +29,7 @@ def test_two_processes_equal_one(tmp_path: Path, batches: str) -> None:
         "finetune.policy=all",
         "training.label_smoothing=0.1",
         "training.gradient_clip=1",
+        "training.l2_sp=0.1",
     )
     one = run_transfer(separable(data, "name=one", *settings), tmp_path).path
     config = tmp_path / "two.yaml"

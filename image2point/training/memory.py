@@ -25,6 +25,23 @@ def return_freed_blocks() -> None:
         libc.mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
+def begin(device: torch.device) -> bool:
+    """Let the high-water mark of `highest` begin anew; False where the system has none."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _CLEAR.write_text("5")  # proc(5)
+        return "VmHWM" in _STATUS.read_text()
+    except OSError:  # no Linux, or a container that forbids it
+        return False
+
+
+def highest(device: torch.device) -> int:
+    """Most bytes that were in use at once since `begin`: of a GPU by tensors, else by this process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
 def peak(work: Callable[[], Any], device: torch.device) -> int | None:
     """Bytes by which memory rises, at the most, while `work` runs; None where the system cannot tell."""
     gc.collect()
@@ -33,14 +50,14 @@ def peak(work: Callable[[], Any], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    if not _CLEAR.exists():
+    if not begin(device):
         work()
         return None
     ctypes.CDLL(None).malloc_trim(0)  # what was freed but kept would hide what is taken next
-    _CLEAR.write_text("5")  # the high-water mark begins anew (proc(5))
+    begin(device)
     before = _status("VmRSS")
     work()
-    return _status("VmHWM") - before
+    return highest(device) - before
 
 
 def tensor_bytes(objects: Iterable[object]) -> int:
