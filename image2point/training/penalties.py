@@ -18,7 +18,8 @@ def scores_and_penalty(network: Network, voxels: Any, targets: Any, training: Tr
 
     Args:
         voxels: what the network takes: voxels, or images [n, 3, S, S].
-        targets: int64 [n], a class for each, or float [n, classes], probabilities; read where `training.collapse_penalty` is set.
+        targets: int64 [n], a class for each, or probabilities, float [n, classes]; read where
+            `training.collapse_penalty` is set.
 
     Returns:
         Scores [n, classes], and a scalar.

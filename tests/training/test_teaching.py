@@ -12,7 +12,7 @@ import torch
 from tiny_runs import interrupt_at, load_splits, run_transfer, separable
 
 import image2point as i2p
-from image2point.config import Config
+from image2point.config import Config, Training
 from image2point.datasets.splits import Subset, few_shot
 from image2point.errors import InputError
 from image2point.jobs import teaching
@@ -26,6 +26,7 @@ from image2point.tasks.classification import Classification
 from image2point.training import distributed
 from image2point.training.batches import batches
 from image2point.training.interrupt import Interrupted
+from image2point.training.penalties import scores_and_penalty
 
 SHOTS = ("data.shots=2", "data.validation=0", "seed=1", "data.shot_seed=1", "collapse.every=0", "training.lr=0.05")
 
@@ -121,6 +122,16 @@ def test_soft_labels_are_the_teachers_probabilities(data: Path, teacher: Run, tm
     expected = -(batch.targets.double() * logits.log_softmax(1)).sum()
     assert float(task.loss(logits, batch.targets)) == pytest.approx(float(expected))
     assert int(task.hits(batch.targets, batch.targets)) == task.count(batch.targets) == 3
+
+
+def test_penalties_take_the_most_probable_class() -> None:
+    net = i2p.lift("test_resnet", weights="random", num_classes=3).eval()
+    voxels = i2p.voxelize([torch.rand(50, 3) for _ in range(4)], 0.2)
+    soft = torch.tensor([[0.6, 0.4, 0], [0.7, 0.1, 0.2], [0, 0, 1.0], [0.1, 0.2, 0.7]])
+    asked = Training(collapse_penalty=0.5)
+    _, from_soft = scores_and_penalty(net, voxels, soft, asked)
+    _, from_hard = scores_and_penalty(net, voxels, soft.argmax(1), asked)
+    assert float(from_soft) == float(from_hard) > 0
 
 
 @pytest.mark.parametrize("soft", [False, True])
