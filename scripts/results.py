@@ -114,6 +114,7 @@ def row_of(run: Record) -> dict[str, Any]:
         **({"per_class": summary.per_class} if summary.task == "segmentation" else {}),
         **measured,
         **corrected,
+        "learnt": not any("nothing was learnt" in warning for warning in summary.warnings),
         "seconds": round(summary.seconds.total),
         "seconds_per_step": summary.seconds_per_step,
         "mebibytes": summary.mebibytes.training,
@@ -172,7 +173,7 @@ def fair_ten_shots() -> str:
                 arm,
                 policy,
                 ", ".join(str(row["seed"]) for row in own),
-                mean_in_percent([row["test_accuracy"] for row in own]),
+                mean_in_percent([row["test_accuracy"] for row in own]) + ("" if all(map(learnt, own)) else " †"),
                 ", ".join(f"{row['chosen_lr']:g}" for row in own),
                 beside_nulls(own, "nc1"),
                 median,
@@ -180,7 +181,17 @@ def fair_ten_shots() -> str:
             ]
         )
     headings = ["arm", "policy", "seeds", "test accuracy (%)", "chosen rate", "null of NC1, test: share", "median CDNV"]
-    return markdown_table([*headings, "seconds"], lines, [3, 7])
+    table = markdown_table([*headings, "seconds"], lines, [3, 7])
+    return table + (
+        ""
+        if all(map(learnt, rows))
+        else "\n† Some or all of these runs learnt nothing: their loss is that of guessing.\n"
+    )
+
+
+def learnt(row: Row) -> bool:
+    """Whether a run came away from guessing; rows taken before that was stored are taken to have."""
+    return bool(row.get("learnt", True))
 
 
 def tune_less(name: str = "tune_less", score: str = "test_accuracy", heading: str = "test accuracy (%)") -> str:
@@ -392,7 +403,7 @@ def claims() -> str:
     pairs = []
     for claim in listed:
         rows = stored(claim["rows"])
-        test = claim.get("larger") and claim.get("smaller")
+        test = claim.get("larger") and claim.get("smaller") and not idle(claim, rows)
         first, second = (by_seed(rows, claim[side], claim["value"]) if test else {} for side in ("larger", "smaller"))
         pairs.append((first, second))
     found = compared(pairs)
@@ -403,11 +414,20 @@ def claims() -> str:
     return markdown_table(["claim", "from", "verdict", "effect", "table"], lines)
 
 
+def idle(claim: Row, rows: Sequence[Row]) -> list[str]:
+    """The arms of a claim with a run that learnt nothing."""
+    sides = [claim[side] for side in ("larger", "smaller") if side in claim]
+    own = [[row for row in rows if all(row.get(key) == value for key, value in side.items())] for side in sides]
+    return [f"the arm {side['arm']}" for side, found in zip(sides, own, strict=True) if not all(map(learnt, found))]
+
+
 def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison | None) -> tuple[str, str]:
     """Verdict and effect of a claim, from rows alone."""
     if "rule" in claim:
         return RULES[claim["rule"]](stored(claim["rows"]))
     larger, smaller = sides
+    if arms := idle(claim, stored(claim["rows"])):
+        return f"undecided: {' and '.join(arms)} learnt nothing, which proves nothing", "–"
     if not larger or not smaller:
         return NOT_YET, "–"
     if found is None:

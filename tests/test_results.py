@@ -55,6 +55,15 @@ def test_a_verdict_is_that_of_the_rows(
     assert results.main(["--check"]) == 0
 
 
+def test_an_arm_that_learnt_nothing_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.02, 0.03, 0.02]})
+    kept = json.loads((tmp_path / "rows" / "some.json").read_text())["rows"]
+    kept[-1]["learnt"] = False
+    (tmp_path / "rows" / "some.json").write_text(json.dumps({"rows": kept}))
+    assert results.main([]) == 0
+    assert "| undecided: the arm b learnt nothing, which proves nothing | – |" in page.read_text()
+
+
 @pytest.mark.parametrize("change", ["a digit of a table", "a number in the text"])
 def test_what_no_row_gives_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.4, 0.49, 0.45]})
