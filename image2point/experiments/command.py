@@ -132,7 +132,7 @@ def measure(
         result["on"].setdefault(split, {})["geometric_complexity"] = values
     if out:
         files.write_text(out, json.dumps(result, indent=1))
-        print(f"everything is in {out}")
+        print(f"everything is in {files.shown(out)}")
 
 
 def study(
@@ -199,7 +199,7 @@ def rank(
     if out:
         content = job.to_dict(config, overrides or (), norms, folds, found)
         files.write_text(out, json.dumps(content, indent=1))
-        print(f"everything is in {out}")
+        print(f"everything is in {files.shown(out)}")
 
 
 def demo(

@@ -22,7 +22,6 @@ from image2point.datasets import Splits
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
 from image2point.experiments.measure_points import measure_points, rows_of_points
-from image2point.files import user_path
 from image2point.jobs.artefact import load
 from image2point.jobs.image_ingredients import (
     load_images,
@@ -33,6 +32,7 @@ from image2point.jobs.image_ingredients import (
 from image2point.jobs.ingredients import calibration_batch, load_novel, load_splits, make_network, make_recipe
 from image2point.jobs.reuse import load_image_network
 from image2point.networks.image_network import ImageNetwork
+from image2point.storage import fetched
 from image2point.tasks.point_labels import count_labels
 from image2point.tasks.registry import TASKS
 from image2point.tasks.segmentation import Segmentation
@@ -105,7 +105,7 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
     would begin; an architecture with `network.weights=...` on `images...=...`, as in a pre-training config.
     `overrides`: what differs here, such as data.root=... or training.threads=1.
     """
-    path = user_path(target)
+    path = fetched(target)
     finished = path.is_dir()
     config: Config | Pretrain
     single = [*overrides, "training.devices=1", "training.nodes=1"]

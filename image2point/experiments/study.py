@@ -64,7 +64,7 @@ def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("
     """
     study = read_study(path, overrides)
     kind = KINDS[study.kind]
-    out = folder / study.name
+    out = files.user_path(folder) / study.name
     rows = kind.rows(study, configuration.find(path).parent, out)
     files.write_text(out / "study.yaml", study.to_yaml())
     files.write_text(out / "rows.json", json.dumps(files.finite(rows), indent=1))
