@@ -64,8 +64,8 @@ def prepared(tmp_path: Path) -> Path:
 
 def test_prepared_at_a_url_is_prepared_in_a_folder(tmp_path: Path, prepared: Path, place: str) -> None:
     summary = prepare_dataset(splits_of(tmp_path / "clouds"), f"{place}/a/b", "folder", **FAR)
-    written = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*") if path.is_file()}
-    assert objects.listing(f"{place}/a/b").keys() == written
+    expected = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*") if path.is_file()}
+    assert objects.listing(f"{place}/a/b").keys() == expected
     assert summary.bytes == sum(path.stat().st_size for path in prepared.rglob("*") if path.is_file())
     dataset = registry.find_dataset("prepared")
     here, there = (verify_dataset(dataset, storage.fetched(root), Options()) for root in (prepared, f"{place}/a/b"))
@@ -159,6 +159,14 @@ def test_a_cut_connection_is_tried_again(prepared: Path, bucket: str) -> None:
     local = registry.load_dataset("prepared", prepared)
     splits = registry.load_dataset("prepared", f"{bucket}/p")
     assert np.array_equal(splits.train[0].points, local.train[0].points)
+
+
+def test_what_ends_early_is_noticed_by_its_size(tmp_path: Path, bucket: str) -> None:
+    splits_of(tmp_path / "clouds")
+    upload(tmp_path / "clouds", f"{bucket}/c")
+    Bucket.faults["east/0.npy"] = cut(2)
+    whole = (tmp_path / "clouds/train/east/0.npy").read_bytes()
+    assert (storage.fetched(f"{bucket}/c") / "train/east/0.npy").read_bytes() == whole
 
 
 def test_one_that_stays_cut_is_named_and_leaves_nothing(prepared: Path, bucket: str) -> None:
