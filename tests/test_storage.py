@@ -164,7 +164,7 @@ def test_a_cut_connection_is_tried_again(prepared: Path, bucket: str) -> None:
 def test_what_ends_early_is_noticed_by_its_size(tmp_path: Path, bucket: str) -> None:
     splits_of(tmp_path / "clouds")
     upload(tmp_path / "clouds", f"{bucket}/c")
-    Bucket.faults["east/0.npy"] = cut(2)
+    Bucket.faults["train/east/0.npy"] = cut(2)
     whole = (tmp_path / "clouds/train/east/0.npy").read_bytes()
     assert (storage.fetched(f"{bucket}/c") / "train/east/0.npy").read_bytes() == whole
 
