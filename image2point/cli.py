@@ -15,6 +15,7 @@ from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError
 from image2point.experiments.command import demo, evaluate, measure, pretrain, rank, study
+from image2point.files import shown
 from image2point.jobs.command import predict
 from image2point.sweeps.command import sweep, table
 
@@ -83,7 +84,7 @@ def transfer(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs, or URLs.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="The page to write; RUN/report.html for one run, report.html beside them for several."),
@@ -116,9 +117,9 @@ def report(
     target = out or ((runs[0] if len(runs) == 1 else runs[0].parent) / "report.html")
     page.build(runs, target)
     page.print_table(runs)
-    print(f"report: {target}")
+    print(f"report: {shown(target)}")
     if vector:
-        print("figures: " + ", ".join(map(str, page.write_figures(runs, vector))))
+        print("figures: " + ", ".join(map(shown, page.write_figures(runs, vector))))
 
 
 def lift(
@@ -231,7 +232,7 @@ def export(
     size, channels = (grid, grid, grid), network.lifting.options.in_channels
     occupied = torch.ones(1, 1, *size, dtype=torch.bool)
     write(network, DenseVoxels(torch.zeros(1, channels, *size), occupied), out)
-    print(f"{out}: grid [batch, {channels}, {grid}, {grid}, {grid}] and its mask → logits")
+    print(f"{shown(out)}: grid [batch, {channels}, {grid}, {grid}, {grid}] and its mask → logits")
 
 
 def config(

@@ -8,9 +8,10 @@ from typing import Annotated, Optional
 import typer
 
 from image2point.files import user_path
+from image2point.storage import fetched
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run directories.", callback=user_path)]
-RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.", callback=user_path)]
+RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run, or its URL.", callback=fetched)]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
     typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's, e.g. data.shots=10 seed=1."),

@@ -14,18 +14,46 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from image2point.errors import InputError
+from image2point.objects import listing, put, url_of
+
 
 def user_path(path: str | Path) -> Path:
-    """A path that a user gave, with a leading `~` or `~name` expanded as a shell would.
+    """A path of this machine that a user gave, with a leading `~` or `~name` expanded as a shell would.
 
     The one place where this is done. Without such a user the path stays as it is, and reading it says what is missing.
+    Raises InputError for a URL: what may be one goes through `storage.fetched` to be read, `target_path` to be written.
 
     >>> user_path("data/clouds").as_posix()
     'data/clouds'
     >>> user_path("~/clouds") == Path.home() / "clouds"
     True
     """
+    if url := url_of(path):
+        raise InputError(
+            f"{url}: expected a path of this machine here, found a URL. Datasets, finished runs, saved networks and "
+            "weights are read from object storage, and results are written to it; for anything else name a local path"
+        )
     return Path(os.path.expanduser(path))
+
+
+def target_path(path: str | Path) -> Path:
+    """A path that is written to: as `user_path`, and a URL too, to which `writing` writes.
+
+    >>> shown(target_path("s3://bucket/report.html"))
+    's3://bucket/report.html'
+    """
+    return Path(path) if url_of(path) else user_path(path)
+
+
+def shown(path: str | Path) -> str:
+    """A path as a user writes it: a URL with its two slashes."""
+    return url_of(path) or str(path)
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether anything lies at a path or URL."""
+    return bool(listing(url)) if (url := url_of(path)) else user_path(path).exists()
 
 
 def looked_for(path: str | Path) -> str:
@@ -36,7 +64,7 @@ def looked_for(path: str | Path) -> str:
     >>> looked_for("clouds") == f" (a relative path, looked for in {Path.cwd()})"
     True
     """
-    return "" if user_path(path).is_absolute() else f" (a relative path, looked for in {Path.cwd()})"
+    return "" if url_of(path) or user_path(path).is_absolute() else f" (a relative path, looked for in {Path.cwd()})"
 
 
 def csv_cell(value: object) -> object:
@@ -140,6 +168,7 @@ def writing(path: str | Path) -> Iterator[Path]:
 
     The content is flushed to disk before the move. On any error, a full disk included, the temporary file is
     removed and `path` stays as it was; one that a killed process left is removed by the next that writes to `path`.
+    A URL gets what was written to a file of that name in a folder for the while; InputError where it takes nothing.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with writing(Path(folder) / "a.txt") as part:
@@ -147,6 +176,13 @@ def writing(path: str | Path) -> Iterator[Path]:
     ...     (Path(folder) / "a.txt").read_text()
     'whole'
     """
+    if url := url_of(path):
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / Path(path).name
+            part.touch()
+            yield part
+            put(part, url)
+        return
     target = user_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary(target) as part:

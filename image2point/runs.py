@@ -13,7 +13,8 @@ from typing import Any
 
 from image2point import files
 from image2point.errors import InputError, listed
-from image2point.files import looked_for, user_path
+from image2point.files import looked_for
+from image2point.storage import fetched
 
 MOST_BYTES = 32 * 2**20
 """Of a text file of a run."""
@@ -165,8 +166,8 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """An existing run directory; InputError where there is none."""
-    run = Run(user_path(path))
+    """An existing run directory, or the copy of one at a URL; InputError where there is none."""
+    run = Run(fetched(path))
     if run.path.is_file():
         raise InputError(f"{path} is not a run directory but a file; a run is the folder that it left: runs/NAME")
     if not run.path.is_dir():

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -53,6 +54,21 @@ def in_units(
         do = make()
         return (do(unit) for unit in units)
     return (_local if kind == "local" else _ray)(make, units, workers)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Whom units are given to: how many processes (0: this one does all), and whose, `local` or `ray`."""
+
+    workers: int = 0
+    kind: str = "local"
+
+    def results(self, make: Callable[[], Callable[[T], R]], units: Sequence[T]) -> Iterator[R]:
+        """As `in_units`."""
+        return in_units(make, units, self.workers, self.kind)
+
+
+ALONE = Crew()
 
 
 def _died(number: int, units: int) -> InputError:

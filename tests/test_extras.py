@@ -15,6 +15,7 @@ import image2point as i2p
 from image2point.benchmarks import peers
 from image2point.datasets import las
 from image2point.lifting.export import export
+from image2point.objects import listing
 from image2point.report.plots import pyplot
 from image2point.sweeps.executors import make_executor
 from image2point.training.trackers import check_trackers
@@ -46,6 +47,8 @@ USES: dict[tuple[str, str], Callable[[], object]] = {
     ("figures", "matplotlib"): pyplot,
     ("export", "onnx"): lambda: export(i2p.lift("test_resnet", weights="random"), GRID, "a.onnx"),
     ("export", "onnxscript"): lambda: export(i2p.lift("test_resnet", weights="random"), GRID, "a.onnx"),
+    ("s3", "s3fs"): lambda: listing("s3://bucket/a"),
+    ("gs", "gcsfs"): lambda: listing("gs://bucket/a"),
     ("mlflow", "mlflow"): lambda: check_trackers(["mlflow"]),
     ("trackio", "trackio"): lambda: check_trackers(["trackio"]),
     ("wandb", "wandb"): lambda: check_trackers(["wandb"]),

@@ -164,7 +164,7 @@ def test_what_cannot_be_measured_is_named(run: Path) -> None:
 def test_batches_that_others_measure_are_the_same(run: Path) -> None:
     subject = measure.open_subject(run)
     here = gathered(subject.source(subject.samples("train"), ["layer2.0", "features"]))
-    there = gathered(subject.source_in_units("train", ["layer2.0", "features"], 0, "local"))
+    there = gathered(subject.source_of("train", ["layer2.0", "features"]))
     assert all(torch.equal(there[name], rows) for name, rows in here.items()) and len(there) == 2
 
 

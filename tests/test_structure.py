@@ -10,7 +10,7 @@ import image2point
 
 ROOT = Path(image2point.__file__).parent
 ORDER = (
-    ("errors", "files", "roles", "torchvision_import", "units"),
+    ("errors", "files", "objects", "roles", "storage", "torchvision_import", "units"),
     ("runs", "config", "cli_options"),
     ("voxels", "networks", "collapse", "_timm"),
     ("datasets",),

@@ -27,7 +27,7 @@ def show_rows(machine: dict[str, Any], rows: Iterable[dict[str, Any]], json_file
         print("  ".join(_text(value).rjust(widths[key]) for key, value in present.items()), flush=True)
     if json_file is not None:
         files.write_text(json_file, json.dumps({"machine": machine, "rows": kept}, indent=1))
-        print(f"written: {json_file}")
+        print(f"written: {files.shown(json_file)}")
 
 
 def _text(value: Any) -> str:

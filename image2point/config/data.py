@@ -101,7 +101,7 @@ class Clouds(Section):
     ] = "modelnet"  # fmt: skip
     """The dataset; `image2point data info NAME` says what its folder must look like."""
     root: str = "data/modelnet40_ply_hdf5_2048"
-    """Folder of the dataset; what is synthetic needs none."""
+    """Folder of the dataset, or its URL (s3://, gs://, hf://); what is synthetic needs none."""
     variant: str | None = None
     """Which of the dataset's variants, by name; null for its usual one."""
     classes: Literal[40, 10] = 40

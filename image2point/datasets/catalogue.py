@@ -11,7 +11,8 @@ from image2point.datasets.columns import parse_columns
 from image2point.datasets.scene_files import SceneFields
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
-from image2point.files import user_path
+from image2point.files import target_path
+from image2point.storage import fetched
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,16 @@ class Dataset:
     """How to get the data if they require registration."""
     centred: bool = False
     """Coordinates are those around the sensor; of other scenes, relative to the smallest ones."""
+    streams: bool = False
+    """`load` takes a URL too, and gets files when they are needed; of other datasets, all files come first."""
 
     def read(self, root: str | Path, options: Options) -> Splits:
-        """The splits that lie in `root`, with what holds for all datasets checked.
+        """The splits that lie in `root`, a folder or a URL (`storage`), with what holds for all datasets checked.
 
         Raises InputError as the dataset's reader does, and for names of classes that cannot be printed: they go to
         terminals, tables and pages as they are.
         """
-        splits = self.load(user_path(root), options)
+        splits = self.load(target_path(root) if self.streams else fetched(root), options)
         odd = [name for name in splits.train.classes if not name.isprintable() or not name.strip()]
         if odd:
             raise InputError(f"{root}: the class name {odd[0]!r} is empty or holds characters that cannot be printed")

@@ -13,7 +13,7 @@ import numpy as np
 from image2point.datasets.images import StoredImages
 from image2point.datasets.listed import existing_folder, read_list
 from image2point.errors import InputError
-from image2point.files import user_path
+from image2point.storage import fetched
 
 RECORD = 1 + 3 * 32 * 32
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
@@ -29,7 +29,7 @@ def load_cifar10(root: str | Path) -> tuple[StoredImages, StoredImages]:
 
     Raises InputError, naming the file, for what is missing or damaged, and for labels outside the class list.
     """
-    root = existing_folder(user_path(root), "CIFAR-10", LAYOUT)
+    root = existing_folder(fetched(root), "CIFAR-10", LAYOUT)
     names = " ".join(read_list(root, NAMES, LAYOUT)).split()
     if len(names) < 2 or len(set(names)) != len(names):
         raise InputError(f"{root / NAMES} should list at least two different classes, found {', '.join(names)}")

@@ -10,7 +10,6 @@ import typer
 
 from image2point.datasets.command_output import facts, print_report, progress, text, write_json
 from image2point.errors import InputError, printable
-from image2point.files import user_path
 
 if TYPE_CHECKING:
     from image2point.datasets.catalogue import Options
@@ -20,7 +19,7 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="Name of a dataset, see `image2point data list`.")]
-Root = Annotated[Path, typer.Argument(help="The folder that holds the dataset.")]
+Root = Annotated[Path, typer.Argument(help="The folder that holds the dataset, or its URL.")]
 Json = Annotated[
     Optional[Path],  # noqa: UP045  # typer reads it at run time, on Python 3.10 too
     typer.Option("--json", metavar="FILE", help="Write the result as JSON too; - prints it instead of the text."),
@@ -142,7 +141,7 @@ def fetch(
 def prepare(
     name: Name,
     root: Root,
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write, or its URL.")],
     variant: Variant = None,
     classes: Classes = None,
     points: Points = None,
@@ -174,9 +173,12 @@ def prepare(
         image2point data prepare modelnet_off data/ModelNet40 data/modelnet40_2048 --points 2048 --workers 4
 
         image2point data prepare scenes data/town data/town_prepared --config town.yaml
+
+        image2point data prepare folder data/parts s3://bucket/parts
     """
     from image2point.datasets.prepare import prepare_dataset
     from image2point.datasets.registry import load_dataset
+    from image2point.files import shown
 
     options = _options(
         config, [] if skip_bad else None, variant=variant, classes=classes, points=points, seed=seed,
@@ -192,10 +194,10 @@ def prepare(
             progress=lambda count: bar.advance(task, count), executor=executor,
         )  # fmt: skip
     skipped = [*(options.skipped or []), *summary.skipped]
-    result = {**asdict(summary), "skipped": skipped, "out": str(out), "encoding": encoding}
+    result = {**asdict(summary), "skipped": skipped, "out": shown(out), "encoding": encoding}
     if write_json(json_file, result):
         return
-    print(f"{out}: {', '.join(f'{count:,} {split}' for split, count in summary.clouds.items())} clouds, "
+    print(f"{shown(out)}: {', '.join(f'{count:,} {split}' for split, count in summary.clouds.items())} clouds, "
           f"{summary.bytes:,} bytes, largest error of a coordinate {summary.largest_error:g}")  # fmt: skip
     if skip_bad:
         print(f"skipped: {len(skipped)}")
@@ -230,8 +232,9 @@ def verify(
     """
     from image2point.datasets.registry import find_dataset
     from image2point.datasets.verify import verify_dataset
+    from image2point.storage import fetched
 
-    root = user_path(root)
+    root = fetched(root)
     options = _options(
         config, None, variant=variant, classes=classes, points=points, seed=seed, normalise=normalise, columns=columns,
         nan_points=nan_points,

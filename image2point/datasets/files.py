@@ -30,7 +30,8 @@ from image2point.datasets.rows import read_pts, read_xyz
 from image2point.datasets.stl import read_stl
 from image2point.datasets.validate import check_cloud, check_points
 from image2point.errors import InputError, one_line
-from image2point.files import looked_for, user_path
+from image2point.files import looked_for
+from image2point.storage import fetched
 
 logger = logging.getLogger("image2point")
 
@@ -96,7 +97,7 @@ def read_cloud(
     array([[1., 0., 0.],
            [0., 1., 0.]], dtype=float32)
     """
-    path = user_path(path)
+    path = fetched(path)
     if points is not None and points < 1:
         raise InputError(f"points must be at least 1, found {points}")
     if nan_points not in ("drop", "refuse"):

@@ -9,7 +9,7 @@ import numpy as np
 from image2point.datasets.images import check_image
 from image2point.datasets.listed import entries_of, existing_folder, is_litter
 from image2point.errors import InputError
-from image2point.files import user_path
+from image2point.storage import fetched
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 LAYOUT = "ROOT/train/CLASS/*.jpg (or .png …) and the same classes in ROOT/test or ROOT/val"
@@ -54,7 +54,7 @@ def load_image_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
 
     Raises InputError for a folder without train, test or val, and fewer than two classes.
     """
-    root = existing_folder(user_path(root), "image-folder", LAYOUT)
+    root = existing_folder(fetched(root), "image-folder", LAYOUT)
     train = root / "train"
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if not train.is_dir() or test is None:

@@ -19,6 +19,7 @@ from image2point.datasets.h5 import Array, flat_labels, keep_rows, read_arrays
 from image2point.datasets.listed import existing_folder, read_list
 from image2point.datasets.splits import FileRows, Splits, StoredClouds, join_files
 from image2point.errors import InputError
+from image2point.storage import fetched
 
 MODELNET10 = (
     "bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table", "toilet",
@@ -46,7 +47,7 @@ def load_modelnet(
     are not finite, and a file that is listed twice.
     """
     options = options or Options()
-    root = existing_folder(Path(root), "ModelNet", LAYOUT)
+    root = existing_folder(fetched(root), "ModelNet", LAYOUT)
     listed = tuple(read_list(root, "shape_names.txt", LAYOUT))
     if len(set(listed)) != len(listed):
         raise InputError(f"{root / 'shape_names.txt'}: a class is listed twice")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from image2point.datasets.splits import CloudSet, Splits, origin
 from image2point.datasets.validate import check_cloud
 from image2point.errors import InputError, printable
 from image2point.files import remove, temporary, user_path
+from image2point.objects import url_of
+from image2point.storage import uploading
 from image2point.units import in_units
 
 ENCODINGS = ("exact", "int16")
@@ -40,7 +43,7 @@ class Summary:
 
 def prepare_dataset(
     splits: Splits,
-    out: Path,
+    out: str | Path,
     dataset: str,
     settings: dict[str, Any] | None = None,
     encoding: str = "exact",
@@ -51,7 +54,7 @@ def prepare_dataset(
     progress: Callable[[int], None] = lambda _: None,
     executor: str = "local",
 ) -> Summary:
-    """Write `splits` to the folder `out`, which appears when all of it is written.
+    """Write `splits` to the folder or URL `out`, which appears when all of it is written.
 
     settings: what the dataset was read with, kept in the index. encoding: "exact" or "int16". skip: skip the
     clouds that cannot be read and list them, instead of stopping at the first. workers: processes that read;
@@ -61,13 +64,7 @@ def prepare_dataset(
     """
     if encoding not in ENCODINGS:
         raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, found {encoding!r}")
-    out = user_path(out)
-    if out.exists() and not (overwrite and (out / INDEX).is_file()):
-        kind = "already, and holds no prepared data" if overwrite else "already; choose another or ask to overwrite it"
-        raise InputError(f"{out} exists {kind}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with temporary(out, folder=True) as place:
-        place.chmod(0o755)
+    with _folder(out, overwrite) as place:
         summary = Summary()
         index: dict[str, Any] = {
             "format": FORMAT,
@@ -97,12 +94,29 @@ def prepare_dataset(
         index |= {"largest_error": summary.largest_error, "skipped": summary.skipped}
         (place / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         summary.bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    return summary
+
+
+@contextmanager
+def _folder(out: str | Path, overwrite: bool) -> Iterator[Path]:
+    """An empty folder that becomes `out`, a folder or a URL, when the block succeeds."""
+    if url := url_of(out):
+        with uploading(url, INDEX, overwrite) as place:
+            yield place
+        return
+    out = user_path(out)
+    if out.exists() and not (overwrite and (out / INDEX).is_file()):
+        kind = "already, and holds no prepared data" if overwrite else "already; choose another or ask to overwrite it"
+        raise InputError(f"{out} exists {kind}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with temporary(out, folder=True) as place:
+        place.chmod(0o755)
+        yield place
         old = out.with_name(f".{out.name}.old.part")  # which the next call removes, should this one be killed
         if out.exists():
             out.rename(old)
         place.rename(out)
         remove(old)
-    return summary
 
 
 def read_all(

@@ -37,6 +37,7 @@ from image2point.datasets.listed import existing_folder, read_json
 from image2point.datasets.splits import Splits
 from image2point.datasets.text import read_text
 from image2point.errors import InputError
+from image2point.storage import Folder, opened
 
 FORMAT, VERSION = "image2point prepared clouds", 2
 READABLE = (1, VERSION)
@@ -64,13 +65,38 @@ PER_CLOUD = {"grid": 4, "origin": 3}
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A file as the index lists it: its name in the folder, its bytes and their sha256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Shard:
     """Clouds first .. first + clouds - 1 of a split, and the file of each field."""
 
     first: int
     clouds: int
     points: int
-    files: dict[str, Path]
+    files: dict[str, Stored]
+
+    def open(self, folder: Folder, field: str) -> np.ndarray:
+        """The array of a field, mapped; InputError where it is not what the index says."""
+        file = self.files[field]
+        path = folder.get(file.name, file.size, file.sha256)
+        array = _array(path)
+        kind = _kind(field)
+        rows = self.clouds if kind in PER_CLOUD else self.points
+        shape = (rows,) if kind in ("labels", "attributes") else (rows, PER_CLOUD.get(kind, 3))
+        kinds = KINDS[kind]
+        known = array.dtype.kind in "iu" if kinds is None else array.dtype.str in kinds
+        if array.shape != shape or not known:
+            raise InputError(f"{path}: expected {field} {shape}, found {array.dtype} {array.shape}")
+        if field == "points" and (array.dtype.kind == "i") != ("grid" in self.files):
+            raise InputError(f"{path}: int16 points and a grid belong together")
+        return array
 
 
 class PreparedClouds:
@@ -80,12 +106,14 @@ class PreparedClouds:
         self,
         name: str,
         classes: tuple[str, ...],
-        root: Path,
+        folder: Folder,
+        split: str,
         shards: tuple[Shard, ...],
         of_points: bool = False,
         parts_of: tuple[tuple[int, ...], ...] = (),
     ) -> None:
-        self.name, self.classes, self.root, self.shards = name, classes, root, shards
+        self.name, self.classes, self.folder, self.shards = name, classes, folder, shards
+        self.root = root = folder.home / split
         self.of_points, self.parts_of = of_points, parts_of
         self.labels = np.array(_array(root / "labels.npy"), dtype=np.int64)
         self._starts = np.array(_array(root / "starts.npy"), dtype=np.int64)
@@ -139,7 +167,8 @@ class PreparedClouds:
 
     def _arrays(self, number: int) -> dict[str, np.ndarray]:
         if number not in self._open:
-            self._open[number] = {field: _array(path) for field, path in self.shards[number].files.items()}
+            shard = self.shards[number]
+            self._open[number] = {field: shard.open(self.folder, field) for field in shard.files}
         return self._open[number]
 
 
@@ -163,9 +192,10 @@ def decode(field: str, stored: np.ndarray, grid: np.ndarray | None) -> np.ndarra
     return values
 
 
-def load_prepared(root: Path, options: Options) -> Splits:
+def load_prepared(root: str | Path, options: Options) -> Splits:
     """The splits of a prepared folder, opened and not read. The files must have the sizes that prepared.json gives;
-    `image2point data verify prepared ROOT` compares their contents too.
+    `image2point data verify prepared ROOT` compares their contents too. At a URL, a shard comes when a cloud of it is
+    first read, and its content is compared then.
 
     Raises InputError for what is no prepared folder, another version, missing files and files of another size.
     """
@@ -173,21 +203,23 @@ def load_prepared(root: Path, options: Options) -> Splits:
         raise InputError(
             f"{root}: prepared data are read as they are; variant, points and normalise are for preparing them"
         )
-    index = read_index(root)
+    folder = opened(root, INDEX)
+    index = read_index(folder.home)
     sets = {
         split: PreparedClouds(
             f"{index['dataset']}/{split}",
             tuple(index["classes"]),
-            root / split,
+            folder,
+            split,
             shards,
             index.get("of_points", False),
             tuple(map(tuple, index.get("parts_of", ()))),
         )
-        for split, shards in shards_of(root, index).items()
+        for split, shards in shards_of(folder, index).items()
     }
     for split in ("train", "test"):
         if split not in sets:
-            raise InputError(f"{root / INDEX} has no split {split}: expected {LAYOUT}")
+            raise InputError(f"{folder.home / INDEX} has no split {split}: expected {LAYOUT}")
     return Splits(sets["train"], sets.get("validation"), sets["test"])
 
 
@@ -217,21 +249,20 @@ def read_index(root: Path) -> dict[str, Any]:
     return index
 
 
-def shards_of(root: Path, index: dict[str, Any]) -> dict[str, tuple[Shard, ...]]:
-    """The shards of every split, whose files are there in the sizes that the index gives."""
-    found = {}
+def shards_of(folder: Folder, index: dict[str, Any]) -> dict[str, tuple[Shard, ...]]:
+    """The shards of every split, whose files are there in the sizes that the index gives, or come when asked for."""
+    found, root = {}, folder.home
     for split, entry in index["splits"].items():
         if split not in SPLITS:
             raise InputError(f"{root / INDEX}: unknown split {split!r}")
         try:
-            for file in [*entry["files"], *(file for shard in entry["shards"] for file in shard["files"])]:
-                _check_size(root, file)
+            of_split = [_stored(root, file) for file in entry["files"]]
             found[split] = tuple(
                 Shard(
                     int(shard["first"]),
                     int(shard["clouds"]),
                     int(shard["points"]),
-                    {_field(file["field"]): root / file["path"] for file in shard["files"]},
+                    {_field(file["field"]): _stored(root, file) for file in shard["files"]},
                 )
                 for shard in entry["shards"]
             )
@@ -239,6 +270,8 @@ def shards_of(root: Path, index: dict[str, Any]) -> dict[str, tuple[Shard, ...]]
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{root / INDEX} is damaged at split {split}: {type(error).__name__} {error}") from None
+        for file in of_split:
+            _check_size(folder.get(file.name, file.size, file.sha256), file.size)
         expected = 0
         for number, shard in enumerate(found[split]):
             if (
@@ -248,8 +281,10 @@ def shards_of(root: Path, index: dict[str, Any]) -> dict[str, tuple[Shard, ...]]
             ):
                 raise InputError(f"{root / INDEX} is damaged at shard {number} of {split}")
             expected += shard.clouds
-            for field, path in shard.files.items():
-                _check_shape(path, field, shard)
+            if folder.url is None:
+                for field, file in shard.files.items():
+                    _check_size(root / file.name, file.size)
+                    shard.open(folder, field)
     return found
 
 
@@ -262,29 +297,18 @@ def _kind(field: str) -> str:
     return "attributes" if field.startswith(ATTRIBUTES) else field
 
 
-def _check_size(root: Path, file: dict[str, Any]) -> None:
-    path = root / file["path"]
-    if Path(file["path"]).is_absolute() or ".." in Path(file["path"]).parts:
-        raise InputError(f"{root / INDEX} names a file outside its folder: {file['path']}")
+def _stored(root: Path, file: dict[str, Any]) -> Stored:
+    name = str(file["path"])
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{root / INDEX} names a file outside its folder: {name}")
+    return Stored(name, int(file["bytes"]), str(file["sha256"]))
+
+
+def _check_size(path: Path, size: int) -> None:
     if not path.is_file():
         raise InputError(f"{path}, listed in {INDEX}, is missing")
-    if path.stat().st_size != file["bytes"]:
-        raise InputError(
-            f"{path} has {path.stat().st_size} bytes, expected {file['bytes']} (truncated?); prepare it again"
-        )
-
-
-def _check_shape(path: Path, field: str, shard: Shard) -> None:
-    array = _array(path)
-    kind = _kind(field)
-    rows = shard.clouds if kind in PER_CLOUD else shard.points
-    shape = (rows,) if kind in ("labels", "attributes") else (rows, PER_CLOUD.get(kind, 3))
-    kinds = KINDS[kind]
-    known = array.dtype.kind in "iu" if kinds is None else array.dtype.str in kinds
-    if array.shape != shape or not known:
-        raise InputError(f"{path}: expected {field} {shape}, found {array.dtype} {array.shape}")
-    if field == "points" and (array.dtype.kind == "i") != ("grid" in shard.files):
-        raise InputError(f"{path}: int16 points and a grid belong together")
+    if (found := path.stat().st_size) != size:
+        raise InputError(f"{path} has {found} bytes, expected {size} (truncated?); prepare it again")
 
 
 def _array(path: Path) -> np.ndarray:
@@ -305,4 +329,5 @@ DATASET = Dataset(
     normalisation="done when the data were prepared",
     terms="those of the dataset that was prepared",
     citation="",
+    streams=True,
 )

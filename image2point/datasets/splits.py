@@ -14,7 +14,7 @@ import numpy as np
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.cloud import IGNORED, Cloud
 from image2point.errors import InputError
-from image2point.files import user_path
+from image2point.storage import home
 
 
 class CloudSet(Labelled, Protocol):
@@ -163,9 +163,9 @@ def short_names(clouds: CloudSet, root: str | Path) -> tuple[str, ...]:
     >>> short_names(made, "/data/mine")
     ('test0.h5 row 5',)
     """
-    home = user_path(root)
+    folder = home(root)
     names = (origin(clouds, index) for index in range(len(clouds)))
-    return tuple(name.removeprefix(f"{home} ").replace(f"{home}/", "") for name in names)
+    return tuple(name.removeprefix(f"{folder} ").replace(f"{folder}/", "") for name in names)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from image2point.lifting.check import BOUND, Check, check_lifting
 from image2point.lifting.matched import image_in_channels, pixels_per_voxel, projection
 from image2point.lifting.source import source_network
 from image2point.networks.timm_import import load_timm
+from image2point.storage import fetched
 from image2point.training.batches import batches, in_order
 from image2point.voxels import VoxelTensor
 
@@ -77,6 +78,7 @@ def run_check(
 def read_voxels(folder: Path | None, recipe: Recipe, count: int) -> list[VoxelTensor]:
     """Batches of voxels of `count` clouds."""
     shapes: CloudSet
+    folder = None if folder is None else fetched(folder)
     if folder is not None and not (folder / "shape_names.txt").is_file():
         files = _some(_files(folder, tuple(READERS), "clouds or meshes"), count)
         clouds = [prepare(read_cloud(path, normalise=True), str(path), recipe) for path in files]
@@ -100,7 +102,7 @@ def read_images(folder: Path, network: nn.Module, count: int) -> list[Tensor]:
     data = load_timm().data
     transform: Any = data.create_transform(**data.resolve_data_config({}, model=network), is_training=False)
     images = []
-    for path in _some(_files(folder, IMAGE_SUFFIXES, "images"), count):
+    for path in _some(_files(fetched(folder), IMAGE_SUFFIXES, "images"), count):
         try:
             with Image.open(path) as image:
                 images.append(transform(image.convert("RGB")))

@@ -12,6 +12,11 @@ from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.errors import InputError
 from image2point.files import user_path
 
+Processes = Annotated[int, typer.Option(min=0, help="Processes that make the features; 0 makes them in this one.")]
+Executor = Annotated[
+    str, typer.Option(help="Whose processes they are: local, or ray (the extra `ray`; all machines see the files).")
+]
+
 
 def pretrain(
     config: Annotated[Path, typer.Argument(help="A pre-training config (configs/collapse/...), or that of a run.")],
@@ -66,12 +71,8 @@ def measure(
     complexity: Annotated[
         int, typer.Option(min=0, help="Estimate the geometric complexity of the features on this many samples of each.")
     ] = 0,
-    processes: Annotated[
-        int, typer.Option(min=0, help="Processes that make the features; 0 makes them in this one.")
-    ] = 0,
-    executor: Annotated[
-        str, typer.Option(help="Whose processes they are: local, or ray (the extra `ray`; all machines see the files).")
-    ] = "local",
+    processes: Processes = 0,
+    executor: Executor = "local",
     out: Annotated[Optional[Path], typer.Option("--json", help="Write everything there as JSON.")] = None,  # noqa: UP045
 ) -> None:
     """Measure how collapsed the classes are at any layers of a 2D or a lifted network.
@@ -96,6 +97,7 @@ def measure(
     from image2point.experiments import measure as job
     from image2point.experiments.complexity import feature_complexity
     from image2point.report.terminal import print_measured
+    from image2point.units import Crew
 
     if layers == "none" and not complexity:
         raise InputError("--layers none leaves nothing to measure; name layers, or ask for --complexity SAMPLES")
@@ -107,7 +109,7 @@ def measure(
         []
         if layers == "none"
         else job.measure(
-            subject, layers.split(","), on.split(","), ask, per_site, parts, permutations, processes, executor
+            subject, layers.split(","), on.split(","), ask, per_site, parts, permutations, Crew(processes, executor)
         )
     )
     print_measured([(each.split, each.samples, len(each.classes), each.layers) for each in found])
@@ -132,13 +134,15 @@ def measure(
         result["on"].setdefault(split, {})["geometric_complexity"] = values
     if out:
         files.write_text(out, json.dumps(result, indent=1))
-        print(f"everything is in {out}")
+        print(f"everything is in {files.shown(out)}")
 
 
 def study(
     config: Annotated[Path, typer.Argument(help="A study (configs/collapse/...).")],
     overrides: Overrides = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder in which the study gets a folder.")] = Path("studies"),
+    processes: Processes = 0,
+    executor: Executor = "local",
 ) -> None:
     """Answer one question about collapse: make the runs that it needs, measure, leave a table and a figure.
 
@@ -151,8 +155,9 @@ def study(
         image2point study configs/collapse/few_shot_lite0.yaml seeds=[1] "settings=[data.root=data/modelnet40]"
     """
     from image2point.experiments.study import run_study
+    from image2point.units import Crew
 
-    run_study(config, tuple(overrides or ()), folder)
+    run_study(config, tuple(overrides or ()), folder, Crew(processes, executor))
 
 
 def rank(
@@ -173,6 +178,10 @@ def rank(
         str, typer.Option(help="Statistics of norms that will follow the batch: of the training clouds, or stored.")
     ] = "train",
     folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation within the training clouds.")] = 5,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Processes that score a candidate each; 0 scores all in this one.")
+    ] = 0,
+    executor: Executor = "local",
     out: Annotated[Optional[Path], typer.Option("--json", help="Write everything there as JSON.")] = None,  # noqa: UP045
 ) -> None:
     """Which checkpoint should be inflated? Score candidates on the training clouds, without fine-tuning.
@@ -190,16 +199,17 @@ def rank(
     from image2point import files
     from image2point.collapse.scores import SCORES
     from image2point.experiments import rank as job
+    from image2point.units import Crew
 
     if by not in SCORES:
         raise InputError(f"--by: expected one of {', '.join(SCORES)}, found {by!r}")
     candidates = job.from_models(model or [], [name for name in controls.split(",") if name])
-    found = job.rank_candidates(config, candidates, overrides or (), norms, folds)
+    found = job.rank_candidates(config, candidates, overrides or (), norms, folds, Crew(processes, executor))
     job.table(found, by).show()
     if out:
         content = job.to_dict(config, overrides or (), norms, folds, found)
         files.write_text(out, json.dumps(content, indent=1))
-        print(f"everything is in {out}")
+        print(f"everything is in {files.shown(out)}")
 
 
 def demo(

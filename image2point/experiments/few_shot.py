@@ -6,7 +6,8 @@ K-shot episodes. Beside the measured error stands what the collapse of the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from image2point.jobs.transfer import run_transfer
 from image2point.report.numbers import ABSENT
 from image2point.report.plain import Table, ranged
 from image2point.report.plots import Panel, curves
+from image2point.units import ALONE, Crew
 
 BEFORE, AFTER = "lifted", "fine-tuned on base classes"
 BOUNDS = ("galanti", "pairwise", "directional", "finite_shot", "moment")
@@ -34,15 +36,15 @@ CLASS_COVARIANCES = 2**28
 """Largest number of entries of all class covariances (2 GiB): beyond, no prediction that needs them."""
 
 
-def few_shot_rows(study: FewShotStudy, base: Path, folder: Path) -> list[Row]:
+def few_shot_rows(study: FewShotStudy, base: Path, folder: Path, crew: Crew = ALONE) -> list[Row]:
     """Rows by seed, stage, ways, shots and classifier, with predicted error and bounds."""
     rows: list[Row] = []
     for seed in study.seeds:
         config = seeded(base / study.transfer, study.settings, seed)
         place = run_transfer(config, folder / "runs", resume=True)
         for stage, before in ((BEFORE, True), (AFTER, False)):
-            features, labels = novel_features(open_subject(place.path, before=before))
-            found = episodes(features, labels, study.episodes)
+            features, labels = novel_features(open_subject(place.path, before=before), crew)
+            found = episodes(features, labels, study.episodes, crew)
             rows += [{"seed": seed, "stage": stage, **row} for row in found]
     return rows
 
@@ -55,36 +57,45 @@ def seeded(path: Path, settings: Sequence[str], seed: int) -> Config:
     return load_config(path, [*settings, f"seed={seed}", f"data.shot_seed={seed}", f"name={config.name}_seed{seed}"])
 
 
-def novel_features(subject: Subject) -> tuple[Tensor, Tensor]:
+def novel_features(subject: Subject, crew: Crew = ALONE) -> tuple[Tensor, Tensor]:
     """Features before the classifier [n, p] and labels [n] of all samples of the novel classes."""
-    samples = subject.samples("novel")
-    return gathered(subject.source(samples, ["features"]))["features"], torch.as_tensor(samples.labels)
+    features = gathered(subject.source_of("novel", ["features"], crew=crew))["features"]
+    return features, torch.as_tensor(subject.samples("novel").labels)
 
 
-def episodes(features: Tensor, labels: Tensor, settings: Episodes) -> list[Row]:
-    """Accuracy of each kind of episode, and what collapse says about its error."""
+def episodes(features: Tensor, labels: Tensor, settings: Episodes, crew: Crew = ALONE) -> list[Row]:
+    """Accuracy of each kind of episode, and what collapse says about its error. Ways and shots make a unit."""
+    nulls = collapse.null(features, labels, ["cdnv", "cdnv_directional"])
+    beside = with_nulls(collapse.measure_features(features, labels, list(nulls)), nulls)
+    places = [(ways, shots) for ways in settings.ways for shots in settings.shots]
+    found = crew.results(partial(_episodes, features, labels, settings), places)
+    return [{**row, **beside} for rows in found for row in rows]
+
+
+def _episodes(features: Tensor, labels: Tensor, settings: Episodes) -> Callable[[tuple[int, int]], list[Row]]:
+    """What plays the episodes of so many ways and shots: a row for each classifier."""
     classes = int(labels.max()) + 1
     detailed = classes * features.shape[1] ** 2 <= CLASS_COVARIANCES
     covariance, moments = ("class", 4) if detailed else ("none", 2)
     S = Statistics(classes, features.shape[1], covariance, moments=moments)
     S.update(features, labels)
-    nulls = collapse.null(features, labels, ["cdnv", "cdnv_directional"])
-    beside = with_nulls(collapse.measure_features(features, labels, list(nulls)), nulls)
-    rows = []
-    for ways in settings.ways:
-        for shots in settings.shots:
-            told = foretold(S, ways, shots)
-            for classifier in settings.classifiers:
-                found = collapse.few_shot(
-                    features, labels, ways, shots, settings.queries, settings.episodes, classifier,
-                    unit=settings.unit, seed=settings.seed,
-                )  # fmt: skip
-                interval = found.interval()
-                rows.append(
-                    {"ways": ways, "shots": shots, "classifier": classifier, "accuracy": interval.value,
-                     "low": interval.low, "high": interval.high, "left_out": list(found.left_out), **told, **beside}
-                )  # fmt: skip
-    return rows
+
+    def play(place: tuple[int, int]) -> list[Row]:
+        ways, shots = place
+        told, rows = foretold(S, ways, shots), []
+        for classifier in settings.classifiers:
+            found = collapse.few_shot(
+                features, labels, ways, shots, settings.queries, settings.episodes, classifier,
+                unit=settings.unit, seed=settings.seed,
+            )  # fmt: skip
+            interval = found.interval()
+            rows.append(
+                {"ways": ways, "shots": shots, "classifier": classifier, "accuracy": interval.value,
+                 "low": interval.low, "high": interval.high, "left_out": list(found.left_out), **told}
+            )  # fmt: skip
+        return rows
+
+    return play
 
 
 def foretold(S: Statistics, ways: int, shots: int) -> dict[str, float]:

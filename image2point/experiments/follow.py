@@ -34,6 +34,7 @@ from image2point.report.plain import Table
 from image2point.report.plots import Panel, curves
 from image2point.runs import open_run
 from image2point.training.layer_features import choose_layers
+from image2point.units import ALONE, Crew
 
 IMAGES, LIFTED, SETTLED = "images, 2D", "clouds, lifted", "clouds, lifted, own statistics"
 ASK = ("nc1_trace_ratio", "nc1", "cdnv", "cdnv_corrected", "cdnv_median", "discrimination", "ncc_accuracy")
@@ -50,14 +51,14 @@ TITLES = {
 }
 
 
-def follow_rows(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
+def follow_rows(study: FollowStudy, base: Path, folder: Path, crew: Crew = ALONE) -> list[Row]:
     """Rows by stage, split and layer."""
     if not study.arms:
         raise InputError("arms: expected at least one config of a fine-tuning")
     images = open_subject(base / study.images, study.image_settings)
     names = choose_layers(images.network, study.layers)
     reference: dict[str, dict[str, Tensor]] = {}
-    rows = _stage(IMAGES, images, names, study.splits, reference)
+    rows = _stage(IMAGES, images, names, study.splits, reference, crew)
     for number, (label, file) in enumerate(study.arms.items()):
         if (base / file).is_dir():
             place = open_run(base / file)
@@ -65,22 +66,28 @@ def follow_rows(study: FollowStudy, base: Path, folder: Path) -> list[Row]:
             place = run_transfer(load_config(base / file, study.settings), folder / "runs", resume=True)
         if number == 0:
             lifted = open_subject(place.path, study.settings, before=True)
-            rows += _stage(LIFTED, lifted, names, study.splits, reference)
-            settle(lifted, "io+stats")
-            rows += _stage(SETTLED, lifted, names, study.splits, reference)
-        rows += _stage(label, open_subject(place.path, study.settings), names, study.splits, reference)
+            rows += _stage(LIFTED, lifted, names, study.splits, reference, crew)
+            settle(lifted, "io+stats")  # in this process, so that no other could measure it
+            rows += _stage(SETTLED, lifted, names, study.splits, reference, ALONE)
+        tuned = open_subject(place.path, study.settings)
+        rows += _stage(label, tuned, names, study.splits, reference, crew)
     return rows
 
 
 def _stage(
-    stage: str, subject: Subject, names: Sequence[str], on: Sequence[str], reference: dict[str, dict[str, Tensor]]
+    stage: str,
+    subject: Subject,
+    names: Sequence[str],
+    on: Sequence[str],
+    reference: dict[str, dict[str, Tensor]],
+    crew: Crew,
 ) -> list[Row]:
     """Measure one network; the first one's features are kept as the `reference` of the others, by split."""
     first, rows, centres = not reference or stage == IMAGES, [], None
     learnt: tuple[dict[str, Tensor], np.ndarray] | None = None
     for split in sorted(on, key=lambda split: split != "train"):
         samples = subject.samples(split)
-        source = kept(subject.source(samples, names))
+        source = kept(subject.source_of(split, names, crew=crew))
         measured = measure_layers(
             source, samples.labels, len(samples.classes), ASK, centres=centres, permutations=PERMUTATIONS
         )

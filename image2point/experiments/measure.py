@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,7 @@ from image2point.config import Config, Pretrain
 from image2point.datasets import Splits
 from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
-from image2point.experiments.measure_points import measure_points, rows_of_points
-from image2point.files import user_path
+from image2point.experiments.measure_points import PointRows, joined, measure_points, rows_of_points
 from image2point.jobs.artefact import load
 from image2point.jobs.image_ingredients import (
     load_images,
@@ -33,13 +32,14 @@ from image2point.jobs.image_ingredients import (
 from image2point.jobs.ingredients import calibration_batch, load_novel, load_splits, make_network, make_recipe
 from image2point.jobs.reuse import load_image_network
 from image2point.networks.image_network import ImageNetwork
+from image2point.storage import fetched
 from image2point.tasks.point_labels import count_labels
 from image2point.tasks.registry import TASKS
 from image2point.tasks.segmentation import Segmentation
 from image2point.training import distributed
 from image2point.training.batches import Preparation, in_order
 from image2point.training.layer_features import choose_layers, head_of, layer_source, plain
-from image2point.units import in_units
+from image2point.units import ALONE, Crew
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -71,24 +71,33 @@ class Subject:
 
     def samples(self, split: str) -> Labelled:
         """One of `SPLITS`; InputError where there is none."""
-        config = self.config
         if split not in SPLITS:
             raise InputError(f"expected a split out of {', '.join(SPLITS)}, found {split!r}")
         if split == "novel":
-            return load_novel_images(config.images) if isinstance(config, Pretrain) else load_novel(config.data)
+            return self._novel
         found: Labelled | None = getattr(self.splits, split)
         if found is None:
             raise InputError(f"{self.where} holds out nothing for validation")
         return found
 
-    def source_in_units(self, split: str, layers: Sequence[str], workers: int, executor: str) -> Source:
-        """The same features of a split, by one row per sample, made by several processes.
+    @cached_property
+    def _novel(self) -> Labelled:
+        config = self.config
+        return load_novel_images(config.images) if isinstance(config, Pretrain) else load_novel(config.data)
 
-        Each opens the subject for itself, and is given batch after batch.
+    def source_of(self, split: str, layers: Sequence[str], per_site: bool = False, crew: Crew = ALONE) -> Source:
+        """Features of the named layers on a split, made by this process or by the crew.
+
+        Each of its processes opens the subject for itself, as `open_subject` made it, and is given batch after batch.
         """
-        batches = in_order(len(self.samples(split)), self.config.training.batch_size)
-        make = partial(_batch_features, self.where, self.overrides, self.before, split, tuple(layers))
-        return lambda: in_units(make, batches, workers, executor)
+        if not crew.workers:
+            return self.source(self.samples(split), layers, per_site)
+        make = partial(_batch_features, self.where, self.overrides, self.before, split, tuple(layers), per_site)
+        return lambda: crew.results(make, self.batches(split))
+
+    def batches(self, split: str) -> list[np.ndarray]:
+        """Which samples of a split go through the network together."""
+        return in_order(len(self.samples(split)), self.config.training.batch_size)
 
     def source(self, samples: Labelled, layers: Sequence[str], per_site: bool = False) -> Source:
         """Features of the named layers for these samples."""
@@ -105,7 +114,7 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
     would begin; an architecture with `network.weights=...` on `images...=...`, as in a pre-training config.
     `overrides`: what differs here, such as data.root=... or training.threads=1.
     """
-    path = user_path(target)
+    path = fetched(target)
     finished = path.is_dir()
     config: Config | Pretrain
     single = [*overrides, "training.devices=1", "training.nodes=1"]
@@ -136,7 +145,7 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
 
 
 def _batch_features(
-    where: str, overrides: Sequence[str], before: bool, split: str, layers: tuple[str, ...]
+    where: str, overrides: Sequence[str], before: bool, split: str, layers: tuple[str, ...], per_site: bool
 ) -> Callable[[np.ndarray], dict[str, Rows]]:
     """In a process of its own: what gives the features of a batch of samples, by layer."""
     subject = open_subject(where, overrides, before)
@@ -144,11 +153,28 @@ def _batch_features(
 
     def features(indices: np.ndarray) -> dict[str, Rows]:
         (found,) = layer_source(
-            subject.network, samples, subject.recipe, layers, len(indices), fabric=subject.fabric, plan=[indices]
-        )()
+            subject.network, samples, subject.recipe, layers, len(indices), per_site, fabric=subject.fabric,
+            plan=[indices],
+        )()  # fmt: skip
         return dict(found)
 
     return features
+
+
+def _batch_rows(
+    where: str, overrides: Sequence[str], before: bool, split: str, layers: tuple[str, ...]
+) -> Callable[[np.ndarray], PointRows]:
+    """The same of a segmentation: what gives the rows that are drawn of a batch of scenes."""
+    subject = open_subject(where, overrides, before)
+    return partial(_rows, subject, subject.samples(split), layers, 0)
+
+
+def _rows(subject: Subject, samples: Labelled, layers: Sequence[str], workers: int, *plan: np.ndarray) -> PointRows:
+    """The rows of a segmentation's layers that are drawn of the scenes of these batches."""
+    config, network = subject.config, subject.network
+    assert isinstance(config, Config) and not isinstance(network, ImageNetwork)
+    task = Segmentation().for_scoring(config, samples)
+    return rows_of_points(network, task, samples, subject.recipe, layers, plan, workers, subject.fabric)
 
 
 @dataclass(frozen=True)
@@ -173,13 +199,12 @@ def measure(
     per_site: bool = False,
     parts: int = 10,
     permutations: int = PERMUTATIONS,
-    processes: int = 0,
-    executor: str = "local",
+    crew: Crew = ALONE,
 ) -> list[Measured]:
     """Measure layers (names or patterns) on splits.
 
-    processes: make the features, batch by batch, and give the same numbers as this one alone; one that dies costs its
-    batch (`units.in_units`, which is told of the `executor`). They need one row per sample.
+    crew: makes the features, batch by batch, and gives the same numbers as this process alone; a process that dies
+    costs its batch.
 
     Nearest-centre decisions on test and validation take the class means of train where that is measured as well; on
     train and novel classes, those of the samples themselves. Features of one row per sample are held in memory, so
@@ -196,19 +221,12 @@ def measure(
                 f"{subject.where} is a segmentation, whose measures and rows (drawn voxels) are given, and no class is "
                 "novel: leave out --metrics, --per-site and the split novel"
             )
-        if processes:
-            raise InputError(f"{subject.where} is a segmentation, which one process measures: leave out --processes")
-        return _measure_points(subject, names, on, permutations)
-    if processes and per_site:
-        raise InputError("--per-site keeps no features, and takes one process: leave out --processes")
+        return _measure_points(subject, names, on, permutations, crew)
     heads = head_of(subject.network) if subject.trained else {}
     found: dict[str, Measured] = {}
     for split in sorted(on, key=lambda split: split != "train"):
         samples = subject.samples(split)
-        if processes:
-            source = subject.source_in_units(split, names, processes, executor)
-        else:
-            source = subject.source(samples, names, per_site)
+        source = subject.source_of(split, names, per_site, crew)
         own = split not in ("test", "validation") or "train" not in found
         centres = None if own else {name: each.means for name, each in found["train"].layers.items()}
         measured = measure_layers(
@@ -227,17 +245,18 @@ def measure(
     return [found[split] for split in on]
 
 
-def _measure_points(subject: Subject, names: Sequence[str], on: Sequence[str], permutations: int) -> list[Measured]:
-    config, network = subject.config, subject.network
-    assert isinstance(config, Config) and not isinstance(network, ImageNetwork)
+def _measure_points(
+    subject: Subject, names: Sequence[str], on: Sequence[str], permutations: int, crew: Crew
+) -> list[Measured]:
     counts, found = count_labels(subject.splits.train), dict[str, Measured]()
     for split in sorted(on, key=lambda split: split != "train"):
         samples = subject.samples(split)
-        task = Segmentation().for_scoring(config, samples)
-        rows = rows_of_points(
-            network, task, samples, subject.recipe, names, config.training.batch_size, config.training.workers,
-            subject.fabric,
-        )  # fmt: skip
+        plan = subject.batches(split)
+        if crew.workers:
+            make = partial(_batch_rows, subject.where, subject.overrides, subject.before, split, tuple(names))
+            rows = joined(list(crew.results(make, plan)))
+        else:
+            rows = _rows(subject, samples, names, subject.config.training.workers, *plan)
         means = {name: each.means for name, each in found["train"].layers.items()} if "train" in found else None
         layers = measure_points(rows, samples.classes, counts, means, permutations)
         problem = next((each.problem for each in layers.values() if each.problem), "")

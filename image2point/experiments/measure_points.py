@@ -23,7 +23,7 @@ from image2point.collapse.labels_at_random import BIASED, null
 from image2point.collapse.layers import LayerMeasures
 from image2point.datasets.class_split import Labelled
 from image2point.tasks.point_labels import PointTargets, sampled
-from image2point.training.batches import Preparation, batches, in_order
+from image2point.training.batches import Preparation, batches
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 
 if TYPE_CHECKING:
@@ -64,18 +64,18 @@ def rows_of_points(
     samples: Labelled,
     recipe: Preparation,
     names: Sequence[str],
-    batch_size: int,
+    plan: Sequence[np.ndarray],
     workers: int = 0,
     fabric: Fabric | None = None,
 ) -> PointRows:
-    """Run the scenes through the network, in eval mode and without augmentation, and draw the rows of named layers."""
+    """Run scenes through the network, in the batches of `plan`, in eval mode and without augmentation, and draw the
+    rows of named layers."""
     observe, first, classes = network.observe_maps(names), next(network.parameters()), len(samples.classes)
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     labels, scenes = [], []
     was_training = network.training
     network.eval()
     try:
-        plan = in_order(len(samples), batch_size)
         for batch in batches(samples, plan, recipe, None, workers, first.device.type == "cuda", task.targets):
             targets: PointTargets = batch.targets
             of_voxels = targets.of_voxels(classes)
@@ -89,6 +89,13 @@ def rows_of_points(
     finally:
         network.train(was_training)
     return PointRows({name: torch.cat(parts) for name, parts in found.items()}, torch.cat(labels), torch.cat(scenes))
+
+
+def joined(parts: Sequence[PointRows]) -> PointRows:
+    """The rows of several parts of a set of scenes, one after the other."""
+    features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
+    labels, scenes = (torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "scenes"))
+    return PointRows(features, labels, scenes)
 
 
 def _at(layer: Voxels, x: Any, rows: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from image2point.jobs.transfer import run_transfer
 from image2point.report.plain import Table, ranged
 from image2point.report.plots import Panel, curves
 from image2point.runs import Run
+from image2point.units import ALONE, Crew
 
 FEATURES = "features"
 TITLES = {
@@ -45,7 +46,7 @@ TITLES = {
 SHARES = ("source_accuracy", "transfer_accuracy")
 
 
-def pretraining_rows(study: PretrainingStudy, base: Path, folder: Path) -> list[Row]:
+def pretraining_rows(study: PretrainingStudy, base: Path, folder: Path, crew: Crew = ALONE) -> list[Row]:
     """Rows by setting, value and seed; `run` names the network, which is trained once wherever it belongs."""
     rows, known = [], dict[str, Row]()
     for setting, values in study.vary.items():
@@ -56,15 +57,15 @@ def pretraining_rows(study: PretrainingStudy, base: Path, folder: Path) -> list[
                 config = load_config_as(Pretrain, base / study.pretrain, changes)
                 same = config.model_dump_json(exclude={"name"})
                 if same not in known:
-                    known[same] = {"run": label, **_row(study, base, folder, config)}
+                    known[same] = {"run": label, **_row(study, base, folder, config, crew)}
                 rows.append({"setting": setting, "value": _text(value), "seed": seed, **known[same]})
     return rows
 
 
-def _row(study: PretrainingStudy, base: Path, folder: Path, config: Pretrain) -> Row:
+def _row(study: PretrainingStudy, base: Path, folder: Path, config: Pretrain, crew: Crew) -> Row:
     """What is measured on the network of a config, and after its transfer."""
     place = run_pretraining(config, folder / "runs", resume=True)
-    row = measured(open_subject(place.path), study)
+    row = measured(open_subject(place.path), study, crew)
     row["source_accuracy"] = place.read_summary()["final"]["test_accuracy"]
     if study.transfer:
         row["transfer_accuracy"] = _transferred(study, base / study.transfer, place, folder, config.name, config.seed)
@@ -76,17 +77,18 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def measured(subject: Subject, study: PretrainingStudy) -> Row:
-    """Everything that is measured on one pre-trained network."""
+def measured(subject: Subject, study: PretrainingStudy, crew: Crew = ALONE) -> Row:
+    """Everything that is measured on one pre-trained network; the crew makes its features."""
     row: Row = {}
     row["complexity"] = feature_complexity(subject, subject.samples("test"), study.samples, study.probes).value
     for key, split in (("source", "train"), ("source_test", "test")):
         samples = subject.samples(split)
         found = measure_layers(
-            subject.source(samples, [FEATURES]), samples.labels, len(samples.classes), ["cdnv", "cdnv_corrected", "nc1"]
-        )[FEATURES].values
+            subject.source_of(split, [FEATURES], crew=crew), samples.labels, len(samples.classes),
+            ["cdnv", "cdnv_corrected", "nc1"],
+        )[FEATURES].values  # fmt: skip
         row |= {f"{key}_cdnv": found["cdnv_corrected"], f"{key}_cdnv_raw": found["cdnv"], f"{key}_nc1": found["nc1"]}
-    features, labels = novel_features(subject)
+    features, labels = novel_features(subject, crew)
     S = collapse.Statistics(int(labels.max()) + 1, features.shape[1], "none").update(features, labels)
     found = collapse.metrics(S, ask=["cdnv", "cdnv_corrected", "min_class_distance"])
     row |= {"novel_cdnv": found["cdnv_corrected"], "novel_cdnv_raw": found["cdnv"]}

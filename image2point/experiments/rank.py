@@ -9,8 +9,9 @@ training would throw away anyhow. Test clouds play no part.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,7 @@ from image2point.report.numbers import ABSENT, beside_null
 from image2point.report.plain import Table
 from image2point.training.batches import batches, shuffled
 from image2point.training.recalibration import recalibrate
+from image2point.units import ALONE, Crew
 
 NORMS = ("train", "stored")
 CONTROLS: tuple[str, ...] = get_args(Ablation)
@@ -93,9 +95,14 @@ def with_controls(candidates: Candidates, controls: Sequence[str]) -> dict[str, 
 
 
 def rank_candidates(
-    path: Path, candidates: Candidates, overrides: Sequence[str] = (), norms: str = "train", folds: int = 5
+    path: Path,
+    candidates: Candidates,
+    overrides: Sequence[str] = (),
+    norms: str = "train",
+    folds: int = 5,
+    crew: Crew = ALONE,
 ) -> list[Ranked]:
-    """Score every candidate over the transfer config at `path`; see `score`.
+    """Score every candidate over the transfer config at `path`; see `score`. The crew scores one each at a time.
 
     What is wrong with any candidate's settings is said before the first is scored.
     """
@@ -103,7 +110,19 @@ def rank_candidates(
         raise InputError("there is nothing to rank: name candidates with --model ARCH=WEIGHTS")
     for settings in candidates.values():
         configuration.load_config(path, [*overrides, *settings])
-    return [score(path, name, [*overrides, *settings], norms, folds) for name, settings in candidates.items()]
+    planned = [(name, [*overrides, *settings]) for name, settings in candidates.items()]
+    return list(scores_of(path, planned, norms, folds, crew))
+
+
+def scores_of(
+    path: Path, planned: Sequence[tuple[str, Sequence[str]]], norms: str, folds: int, crew: Crew
+) -> Iterator[Ranked]:
+    """`score` for each name and its settings, in order."""
+    return crew.results(partial(partial, _score, path, norms, folds), planned)
+
+
+def _score(path: Path, norms: str, folds: int, planned: tuple[str, Sequence[str]]) -> Ranked:
+    return score(path, *planned, norms, folds)
 
 
 def score(path: Path, name: str, settings: Sequence[str], norms: str = "train", folds: int = 5) -> Ranked:

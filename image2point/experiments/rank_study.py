@@ -25,11 +25,12 @@ from image2point.jobs.transfer import run_transfer
 from image2point.report.numbers import duration
 from image2point.report.plain import Table, ranged
 from image2point.report.plots import Point, Scatter, scatter
+from image2point.units import ALONE, Crew
 
 CHECKPOINT, PARTLY = "checkpoint", "partly trained"
 
 
-def rank_study_rows(study: RankStudy, base: Path, folder: Path) -> list[Row]:
+def rank_study_rows(study: RankStudy, base: Path, folder: Path, crew: Crew = ALONE) -> list[Row]:
     """Rows by seed and candidate: its scores before, and its test accuracy after fine-tuning."""
     path = base / study.transfer
     candidates = rank.with_controls(study.candidates, study.controls) | _partly_trained(study, base, folder)
@@ -37,18 +38,21 @@ def rank_study_rows(study: RankStudy, base: Path, folder: Path) -> list[Row]:
         raise InputError(f"a study of rank needs 3 candidates or more to put in order, found {len(candidates)}")
     for settings in candidates.values():  # a mistake in the last one is said before the first one is trained
         load_config(path, [*study.settings, *settings])
-    rows = []
+    planned = []
     for seed in study.seeds:
         for name, settings in candidates.items():
             label = f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}_seed{seed}"
             changes = [*study.settings, *settings, f"seed={seed}", f"data.shot_seed={seed}", f"name={label}"]
-            found = rank.score(path, name, changes, study.norms, study.folds)
-            summary = run_transfer(load_config(path, changes), folder / "runs", resume=True).read_summary()
-            rows.append(
-                {"candidate": name, "kind": _kind(study, name), "seed": seed, **found.scores,
-                 "accuracy": summary["final"]["test_accuracy"], "seconds": found.seconds,
-                 "training_seconds": summary["seconds"]["training"]}
-            )  # fmt: skip
+            planned.append((seed, name, changes))
+    scored = rank.scores_of(path, [(name, changes) for _, name, changes in planned], study.norms, study.folds, crew)
+    rows = []
+    for (seed, name, changes), found in zip(planned, scored, strict=True):
+        summary = run_transfer(load_config(path, changes), folder / "runs", resume=True).read_summary()
+        rows.append(
+            {"candidate": name, "kind": _kind(study, name), "seed": seed, **found.scores,
+             "accuracy": summary["final"]["test_accuracy"], "seconds": found.seconds,
+             "training_seconds": summary["seconds"]["training"]}
+        )  # fmt: skip
     return rows
 
 

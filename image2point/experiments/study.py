@@ -24,6 +24,7 @@ from image2point.experiments.study_rows import Row
 from image2point.experiments.unconstrained import unconstrained_figure, unconstrained_rows, unconstrained_table
 from image2point.report import plots
 from image2point.report.plain import Table
+from image2point.units import ALONE, Crew
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Kind:
     """A kind of study.
 
     rows: makes the runs that are not finished and gives a row for each thing that was measured, from the study, the
-    folder of its file and the folder for its runs; table, figure: say the rows to people.
+    folder of its file, the folder for its runs and the crew that measures; table, figure: say the rows to people.
     """
 
-    rows: Callable[[Any, Path, Path], list[Row]]
+    rows: Callable[[Any, Path, Path, Crew], list[Row]]
     table: Callable[[Any, Sequence[Row]], Table]
     figure: Callable[[Any, Sequence[Row]], Any]
 
@@ -57,15 +58,17 @@ def read_study(path: Path, overrides: tuple[str, ...] = ()) -> _Study:
     return configuration.resolve_as(STUDIES[kind], values, origins, overrides)
 
 
-def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("studies")) -> Path:
+def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("studies"), crew: Crew = ALONE) -> Path:
     """Do the study in the file at `path`; what is finished of it is kept. Returns its folder.
+
+    crew: measures, with the same numbers as this process alone; runs are trained by the processes that they ask for.
 
     Raises Interrupted where it was asked to stop; calling it again goes on from there.
     """
     study = read_study(path, overrides)
     kind = KINDS[study.kind]
-    out = folder / study.name
-    rows = kind.rows(study, configuration.find(path).parent, out)
+    out = files.user_path(folder) / study.name
+    rows = kind.rows(study, configuration.find(path).parent, out, crew)
     files.write_text(out / "study.yaml", study.to_yaml())
     files.write_text(out / "rows.json", json.dumps(files.finite(rows), indent=1))
     table = kind.table(study, rows)

@@ -14,16 +14,20 @@ from typing import Any
 from image2point import collapse
 from image2point.collapse import UnconstrainedFeatures
 from image2point.config.studies import UnconstrainedStudy
+from image2point.errors import InputError
 from image2point.experiments.study_rows import Row
 from image2point.report.numbers import ABSENT
 from image2point.report.plain import Table
 from image2point.report.plots import Panel, curves
+from image2point.units import ALONE, Crew
 
 SHOWN = ("distance", "nc2_etf", "nc2_w_etf", "nc1_trace_ratio")
 
 
-def unconstrained_rows(study: UnconstrainedStudy, base: Path, folder: Path) -> list[Row]:
+def unconstrained_rows(study: UnconstrainedStudy, base: Path, folder: Path, crew: Crew = ALONE) -> list[Row]:
     """Rows by loss, number of classes, ratio and seed."""
+    if crew.workers:
+        raise InputError("a study of the unconstrained model has no network that processes could run: leave them out")
     rows = []
     for loss in study.losses:
         for classes in study.classes:

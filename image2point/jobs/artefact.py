@@ -20,7 +20,6 @@ from image2point.datasets.features import feature_width
 from image2point.datasets.registry import is_centred
 from image2point.decoders import segmenter, site_head
 from image2point.errors import InputError, one_line
-from image2point.files import user_path
 from image2point.inference.usage import Usage, usage_of
 from image2point.lifting import LiftedNetwork, Lifting, Options, lift
 from image2point.lifting.artefact import CONTENT, Facts, lifting_of, read, read_tensors
@@ -30,6 +29,8 @@ from image2point.lifting.kernels import generator
 from image2point.lifting.layers import SiteLinear
 from image2point.lifting.skip import add_skip
 from image2point.networks.timm_networks import has_architecture
+from image2point.objects import url_of
+from image2point.storage import fetched
 from image2point.tasks.registry import TASKS
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def load(source: str | Path, network: nn.Module | None = None) -> LiftedNetwork:
     """A network that was saved, or that of a finished run with its chosen weights; in eval mode, on the CPU.
 
     Args:
-        source: a folder that `net.save` wrote, a run directory, or `hf:OWNER/NAME[@REVISION]` on the Hugging Face hub.
-            Neither 2D weights nor data are needed.
+        source: a folder that `net.save` wrote, a run directory, the URL of either (s3://..., gs://..., hf://...), or
+            `hf:OWNER/NAME[@REVISION]` on the Hugging Face hub. Neither 2D weights nor data are needed.
         network: the 2D module, with any weights, where the network was lifted from one and not from a name of timm's.
 
     Raises:
@@ -54,13 +55,19 @@ def load(source: str | Path, network: nn.Module | None = None) -> LiftedNetwork:
     >>> net.lifting.network, net.lifting.options.num_classes
     ('test_efficientnet', 3)
     """
-    home = fetch(str(source).removeprefix(HUB)) if str(source).startswith(HUB) else user_path(source)
+    home = home_of(source)
     if not (home / CONTENT).exists():
         return _of_run(runs.open_run(source))
     artefact, tensors = read(home)
     made = filled(again(artefact.lifting, network), tensors, str(home))
     made._lifting, made._usage, made._facts = artefact.lifting, artefact.usage, artefact.facts
     return made
+
+
+def home_of(source: str | Path) -> Path:
+    """Where what `load` takes lies on this machine; what is on the hub or at a URL is fetched."""
+    on_hub = str(source).startswith(HUB) and not url_of(source)
+    return fetch(str(source).removeprefix(HUB)) if on_hub else fetched(source)
 
 
 def again(lifting: Lifting, network: nn.Module | None = None) -> LiftedNetwork:

@@ -12,14 +12,15 @@ from typing import Annotated, Optional
 import typer
 
 from image2point.errors import InputError, printable
-from image2point.files import user_path
+from image2point.storage import fetched
 
 
 def predict(
     run: Annotated[
-        Path, typer.Argument(help="Directory of a finished run, or folder of a saved network.", callback=user_path)
+        Path,
+        typer.Argument(help="Directory of a finished run, folder of a saved network, or a URL.", callback=fetched),
     ],
-    files: Annotated[list[Path], typer.Argument(help="Clouds, meshes or scenes; see below.")],
+    files: Annotated[list[Path], typer.Argument(help="Clouds, meshes or scenes, or their URLs; see below.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Segmentation: folder that gets each file again, with the labels of its points."),

@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Any
 from image2point import files
 from image2point.datasets import Splits
 from image2point.datasets.listed import is_litter
+from image2point.datasets.prepared import INDEX
 from image2point.errors import InputError
 from image2point.jobs.lifecycle import environment
+from image2point.objects import url_of
 from image2point.runs import Run
+from image2point.storage import home
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 READ_WHOLE = 2 * 2**30
 """Bytes of a dataset up to which its content counts; beyond, sizes and times of change of its files."""
+
+OF_COPY = "copy "
+"""What `stat` begins with where the data are at a URL."""
 
 ROUNDING = ("image2point", "torch", "device", "processes", "threads")
 """What results depend on in the last digits."""
@@ -28,20 +34,25 @@ ROUNDING = ("image2point", "torch", "device", "processes", "threads")
 def take_fingerprint(splits: Splits, root: str | Path | None, fabric: Fabric) -> dict[str, Any]:
     """Digests of the clouds' classes and labels and of the files below `root`, and the environment.
 
-    `stat` covers names, sizes and times of change; `content` what the files hold, None where they are larger than
-    `READ_WHOLE` together. Both are None without a root.
+    `stat` covers names, sizes and times of change, or names the copy of what is at a URL; `content` what the files
+    hold, None where they are larger than `READ_WHOLE` together; `index` the index of prepared data, which has the
+    digests of all files. Where these come from a URL one by one there is no `content`. All are None without a root.
     """
     samples = hashlib.sha256()
     for part in (splits.train, splits.validation, splits.test):
         if part is not None:
             samples.update(json.dumps([part.name, len(part), list(part.classes)]).encode())
             samples.update(part.labels.astype("<i8").tobytes())
-    found = {"samples": samples.hexdigest(), "stat": None, "content": None, "environment": environment(fabric)}
-    if root is not None and files.user_path(root).is_dir():
-        paths = _files_below(files.user_path(root))
-        found["stat"] = _digest_of_stat(files.user_path(root), paths)
-        if sum(path.stat().st_size for path in paths) <= READ_WHOLE:
-            found["content"] = _digest_of_content(files.user_path(root), paths)
+    found: dict[str, Any] = dict.fromkeys(("stat", "content", "index"))
+    found |= {"samples": samples.hexdigest(), "environment": environment(fabric)}
+    if root is not None and (folder := home(root)).is_dir():
+        paths = _files_below(folder)
+        found["stat"] = f"{OF_COPY}{folder.name}" if url_of(root) else _digest_of_stat(folder, paths)
+        if (folder / INDEX).is_file():
+            found["index"] = files.sha256(folder / INDEX)
+        partly = url_of(root) and found["index"]
+        if not partly and sum(path.stat().st_size for path in paths) <= READ_WHOLE:
+            found["content"] = _digest_of_content(folder, paths)
     return found
 
 
@@ -59,8 +70,10 @@ def compare_fingerprint(run: Run, now: Mapping[str, Any]) -> list[str]:
     before = run.read_fingerprint()
     if not {"samples", "stat", "content", "environment"} <= before.keys():
         raise InputError(f"{run.fingerprint} is damaged; start again with --overwrite")
-    same_files = before["stat"] == now["stat"] or (
-        before["content"] is not None and before["content"] == now["content"]
+    comes = any(str(each["stat"]).startswith(OF_COPY) for each in (before, now))
+    same_files = before["stat"] == now["stat"] or any(
+        before.get(what) is not None and before.get(what) == now[what]
+        for what in ("content", *(["index"] if comes else []))
     )
     if before["samples"] != now["samples"] or not same_files:
         what = "classes, labels or numbers of clouds" if before["samples"] != now["samples"] else "files"

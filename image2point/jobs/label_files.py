@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from image2point.errors import InputError
-from image2point.files import user_path
+from image2point.files import is_there, shown, target_path
+from image2point.objects import url_of
+from image2point.storage import fetched, on_disk
 
 logger = logging.getLogger("image2point")
 
@@ -121,30 +123,33 @@ def label_files(
     """
     from image2point.datasets.registry import raw_ids
 
-    files = [user_path(path) for path in paths]
+    files = [target_path(path) for path in paths]
     labeller = open_labeller(run, voxels)
     classes = labeller.source.classes
     if unknown := set(ids or {}) - set(classes):
         raise InputError(f"{sorted(unknown)[0]!r} is no class of {run}; it has {', '.join(classes)}")
     numbers = raw_ids(labeller.data, classes) | dict(ids or {})
-    targets = None if out is None else _targets(files, user_path(out), overwrite)
+    targets = None if out is None else _targets(files, target_path(out), overwrite)
     _tell_misnamed(numbers, set(ids or {}), targets or [], name)
     for file, target in zip(files, targets or files, strict=True):
         step = partial(_named, progress, file.name)
         try:
-            found = labeller.label(_parts(file, labeller), str(file), step)
+            source = fetched(file)
+            found = labeller.label(_parts(source, labeller), shown(file), step)
             labels = found.labels
             if targets is not None:
                 from image2point.datasets.relabel import write_again
 
                 step("writing", 0, len(labels))
-                write_again(file, target, _content(found, labels, numbers, labeller, name, probabilities))
+                with on_disk(target) as place:
+                    write_again(source, place, _content(found, labels, numbers, labeller, name, probabilities))
         except InputError as error:
             text = str(error)
-            yield FileLabels(str(file), problem=text if str(file) in text else f"{file}: {text}")
+            yield FileLabels(shown(file), problem=text if shown(file) in text else f"{shown(file)}: {text}")
             continue
         counts = np.bincount(labels, minlength=len(classes)).tolist()
-        yield FileLabels(str(file), dict(zip(classes, counts, strict=True)), "" if targets is None else str(target))
+        written = "" if targets is None else shown(target)
+        yield FileLabels(shown(file), dict(zip(classes, counts, strict=True)), written)
 
 
 def _tell_misnamed(numbers: Mapping[str, int], given: set[str], targets: Sequence[Path], name: str | None) -> None:
@@ -214,8 +219,9 @@ def _targets(files: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
             "another --out for each"
         )
     for file, target in zip(files, targets, strict=True):
-        if target.exists() and file.exists() and target.samefile(file):
+        there = is_there(target)
+        if there and not url_of(target) and file.exists() and target.samefile(file):
             raise InputError(f"{target} would be written over itself; name another folder in --out")
-        if target.exists() and not overwrite:
-            raise InputError(f"{target} exists; remove it, give --overwrite, or name another folder in --out")
+        if there and not overwrite:
+            raise InputError(f"{shown(target)} exists; remove it, give --overwrite, or name another folder in --out")
     return targets

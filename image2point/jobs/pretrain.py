@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from image2point.config import Pretrain
+from image2point.files import user_path
 from image2point.jobs import lifecycle
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.image_ingredients import images_root, load_images, make_image_network, make_image_recipe
@@ -31,7 +32,7 @@ def run_pretraining(
     Raises InputError for what the user gave wrong, Interrupted where the run was asked to stop.
     """
     check_trackers(config.training.trackers)
-    run = Run(folder / config.name)
+    run = Run(user_path(folder) / config.name)
     fabric = distributed.start(config.training)
     stands = distributed.together(fabric, lambda: lifecycle.standing(run, config, resume, overwrite))
     if stands == "finished":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from image2point import config as configuration
 from image2point import runs
 from image2point.errors import InputError
+from image2point.files import shown
 
 if TYPE_CHECKING:
     from image2point.networks.image_network import ImageNetwork
@@ -76,7 +77,7 @@ def predict_each(
     points = points or usage.points or (None if source.run is None else _points_of_examples(source.run))
     normalise = usage.normalise if normalise is None else normalise
     ready = usage.changed({"normalise": False})
-    for path in map(str, paths):
+    for path in map(shown, paths):
         try:
             cloud = read_cloud(path, points, seed, normalise, data.columns, data.nan_points)
             voxels = to_voxels([prepare(cloud_of(cloud, ready, path), path, recipe)], recipe, [path])

@@ -9,12 +9,10 @@ from image2point import config as configuration
 from image2point import runs
 from image2point.config.data import Data
 from image2point.errors import InputError
-from image2point.files import user_path
 from image2point.inference.usage import Usage
-from image2point.jobs.artefact import HUB, load
+from image2point.jobs.artefact import home_of, load
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.artefact import CONTENT, parsed, read_content
-from image2point.lifting.hub import fetch
 from image2point.tasks.registry import TASKS
 from image2point.tasks.task import Task
 
@@ -50,7 +48,7 @@ def task_of(source: str | Path) -> Task:
 
 
 def open_source(source: str | Path) -> Source:
-    """Open a run directory, a folder that `net.save` wrote, or `hf:OWNER/NAME[@REVISION]`.
+    """Open a run directory, a folder that `net.save` wrote, the URL of either, or `hf:OWNER/NAME[@REVISION]`.
 
     Raises InputError as `load` does, and where nobody said how points become the network's input.
     """
@@ -67,8 +65,3 @@ def open_source(source: str | Path) -> Source:
         return Source(network, network.usage, classes, Data(), None)
     run = runs.open_run(home)
     return Source(network, network.usage, classes, configuration.load_config(run.config).data, run)
-
-
-def home_of(source: str | Path) -> Path:
-    """Where it lies; what is on the hub is fetched."""
-    return fetch(str(source).removeprefix(HUB)) if str(source).startswith(HUB) else user_path(source)

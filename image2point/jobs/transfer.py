@@ -58,7 +58,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     Raises InputError for what the user gave wrong, Interrupted where the run was asked to stop.
     """
     check_trackers(config.training.trackers)
-    run = Run(folder / config.name)
+    run = Run(files.user_path(folder) / config.name)
     fabric = distributed.start(config.training)
     stands = distributed.together(fabric, lambda: lifecycle.standing(run, config, resume, overwrite))
     if stands == "finished":

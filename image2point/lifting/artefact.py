@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from image2point.errors import InputError, listed, one_line
-from image2point.files import sha256, user_path, write_text, writing
+from image2point.files import is_there, sha256, shown, target_path, write_text, writing
 from image2point.inference.usage import Usage, usage_of
 from image2point.lifting.records import Lifting
 from image2point.networks.weights import licence_of
@@ -78,9 +78,9 @@ class Artefact:
 
 def save(network: Savable, folder: str | Path, scores: Mapping[str, float] | None, licence: str | None) -> Path:
     """See `LiftedNetwork.save`."""
-    home = user_path(folder)
-    if (home / WEIGHTS).exists() and not (home / CONTENT).exists():
-        raise InputError(f"{home} holds the {WEIGHTS} of something else, such as a run; save to another folder")
+    home = target_path(folder)
+    if is_there(home / WEIGHTS) and not is_there(home / CONTENT):
+        raise InputError(f"{shown(home)} holds the {WEIGHTS} of something else, such as a run; save to another folder")
     lifting = recorded(network)
     with writing(home / WEIGHTS) as temporary:
         write_tensors(network, temporary)

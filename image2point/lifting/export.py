@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from image2point.errors import InputError, one_line
-from image2point.files import user_path, writing
+from image2point.files import shown, target_path, writing
 from image2point.lifting.artefact import described
 from image2point.lifting.network import LiftedNetwork
 from image2point.voxels import DenseVoxels
@@ -52,7 +52,7 @@ def export(network: LiftedNetwork, example: Tensor | DenseVoxels, path: str | Pa
     ...     export(net, voxels.dense((6, 6, 6)), f"{folder}/net.pt2").name
     'net.pt2'
     """
-    path = user_path(path)
+    path = target_path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise InputError(f"{path}: expected a name that ends with .onnx (ONNX) or .pt2 (torch.export)")
     if path.suffix == ".onnx":
@@ -64,7 +64,7 @@ def export(network: LiftedNetwork, example: Tensor | DenseVoxels, path: str | Pa
         else:
             with temporary.open("wb") as stream:
                 torch.export.save(program, stream, extra_files={f"{METADATA}.json": content})
-    logger.info("%s written to %s", network.lifting.network, path)
+    logger.info("%s written to %s", network.lifting.network, shown(path))
     return path
 
 

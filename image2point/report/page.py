@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from image2point.errors import InputError
-from image2point.files import finite, user_path, write_text
+from image2point.files import finite, target_path, write_text
 from image2point.report import charts
 from image2point.report.arms import Arm, group
 from image2point.report.read import Record, read_runs
@@ -33,7 +33,7 @@ def build(runs: Iterable[str | Path], out: str | Path) -> Path:
 
 def write_page(records: Iterable[Record], out: str | Path) -> Path:
     """The same, of runs as they were read."""
-    path = user_path(out)
+    path = target_path(out)
     page = render(group(records))
     try:
         write_text(path, page)

@@ -184,7 +184,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as SVG, PDF or PNG, by the suffix of `path`."""
     check_suffix(path)
     plt = pyplot()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with files.writing(path) as temporary, plt.rc_context({"svg.hashsalt": "image2point", "svg.fonttype": "none"}):
         figure.savefig(temporary, format=path.suffix[1:], **FORMATS[path.suffix])
     plt.close(figure)

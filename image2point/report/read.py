@@ -19,10 +19,10 @@ from image2point import runs
 from image2point.config.reading import parse_yaml
 from image2point.datasets.arrays import read_arrays
 from image2point.errors import InputError
-from image2point.files import user_path
 from image2point.report.read_collapse import Geometry, LayerRow, read_geometry, read_layers
 from image2point.report.read_scenes import Scene, point_counts, scenes_of
 from image2point.roles import DECODER, ORIGINS, ROLES
+from image2point.storage import fetched
 from image2point.tasks.confusion import Confusion
 from image2point.tasks.confusion_file import read_confusion
 from image2point.tasks.display import DISPLAYS
@@ -175,7 +175,7 @@ def read_runs(paths: Iterable[str | Path]) -> list[Record]:
 
     Raises InputError naming the file where a run is missing, unfinished or damaged, and where one is given twice.
     """
-    folders = [user_path(path) for path in paths]
+    folders = [fetched(path) for path in paths]
     if not folders:
         raise InputError("a report needs at least one run directory; none was given")
     seen: dict[Path, Path] = {}

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from image2point.errors import InputError
+from image2point.files import shown, user_path
 
 
 def sweep(
@@ -16,7 +17,9 @@ def sweep(
         Optional[list[str]],  # noqa: UP045
         typer.Argument(metavar="[KEY=VALUE]", help="Settings for every run, e.g. data.shots=10."),
     ] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="Folder in which the sweep gets a folder.")] = Path("runs"),
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Folder in which the sweep gets a folder.", callback=user_path)
+    ] = Path("runs"),
     plan: Annotated[bool, typer.Option("--plan", help="Only show the runs and what they will cost.")] = False,
     executor: Annotated[
         str, typer.Option(help="local (processes of this machine), inline (this process), ray, or slurm.")
@@ -165,7 +168,7 @@ def table(
     for line in (tables.note(found, spread), *tables.comparison_lines(found)):
         console.print(line, soft_wrap=True, markup=False)
     if plot:
-        print(f"figure: {plot}")
+        print(f"figure: {shown(plot)}")
 
 
 def _names(text: str) -> list[str]:

@@ -9,6 +9,7 @@ import yaml
 
 from image2point.errors import InputError
 from image2point.report.read import Record
+from image2point.storage import fetched
 
 _MISSING = object()
 
@@ -20,7 +21,7 @@ def run_folders(paths: Iterable[str | Path]) -> list[Path]:
         InputError: where a folder is missing or has no finished run.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(fetched, paths):
         if (path / "config.yaml").is_file():
             found.append(path)
             continue

@@ -41,7 +41,7 @@ def run(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def rows(run: Run, splits: Splits) -> PointRows:
     subject = open_subject(run.path)
     task = Segmentation().for_scoring(subject.config, splits.test)
-    return rows_of_points(subject.network, task, splits.test, subject.recipe, LAYERS, batch_size=2)
+    return rows_of_points(subject.network, task, splits.test, subject.recipe, LAYERS, in_order(len(splits.test), 2))
 
 
 def test_a_row_is_the_layer_where_the_voxel_lies(run: Run, splits: Splits, rows: PointRows) -> None:

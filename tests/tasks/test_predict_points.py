@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from buckets import bucket
 from rooms import CLASSES, Rooms, furnish, segmenting
 from tiny_runs import run_transfer, tiny
 from typer.testing import CliRunner, Result
@@ -28,6 +29,10 @@ from image2point.errors import InputError
 from image2point.inference.scene import label_scene, scene_voxels
 from image2point.jobs.ingredients import make_recipe
 from image2point.jobs.label_files import label_files, label_points
+from image2point.objects import put
+from image2point.storage import fetched
+
+__all__ = ["bucket"]
 
 MAP = np.array([869400, 6524300, 50])
 IDS = ("data.name=scenes", "data.root=elsewhere", "data.labels={2: floor, 6: wall, 9: ball, 1: ignore}")
@@ -95,6 +100,18 @@ def test_npz_keeps_its_other_arrays(run: Path, room: np.ndarray, truth: np.ndarr
     np.testing.assert_array_equal(new["probabilities"].argmax(1), truth)
     with zipfile.ZipFile(tmp_path / "a.npz") as old, zipfile.ZipFile(tmp_path / "out/a.npz") as written:
         assert all(old.read(f"{name}.npy") == written.read(f"{name}.npy") for name in ("points", "noise"))
+
+
+def test_files_at_a_url(run: Path, room: np.ndarray, truth: np.ndarray, tmp_path: Path, bucket: str) -> None:
+    np.save(tmp_path / "a.npy", room)
+    here = predicted(run, tmp_path / "a.npy").read_bytes()
+    put(tmp_path / "a.npy", f"{bucket}/in/a.npy")
+    command = ("predict", run, f"{bucket}/in/a.npy", f"{bucket}/in/b.npy", "--out", f"{bucket}/out")
+    result = call(*command)
+    assert result.exit_code == 2 and f"{bucket}/in/b.npy: nothing lies there" in result.output
+    assert fetched(f"{bucket}/out/a.npy").read_bytes() == here
+    assert "gs://bucket/out/a.npy exists; remove it, give --overwrite" in " ".join(call(*command).output.split())
+    assert f"{bucket}/in/b.npy" in call(*command, "--overwrite").output
 
 
 def test_npz_without_labels_gets_some(run: Path, room: np.ndarray, truth: np.ndarray, tmp_path: Path) -> None:
