@@ -15,6 +15,7 @@ from image2point.voxels import Sites, VoxelTensor, Window, neighbour_table
 from image2point.voxels.ahead import asked_of, make_ahead
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.padding import Buckets, pad, sizes
+from image2point.voxels.rearrange import SpaceToDepth
 
 
 class Grouped(nn.Module):
@@ -60,12 +61,13 @@ def padded(net: nn.Module, x: VoxelTensor, clouds: int = 4, step: float = 0.3) -
 
 def compare(net: nn.Module, x: VoxelTensor, bound: float = 1e-11, **options: int) -> None:
     """Outputs, gradients of the input and of every parameter, and buffers, after a training step."""
-    found = []
+    found: list[dict[str, Tensor]] = []
     for voxels in (x, padded(net, x, **options)):
         own = copy.deepcopy(net).train()
         features = voxels.features.detach().requires_grad_()
         y = own(VoxelTensor(features, voxels.sites))
-        rows = y.features[: len(x.sites)] if isinstance(y, VoxelTensor) else y[: x.batch_size]
+        rows = y.features if isinstance(y, VoxelTensor) else y
+        rows = rows[: len(found[0]["output"])] if found else rows
         draw = torch.Generator().manual_seed(0)
         leaves = {"input": features, **{n: p for n, p in own.named_parameters() if p.requires_grad}}
         loss = (rows * torch.randn(rows.shape, generator=draw).to(rows)).sum()
@@ -126,6 +128,10 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.first(self.stem(x)))
         return self.head(self.last(self.act(self.norm(self.conv(x)) + x)).mean((2, 3)))
+
+
+def test_blocks_in_the_channels() -> None:
+    compare(SpaceToDepth(2), clouds())
 
 
 def test_in_triton() -> None:
