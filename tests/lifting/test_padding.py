@@ -14,7 +14,7 @@ import image2point as i2p
 from image2point.voxels import Sites, VoxelTensor, Window, neighbour_table
 from image2point.voxels.ahead import asked_of, make_ahead
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.padding import Buckets, pad, sizes
+from image2point.voxels.padding import Buckets, pad, rows_of
 from image2point.voxels.rearrange import SpaceToDepth
 
 
@@ -49,13 +49,15 @@ NETWORKS = {
 }
 
 
-def padded(net: nn.Module, x: VoxelTensor, clouds: int = 4, step: float = 0.3) -> VoxelTensor:
+def padded(net: nn.Module, x: VoxelTensor, clouds: int = 4) -> VoxelTensor:
     """x with room for `clouds`, after what the network asks of its sites has been made."""
     with torch.no_grad():
         copy.deepcopy(net)(x)
     sites = Sites(x.coordinates, x.batch_size, 1, x.sites.origin, x.sites.voxel_size)
-    found = pad(VoxelTensor(x.features, make_ahead(sites, asked_of(x.sites))), Buckets(clouds, step))
-    assert len(found.sites) > len(x.sites) and sizes(found.sites)[0] == clouds
+    sites = make_ahead(sites, asked_of(x.sites))
+    found = pad(VoxelTensor(x.features, sites), Buckets(clouds, tuple(4 * rows // 3 for rows in rows_of(sites))))
+    assert all(size > rows for size, rows in zip(rows_of(found.sites), rows_of(sites), strict=True))
+    assert found.batch_size == clouds
     return found
 
 
@@ -164,10 +166,10 @@ def test_the_rows_of_columns_in_fixed_shapes(shape: tuple[int, int, int], backwa
 def test_what_cannot_be_padded() -> None:
     x = clouds()
     with pytest.raises(VoxelError, match="at most 1 clouds, found 2"):
-        pad(x, Buckets(clouds=2))
+        pad(x, Buckets(2, (300,)))
     with pytest.raises(VoxelError, match="at least two voxels at stride 1"):
-        pad(VoxelTensor(torch.ones(1, 3), Sites.of(torch.zeros(1, 4, dtype=torch.int32))), Buckets(clouds=2))
-    bare = pad(x, Buckets(clouds=3))
+        pad(VoxelTensor(torch.ones(1, 3), Sites.of(torch.zeros(1, 4, dtype=torch.int32))), Buckets(2, (9,)))
+    bare = pad(x, Buckets(3, (300,)))
     with pytest.raises(VoxelError, match="no coarser ones of stride 2"):
         bare.sites.coarsen(2)
     with pytest.raises(VoxelError, match="no dense grid"):
