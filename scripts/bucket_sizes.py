@@ -68,7 +68,7 @@ def rows(arguments: argparse.Namespace) -> np.ndarray:
     if arguments.data is None:
         clouds = SyntheticShapes("train", -(-total // 10), 1024)
     else:
-        clouds = registry.load_dataset("modelnet40", arguments.data).train
+        clouds = registry.load_dataset("modelnet", arguments.data).train
     recipe, found = Recipe(voxel_size=arguments.voxel_size, points=1024, augmentation=PAPER), list[list[int]]()
     epoch = 0
     while len(found) < arguments.batches:

@@ -20,12 +20,14 @@ from image2point.runs import Run
 from image2point.tasks.task import Task
 from image2point.training import distributed, packing
 from image2point.training.averaging import Average, average_of
-from image2point.training.batches import Batch, Preparation, plans_of, shuffled, training_samples
+from image2point.training.batches import Batch, Preparation, plans_of, shuffled, sizes_of, training_samples
+from image2point.training.graphs import Graphs, Record, problem, recorder
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
 from image2point.training.schedule import make_optimizer
 from image2point.voxels import DenseVoxels, VoxelTensor
 from image2point.voxels.ahead import Wanted
+from image2point.voxels.padding import Buckets
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -74,7 +76,10 @@ class Job:
         self.voxels: np.ndarray | None = None
         """Voxels of each training cloud, where batches are made by them."""
         self.wanted: Wanted | None = None
-        """The plans that workers make with each batch."""
+        """The plans that are made with each batch, by workers where there are some."""
+        self.buckets: Buckets | None = None
+        """The sizes to which batches are padded, where steps are recorded."""
+        self.graphs: Graphs | None = None
         self.steps = -(-len(self.samples) // config.training.batch_size)
         self.started = self.saved_at = time.monotonic()
         self.average: Average | None = None
@@ -92,8 +97,12 @@ class Job:
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
                 )
-            if config.training.workers:
+            record = self._recorder()
+            if config.training.workers or record is not None:
                 self.wanted = plans_of(fabric.to_device(network), self.samples, recipe)
+            if record is not None and self.wanted is not None:
+                self.buckets = sizes_of(self.samples, self.plan(1), recipe, self.wanted)
+                self.graphs = Graphs(network, record, self.journal.say)
             self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
             self.average = average_of(network, config.training)
         else:
@@ -131,6 +140,26 @@ class Job:
         """The exception that says where the run stopped and how to go on."""
         command = f"image2point {self.config.command} {self.run.config} --runs {self.run.path.parent} --resume"
         return Interrupted(f"stopped {where}; continue with: {command}")
+
+    def _recorder(self) -> Record | None:
+        """What records steps, where they are to be recorded and can be; where they cannot, it is told why."""
+        settings = self.config.training
+        if settings.graphs == "off":
+            return None
+        record = recorder(self.fabric.device)
+        if record is None:
+            reason = f"the network runs on {self.fabric.device}, not on a GPU"
+        elif self.fabric.world_size > 1:
+            reason = "there are several processes"
+        elif settings.precision == "16-mixed":
+            reason = "precision 16-mixed looks at gradients on the host"
+        elif settings.batch_voxels or self.task.of_points or self.recipe.noun != "cloud":
+            reason = "batches are not a number of clouds, with a class for each"
+        else:
+            reason = problem(self.network)
+        if reason:
+            self.journal.say(f"training.graphs: steps are not recorded: {reason}")
+        return None if reason else record
 
     def _count_voxels(self) -> np.ndarray:
         train, fabric = self.samples, self.fabric
