@@ -8,9 +8,8 @@ batch is copied; the optimizer's step, whose learning rate changes, stays outsid
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,18 +68,15 @@ class Graphs:
 
     def begin(self) -> None:
         """Before the steps of an epoch: drop what was recorded of other weights, flags or modes than those of now."""
-        state = _state(self._network)
-        if state != self._state:
+        if self._recorded and _state(self._network) != self._state:
             self._recorded.clear()
-            self._state = state
 
     def step(self, batch: Batch, factor: float, step: Step) -> tuple[Tensor, Tensor]:
         """The loss of a padded batch, and the hits; gradients are where `backward` leaves them.
 
         Both are overwritten by the next step.
         """
-        voxels = batch.voxels
-        assert isinstance(voxels, VoxelTensor)
+        voxels = _voxels(batch)
         missing = voxels.batch_size - len(batch.targets)
         batch = Batch(voxels, F.pad(batch.targets, (0, missing), value=NO_TARGET), batch.indices)
         key = voxels.batch_size, *rows_of(voxels.sites)
@@ -100,17 +96,13 @@ class Graphs:
         """A recorded step for batches like this one; None, and it is told, where the device cannot record it."""
         try:
             with _unmoved(self._network):
-                return _Recorded(batch, step, self._network, self._record)
+                recorded = _Recorded(batch, step, self._network, self._record)
+            self._state = _state(self._network)
+            return recorded
         except RuntimeError as reason:
             self._records = False
             self._say(f"warning: steps are not recorded as graphs any more: {str(reason).splitlines()[0]}")
             return None
-
-
-@dataclass(frozen=True, eq=False)
-class _Replay:
-    outputs: Outputs
-    again: Callable[[], None]
 
 
 class _Recorded:
@@ -122,8 +114,8 @@ class _Recorded:
         def copied(tensor: Tensor) -> Tensor:
             return own.setdefault(id(tensor), tensor.clone())
 
-        sites = batch.voxels.sites.rebuilt(copied)
-        features, targets, factor = batch.voxels.features.clone(), batch.targets.clone(), _filled(batch, 1.0)
+        sites, features = _voxels(batch).sites.rebuilt(copied), _voxels(batch).features.clone()
+        targets, factor = batch.targets.clone(), _filled(batch, 1.0)
         self._tensors, self._factor = [features, *own.values(), targets], factor
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
@@ -135,7 +127,7 @@ class _Recorded:
             outputs = step(Batch(voxels, targets, batch.indices), factor)
             return [*outputs, *(parameter.grad for parameter in self._parameters)]
 
-        self._replay = _Replay(*record(run))
+        self._outputs, self._again = record(run)
 
     def replayed(self, batch: Batch, factor: float) -> tuple[Tensor, Tensor]:
         by_type = dict[torch.dtype, tuple[list[Tensor], list[Tensor]]]()
@@ -145,8 +137,8 @@ class _Recorded:
         for owned, given in by_type.values():  # one kernel for each type
             torch._foreach_copy_(owned, given)
         self._factor.fill_(factor)
-        self._replay.again()
-        loss, hits, *gradients = self._replay.outputs
+        self._again()
+        loss, hits, *gradients = self._outputs
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         assert loss is not None and hits is not None
@@ -180,21 +172,28 @@ def _filled(batch: Batch, factor: float) -> Tensor:
 
 def _tensors(batch: Batch) -> list[Tensor]:
     """All that a step reads of a batch."""
-    found = dict[int, Tensor]()
-    batch.voxels.sites.rebuilt(lambda tensor: found.setdefault(id(tensor), tensor))
-    return [batch.voxels.features, *found.values(), batch.targets]
+    voxels, found = _voxels(batch), dict[int, Tensor]()
+    voxels.sites.rebuilt(lambda tensor: found.setdefault(id(tensor), tensor))
+    return [voxels.features, *found.values(), batch.targets]
+
+
+def _voxels(batch: Batch) -> VoxelTensor:
+    assert isinstance(batch.voxels, VoxelTensor)
+    return batch.voxels
 
 
 @contextmanager
 def _unmoved(network: nn.Module) -> Iterator[None]:
-    """Put buffers back to what they were before: recording a step is not one."""
-    buffers: Sequence[Tensor] = list(network.buffers())
+    """Put buffers back to what they were before, and leave no gradients: recording a step is not one."""
+    buffers = list(network.buffers())
     before = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
+        for parameter in network.parameters():
+            parameter.grad = None
 
 
 def _state(network: nn.Module) -> Any:

@@ -101,6 +101,7 @@ class Job:
             if config.training.workers or record is not None:
                 self.wanted = plans_of(fabric.to_device(network), self.samples, recipe)
             if record is not None and self.wanted is not None:
+                assert isinstance(network, nn.Module)
                 self.buckets = sizes_of(self.samples, self.plan(1), recipe, self.wanted)
                 self.graphs = Graphs(network, record, self.journal.say)
             self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
@@ -144,22 +145,24 @@ class Job:
     def _recorder(self) -> Record | None:
         """What records steps, where they are to be recorded and can be; where they cannot, it is told why."""
         settings = self.config.training
-        if settings.graphs == "off":
+        if settings.graphs == "none":
             return None
         record = recorder(self.fabric.device)
+        reason: str | None = None
         if record is None:
             reason = f"the network runs on {self.fabric.device}, not on a GPU"
         elif self.fabric.world_size > 1:
             reason = "there are several processes"
         elif settings.precision == "16-mixed":
             reason = "precision 16-mixed looks at gradients on the host"
-        elif settings.batch_voxels or self.task.of_points or self.recipe.noun != "cloud":
-            reason = "batches are not a number of clouds, with a class for each"
+        elif settings.batch_voxels or self.task.of_points or getattr(self.recipe, "substrate", None) != "sparse":
+            reason = "batches are not a number of clouds as sparse voxels, with a class for each"
         else:
+            assert isinstance(self.network, nn.Module)
             reason = problem(self.network)
-        if reason:
+        if reason is not None:
             self.journal.say(f"training.graphs: steps are not recorded: {reason}")
-        return None if reason else record
+        return record if reason is None else None
 
     def _count_voxels(self) -> np.ndarray:
         train, fabric = self.samples, self.fabric

@@ -1,4 +1,4 @@
-"""Recorded steps: on a CPU with a stand-in that runs a step again on the tensors that were recorded; on a GPU as graphs.
+"""Recorded steps: on a CPU with a stand-in that runs a step again on the tensors of its recording; graphs on a GPU.
 
 The stand-in keeps to what a graph does: it reads the tensors that the step read when it was recorded, whatever they
 hold now, and writes what it gives into those that the step gave then.
@@ -95,7 +95,9 @@ def train(net: LiftedNetwork, batches: list[tuple[VoxelTensor, Tensor]], recorde
     if recorded is not None:
         wanted = wanted_by(net, batches[0][0])
         ready = [(make_ahead(copy.deepcopy(voxels.sites), wanted), voxels, labels) for voxels, labels in batches]
-        buckets = Buckets(5, tuple(max(rows) for rows in zip(*(rows_of(sites) for sites, _, _ in ready), strict=True)), 0.2)
+        buckets = Buckets(
+            5, tuple(max(rows) for rows in zip(*(rows_of(sites) for sites, _, _ in ready), strict=True)), 0.2
+        )
         batches = [(pad(VoxelTensor(voxels.features, sites), buckets), labels) for sites, voxels, labels in ready]
     with kernels_unchanging(net):
         if recorded is not None:
@@ -111,11 +113,107 @@ def train(net: LiftedNetwork, batches: list[tuple[VoxelTensor, Tensor]], recorde
 
 
 def wanted_by(net: LiftedNetwork, voxels: VoxelTensor) -> Wanted:
-    other, sites = copy.deepcopy(net).eval(), copy.deepcopy(voxels.sites)
+    moved = VoxelTensor(voxels.features, copy.deepcopy(voxels.sites)).to(DEVICE)
     with torch.no_grad():
-        other(VoxelTensor(voxels.features, sites).to(DEVICE))
-        fresh = VoxelTensor(voxels.features.to(next(net.parameters())), sites.to("cpu"))
-    return asked_of(fresh.sites) if DEVICE == "cpu" else asked_of(sites)
+        copy.deepcopy(net).eval()(moved)
+    return asked_of(moved.sites)
+
+
+def silent(text: str) -> None:
+    raise AssertionError(text)
+
+
+@pytest.mark.parametrize("policy", ["io", "io+norm", "all"])
+def test_a_step_is_the_same(policy: str) -> None:
+    """Losses, hits, weights and buffers, in float64; three of four steps are replayed, with other voxels."""
+    nets, record = [network(policy) for _ in range(2)], Again()
+    nets[1].load_state_dict(nets[0].state_dict())
+    recorded, batches = Graphs(nets[1], record, silent), list(cloud_batches(16))
+    expected, found = train(nets[0], batches, None), train(nets[1], batches, recorded)
+    assert record.replays >= 8 and 1 <= len(recorded) <= 4
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    for (name, ours), theirs in zip(nets[1].state_dict().items(), nets[0].state_dict().values(), strict=True):
+        assert relative(ours.double(), theirs.double()) < 1e-9, name
+
+
+def test_the_oldest_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST", 1)
+    nets, record = [network() for _ in range(2)], Again()
+    nets[1].load_state_dict(nets[0].state_dict())
+    recorded, batches = Graphs(nets[1], record, silent), list(cloud_batches(12))
+    torch.testing.assert_close(train(nets[1], batches, recorded), train(nets[0], batches, None), rtol=1e-10, atol=0)
+    assert len(recorded) == 1 and record.replays >= 4
+
+
+def test_what_cannot_be_recorded_runs_as_it_is() -> None:
+    """It is told once; what moved in the attempt is put back."""
+    nets, told, tries = [network("all") for _ in range(2)], list[str](), list[int]()
+    nets[1].load_state_dict(nets[0].state_dict())
+
+    def refuse(run: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
+        run()
+        tries.append(1)
+        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+    batches = list(cloud_batches(8))
+    found = train(nets[1], batches, Graphs(nets[1], refuse, told.append))
+    torch.testing.assert_close(found, train(nets[0], batches, None), rtol=1e-10, atol=0)
+    assert tries == [1] and len(told) == 1 and told[0].endswith("operation not permitted when stream is capturing")
+
+
+def test_other_weights_are_recorded_anew() -> None:
+    """A graph holds what was computed of frozen kernels: with other values, modes or flags it is dropped."""
+    net, record = network("io"), Again()
+    recorded, batches = Graphs(net, record, silent), list(cloud_batches(8))
+    train(net, batches, recorded)
+    count = len(recorded)
+    assert count
+    recorded.begin()
+    assert len(recorded) == count
+    for change in (
+        lambda: net.get_submodule("layer1.0.conv1").weight.data.mul_(2.0),
+        lambda: i2p.freeze(net, "head"),
+        lambda: setattr(net.get_submodule("bn1"), "running_mean", net.get_submodule("bn1").running_mean.clone()),
+    ):
+        change()
+        recorded.begin()
+        assert len(recorded) == 0
+        train(net, batches, recorded)
+        assert len(recorded) > 0
+
+
+def test_someone_who_watches_is_called() -> None:
+    net, record, calls = network(), Again(), list[int]()
+    net.get_submodule("layer1").register_forward_hook(lambda *_: calls.append(1))
+    train(net, list(cloud_batches(6)), Graphs(net, record, silent))
+    assert len(calls) == 6 + 1 and record.replays == 0  # one pass found out what plans there are
+
+
+def test_nothing_in_a_recorded_step_waits() -> None:
+    """Tables are sorted in it, and its weight gradients take the rows of columns, without a number asked of the device.
+
+    Kernels are counted, not run; before, the plan of such a step had waits.
+    """
+    pytest.importorskip("triton", reason="triton is not installed (it comes with the extra `test` on Linux)")
+    from launches import as_on_a_gpu, counted
+
+    waits, launches = Counter[str](), Counter[str]()
+    with as_on_a_gpu(), counted() as counter:
+
+        def record(run: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
+            run()
+            counter.clear()
+            outputs = run()
+            for phase in counter.waits:
+                waits.update(counter.waits[phase])
+                launches.update(counter.launches[phase])
+            return outputs, lambda: None
+
+        net = network("all", engine="triton").float()
+        recorded = Graphs(net, record, silent)
+        train(net, list(cloud_batches(6, torch.float32)), recorded)
+    assert len(recorded) and not waits, waits
+    assert launches["_rank"] and launches["sort"] and launches["_weight_gradient"], launches
 
 
 def losses(folder: Path, config: Config) -> list[dict[str, str]]:
@@ -138,8 +236,48 @@ def close(found: list[dict[str, str]], expected: list[dict[str, str]], bound: fl
 def test_the_same_losses_and_scores(again: Again, tmp_path: Path) -> None:
     """In float64, through the real loop, over batches of which some have one cloud less."""
     given = ("training.precision=64", "training.label_smoothing=0.1", "training.gradient_clip=0.5", "collapse.every=0")
-    expected = losses(tmp_path / "off", tiny(*given))
+    expected = losses(tmp_path / "none", tiny(*given))
     assert again.replays == 0
     found = losses(tmp_path / "auto", tiny(*given, "training.graphs=auto"))
     assert again.replays >= 4
     close(found, expected, 1e-9)
+
+
+def test_on_a_cpu_nothing_changes(tmp_path: Path) -> None:
+    """To the bit; and it is told that nothing is recorded."""
+    runs = [
+        run_transfer(tiny("training.epochs=1", f"training.graphs={each}"), tmp_path / each) for each in ("none", "auto")
+    ]
+    assert len({run.weights.read_bytes() for run in runs}) == 1
+    assert ["not recorded: the network runs on cpu" in run.log.read_text() for run in runs] == [False, True]
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(again: Again, tmp_path: Path) -> None:
+    """What had been recorded is gone, so other steps are recorded and replayed."""
+    config = tiny("training.graphs=auto", "collapse.every=0")
+    whole = run_transfer(config, tmp_path / "whole")
+    replays = again.replays
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, "step 7")
+        run_transfer(config, tmp_path / "parts")
+    parts = run_transfer(config, tmp_path / "parts", resume=True)
+    assert replays and again.replays > replays
+    assert parts.weights.read_bytes() == whole.weights.read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("policy", ["io+norm", "all"])
+def test_graphs_on_a_gpu(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty steps in float32 as they are without graphs, up to rounding, and the weights after them."""
+    monkeypatch.setenv("IMAGE2POINT_TUNE", "0")
+    nets = [network(policy).float().to(DEVICE) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    record = graphs.recorder(torch.device("cuda"))
+    assert record is not None
+    recorded, batches = Graphs(nets[1], record, silent), list(cloud_batches(20, torch.float32))
+    expected, found = train(nets[0], batches, None), train(nets[1], batches, recorded)
+    assert len(recorded) >= 2
+    torch.testing.assert_close(found[::2], expected[::2], rtol=1e-3, atol=1e-3)
+    for (name, ours), theirs in zip(nets[1].state_dict().items(), nets[0].state_dict().values(), strict=True):
+        assert relative(ours.double(), theirs.double()) < 1e-2, name
