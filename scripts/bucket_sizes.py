@@ -35,7 +35,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     counts = rows(arguments)
-    np.save("/tmp/counts.npy", counts)
     mean, apart = counts.mean(0), counts.std(0) / counts.mean(0)
     print(f"{len(counts)} batches of {arguments.clouds} clouds; rows by stride, and their standard deviation:")
     print("  " + ", ".join(f"{n:,.0f} ± {100 * s:.1f} %" for n, s in zip(mean, apart, strict=True)))
