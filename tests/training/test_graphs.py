@@ -174,6 +174,7 @@ def test_other_weights_are_recorded_anew() -> None:
     assert len(recorded) == count
     for change in (
         lambda: net.get_submodule("layer1.0.conv1").weight.data.mul_(2.0),
+        lambda: net.get_submodule("layer1.0.bn1").bias.requires_grad_(),
         lambda: i2p.freeze(net, "head"),
         lambda: setattr(net.get_submodule("bn1"), "running_mean", net.get_submodule("bn1").running_mean.clone()),
     ):
