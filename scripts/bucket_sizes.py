@@ -1,6 +1,6 @@
 """Which sizes batches have when their voxels are padded (`image2point/voxels/padding.py`), and how many rows that adds.
 
-    python scripts/bucket_sizes.py --batches 200 --clouds 128 [--data data/modelnet40_ply_hdf5_2048]
+    python scripts/bucket_sizes.py --batches 200 --clouds 128 [--data data/modelnet40_ply_hdf5_1024]
 
 For steps between sizes of a few per cent, from the means of the first four batches up and down: how many sizes occur,
 how many batches have one that came before, and how many rows padding adds. Batches are those of training, augmented:

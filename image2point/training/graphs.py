@@ -67,7 +67,7 @@ class Graphs:
         return len(self._recorded)
 
     def begin(self) -> None:
-        """Before the steps of an epoch: drop what was recorded of other weights, flags or modes than those of now."""
+        """Before the steps of an epoch: drop what was recorded, if something has changed that it takes for granted."""
         if self._recorded and _state(self._network) != self._state:
             self._recorded.clear()
 
@@ -197,9 +197,10 @@ def _unmoved(network: nn.Module) -> Iterator[None]:
 
 
 def _state(network: nn.Module) -> Any:
-    """What a recorded step takes for granted: where tensors lie, what trains, modes, and forms of frozen kernels."""
+    """What a recorded step takes for granted: where tensors lie, what trains, modes, forms of frozen kernels, hooks."""
     places = [(tensor.data_ptr(), tensor.requires_grad) for tensor in (*network.parameters(), *network.buffers())]
-    return places, [module.training for module in network.modules()], kernels_in_use(network)
+    modes = [module.training for module in network.modules()]
+    return places, modes, kernels_in_use(network), _is_watched(network)
 
 
 def _is_watched(network: nn.Module) -> bool:

@@ -74,7 +74,7 @@ def pad(voxels: VoxelTensor, buckets: Buckets) -> VoxelTensor:
     if voxels.batch_size >= buckets.clouds:
         raise VoxelError(f"padding: expected at most {buckets.clouds - 1} clouds, found {voxels.batch_size}")
     sizes = iter(buckets.fit(rows_of(voxels.sites)))
-    sites = _padded(voxels.sites, buckets.clouds, sizes, voxels.coordinates[-1, 1:], None)
+    sites = _padded(voxels.sites, buckets.clouds, sizes, voxels.coordinates[-1, 1:], None).in_one_piece()
     return VoxelTensor(F.pad(voxels.features, (0, 0, 0, len(sites) - len(voxels.sites))), sites)
 
 
