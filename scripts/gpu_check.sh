@@ -3,7 +3,7 @@
 #
 #   tests    the engine and the operations on the device, against the reference
 #   conv     one convolution of an inflated kernel against spconv-triton and dense grids: ModelNet40, then surfaces
-#   step     whole fine-tuning steps, and clouds per second of training
+#   step     whole fine-tuning steps, clouds per second of training, and runs with steps recorded as graphs and without
 #   speed    seconds of training to 90 % on ModelNet40, with the recipe that is fastest on a validation split
 #   peers    the convolution against the other packages
 #   arms     ten shots per class with every arm and three seeds, then the full ModelNet40
@@ -111,6 +111,14 @@ check_step() {
     bench network_scores "${resnet50[@]}" --policy none --compare apart,spconv
     bench train train configs/modelnet40/resnet50_io_norm.yaml "data.root=$root" "${full[@]}" \
         training.precision=bf16-mixed "training.workers=$workers" "${settings[@]}"
+    for graphs in none auto; do # what a step takes, with its waiting for batches
+        transfer resnet50_io_norm "graphs_$graphs" "training.graphs=$graphs" training.epochs=4 training.warmup_epochs=1 \
+            training.batch_size=128 training.precision=bf16-mixed "training.workers=$workers" collapse.every=0 "${full[@]}"
+        awk -F, -v name="graphs_$graphs" 'NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+            NR > 2 { ms = 1000 * ($at["seconds"] - seconds) / ($at["step"] - step) }
+            { seconds = $at["seconds"]; step = $at["step"] }
+            END { printf "%s: %.1f ms for a step of the last epoch\n", name, ms }' "$runs/graphs_$graphs/metrics.csv"
+    done
 }
 
 # Recipes of the race to 90 %: name, config, then settings. The fastest on a tenth of train held out, or the best where

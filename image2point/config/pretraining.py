@@ -110,7 +110,17 @@ class ImageTraining(Training):
     def _by_images(self) -> ImageTraining:
         if self.batch_voxels is not None:
             raise ValueError("training.batch_voxels counts voxels of clouds; images go by training.batch_size")
-        for name in ("lr_by_role", "layer_decay", "weight_decay_by_role", "l2_sp", "head_first", "ema", "swa"):
+        of_transfers = (
+            "lr_by_role",
+            "layer_decay",
+            "weight_decay_by_role",
+            "l2_sp",
+            "head_first",
+            "ema",
+            "swa",
+            "graphs",
+        )
+        for name in of_transfers:
             if getattr(self, name) != Training.model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"training.{name} is a setting of `image2point transfer`")
         for name in ("loss_at", "class_weights", "lovasz"):

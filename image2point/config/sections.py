@@ -128,6 +128,10 @@ class Training(Section):
     pass over so many clouds each time."""
     checkpoint_every_minutes: NotNegative = 10.0
     """Time between checkpoints; 0 writes one after every step."""
+    graphs: Literal["none", "auto"] = "none"
+    """Whether steps are recorded as CUDA graphs and replayed, so that a GPU does not wait for the host: `auto`, where
+    that is possible, and it is told where it is not. Batches are padded for that, which changes results by rounding,
+    and what dropout draws. Tried on a CPU with a stand-in alone: it has not run on a GPU yet."""
     trackers: tuple[Tracker, ...] = ()
     """Where each row of `metrics.csv` goes besides TensorBoard. Each is an extra of its name: `image2point[mlflow]`."""
 

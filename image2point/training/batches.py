@@ -20,6 +20,7 @@ from image2point.errors import InputError
 from image2point.networks.interface import Network
 from image2point.voxels import DenseVoxels, VoxelTensor
 from image2point.voxels.ahead import Wanted, asked_of, make_ahead
+from image2point.voxels.padding import Buckets, pad, rows_of
 
 
 class Preparation(Protocol):
@@ -105,6 +106,7 @@ def batches(
     targets: Targets = labels_alone,
     wanted: Wanted | None = None,
     share: Callable[[np.ndarray], np.ndarray] | None = None,
+    buckets: Buckets | None = None,
 ) -> Iterator[Batch]:
     """Yield a Batch for each array of indices in `plan`, or for the share of it that this process takes.
 
@@ -112,8 +114,9 @@ def batches(
     workers: processes that prepare batches ahead; the batches are the same for any number.
     targets: what a task wants of a batch, from its prepared samples and their labels.
     wanted: the plans that the workers make with sparse voxels; without workers they are made when they are needed.
+    buckets: sizes to which sparse voxels are padded, with the plans that are wanted.
     """
-    samples = _Samples(clouds, recipe, epoch, targets, wanted if workers else None)
+    samples = _Samples(clouds, recipe, epoch, targets, wanted if workers or buckets else None, buckets)
     loader = DataLoader(
         samples,
         batch_sampler=_Plan(plan, share),
@@ -143,6 +146,18 @@ def plans_of(network: Network, clouds: Labelled, recipe: Preparation) -> Wanted 
     return asked_of(voxels.sites)
 
 
+def sizes_of(
+    clouds: Labelled, plan: Sequence[np.ndarray], recipe: Preparation, wanted: Wanted, some: int = 4
+) -> Buckets:
+    """Sizes that batches are padded to, around those of the first few of an epoch's."""
+    rows = []
+    for batch in batches(clouds, plan[:some], recipe, 1):
+        assert isinstance(batch.voxels, VoxelTensor)
+        rows.append(rows_of(make_ahead(batch.voxels.sites, wanted)))
+    typical = np.mean(rows, axis=0).round().astype(int).tolist()
+    return Buckets(1 + max(map(len, plan)), tuple(typical))
+
+
 class _Plan:
     """The batches as lists, each made when it is its turn: ten million Python numbers would take half a gigabyte."""
 
@@ -158,9 +173,16 @@ class _Plan:
 
 class _Samples(Dataset[tuple[int, Any, Any]]):
     def __init__(
-        self, clouds: Labelled, recipe: Preparation, epoch: int | None, targets: Targets, wanted: Wanted | None
+        self,
+        clouds: Labelled,
+        recipe: Preparation,
+        epoch: int | None,
+        targets: Targets,
+        wanted: Wanted | None,
+        buckets: Buckets | None,
     ) -> None:
-        self.clouds, self.recipe, self.epoch, self.targets, self.wanted = clouds, recipe, epoch, targets, wanted
+        self.clouds, self.recipe, self.epoch, self.targets = clouds, recipe, epoch, targets
+        self.wanted, self.buckets = wanted, buckets
         soft = getattr(clouds, "soft", None)  # probabilities of the classes, where a teacher gave them
         self.labels = clouds.labels if soft is None else soft
 
@@ -186,6 +208,8 @@ class _Samples(Dataset[tuple[int, Any, Any]]):
         joined, rows = self.recipe.batch(prepared, [self._where(index) for index in indices])
         if self.wanted is not None and isinstance(joined, VoxelTensor):
             joined = VoxelTensor(joined.features, make_ahead(joined.sites, self.wanted))
+            if self.buckets is not None:
+                joined = pad(joined, self.buckets)
         return Batch(joined, self.targets(prepared, labels, rows), torch.tensor(indices))
 
     def _where(self, index: int) -> str:

@@ -20,7 +20,8 @@ from image2point.tasks.task import Task
 from image2point.training import distributed, packing
 from image2point.training.anchor import Anchor
 from image2point.training.averaging import Average, average_of
-from image2point.training.batches import Batch, Preparation, plans_of, shuffled, training_samples
+from image2point.training.batches import Batch, Preparation, plans_of, shuffled, sizes_of, training_samples
+from image2point.training.graphs import Graphs, Record, problem, recorder
 from image2point.training.groups import anchored
 from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.journal import Journal
@@ -28,6 +29,7 @@ from image2point.training.penalties import scores_and_penalty
 from image2point.training.schedule import make_optimizer
 from image2point.voxels import DenseVoxels, VoxelTensor
 from image2point.voxels.ahead import Wanted
+from image2point.voxels.padding import Buckets
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -80,7 +82,10 @@ class Job:
         self.voxels: np.ndarray | None = None
         """Voxels of each training cloud, where batches are made by them."""
         self.wanted: Wanted | None = None
-        """The plans that workers make with each batch."""
+        """The plans that are made with each batch, by workers where there are some."""
+        self.buckets: Buckets | None = None
+        """The sizes to which batches are padded, where steps are recorded."""
+        self.graphs: Graphs | None = None
         self.steps = -(-len(self.samples) // config.training.batch_size)
         self.started = self.saved_at = time.monotonic()
         self.average: Average | None = None
@@ -98,8 +103,13 @@ class Job:
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
                 )
-            if config.training.workers:
+            record = self._recorder()
+            if config.training.workers or record is not None:
                 self.wanted = plans_of(fabric.to_device(network), self.samples, recipe)
+            if record is not None and self.wanted is not None:
+                assert isinstance(network, nn.Module)
+                self.buckets = sizes_of(self.samples, self.plan(1), recipe, self.wanted)
+                self.graphs = Graphs(network, record, self.journal.say)
             self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
             self.average = average_of(network, config.training)
             if pulled := anchored(network, config.training):
@@ -139,6 +149,32 @@ class Job:
         """The exception that says where the run stopped and how to go on."""
         command = f"image2point {self.config.command} {self.run.config} --runs {self.run.path.parent} --resume"
         return Interrupted(f"stopped {where}; continue with: {command}")
+
+    def _recorder(self) -> Record | None:
+        """What records steps, where they are to be recorded and can be; where they cannot, it is told why."""
+        settings = self.config.training
+        if settings.graphs == "none":
+            return None
+        record = recorder(self.fabric.device)
+        reason: str | None = None
+        if record is None:
+            reason = f"the network runs on {self.fabric.device}, not on a GPU"
+        elif self.fabric.world_size > 1:
+            reason = "there are several processes"
+        elif settings.precision == "16-mixed":
+            reason = "precision 16-mixed looks at gradients on the host"
+        elif settings.batch_voxels or self.task.of_points or getattr(self.recipe, "substrate", None) != "sparse":
+            reason = "batches are not a number of clouds as sparse voxels, with a class for each"
+        elif settings.feature_penalties:
+            reason = f"training.{settings.feature_penalties[0]} counts the clouds of the padding"
+        elif getattr(self.samples, "soft", None) is not None:
+            reason = "teacher.soft gives a probability for each class, and padding has none"
+        else:
+            assert isinstance(self.network, nn.Module)
+            reason = problem(self.network)
+        if reason is not None:
+            self.journal.say(f"training.graphs: steps are not recorded: {reason}")
+        return record if reason is None else None
 
     def _count_voxels(self) -> np.ndarray:
         train, fabric = self.samples, self.fabric

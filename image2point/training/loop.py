@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from image2point.errors import InputError
 from image2point.training import distributed, memory
-from image2point.training.batches import batches
+from image2point.training.batches import Batch, batches
 from image2point.training.epoch_end import close_epoch
 from image2point.training.job import Job, State
 from image2point.training.pausing import due, pause, save
@@ -76,11 +77,14 @@ def train_epoch(job: Job, state: State) -> None:
     told_memory = memory.begin(job.fabric.device)
     clock = time.monotonic()
     loader = batches(
-        job.samples, plan, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted, job.share
-    )
+        job.samples, plan, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted, job.share,
+        job.buckets,
+    )  # fmt: skip
     last, running, told_early = state.step + len(plan), deque[tuple[int, int, Reading]](), False
     assert isinstance(job.network, nn.Module)
     with kernels_unchanging(job.network):
+        if job.graphs is not None:
+            job.graphs.begin()
         for batch in loader:
             counted = distributed.total_count(job.fabric, task.count(batch.targets))  # 0 where all of it is ignored
             batch = batch.to(job.fabric.device, dtype)
@@ -88,10 +92,12 @@ def train_epoch(job: Job, state: State) -> None:
             for group in job.optimizer.param_groups:
                 group["lr"] = group["factor"] * learning_rate(settings, state.epoch, state.step, job.steps)
             job.optimizer.zero_grad(set_to_none=True)
-            outputs, penalty = job.module(batch)
-            loss = task.loss(outputs, batch.targets, settings.label_smoothing)
             # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
-            job.fabric.backward(loss * (world / max(counted, 1)) + penalty)
+            factor = world / max(counted, 1)
+            if job.graphs is None:
+                loss, hits, *added = _forward_and_backward(job, batch, factor)
+            else:
+                loss, hits, *added = job.graphs.step(batch, factor, partial(_forward_and_backward, job))
             if settings.gradient_clip is not None:
                 # To look for a gradient that is no number, the host would wait for a GPU; there the next loss tells.
                 job.fabric.clip_gradients(
@@ -101,11 +107,9 @@ def train_epoch(job: Job, state: State) -> None:
             if job.average is not None:
                 job.average.after_step(job.network, state.epoch * job.steps + state.step + 1)
 
-            hits = task.hits(outputs, batch.targets)
             # Filled on the device: for a copy the host would wait.
             told = hits.new_full((), float(job.stop.requested), dtype=torch.float64)
-            added = [penalty.detach().double()] if isinstance(penalty, Tensor) else []
-            local = torch.stack([loss.detach().double(), hits.double(), told, *added])
+            local = torch.stack([loss.double(), hits.double(), told, *(penalty.double() for penalty in added)])
             state.step += 1
             running.append((state.step, counted, Reading(distributed.total(job.fabric, local))))
             # A GPU is given the next step before the numbers of this one are asked for.
@@ -123,6 +127,15 @@ def train_epoch(job: Job, state: State) -> None:
 def _look_at_memory(job: Job, state: State, told: bool) -> None:
     if told:
         state.peak = max(state.peak or 0, memory.highest(job.fabric.device))
+
+
+def _forward_and_backward(job: Job, batch: Batch, factor: float | Tensor) -> tuple[Tensor, ...]:
+    """The gradient of the loss times a factor. Gives the loss, how many targets were hit, and the penalty if any."""
+    outputs, penalty = job.module(batch)
+    loss = job.task.loss(outputs, batch.targets, job.config.training.label_smoothing)
+    job.fabric.backward(loss * factor + penalty)
+    penalties = (penalty.detach(),) if isinstance(penalty, Tensor) else ()
+    return loss.detach(), job.task.hits(outputs, batch.targets), *penalties
 
 
 def _settle(job: Job, state: State, running: deque[tuple[int, int, Reading]], left: int = 0) -> bool:

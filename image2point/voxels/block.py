@@ -34,7 +34,7 @@ def convolve_norm_activate(
         engine = getattr(conv, "engine", "")
         if (residual is None or added is not None) and takes(norm, y.features, added, name, engine):
             assert name is not None
-            return y.replace(norm_activate(y.features, norm, added, name))
+            return y.replace(norm_activate(y.features, norm, added, name, y.sites.real))
     y = norm(y)
     if residual is not None:
         y = add(y, residual)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.reduce import segment_max, segment_mean, segment_sum
+from image2point.voxels.reduce import segment_max, segment_sum
 from image2point.voxels.tensor import DenseVoxels, Voxels, VoxelTensor
 
 
@@ -60,9 +60,9 @@ class Clouds:
 def on_clouds(function: Callable[[Tensor, Clouds], Tensor], x: Voxels) -> Voxels:
     """Apply a function [..., C] → [..., C′] that takes each site by itself but for reductions over its cloud."""
     if isinstance(x, VoxelTensor):
-        batch, size = x.sites.batch, x.batch_size
+        sites, batch, size = x.sites, x.sites.batch, x.batch_size
         clouds = Clouds(
-            mean=lambda values: segment_mean(values, batch, size),
+            mean=lambda values: segment_sum(values, batch, size) / sites.counts.clamp(min=1).unsqueeze(1),
             total=lambda values: segment_sum(values, batch, size),
             spread=lambda values: values[batch],
         )

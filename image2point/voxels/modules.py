@@ -144,11 +144,12 @@ class VoxelConv(nn.Module):
         """What has been computed from the weight in its present state; None where nothing may depend on its values.
 
         That is so while the weight trains: its gradient needs every tap, and it changes in every step. A traced program
-        and a CUDA graph will run with other values. The reference engine stays simple.
+        and a CUDA graph will run with other values, unless whoever records it sees to that (`kernels_unchanging`). The
+        reference engine stays simple.
         """
         if self._trains() or self.engine == "reference" or self.weight.is_meta or torch.compiler.is_compiling():
             return None
-        if self.weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        if self.weight.is_cuda and torch.cuda.is_current_stream_capturing() and not self._remembered.trusting:
             return None
         return self._remembered.forms(self.weight)
 
@@ -252,6 +253,16 @@ def kernels_compared(net: nn.Module) -> AbstractContextManager[None]:
     """For one forward pass: look for changes of all kernels at once, where that means to wait for a device."""
     convs = [part for part in net.modules() if isinstance(part, VoxelConv) and not part._trains()]
     return compared_at_once([(part._remembered, part.weight) for part in convs])
+
+
+def kernels_in_use(net: nn.Module) -> list[Forms | None]:
+    """What has been computed of each kernel that does not train, in its present state; None of one not used so far."""
+    with kernels_compared(net):
+        return [
+            None if part._remembered.is_empty() else part._remembered.forms(part.weight)
+            for part in net.modules()
+            if isinstance(part, VoxelConv) and not part._trains()
+        ]
 
 
 def kernels_unchanging(net: nn.Module) -> AbstractContextManager[None]:

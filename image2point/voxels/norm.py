@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.voxels.errors import VoxelError
 from image2point.voxels.functional import on_rows, pointwise
-from image2point.voxels.tensor import Voxels
+from image2point.voxels.tensor import Voxels, VoxelTensor
 
 
 class BatchNorm(_BatchNorm):
@@ -27,18 +27,16 @@ class BatchNorm(_BatchNorm):
 
     def forward(self, x: Voxels) -> Voxels:  # type: ignore[override]
         if self.training or self.running_mean is None:
+            if isinstance(x, VoxelTensor) and x.sites.real is not None:
+                return x.replace(self._normalise_by_sums(x.features, self._begin(), x.sites.real))
             return on_rows(self._normalise, x)
         return pointwise(self._by_running_statistics, x)
 
     def _normalise(self, rows: Tensor) -> Tensor:
         """[N, C] → [N, C], by the statistics of the rows themselves"""
-        momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # cumulative average
-                momentum = 1.0 / float(self.num_batches_tracked)
-        if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            return self._normalise_over_processes(rows, momentum)
+        momentum = self._begin()
+        if self.training and _many_processes():
+            return self._normalise_by_sums(rows, momentum)
         return torch.nn.functional.batch_norm(
             _at_least_two(rows, self.training),
             self.running_mean if self.training else None,
@@ -49,6 +47,13 @@ class BatchNorm(_BatchNorm):
             0.0 if momentum is None else momentum,
             self.eps,
         )
+
+    def _begin(self) -> float | None:
+        """Count a batch; how far it moves the running statistics."""
+        if not self.training or self.num_batches_tracked is None:
+            return self.momentum
+        self.num_batches_tracked.add_(1)
+        return 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # None: their mean
 
     def scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The norm by its running statistics: x · scale + shift, [C] each."""
@@ -68,14 +73,22 @@ class BatchNorm(_BatchNorm):
         shape = (-1,) + (1,) * (features.ndim - 2)
         return torch.addcmul(shift.view(shape), features, scale.view(shape))
 
-    def _normalise_over_processes(self, rows: Tensor, momentum: float | None) -> Tensor:
+    def _normalise_by_sums(self, rows: Tensor, momentum: float | None, real: Tensor | None = None) -> Tensor:
+        """As `_normalise`, over the rows of all processes; of padded rows the first `real` count."""
         wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-        count = wide.new_tensor([len(wide)])
-        total = _SumOverProcesses.apply(torch.cat([wide.sum(0), count]))
+        add_up = _SumOverProcesses.apply if self.training and _many_processes() else Tensor.clone
+        if real is None:
+            count = wide.new_tensor([len(wide)])
+        else:
+            count, padding = real.to(wide.dtype).view(1), torch.arange(len(wide), device=wide.device) >= real
+            wide = wide.masked_fill(padding.unsqueeze(1), 0)
+        total = add_up(torch.cat([wide.sum(0), count]))
         count = total[-1].detach()
         mean = total[:-1] / count
         centred = wide - mean
-        variance = _SumOverProcesses.apply(centred.square().sum(0)) / count
+        if real is not None:
+            centred = centred.masked_fill(padding.unsqueeze(1), 0)
+        variance = add_up(centred.square().sum(0)) / count
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 rate = 0.0 if momentum is None else momentum
@@ -107,6 +120,10 @@ class _SumOverProcesses(torch.autograd.Function):
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total
+
+
+def _many_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _at_least_two(rows: Tensor, training: bool) -> Tensor:

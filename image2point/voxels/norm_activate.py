@@ -11,6 +11,7 @@ from torch import Tensor
 from image2point.voxels import relu
 from image2point.voxels.conv.engines import unavailable
 from image2point.voxels.conv.epilogue import CEILINGS
+from image2point.voxels.errors import VoxelError
 from image2point.voxels.norm import BatchNorm
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -36,19 +37,23 @@ def takes(norm: BatchNorm, rows: Tensor, residual: Tensor | None, activation: st
     return unavailable("triton", rows.device) is None
 
 
-def norm_activate(rows: Tensor, norm: BatchNorm, residual: Tensor | None, activation: str) -> Tensor:
+def norm_activate(
+    rows: Tensor, norm: BatchNorm, residual: Tensor | None, activation: str, real: Tensor | None = None
+) -> Tensor:
     """activation(norm(rows) + residual) for what `takes` accepts; the running statistics move.
 
-    Differentiable in rows, residual, weight and bias; the gradient can be differentiated again, in plain torch.
+    Differentiable in rows, residual, weight and bias; the gradient can be differentiated again (in plain torch), where
+    no rows are padding.
 
     Args:
         rows, residual: [N, C].
         activation: identity, relu or relu6.
+        real: int64 [], how many rows count, at least two; the others are padding. None: all.
     """
     wants = torch.is_grad_enabled()
     running = norm.running_mean, norm.running_var, norm.num_batches_tracked
     return _NormActivate.apply(
-        rows, norm.weight, norm.bias, residual, running, norm.momentum, norm.eps, activation, wants
+        rows, norm.weight, norm.bias, residual, real, running, norm.momentum, norm.eps, activation, wants
     )
 
 
@@ -60,6 +65,7 @@ class _NormActivate(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         residual: Tensor | None,
+        real: Tensor | None,
         running: tuple[Tensor, Tensor, Tensor],
         momentum: float,
         eps: float,
@@ -70,9 +76,9 @@ class _NormActivate(torch.autograd.Function):
 
         x, added = rows.detach().contiguous(), None if residual is None else residual.detach().contiguous()
         with torch.cuda.device_of(rows):
-            found = triton_norm.forward(x, weight, bias, running, momentum, eps, added, activation, keep)
+            found = triton_norm.forward(x, weight, bias, running, momentum, eps, added, activation, keep, real)
         y, mean, rate, outside = found
-        ctx.save_for_backward(rows, weight, bias, mean, rate, outside)
+        ctx.save_for_backward(rows, weight, bias, mean, rate, outside, real)
         ctx.eps = eps
         return y
 
@@ -80,18 +86,20 @@ class _NormActivate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         from image2point.voxels import triton_norm
 
-        rows, weight, bias, mean, rate, outside = ctx.saved_tensors
+        rows, weight, bias, mean, rate, outside, real = ctx.saved_tensors
         wanted = ctx.needs_input_grad[3]
         found: tuple[Tensor, Tensor | None, Tensor, Tensor]
         if torch.is_grad_enabled():  # to be differentiated again
+            if real is not None:
+                raise VoxelError("padded voxels: the gradient of a norm cannot be differentiated again")
             found = _gradients(gradients[0], rows, weight, outside, ctx.eps)
         else:
             with torch.cuda.device_of(rows):
                 gradient, x = gradients[0].contiguous(), rows.contiguous()
-                found = triton_norm.backward(gradient, x, weight, mean, rate, outside, wanted)
+                found = triton_norm.backward(gradient, x, weight, mean, rate, outside, wanted, real)
         data, added, of_weight, of_bias = found
         of_weight, of_bias = of_weight.to(weight.dtype), of_bias.to(bias.dtype)
-        return data, of_weight, of_bias, added if wanted else None, *(None,) * 5
+        return data, of_weight, of_bias, added if wanted else None, *(None,) * 6
 
 
 def _gradients(

@@ -43,12 +43,14 @@ class NeighbourTable:
         sources: number of source rows.
         submanifold: whether sources and targets are the same sites and the window is centred on them. Then what is
             read through a tap in one direction is read through the opposite tap in the other.
+        padded: whether it is one of padded sites (`voxels.padding`): then no shape may depend on what it holds.
     """
 
     kernel: tuple[int, int, int]
     reads: Tensor
     sources: int
     submanifold: bool = False
+    padded: bool = False
     _forms: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -65,7 +67,7 @@ class NeighbourTable:
 
     def rebuilt(self, change: Callable[[Tensor], Tensor]) -> NeighbourTable:
         """The same table of another tensor, nothing derived from it yet."""
-        return NeighbourTable(self.kernel, change(self.reads), self.sources, self.submanifold)
+        return NeighbourTable(self.kernel, change(self.reads), self.sources, self.submanifold, self.padded)
 
     def index(self, backward: bool = False) -> Tensor:
         """int32 [rows, taps]: what each target reads through each tap; `backward`, which targets read each source."""

@@ -7,7 +7,7 @@ averages, pruning and some optimizers use.
 On a CPU the check reads the weight once, and one changed element is always noticed (remember.cpp). On other devices,
 and without a compiler, the weight is compared with a copy. The host has to wait for a GPU's answer, since it decides
 what runs next, so a network compares all its weights at once (`compared_at_once`) and waits once in a forward pass. A
-kernel that trains has no entries, and neither has one under CUDA graph capture.
+kernel that trains has no entries, and neither has one under CUDA graph capture, but for weights that are unchanging.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ class Remembered:
             self._forms = forms = Forms(weight)
         self._trusted = forms if self.trusting else None
         return forms  # not self._forms: another thread may have replaced it
+
+    def is_empty(self) -> bool:
+        """Whether there are no forms."""
+        return self._forms is None
 
     def copied(self, weight: Tensor) -> _Content | None:
         """What the weight has to be compared with, where that is a copy."""

@@ -33,6 +33,7 @@ class Sites:
         voxel_size: edge of an input voxel in that unit; None: unknown.
         finest: int32 [M, 4], coordinates of the input voxels that these were coarsened from; None at stride 1, and
             where they are unknown.
+        real: int64 [], how many rows count: the others, at the end, are padding (`voxels.padding`). None: all.
     """
 
     coordinates: Tensor
@@ -41,6 +42,7 @@ class Sites:
     origin: Tensor | None = None
     voxel_size: float | None = None
     finest: Tensor | None = None
+    real: Tensor | None = None
     _plans: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -179,6 +181,8 @@ class Sites:
 
     def _coarsening(self, stride: int) -> tuple[Sites, Tensor]:
         def build() -> tuple[Sites, Tensor]:
+            if self.real is not None:
+                raise VoxelError(f"padded sites have no coarser ones of stride {stride}: make them before padding")
             coordinates = self.coordinates.clone()
             coordinates[:, 1:] = torch.div(coordinates[:, 1:], stride, rounding_mode="floor")
             finest = self.coordinates if self.stride == 1 else self.finest
@@ -236,6 +240,7 @@ class Sites:
         """The same of other tensors, with the plans that are made of tensors alone: those that `to` takes along."""
         origin = None if self.origin is None else change(self.origin)
         finest = None if self.finest is None else change(self.finest)
+        real = None if self.real is None else change(self.real)
         plans: dict[Hashable, Any] = {}
         for key, made in self._plans.items():
             if isinstance(key, Window):
@@ -246,7 +251,8 @@ class Sites:
                 plans[key] = change(made)
             elif key == "bounds":
                 plans[key] = made
-        return Sites(change(self.coordinates), self.batch_size, self.stride, origin, self.voxel_size, finest, plans)
+        place = origin, self.voxel_size, finest, real
+        return Sites(change(self.coordinates), self.batch_size, self.stride, *place, plans)
 
     def same(self, other: Sites) -> bool:
         """Whether both are the same voxels (usually the same object)."""

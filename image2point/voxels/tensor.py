@@ -84,6 +84,8 @@ class VoxelTensor:
         Raises:
             VoxelError: where a coordinate is negative or beyond the size, or the grid does not fit the memory.
         """
+        if self.sites.real is not None:
+            raise VoxelError("padded voxels have no dense grid: make it before padding")
         lower, upper = self.sites.bounds
         if min(lower) < 0:
             raise VoxelError(f"dense grids begin at index 0, but the smallest voxel index is {min(lower)}")

@@ -2,6 +2,9 @@
 
 The rows are shared among `PARTS` programs, whose means and centred squares (backward: sums) the second kernel puts
 together, in the same order in each of its programs. Arithmetic is in float32, and every run gives the same bits.
+
+Of padded rows (`voxels.padding`) the first `real` count, a number that the kernels read on the device. The others get
+what follows a normed input of zero, and no gradient.
 """
 
 from __future__ import annotations
@@ -17,15 +20,27 @@ from image2point.voxels.conv.triton_tune import ceil_div, power_of_two
 _ROWS = 32
 
 
+@triton.jit
+def _counted(real_ptr, M):
+    """How many of the M rows count."""
+    counted = M
+    if real_ptr is not None:
+        counted = tl.load(real_ptr).to(tl.int32)
+    return counted
+
+
 @triton.jit(do_not_specialize=["M"])
-def _moments(x_ptr, mean_ptr, squares_ptr, M, C, PARTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+def _moments(
+    x_ptr, mean_ptr, squares_ptr, real_ptr, M, C, PARTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):
     """Mean and sum of centred squares of each part's rows (Chan et al. 1983, eq. 2.1), float32 [PARTS, C]."""
     part = tl.program_id(0)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < C
-    share = tl.cdiv(M, PARTS)
+    counted = _counted(real_ptr, M)
+    share = tl.cdiv(counted, PARTS)
     first = part * share
-    last = tl.minimum(first + share, M)
+    last = tl.minimum(first + share, counted)
     mean = tl.zeros((CHANNELS,), dtype=tl.float32)
     squares = tl.zeros((CHANNELS,), dtype=tl.float32)
     for begin in range(first, last, ROWS):
@@ -58,6 +73,7 @@ def _normalise(
     running_mean_ptr,
     running_var_ptr,
     tracked_ptr,
+    real_ptr,
     M,
     C,
     momentum,
@@ -70,13 +86,14 @@ def _normalise(
     """The result, and where it lies on a bound of the ReLU; the first programs move the running statistics."""
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < C
-    share = tl.cdiv(M, PARTS)
+    counted = _counted(real_ptr, M)
+    share = tl.cdiv(counted, PARTS)
     part = tl.arange(0, PARTS)
-    count = tl.maximum(tl.minimum((part + 1) * share, M) - part * share, 0).to(tl.float32)[:, None]
+    count = tl.maximum(tl.minimum((part + 1) * share, counted) - part * share, 0).to(tl.float32)[:, None]
     place = part[:, None] * C + channel[None, :]
     means = tl.load(mean_ptr + place, mask=inside[None, :], other=0.0)
     squares = tl.load(squares_ptr + place, mask=inside[None, :], other=0.0)
-    rows = M.to(tl.float32)
+    rows = counted.to(tl.float32)
     mean = tl.sum(count * means, 0) / rows
     apart = means - mean[None, :]
     variance = tl.sum(squares + count * apart * apart, 0) / rows
@@ -97,7 +114,10 @@ def _normalise(
     x = tl.load(x_ptr + offsets, mask=valid, other=0.0).to(tl.float32)
     weight = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-    z = (x - mean[None, :]) * (rate * weight)[None, :] + bias[None, :]
+    centred = x - mean[None, :]
+    if real_ptr is not None:
+        centred = tl.where((row < counted)[:, None], centred, 0.0)
+    z = centred * (rate * weight)[None, :] + bias[None, :]
     if residual_ptr is not None:
         z += tl.load(residual_ptr + offsets, mask=valid, other=0.0).to(tl.float32)
     y = activate(z, ACTIVATION).to(y_ptr.dtype.element_ty)
@@ -127,6 +147,7 @@ def _sums(
     rate_ptr,
     sum_ptr,
     product_ptr,
+    real_ptr,
     M,
     C,
     PARTS: tl.constexpr,
@@ -139,9 +160,10 @@ def _sums(
     inside = channel < C
     centre = tl.load(centre_ptr + channel, mask=inside, other=0.0)
     rate = tl.load(rate_ptr + channel, mask=inside, other=0.0)
-    share = tl.cdiv(M, PARTS)
+    counted = _counted(real_ptr, M)
+    share = tl.cdiv(counted, PARTS)
     first = part * share
-    last = tl.minimum(first + share, M)
+    last = tl.minimum(first + share, counted)
     total = tl.zeros((CHANNELS,), dtype=tl.float32)
     product = tl.zeros((CHANNELS,), dtype=tl.float32)
     for begin in range(first, last, ROWS):
@@ -170,6 +192,7 @@ def _gradient(
     residual_ptr,
     of_weight_ptr,
     of_bias_ptr,
+    real_ptr,
     M,
     C,
     PARTS: tl.constexpr,
@@ -193,9 +216,12 @@ def _gradient(
     offsets = row.to(tl.int64)[:, None] * C + channel[None, :]
     gradient = _passed(gradient_ptr, outside_ptr, offsets, valid)
     x = tl.load(x_ptr + offsets, mask=valid, other=0.0).to(tl.float32)
-    rows = M.to(tl.float32)
+    counted = _counted(real_ptr, M)
+    rows = counted.to(tl.float32)
     normed = (x - centre[None, :]) * rate[None, :]
     data = (rate * weight)[None, :] * (gradient - (total / rows)[None, :] - normed * (product / rows)[None, :])
+    if real_ptr is not None:
+        data = tl.where((row < counted)[:, None], data, 0.0)
     tl.store(data_ptr + offsets, data.to(data_ptr.dtype.element_ty), mask=valid)
     if residual_ptr is not None:
         tl.store(residual_ptr + offsets, gradient.to(residual_ptr.dtype.element_ty), mask=valid)
@@ -219,6 +245,7 @@ def forward(
     residual: Tensor | None,
     activation: str,
     keep: bool,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """activation(norm(x) + residual), by the statistics of x; moves the running ones.
 
@@ -227,6 +254,7 @@ def forward(
         running: mean [C], variance [C] (unbiased) and number of batches, float32 and int64.
         activation: identity, relu or relu6.
         keep: whether a gradient will be asked for.
+        real: int64 [], how many rows count, at least two; None: all.
 
     Returns:
         The result [M, C]; mean and 1 / √(variance + eps), float32 [C]; where the ReLU lets no gradient pass, uint8
@@ -237,10 +265,10 @@ def forward(
     found = x.new_empty(2, channels, dtype=torch.float32)
     y = torch.empty_like(x)
     outside = torch.empty_like(x, dtype=torch.uint8) if keep and activation != "identity" else None
-    _moments[(parts, wide)](x, moments[0], moments[1], rows, channels, **sizes)
+    _moments[(parts, wide)](x, moments[0], moments[1], real, rows, channels, **sizes)
     _normalise[(high, wide)](
-        x, moments[0], moments[1], weight, bias, residual, y, outside, found[0], found[1], *running, rows, channels,
-        momentum, eps, ACTIVATION=activation, **sizes,
+        x, moments[0], moments[1], weight, bias, residual, y, outside, found[0], found[1], *running, real, rows,
+        channels, momentum, eps, ACTIVATION=activation, **sizes,
     )  # fmt: skip
     return y, found[0], found[1], outside
 
@@ -253,6 +281,7 @@ def backward(
     rate: Tensor,
     outside: Tensor | None,
     residual: bool,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Gradients of the input and of what was added (if asked for), [M, C], of weight and of bias, float32 [C]."""
     (rows, channels), (parts, high, wide, sizes) = x.shape, _cut(*x.shape)
@@ -260,9 +289,9 @@ def backward(
     found = x.new_empty(2, channels, dtype=torch.float32)
     data = torch.empty_like(x)
     added = torch.empty_like(x) if residual else None
-    _sums[(parts, wide)](x, gradient, outside, mean, rate, sums[0], sums[1], rows, channels, **sizes)
+    _sums[(parts, wide)](x, gradient, outside, mean, rate, sums[0], sums[1], real, rows, channels, **sizes)
     _gradient[(high, wide)](
-        x, gradient, outside, mean, rate, weight, sums[0], sums[1], data, added, found[0], found[1], rows, channels,
-        **sizes,
+        x, gradient, outside, mean, rate, weight, sums[0], sums[1], data, added, found[0], found[1], real, rows,
+        channels, **sizes,
     )  # fmt: skip
     return data, added, found[0], found[1]

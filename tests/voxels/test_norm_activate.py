@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 from voxel_samples import random_voxels, relative
 
-from image2point.voxels import BatchNorm, Pointwise, VoxelConv, VoxelTensor
+from image2point.voxels import BatchNorm, Pointwise, Sites, VoxelConv, VoxelTensor
 from image2point.voxels.block import convolve_norm_activate
 
 pytest.importorskip("triton", reason="triton is not installed (it comes with the extra `test` on Linux)")
@@ -32,7 +34,7 @@ def case(dtype: torch.dtype, rows: int, channels: int) -> tuple[Tensor, Tensor, 
 
 
 def one_by_one(x: Tensor, norm: BatchNorm, added: Tensor | None, activation: str) -> Tensor:
-    y = norm(VoxelTensor(x, [None] * len(x))).features  # type: ignore[arg-type]
+    y = norm(VoxelTensor(x, Sites(x.new_empty(len(x), 4), 1))).features
     y = y if added is None else y + added
     return y if (module := ACTIVATIONS[activation]) is None else module(y)
 
@@ -109,3 +111,20 @@ def test_a_block_uses_it_where_it_may(monkeypatch: pytest.MonkeyPatch, residual:
     norm.momentum = None
     block()  # an average over all batches, which the kernels do not keep
     assert called == [1]
+
+
+@pytest.mark.parametrize("real", [2, 100, 149])
+def test_padded_rows_do_not_count(real: int) -> None:
+    """Values, gradients and statistics are those of the first rows alone, whatever the others hold."""
+    x, added, gradient, norm = case(torch.float32, 150, 20)
+    gradient[real:], x[real:] = 0, 1e6
+    found: list[list[Tensor]] = []
+    for rows, count in ((150, torch.tensor(real, device=DEVICE)), (real, None)):
+        net = copy.deepcopy(norm)
+        leaves = [x[:rows].clone().requires_grad_(), added[:rows].clone().requires_grad_()]
+        y = own.norm_activate(leaves[0], net, leaves[1], "relu", count)
+        of_rows = torch.autograd.grad(y, [*leaves, net.weight, net.bias], gradient[:rows])
+        assert bool(torch.isfinite(y).all()) and not of_rows[0][real:].any()
+        found.append([y[:real], *(g[:real] for g in of_rows[:2]), *of_rows[2:], net.running_mean, net.running_var])
+    for ours, theirs in zip(*found, strict=True):
+        assert relative(ours, theirs) < 3e-6

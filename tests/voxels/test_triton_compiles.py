@@ -113,6 +113,7 @@ def norm(kernels: Any) -> None:
             pointers: dict[str, str | None] = {name: kind if name in rows else "*fp32" for name in names}
             pointers |= {"tracked_ptr": "*i64"} if "tracked_ptr" in names else {}
             pointers |= {"outside_ptr": outside} if "outside_ptr" in names else {}
+            pointers["real_ptr"] = "*i64" if kind == "*bf16" else None
             constants = {**sizes, "ACTIVATION": activation} if kernel is kernels._normalise else sizes
             build(kernel, pointers, constants)
 

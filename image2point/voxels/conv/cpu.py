@@ -18,6 +18,7 @@ from itertools import pairwise
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from image2point.voxels.conv import native
@@ -98,6 +99,13 @@ def weight_gradient(
 def sum_neighbours(features: Tensor, table: NeighbourTable, backward: bool = False) -> Tensor:
     """Sum of what each row reads through all taps, [N, C] → [M, C]; no autograd."""
     features = features.detach()
+    if table.padded:  # blocks have sizes that depend on what the table holds
+        extended = F.pad(features, (0, 0, 0, 1))  # what is read where there is nothing, by −1
+        first, *others = table.entries(backward)
+        output = extended[first]
+        for reads in others:
+            output += extended[reads]
+        return output
     plan = _plan(features, features.shape[1], table, (1, 1, 1), backward)
     output = features.new_empty(plan.size, features.shape[1])
     for block in plan:

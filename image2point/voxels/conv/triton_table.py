@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -163,12 +164,27 @@ def column_rows(table: NeighbourTable, shape: tuple[int, ...], backward: bool) -
 
     def build() -> ColumnRows:
         columns = by_column(table, shape, backward)
+        if table.padded:
+            return _with_room_for_all(columns)
         column, row = (columns >= 0).any(1).nonzero(as_tuple=True)
         edges = torch.arange(len(columns) + 1, device=column.device)
         starts = torch.searchsorted(column, edges, out_int32=True)
         return ColumnRows(row.to(torch.int32), columns[column, :, row].T.contiguous(), starts)
 
     return table.form(("triton rows", shape, backward), build)
+
+
+def _with_room_for_all(columns: Tensor) -> ColumnRows:
+    """Of columns int32 [G, D, M], in shapes that do not depend on what they hold; `starts` says how much counts."""
+    count, depth, size = columns.shape
+    present = (columns >= 0).any(1)
+    place = present.flatten().cumsum(0)
+    behind = torch.where(present.flatten(), place - 1, count * size)  # those that do not have one: past the last
+    row = torch.arange(size, dtype=torch.int32, device=columns.device).repeat(count)
+    rows = row.new_zeros(count * size + 1).scatter_(0, behind, row)
+    members = row.new_full((depth, count * size + 1), -1)
+    members.scatter_(1, behind.expand(depth, -1), columns.transpose(0, 1).flatten(1))
+    return ColumnRows(rows, members, F.pad(place[size - 1 :: size], (1, 0)).to(torch.int32))
 
 
 @cache
