@@ -139,6 +139,8 @@ def pivot(runs: Sequence[Record], rows: Sequence[str], columns: Sequence[str], v
 
 def _text(run: Record, field: str) -> str:
     value = run.settings[field]
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
     return "all" if value is None and field == "data.shots" else str(value)
 
 

@@ -65,6 +65,12 @@ def test_one_seed_is_not_called_the_same_as_the_best(runs: list[Record]) -> None
     found = pivot(single, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
     assert found.best and not found.level
     assert found.cells[("repeat",), ("io",)].spread("sd") is None
+    assert tables.note(found, "sd") == "test accuracy (%), one run per cell; bold: best"
+
+
+def test_a_setting_that_is_a_list_reads_as_one() -> None:
+    found = pivot([record(0.5, {"data.features": ["xyz", "height"]})], ["data.features"], [], "final.test_accuracy")
+    assert found.rows == (("xyz, height",),)
 
 
 def test_formats(runs: list[Record]) -> None:
