@@ -40,6 +40,10 @@ def test_one_version_everywhere() -> None:
     first = re.search(r"^## (.*)", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert str(citation["version"]) == i2p.__version__
     assert first and first[1] in (i2p.__version__, f"Unreleased ({i2p.__version__})")
+    pages = [(root / name).read_text(encoding="utf-8") for name in ("README.md", "docs/start.md", "docs/citation.md")]
+    told = [re.findall(r"image2point-([\d.]+)-py3|version = \{(.+)\}", page) for page in pages]
+    assert {"".join(each) for page in told for each in page} == {i2p.__version__} and all(told)
+    assert citation["title"] == re.sub("[{}]", "", re.search(r"title = \{(.*)\},", pages[-1])[1])
 
 
 @pytest.mark.parametrize("url", ["", "https://example.org/us/image2point/"])
