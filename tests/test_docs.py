@@ -141,7 +141,10 @@ def test_every_setting_is_on_the_page_of_settings() -> None:
 
 def test_the_page_of_commands_says_what_each_does() -> None:
     page = docs_cli.page()
-    assert "* `export`: Write the network of a finished run as a program on grids, which runs without image2point.\n" in page
+    assert (
+        "* `sweep`: Do all runs that a config describes: every combination of the values in its section `sweep`.\n"
+        in page
+    )
     assert "# `image2point data fetch`" in page and "...\n* `" not in page
 
 
