@@ -113,6 +113,8 @@ def test_runs_of_one_cell_may_differ_in_seeds_only(runs: list[Record]) -> None:
 def test_unknown_names_are_refused_with_a_hint(runs: list[Record]) -> None:
     with pytest.raises(InputError, match=r"no setting 'rule'; did you mean network.rule"):
         pivot(runs, ["rule"], ["finetune.policy"], "final.test_accuracy")
+    with pytest.raises(InputError, match=r"no setting 'network.rules'; did you mean network.rule"):
+        pivot(runs, ["network.rules"], ["finetune.policy"], "final.test_accuracy")
     with pytest.raises(InputError, match=r"no number 'test_accuracy'; it has final.test_accuracy"):
         pivot(runs, ["network.rule"], ["finetune.policy"], "test_accuracy")
 
