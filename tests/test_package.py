@@ -58,9 +58,11 @@ def test_a_package_index_shows_no_broken_link(url: str, monkeypatch: pytest.Monk
     assert targets and all(target.startswith("https://") for target in targets)
     assert f"git clone {base or '<this repository>'} " in text
     if not url:
-        assert "(docs/sweeps.md)" in text and given["project_urls"] == {}
+        assert "(docs/sweeps.md)" in text and "![" not in text and given["project_urls"] == {}
         return
-    pages = [target.removeprefix(f"{base}/blob/v{i2p.__version__}/") for target in targets if target.startswith(base)]
+    assert re.search(rf"!\[[^\]]*\]\({base}/raw/v{i2p.__version__}/docs/figures/", text)
+    own = re.compile(rf"{base}/(?:blob|raw)/v{i2p.__version__}/")
+    pages = [own.sub("", target) for target in targets if target.startswith(base)]
     assert len(pages) > 20 and all((root / page.partition("#")[0]).exists() for page in pages)
     assert given["project_urls"]["Repository"] == base
 
