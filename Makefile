@@ -38,7 +38,7 @@ coverage: $(READY)  ## lift and compare every ConvNet of timm (an hour; goes on 
 docs: $(READY)  ## build the site of docs/ into build/site
 	$(RUN) scripts/notebooks.py --unexecuted
 	$(RUN) scripts/docs_config.py > docs/reference/config.md
-	$(VENV)/bin/typer image2point.cli utils docs --name image2point --title 'Command line' --output docs/reference/cli.md
+	$(RUN) scripts/docs_cli.py > docs/reference/cli.md
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 notebooks: $(READY)  ## execute the tutorials of docs/tutorials into pages for `make docs`, and say how long each takes

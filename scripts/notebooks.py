@@ -10,6 +10,7 @@ The pages lie beside the scripts, and are not kept in git. Each notebook runs in
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import tempfile
 import time
@@ -30,6 +31,7 @@ def notebook(name: str, execute: bool) -> Any:
 
     found = jupytext.read(TUTORIALS / f"{name}.py")
     if execute:
+        os.environ["OPEN3D_DISABLE_WEB_VISUALIZER"] = "true"  # it would say on the page that it is there
         with tempfile.TemporaryDirectory() as folder:
             place = {"metadata": {"path": folder}}
             NotebookClient(found, timeout=None, kernel_name="python3", resources=place).execute()

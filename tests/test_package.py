@@ -40,6 +40,10 @@ def test_one_version_everywhere() -> None:
     first = re.search(r"^## (.*)", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert str(citation["version"]) == i2p.__version__
     assert first and first[1] in (i2p.__version__, f"Unreleased ({i2p.__version__})")
+    pages = [(root / name).read_text(encoding="utf-8") for name in ("README.md", "docs/start.md", "docs/citation.md")]
+    told = [re.findall(r"image2point-([\d.]+)-py3|version = \{(.+)\}", page) for page in pages]
+    assert {"".join(each) for page in told for each in page} == {i2p.__version__} and all(told)
+    assert citation["title"] == re.sub("[{}]", "", re.search(r"title = \{(.*)\},", pages[-1])[1])
 
 
 @pytest.mark.parametrize("url", ["", "https://example.org/us/image2point/"])
@@ -54,9 +58,11 @@ def test_a_package_index_shows_no_broken_link(url: str, monkeypatch: pytest.Monk
     assert targets and all(target.startswith("https://") for target in targets)
     assert f"git clone {base or '<this repository>'} " in text
     if not url:
-        assert "(docs/sweeps.md)" in text and given["project_urls"] == {}
+        assert "(docs/sweeps.md)" in text and "![" not in text and given["project_urls"] == {}
         return
-    pages = [target.removeprefix(f"{base}/blob/v{i2p.__version__}/") for target in targets if target.startswith(base)]
+    assert re.search(rf"!\[[^\]]*\]\({base}/raw/v{i2p.__version__}/docs/figures/", text)
+    own = re.compile(rf"{base}/(?:blob|raw)/v{i2p.__version__}/")
+    pages = [own.sub("", target) for target in targets if target.startswith(base)]
     assert len(pages) > 20 and all((root / page.partition("#")[0]).exists() for page in pages)
     assert given["project_urls"]["Repository"] == base
 

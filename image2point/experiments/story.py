@@ -42,8 +42,9 @@ def story(arms: Mapping[str, Record], real: str) -> list[str]:
     if text := _collapse(arms):
         lines.append(text)
     lines.append(
-        "One seed of made-up clouds proves nothing. Next: your own data (docs/start.md), or the same on real clouds, "
-        f"image2point transfer {real}; docs/results.md has what was measured on real ones."
+        "One seed of made-up clouds proves nothing. Next, with the docs of the repository: your own data "
+        f"(docs/start.md), or the same on real clouds, image2point transfer {real}; docs/results.md has what was "
+        "measured on those."
     )
     return lines
 

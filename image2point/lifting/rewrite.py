@@ -304,9 +304,10 @@ class Rewriter:
         if reason.works:
             where = f"It works with {' and '.join(f'substrate={name!r}' for name in reason.works)}."
         else:
+            operation = rules.spelled(type(module) if module is not None else node.target)
             where = (
                 "It works on no substrate, sparse or dense; the operations with a rule are listed in "
-                "image2point/lifting/rules/table.py, and image2point.register_rule adds one."
+                f"image2point/lifting/rules/table.py, and image2point.register_rule({operation}, rule) adds one."
             )
         return LiftError(f"cannot lift {self.traced.name} at {what}: {reason}. {where}")
 

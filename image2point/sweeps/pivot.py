@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,7 @@ def pivot(runs: Sequence[Record], rows: Sequence[str], columns: Sequence[str], v
         for run in runs:
             if name not in run.settings:
                 near = [known for known in run.settings if known.endswith(name.rpartition(".")[2])]
+                near = near or get_close_matches(name, list(run.settings), 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise InputError(f"{run.path} has no setting {name!r}{hint}")
     groups: dict[tuple[Key, Key], list[Record]] = {}
@@ -139,6 +141,8 @@ def pivot(runs: Sequence[Record], rows: Sequence[str], columns: Sequence[str], v
 
 def _text(run: Record, field: str) -> str:
     value = run.settings[field]
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
     return "all" if value is None and field == "data.shots" else str(value)
 
 

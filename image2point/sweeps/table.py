@@ -59,6 +59,8 @@ def _sentences(text: str) -> str:
 def note(table: Pivot, spread: str) -> str:
     """What the numbers of a table are."""
     counts = sorted({len(cell.values) for cell in table.cells.values()})
+    if counts == [1]:  # no spread to show, and no test was made
+        return f"{_title(table.value)}, one run per cell{'; bold: best' if table.best else ''}{_rates(table)}"
     runs = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     kind = "s.d." if spread == "sd" else "half the 95 % interval"
     marks = "; bold: best, †: not told from it by a paired t-test at 5 %, corrected by Holm" if table.best else ""

@@ -172,7 +172,8 @@ def _device_of(values: Any) -> torch.device:
 def _points(cloud: Any, name: str) -> Tensor:
     points = to_tensor(coordinates_of(cloud, name), name)
     if points.ndim != 2 or points.shape[1] != 3:
-        raise VoxelError(f"{name}: expected coordinates [N, 3], found {points.dtype} {list(points.shape)}")
+        more = "; further columns go to features=" if points.ndim == 2 and points.shape[1] > 3 else ""
+        raise VoxelError(f"{name}: expected coordinates [N, 3], found {points.dtype} {list(points.shape)}{more}")
     if len(points) == 0:
         raise VoxelError(f"{name}: expected at least one point, found none")
     return points

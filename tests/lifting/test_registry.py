@@ -161,6 +161,27 @@ def test_an_operation_of_ones_own(name: str) -> None:
     assert role.get("middle.weight", "norm") == "norm"
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: x.cumsum(1), r'no rule for the method cumsum.*register_rule\("cumsum", rule\)'),
+        (lambda x: torch.cumsum(x, 1), r"no rule for the function cumsum.*register_rule\(torch.cumsum, rule\)"),
+        (nn.Fold((4, 4), 2), r"no rule for the module class Fold.*register_rule\(Fold, rule\)"),
+    ],
+)
+def test_what_has_no_rule_is_told_as_what_takes_one(call: Any, message: str) -> None:
+    class Calling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.call = nn.Conv2d(3, 4, 3), call
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.call(self.conv(x))
+
+    with pytest.raises(LiftError, match=message):
+        i2p.lift(Calling(), num_classes=None)
+
+
 def test_a_module_with_a_rule_is_a_leaf() -> None:
     register_all()
     net = equivalence.lifted(equivalence.randomise(Net(Squash())))

@@ -65,6 +65,12 @@ def test_one_seed_is_not_called_the_same_as_the_best(runs: list[Record]) -> None
     found = pivot(single, ["network.rule"], ["finetune.policy"], "final.test_accuracy")
     assert found.best and not found.level
     assert found.cells[("repeat",), ("io",)].spread("sd") is None
+    assert tables.note(found, "sd") == "test accuracy (%), one run per cell; bold: best"
+
+
+def test_a_setting_that_is_a_list_reads_as_one() -> None:
+    found = pivot([record(0.5, {"data.features": ["xyz", "height"]})], ["data.features"], [], "final.test_accuracy")
+    assert found.rows == (("xyz, height",),)
 
 
 def test_formats(runs: list[Record]) -> None:
@@ -107,6 +113,8 @@ def test_runs_of_one_cell_may_differ_in_seeds_only(runs: list[Record]) -> None:
 def test_unknown_names_are_refused_with_a_hint(runs: list[Record]) -> None:
     with pytest.raises(InputError, match=r"no setting 'rule'; did you mean network.rule"):
         pivot(runs, ["rule"], ["finetune.policy"], "final.test_accuracy")
+    with pytest.raises(InputError, match=r"no setting 'network.rules'; did you mean network.rule"):
+        pivot(runs, ["network.rules"], ["finetune.policy"], "final.test_accuracy")
     with pytest.raises(InputError, match=r"no number 'test_accuracy'; it has final.test_accuracy"):
         pivot(runs, ["network.rule"], ["finetune.policy"], "test_accuracy")
 

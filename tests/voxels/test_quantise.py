@@ -100,6 +100,7 @@ def test_both_reductions_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, 0.1, "clouds: expected a list of"),
         ("cloud.ply", 0.1, "clouds: expected a list of .* found str"),
         (torch.zeros(3), 0.1, r"cloud 0: expected coordinates \[N, 3\]"),
+        ([torch.zeros(4, 6)], 0.1, r"found torch.float32 \[4, 6\]; further columns go to features="),
         ((torch.zeros(4, 3), torch.tensor([0, 0, 2, 2])), 0.1, "cloud 1: expected at least one point"),
         ((torch.zeros(4, 3), torch.tensor([0, 0, 1])), 0.1, r"batch: expected integers \[4\]"),
         ((torch.zeros(4, 3), torch.tensor([0, -1, 1, 1])), 0.1, "batch: expected cloud numbers from 0 on, found -1"),

@@ -16,6 +16,7 @@ from image2point.lifting.rules.registry import (
     lift_module,
     register_rule,
     rule_of,
+    spelled,
 )
 from image2point.lifting.rules.values import Call, Chain, FinerSites, Kind, Lifted, Unsupported, Value, need, on
 
@@ -37,6 +38,7 @@ __all__ = [
     "on",
     "register_rule",
     "rule_of",
+    "spelled",
     "table",
     "voxel_conv",
 ]

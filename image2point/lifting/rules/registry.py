@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Literal, TypeAlias, get_args
 
+import torch
 from torch import nn
 
 from image2point.errors import InputError
@@ -152,7 +153,7 @@ def lift_function(target: Any, arguments: tuple[Any, ...], named: dict[str, Any]
     """
     rule, name = _find(target), _name(target)
     if rule is None:
-        raise Unsupported(f"no rule for the operation {name}")
+        raise Unsupported(f"no rule for the {'method' if isinstance(target, str) else 'function'} {name}")
     try:
         return _checked(name, rule.lift(options, *arguments, **named))
     except TypeError as error:
@@ -167,6 +168,19 @@ def _find(operation: Any) -> Rule | None:
 def _path(operation: Any) -> str:
     """Where a class or function is defined; a method name, which has no dots, is never one."""
     return f"{getattr(operation, '__module__', '')}.{getattr(operation, '__qualname__', '')}"
+
+
+def spelled(operation: Any) -> str:
+    """An operation as code that names it to `register_rule`.
+
+    >>> spelled("roll"), spelled(torch.cumsum), spelled(nn.functional.fold), spelled(nn.Fold)
+    ('"roll"', 'torch.cumsum', 'torch.nn.functional.fold', 'Fold')
+    """
+    if isinstance(operation, str):
+        return f'"{operation}"'
+    name = _name(operation)
+    homes = [home.__name__ for home in (torch, nn.functional) if getattr(home, name, None) is operation]
+    return ".".join([*homes[:1], name])
 
 
 def _name(operation: Any) -> str:
