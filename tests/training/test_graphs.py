@@ -266,6 +266,14 @@ def test_on_a_cpu_nothing_changes(tmp_path: Path) -> None:
     assert ["not recorded: the network runs on cpu" in run.log.read_text() for run in runs] == [False, True]
 
 
+@pytest.mark.parametrize("penalty", ["feature_penalty", "collapse_penalty"])
+def test_penalties_on_features_are_not_taken_of_padding(again: Again, tmp_path: Path, penalty: str) -> None:
+    given = ("training.epochs=1", f"training.{penalty}=0.1")
+    runs = [run_transfer(tiny(*given, f"training.graphs={each}"), tmp_path / each) for each in ("none", "auto")]
+    assert again.replays == 0 and f"not recorded: training.{penalty} counts" in runs[1].log.read_text()
+    assert len({run.weights.read_bytes() for run in runs}) == 1
+
+
 def test_an_interrupted_run_ends_with_the_same_bits(again: Again, tmp_path: Path) -> None:
     """What had been recorded is gone, so other steps are recorded and replayed."""
     config = tiny("training.graphs=auto", "collapse.every=0")
