@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -233,6 +234,9 @@ def export(
     occupied = torch.ones(1, 1, *size, dtype=torch.bool)
     write(network, DenseVoxels(torch.zeros(1, channels, *size), occupied), out)
     print(f"{shown(out)}: grid [batch, {channels}, {grid}, {grid}, {grid}] and its mask → logits")
+    use = network.usage
+    if use and use.normalise and grid < (cells := math.ceil(2 / use.voxel_size - 1e-6) + 1):
+        print(f"warning: clouds in the unit sphere may need {cells} cells along each axis: --grid {cells}")
 
 
 def config(

@@ -138,6 +138,8 @@ def test_export_writes_the_network_of_a_run(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "net.pt2"
     result = call("export", run, "--out", out, "--grid", 8)
     assert result.exit_code == 0 and "[batch, 3, 8, 8, 8]" in result.output, result.output
+    assert "warning" not in result.output  # 2 / 0.3 + 1, rounded up
+    assert "need 8 cells" in call("export", run, "--out", tmp_path / "small.pt2", "--grid", 7).output
     voxels = i2p.voxelize([torch.rand(50, 3), torch.rand(20, 3)], 0.13)
     grid = voxels.dense((8, 8, 8))
     with torch.no_grad():
