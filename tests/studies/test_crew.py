@@ -73,7 +73,7 @@ def segmentation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(path: Path, crew: Crew, **settings: Any) -> dict[str, Any]:
     subject = measure.open_subject(path)
-    found = measure.measure(subject, ["layer2.0", "features"], ["train", "test"], crew=crew, **settings)
+    found = measure.measure(subject, ["layer1.0", "features"], ["train", "test"], crew=crew, **settings)
     return measure.to_dict(subject, found)["on"]
 
 
