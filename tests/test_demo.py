@@ -20,7 +20,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 def test_arms_differ_in_what_their_networks_know(task: str) -> None:
     first, *others = configs(task)
     assert first.task == task and first.network.control == "none"
-    assert [each.network.control for each in others] == ["random", "scratch"][: len(others)]
+    assert [each.network.control for each in others] == ["random", "none", "scratch"][: len(others)]
+    assert [each.finetune.policy for each in others] == ["io+norm", "all", "all"][: len(others)]
     for each in others:
         assert (each.data, each.training, each.seed) == (first.data, first.training, first.seed)
         assert each.label != first.label
@@ -54,18 +55,26 @@ def arm(name: str, score: float, trains: int, share: float | None = None, task: 
 
 def test_the_story_says_what_the_runs_gave() -> None:
     runs = {"imagenet": arm("ImageNet", 0.6, 30, 0.4), "random": arm("random", 0.3, 30, 0.7)}
-    text = "\n".join(story({**runs, "scratch": arm("scratch", 0.62, 1000, 0.5)}, DEMOS["classification"].real))
+    trained = {"all": arm("all", 0.8, 1000, 0.6), "scratch": arm("scratch", 0.62, 1000, 0.5)}
+    text = "\n".join(story({**runs, **trained}, DEMOS["classification"].real))
     assert "480 clouds of 2 classes" in text and "30 parameters (3.0 %)" in text
     assert "ImageNet beat frozen random ones: 60.0 % against 30.0 %. That is what Xu" in text
-    assert "All 1,000 parameters, trained from scratch, cannot be told from ImageNet's frozen kernels: 62.0 %" in text
-    assert "ImageNet 0.4, random 0.7, scratch 0.5. The best arm does not have the tightest classes" in text
+    assert (
+        "With all 1,000 parameters trained, ImageNet's weights beat fresh ones: 80.0 % against 62.0 %. So images"
+        in text
+    )
+    assert "here 480. IO+norm, with 3.0 % of the parameters, cannot be told from fresh weights" in text
+    assert "ImageNet 0.4, random 0.7, all 0.6, scratch 0.5. The best arm does not have the tightest classes" in text
 
 
 def test_the_story_is_not_always_the_same() -> None:
     worse = {"imagenet": arm("ImageNet", 0.3, 30, 0.2), "random": arm("random", 0.6, 30, 0.1)}
     text = "\n".join(story(worse, DEMOS["classification"].real))
     assert "fall behind frozen random ones" in text and "this run does not show it" in text
-    assert "The best arm has the tightest classes" in text and "scratch" not in text
+    assert "The best arm has the tightest classes" in text and "fresh" not in text
+    alike = {**worse, "all": arm("all", 0.61, 1000), "scratch": arm("scratch", 0.62, 1000)}
+    text = "\n".join(story(alike, DEMOS["classification"].real))
+    assert "cannot be told from fresh ones" in text and "this run does not show. IO+norm" in text
     tied = {"imagenet": arm("ImageNet", 0.6, 30, 0.0231), "random": arm("random", 0.3, 30, 0.0229)}
     text = "\n".join(story(tied, "classification"))
     assert "ImageNet 0.023, random 0.023. The best arm's classes are as tight as another's" in text

@@ -62,6 +62,7 @@ SCENES: dict[str, Any] = {
 ARMS: dict[str, dict[str, Any]] = {
     "imagenet": {"arm": "ImageNet, IO+norm"},
     "random": {"arm": "random frozen, IO+norm", "network": {"control": "random"}},
+    "all": {"arm": "ImageNet, all", "finetune": {"policy": "all"}},
     "scratch": {
         "arm": "from scratch",
         "network": {"weights": "random", "control": "scratch"},
@@ -83,7 +84,7 @@ class Demo:
 
 DEMOS = {
     "classification": Demo(
-        SHAPES, ("imagenet", "random", "scratch"), "runs/demo", "modelnet40/efficientnet_lite0_io_norm_10shot"
+        SHAPES, ("imagenet", "random", "all", "scratch"), "runs/demo", "modelnet40/efficientnet_lite0_io_norm_10shot"
     ),
     "segmentation": Demo(SCENES, ("imagenet", "random"), "runs/demo_segmentation", "semantickitti/resnet18_io"),
 }

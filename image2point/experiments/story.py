@@ -12,9 +12,10 @@ from image2point.tasks.display import DISPLAYS
 def story(arms: Mapping[str, Record], real: str) -> list[str]:
     """The closing lines of the demo: what was compared, what won, whether that is what theory says, what to do next.
 
-    arms: by the names of the demo's configs: `imagenet` and `random`, and `scratch` where it ran. real: the shipped
-    config to go on with. Two scores of whole clouds count as different where they are two standard errors apart, each
-    cloud being right or wrong. Scores of points are named as they are: points of a scene are alike, and scenes are few.
+    arms: by the names of the demo's configs: `imagenet` and `random`, and `all` and `scratch` where they ran. real: the
+    shipped config to go on with. Two scores of whole clouds count as different where they are two standard errors
+    apart, each cloud being right or wrong. Scores of points are named as they are: points of a scene are alike, and
+    scenes are few.
     """
     first = arms["imagenet"].summary
     display = DISPLAYS[first.task]
@@ -32,12 +33,12 @@ def story(arms: Mapping[str, Record], real: str) -> list[str]:
     ]
     if "scratch" in arms:
         every = arms["scratch"].summary.parameters.trainable
-        verb = _against(values["scratch"], values["imagenet"], clouds)
         lines.append(
-            f"All {every:,} parameters, trained from scratch, {verb} "
-            f"ImageNet's frozen kernels: {_percent(values['scratch'])} against {_percent(values['imagenet'])}. Frozen "
-            f"kernels save memory and time per step; whether images help where everything trains is another question, "
-            "which finetune.policy=all on ImageNet's weights answers."
+            f"With all {every:,} parameters trained, ImageNet's weights "
+            f"{_against(values['all'], values['scratch'], clouds)} fresh ones: {_percent(values['all'])} against "
+            f"{_percent(values['scratch'])}. {_few(values, clouds, first.data.train_clouds)} IO+norm, with "
+            f"{of_all:.1f} % of the parameters, {_against(values['imagenet'], values['scratch'], clouds)} fresh "
+            "weights of which all train; it saves memory and time per step."
         )
     if text := _collapse(arms):
         lines.append(text)
@@ -77,6 +78,12 @@ def _theory(values: Mapping[str, float], clouds: int | None) -> str:
     if values["imagenet"] > values["random"] and _apart(values["imagenet"], values["random"], clouds) is not False:
         return "That is what Xu et al. (2022) report: what kernels learnt of pictures is of use for shapes."
     return "Xu et al. (2022) report that ImageNet's are better; this run does not show it."
+
+
+def _few(values: Mapping[str, float], clouds: int | None, train: int) -> str:
+    if values["all"] > values["scratch"] and _apart(values["all"], values["scratch"], clouds) is not False:
+        return f"So images help where clouds are few, here {train:,}."
+    return "That images help where clouds are few, this run does not show."
 
 
 def _collapse(arms: Mapping[str, Record]) -> str:
