@@ -57,6 +57,9 @@ class Training(Section):
     batch_voxels: Count | None = None
     """Voxels per step, in place of a number of clouds: batches are cut so that they are nearly equal and have at least
     so many on average, by the voxels of the clouds without augmentation. Scoring goes by `batch_size`."""
+    accumulate: Count = 1
+    """Parts in which a batch goes through the network, one after the other, before the step that it is for: their
+    gradients add up to that of the batch, and memory is that of a part. Norms that follow the batch follow the part."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The optimizer."""
     lr: Positive = 0.1
@@ -169,6 +172,16 @@ class Training(Section):
         if self.complexity_penalty and self.precision == "16-mixed":
             raise ValueError(
                 "training.complexity_penalty differentiates twice: it needs a precision other than 16-mixed"
+            )
+        if self.accumulate > 1 and self.batch_voxels is not None:
+            raise ValueError(
+                "training.accumulate divides batches of a number of clouds, and training.batch_voxels makes them of "
+                "voxels; lower batch_voxels, or leave it out"
+            )
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"training.accumulate = {self.accumulate} parts of training.batch_size = {self.batch_size}: a part "
+                "needs a cloud or more"
             )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("training.nesterov = true needs training.optimizer = sgd with a momentum above 0")

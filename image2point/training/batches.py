@@ -77,6 +77,15 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndar
     return np.array_split(order, -(-count // batch_size))
 
 
+def in_parts(plan: Sequence[np.ndarray], parts: int) -> list[np.ndarray]:
+    """Each batch in so many nearly equal parts, one after the other.
+
+    >>> in_parts([np.arange(5), np.arange(2)], 2)
+    [array([0, 1, 2]), array([3, 4]), array([0]), array([1])]
+    """
+    return [part for batch in plan for part in np.array_split(batch, parts)]
+
+
 def in_order(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list[np.ndarray]:
     """The batches that process `rank` of `world` scores: its contiguous share of 0..count-1."""
     mine = np.array_split(np.arange(count), world)[rank]

@@ -98,7 +98,12 @@ class Job:
             if config.training.batch_voxels:
                 self.voxels = self._count_voxels()
                 self.steps = packing.steps(self.voxels, config.training.batch_voxels, fabric.world_size)
-            elif smallest < fabric.world_size:
+            elif smallest < fabric.world_size * config.training.accumulate:
+                if (parts := config.training.accumulate) > 1:
+                    raise InputError(
+                        f"a batch of {smallest} clouds cannot be divided into {parts} parts for each of "
+                        f"{fabric.world_size} processes; raise training.batch_size or lower training.accumulate"
+                    )
                 raise InputError(
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
@@ -161,6 +166,8 @@ class Job:
             reason = f"the network runs on {self.fabric.device}, not on a GPU"
         elif self.fabric.world_size > 1:
             reason = "there are several processes"
+        elif settings.accumulate > 1:
+            reason = "training.accumulate adds gradients up, and a recorded step begins with none"
         elif settings.precision == "16-mixed":
             reason = "precision 16-mixed looks at gradients on the host"
         elif settings.batch_voxels or self.task.of_points or getattr(self.recipe, "substrate", None) != "sparse":

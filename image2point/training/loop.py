@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from image2point.errors import InputError
 from image2point.training import distributed, memory
-from image2point.training.batches import Batch, batches
+from image2point.training.batches import Batch, batches, in_parts
 from image2point.training.epoch_end import close_epoch
 from image2point.training.job import Job, State
 from image2point.training.pausing import due, pause, save
@@ -76,28 +78,37 @@ def train_epoch(job: Job, state: State) -> None:
     job.network.train()
     told_memory = memory.begin(job.fabric.device)
     clock = time.monotonic()
+    parts = settings.accumulate
     loader = batches(
-        job.samples, plan, job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted, job.share,
-        job.buckets,
+        job.samples, in_parts(plan, parts), job.recipe, epoch, settings.workers, on_gpu, task.targets, job.wanted,
+        job.share, job.buckets,
     )  # fmt: skip
     last, running, told_early = state.step + len(plan), deque[tuple[int, int, Reading]](), False
     assert isinstance(job.network, nn.Module)
     with kernels_unchanging(job.network):
         if job.graphs is not None:
             job.graphs.begin()
-        for batch in loader:
-            counted = distributed.total_count(job.fabric, task.count(batch.targets))  # 0 where all of it is ignored
-            batch = batch.to(job.fabric.device, dtype)
-            _seed_torch(job.config.seed, epoch, state.step, rank)
+        for batch in _together(loader, parts):
+            # 0 where all of it is ignored
+            counted = distributed.total_count(job.fabric, sum(task.count(part.targets) for part in batch))
             for group in job.optimizer.param_groups:
                 group["lr"] = group["factor"] * learning_rate(settings, state.epoch, state.step, job.steps)
             job.optimizer.zero_grad(set_to_none=True)
             # DDP averages gradients over processes: times world, this is the gradient of the global batch's mean loss.
             factor = world / max(counted, 1)
-            if job.graphs is None:
-                loss, hits, *added = _forward_and_backward(job, batch, factor)
-            else:
-                loss, hits, *added = job.graphs.step(batch, factor, partial(_forward_and_backward, job))
+            found: tuple[Tensor, ...] = ()
+            for number, part in enumerate(batch):
+                part = part.to(job.fabric.device, dtype)
+                _seed_torch(job.config.seed, epoch, state.step, rank + world * number)
+                if job.graphs is not None:
+                    own = job.graphs.step(part, factor, partial(_forward_and_backward, job))
+                elif world > 1:
+                    with job.fabric.no_backward_sync(job.module, enabled=number < parts - 1):
+                        own = _forward_and_backward(job, part, factor)
+                else:
+                    own = _forward_and_backward(job, part, factor)
+                found = tuple(map(torch.add, found, own)) if found else own
+            loss, hits, *added = found
             if settings.gradient_clip is not None:
                 # To look for a gradient that is no number, the host would wait for a GPU; there the next loss tells.
                 job.fabric.clip_gradients(
@@ -124,6 +135,12 @@ def train_epoch(job: Job, state: State) -> None:
     _look_at_memory(job, state, told_memory)
 
 
+def _together(loader: Iterator[Batch], parts: int) -> Iterator[list[Batch]]:
+    """The parts of each batch."""
+    while batch := list(islice(loader, parts)):
+        yield batch
+
+
 def _look_at_memory(job: Job, state: State, told: bool) -> None:
     if told:
         state.peak = max(state.peak or 0, memory.highest(job.fabric.device))
@@ -132,6 +149,8 @@ def _look_at_memory(job: Job, state: State, told: bool) -> None:
 def _forward_and_backward(job: Job, batch: Batch, factor: float | Tensor) -> tuple[Tensor, ...]:
     """The gradient of the loss times a factor. Gives the loss, how many targets were hit, and the penalty if any."""
     outputs, penalty = job.module(batch)
+    if isinstance(penalty, Tensor) and job.config.training.accumulate > 1:
+        penalty = penalty * (job.task.count(batch.targets) * factor)  # a mean over the batch: of each part, its share
     loss = job.task.loss(outputs, batch.targets, job.config.training.label_smoothing)
     job.fabric.backward(loss * factor + penalty)
     penalties = (penalty.detach(),) if isinstance(penalty, Tensor) else ()

@@ -15,14 +15,16 @@ from image2point.jobs.transfer import run_transfer
 from image2point.training import distributed
 
 
-@pytest.mark.parametrize("batches", ["training.batch_size=5", "training.batch_voxels=300"])
+@pytest.mark.parametrize(
+    "batches", ["training.batch_size=5", "training.batch_voxels=300", "training.batch_size=5 training.accumulate=2"]
+)
 def test_two_processes_equal_one(tmp_path: Path, batches: str) -> None:
     # No max-pool: inflated kernels give neighbours along the depth equal values, and rounding decides which one wins.
     # Batches of about five clouds, so that shares are unequal; on data that it learns, so that scores are unequal.
     data = tmp_path / "data"
     settings = (
         "data.validation=0.17",
-        batches,
+        *batches.split(),
         "network.stem=paper",
         "network.head=batchnorm",
         "training.precision=64",
