@@ -373,6 +373,15 @@ def test_scans_stay_around_their_sensor(name: str, moved: bool, tmp_path: Path) 
     assert usage_of_run(config, ("a", "b"), Run(tmp_path)).near_origin is moved
 
 
+@pytest.mark.parametrize(("lowest", "moved"), [(-40.0, False), (0.2, True)])
+def test_prepared_scans_stay_around_their_sensor(lowest: float, moved: bool, tmp_path: Path) -> None:
+    """What prepared data were is in the scenes that a run stored."""
+    config, run = segmenting("data.name=prepared", "data.root=elsewhere"), Run(tmp_path)
+    assert usage_of_run(config, ("a", "b"), run).near_origin
+    np.savez(run.examples, points=np.linspace(lowest, 50, 30, dtype=np.float32).reshape(10, 3))
+    assert usage_of_run(config, ("a", "b"), run).near_origin is moved
+
+
 @pytest.mark.parametrize("near_origin", [False, True])
 def test_files_are_labelled_with_a_saved_segmenter(tmp_path: Path, near_origin: bool) -> None:
     net = trained(i2p.segmenter("test_efficientnet", 3, "light", weights="random", rule="mean")).eval()

@@ -142,10 +142,22 @@ def usage_of_run(config: Config, classes: tuple[str, ...], run: Run) -> Usage:
             "points": None if scenes else config.data.points,
             "classes": classes,
             "normalise": not scenes and normalises(config, run),
-            "near_origin": scenes and not is_centred(config.data.name),
+            "near_origin": scenes and not centred(config, run),
             "tiles": config.data.tiles,
         }
     )
+
+
+def centred(config: Config, run: Run) -> bool:
+    """Whether the scenes of a run lie around their sensor, and not near their smallest coordinates.
+
+    Of prepared data the stored test scenes say it: they are as the network saw them, and the smallest coordinates of
+    those near the origin are 0 or above, but for rounding.
+    """
+    if config.data.name != "prepared" or not run.examples.is_file():
+        return is_centred(config.data.name)
+    points = read_arrays(run.examples, ("points",)).get("points")
+    return points is not None and bool(points.size) and float(points.min()) < -0.5
 
 
 def normalises(config: Config, run: Run) -> bool:
