@@ -36,9 +36,9 @@ def story(arms: Mapping[str, Record], real: str) -> list[str]:
         lines.append(
             f"With all {every:,} parameters trained, ImageNet's weights "
             f"{_against(values['all'], values['scratch'], clouds)} fresh ones: {_percent(values['all'])} against "
-            f"{_percent(values['scratch'])}. {_few(values, clouds, first.data.train_clouds)} IO+norm, with "
-            f"{of_all:.1f} % of the parameters, {_against(values['imagenet'], values['scratch'], clouds)} fresh "
-            "weights of which all train; it saves memory and time per step."
+            f"{_percent(values['scratch'])}. {_few(values, clouds, first.data.train_clouds)} The {of_all:.1f} "
+            f"% of IO+norm {_against(values['imagenet'], values['scratch'], clouds)} fresh weights of which all train; "
+            "they save memory and time per step."
         )
     if text := _collapse(arms):
         lines.append(text)
