@@ -114,6 +114,18 @@ def test_the_chosen_block_collapses_the_features_most(tmp_path: Path) -> None:
         assert torch.equal(net(x), again(x))
 
 
+@pytest.mark.parametrize("setting", ["training.ema=0.99", "training.head_first=1"])
+def test_a_probe_trains_its_block_and_is_what_is_measured(tmp_path: Path, setting: str) -> None:
+    settings = ("finetune.policy=layer:auto", "finetune.candidates=[layer1.0,layer4.0]", "network.stem=inflate")
+    usual = ("training.epochs=2", "training.recalibrate=12", "collapse.every=0")
+    plain, other = (
+        json.loads(run_transfer(tiny(*settings, *usual, *more), tmp_path / name).choice.read_text())
+        for name, more in (("plain", ()), ("other", (setting,)))
+    )
+    assert plain["compared"] == other["compared"]
+    assert plain["compared"]["layer1.0"]["nc1"] != plain["compared"]["layer4.0"]["nc1"]
+
+
 def test_a_run_that_chose_its_block_is_the_run_that_was_told(tmp_path: Path) -> None:
     """Nothing is left of the training of the candidates."""
     settings = ("finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1", "collapse.every=0")

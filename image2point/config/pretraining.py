@@ -62,7 +62,8 @@ class Images(Section):
     root: str = "data/cifar-10-batches-bin"
     """Folder of the images; those of solids and of clouds need none."""
     clouds: ShownClouds | None = None
-    """Which clouds the depth images show: the settings that a transfer has under `data`."""
+    """Which clouds the depth images show: the settings that a transfer has under `data`, of which those of voxels and
+    of random changes play no part. What they hold out for validation is held out here."""
     view: tuple[float, Annotated[float, Field(ge=-90, le=90)]] = (30.0, 30.0)
     """Of the depth images: azimuth and elevation of the viewer, in degrees. `images.clouds.up` says which axis points
     up; null means z."""

@@ -178,6 +178,11 @@ class Training(Section):
                 "training.accumulate divides batches of a number of clouds, and training.batch_voxels makes them of "
                 "voxels; lower batch_voxels, or leave it out"
             )
+        if self.accumulate > 1 and (self.collapse_penalty or self.lovasz):
+            what = "collapse_penalty" if self.collapse_penalty else "lovasz"
+            raise ValueError(
+                f"training.{what} is no sum over clouds, so that training.accumulate would change it; leave one out"
+            )
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"training.accumulate = {self.accumulate} parts of training.batch_size = {self.batch_size}: a part "

@@ -70,7 +70,7 @@ def _against(one: float, other: float, clouds: int | None) -> str:
     if _apart(one, other, clouds) is False:
         return "cannot be told from"
     if clouds is None:
-        return "score higher than" if one > other else "score lower than"
+        return "score like" if one == other else "score higher than" if one > other else "score lower than"
     return "beat" if one > other else "fall behind"
 
 

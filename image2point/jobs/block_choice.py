@@ -123,7 +123,15 @@ def _nc1_and_null(
     """NC1 of the features on the training clouds after a short training under `policy`, and its null."""
     epochs = config.finetune.probe_epochs
     training = config.training.model_copy(
-        update={"epochs": epochs, "warmup_epochs": 0.0, "checkpoint_every_minutes": math.inf}
+        # The block is to train from the first step on, and what is measured is the network itself, no average.
+        update={
+            "epochs": epochs,
+            "warmup_epochs": 0.0,
+            "checkpoint_every_minutes": math.inf,
+            "head_first": 0,
+            "ema": 0.0,
+            "swa": 0,
+        }
     )
     short = config.model_copy(update={"training": training})
     probe, _ = apply(copy.deepcopy(network), policy)

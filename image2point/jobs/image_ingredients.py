@@ -40,9 +40,10 @@ def load_images(images: Images) -> Splits:
 
 
 def load_novel_images(images: Images) -> Labelled:
-    """All images of the novel classes, of train and test."""
+    """All images of the novel classes, whatever the split."""
     whole = _load(images)
-    return novel_part([whole.train, whole.test], images.class_split)
+    parts = (whole.train, whole.validation, whole.test)
+    return novel_part([part for part in parts if part is not None], images.class_split)
 
 
 def _load(images: Images) -> Splits:

@@ -15,13 +15,16 @@ import numpy as np
 from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.datasets.arrays import read_arrays
+from image2point.datasets.recipe import Recipe
 from image2point.datasets.splits import Subset, few_shot
 from image2point.errors import InputError
+from image2point.inference.clouds import TOGETHER, classify
 from image2point.jobs.artefact import load
+from image2point.jobs.ingredients import check_features
 from image2point.jobs.saving import save_arrays
 from image2point.runs import Run
-from image2point.tasks.classification import Classification
-from image2point.training import measure
+from image2point.training import distributed
+from image2point.training.interrupt import Interrupted, StopSignal
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -59,12 +62,13 @@ class Lesson:
         )
 
 
-def open_teacher(config: Config, splits: Splits, run: Run) -> LiftedNetwork | None:
-    """The teacher; None where the config names none, or the run has what it said.
+def open_teacher(config: Config, splits: Splits) -> LiftedNetwork | None:
+    """The teacher; None where the config names none.
 
-    Raises InputError where there is none, it knows other classes, or is not known to take these clouds.
+    Raises InputError where there is none, it knows other classes or those of points, and where it does not say how
+    clouds become its input or cannot take these.
     """
-    if config.teacher.network is None or run.teacher.is_file():
+    if config.teacher.network is None:
         return None
     teacher, where = load(config.teacher.network), f"teacher.network = {config.teacher.network}"
     if teacher.usage is None:
@@ -74,6 +78,9 @@ def open_teacher(config: Config, splits: Splits, run: Run) -> LiftedNetwork | No
             f"{where} knows the classes {', '.join(teacher.usage.classes) or 'none by name'}, and the run has "
             f"{', '.join(splits.train.classes)}"
         )
+    if teacher.lifting.decoder:
+        raise InputError(f"{where} has a class for each point; a teacher has one for each cloud")
+    check_features(Splits(splits.train, None, splits.test), _recipe(teacher))
     return teacher
 
 
@@ -95,19 +102,26 @@ def untaught(config: Config, splits: Splits) -> np.ndarray:
 
 
 def teach(
-    config: Config, splits: Splits, teacher: LiftedNetwork | None, rows: np.ndarray, run: Run, fabric: Fabric
+    config: Config,
+    splits: Splits,
+    teacher: LiftedNetwork | None,
+    rows: np.ndarray,
+    run: Run,
+    fabric: Fabric,
+    stop: StopSignal,
 ) -> tuple[Splits, Lesson]:
     """The splits with what the teacher labels among the training clouds, and what came of it.
 
-    What it says is kept in the run, so that a run that goes on has the same labels. rows: as `untaught` gives them.
-    Raises InputError where nothing reaches the threshold, and for a damaged file.
+    What it says is kept in the run, and read from there without a teacher, so that a run that goes on has the same
+    labels. rows: as `untaught` gives them. Raises InputError where nothing reaches the threshold, and for a damaged
+    file; Interrupted on request.
     """
     assert isinstance(splits.train, Subset)
     others = Subset(splits.train.whole, rows)
     if teacher is None:
         probabilities = _kept(run, rows, len(others.classes))
     else:
-        probabilities = _said(config, teacher, others, fabric)
+        probabilities = _said(teacher, others, fabric, stop)
         if fabric.is_global_zero:
             save_arrays({"rows": rows, "probabilities": probabilities}, run.teacher)
     sure = probabilities.max(1) >= config.teacher.threshold
@@ -121,13 +135,23 @@ def teach(
     return Splits(train, splits.validation, splits.test), Lesson(len(rows), int(sure.sum()), right)
 
 
-def _said(config: Config, teacher: LiftedNetwork, clouds: Subset, fabric: Fabric) -> np.ndarray:
-    """The teacher's probabilities, float32 [n, classes]; the same on every process."""
+def _recipe(teacher: LiftedNetwork) -> Recipe:
     assert teacher.usage is not None
-    recipe, settings = teacher.usage.recipe(teacher.lifting.options.substrate), config.training
+    return teacher.usage.recipe(teacher.lifting.options.substrate)
+
+
+def _said(teacher: LiftedNetwork, clouds: Subset, fabric: Fabric, stop: StopSignal) -> np.ndarray:
+    """The teacher's probabilities as `predict` gives them, float32 [n, classes]; the same on every process."""
+    assert teacher.usage is not None
     network: Any = fabric.to_device(teacher)
-    said = measure.outputs(fabric, Classification(), network, clouds, recipe, settings.batch_size, settings.workers)
-    return np.asarray(said.logits.softmax(1).float().cpu().numpy())
+    mine, found = np.array_split(np.arange(len(clouds)), fabric.world_size)[fabric.global_rank], []
+    for start in range(0, len(mine), TOGETHER):
+        if fabric.world_size == 1 and stop.requested:
+            raise Interrupted("stopped while the teacher labels clouds; give the same command again, with --resume")
+        some = [clouds[int(row)] for row in mine[start : start + TOGETHER]]
+        found += classify(network, some, teacher.usage, teacher.lifting.options.substrate)
+    own = np.array([each.probabilities for each in found], np.float32).reshape(len(found), len(clouds.classes))
+    return np.concatenate(distributed.gather(fabric, own))
 
 
 def _kept(run: Run, rows: np.ndarray, classes: int) -> np.ndarray:

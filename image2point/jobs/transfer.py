@@ -69,7 +69,8 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     check_features(splits, recipe, TASKS[config.task].for_scoring(config, splits.test))
     task = TASKS[config.task].for_run(config, splits)
     judges = lr_choice.clouds_to_choose_by(config, splits)
-    teacher = teaching.open_teacher(config, splits, run)
+    taught = stands != "new" and run.teacher.is_file()  # a new run begins with an empty directory
+    teacher = None if taught else teaching.open_teacher(config, splits)
     rows = None if config.teacher.network is None else teaching.untaught(config, splits)
     fingerprint = take_fingerprint(splits, clouds_root(config.data), fabric)
     changed = compare_fingerprint(run, fingerprint) if stands != "new" else []
@@ -89,7 +90,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
             store_fingerprint(run, fingerprint)
         lesson = None
         if rows is not None:
-            splits, lesson = teaching.teach(config, splits, teacher, rows, run, fabric)
+            splits, lesson = teaching.teach(config, splits, teacher, rows, run, fabric, stop)
         if open_choice:
             block_choice.choose(config, run, fabric, network, splits, recipe, stop)
             network, counts = block_choice.apply(network, block_choice.resolved(config, run))

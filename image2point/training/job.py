@@ -108,6 +108,13 @@ class Job:
                     f"a batch of {smallest} clouds cannot be shared by {fabric.world_size} processes; "
                     "raise training.batch_size or lower training.devices"
                 )
+            parts = config.training.accumulate
+            alone = isinstance(config, Pretrain) or config.network.head == "batchnorm"
+            if parts > 1 and alone and smallest // parts < 2:
+                raise InputError(
+                    f"training.accumulate = {parts} makes parts of one sample of a batch of {smallest}, of which a "
+                    "norm over samples takes no variance; lower it"
+                )
             record = self._recorder()
             if config.training.workers or record is not None:
                 self.wanted = plans_of(fabric.to_device(network), self.samples, recipe)

@@ -76,6 +76,7 @@ def test_it_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
         (("training.accumulate=9",), "9 parts of training.batch_size = 8"),
         (("training.accumulate=2", "training.batch_voxels=100"), "lower batch_voxels, or leave it out"),
         (("training.accumulate=0",), "accumulate"),
+        (("training.accumulate=2", "training.collapse_penalty=0.1"), "is no sum over clouds"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(settings: tuple[str, ...], words: str) -> None:
@@ -84,5 +85,7 @@ def test_what_cannot_be_divided_is_refused(settings: tuple[str, ...], words: str
 
 
 def test_a_short_batch_is_not_divided_into_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="makes parts of one sample of a batch of 7"):
+        run_transfer(config("training.accumulate=7", "network.head=batchnorm"), tmp_path / "alone")
     with pytest.raises(InputError, match="a batch of 7 clouds cannot be divided into 8 parts"):
         run_transfer(config("training.accumulate=8"), tmp_path)

@@ -25,7 +25,7 @@ from image2point.runs import Run
 from image2point.tasks.classification import Classification
 from image2point.training import distributed
 from image2point.training.batches import batches
-from image2point.training.interrupt import Interrupted
+from image2point.training.interrupt import Interrupted, StopSignal
 from image2point.training.penalties import scores_and_penalty
 
 SHOTS = ("data.shots=2", "data.validation=0", "seed=1", "data.shot_seed=1", "collapse.every=0", "training.lr=0.05")
@@ -49,8 +49,8 @@ def student(data: Path, teacher: Run, *overrides: str) -> Config:
 def taught(config: Config, run: Run) -> tuple[teaching.Taught, teaching.Lesson, np.ndarray]:
     splits, fabric = load_splits(config.data), distributed.start(config.training)
     rows = teaching.untaught(config, splits)
-    opened = teaching.open_teacher(config, splits, run)
-    own, lesson = teaching.teach(config, splits, opened, rows, run, fabric)
+    opened = None if run.teacher.is_file() else teaching.open_teacher(config, splits)
+    own, lesson = teaching.teach(config, splits, opened, rows, run, fabric, StopSignal())
     assert isinstance(own.train, teaching.Taught)
     return own.train, lesson, rows
 
@@ -131,7 +131,7 @@ def test_penalties_take_the_most_probable_class() -> None:
     asked = Training(collapse_penalty=0.5)
     _, from_soft = scores_and_penalty(net, voxels, soft, asked)
     _, from_hard = scores_and_penalty(net, voxels, soft.argmax(1), asked)
-    assert float(from_soft) == float(from_hard) > 0
+    assert from_soft.item() == from_hard.item() > 0
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -166,13 +166,13 @@ def test_a_teacher_that_does_not_fit_is_refused(data: Path, teacher: Run, tmp_pa
     net.save(tmp_path / "unknown")
     config = student(data, teacher, f"teacher.network={tmp_path / 'unknown'}")
     with pytest.raises(InputError, match="does not say how clouds become its input"):
-        teaching.open_teacher(config, splits, Run(tmp_path))
+        teaching.open_teacher(config, splits)
     net.use(voxel_size=0.3, classes=("a", "b", "c"))
     net.save(tmp_path / "others")
     with pytest.raises(InputError, match="knows the classes a, b, c, and the run has east, north, top"):
-        teaching.open_teacher(student(data, teacher, f"teacher.network={tmp_path / 'others'}"), splits, Run(tmp_path))
+        teaching.open_teacher(student(data, teacher, f"teacher.network={tmp_path / 'others'}"), splits)
     with pytest.raises(InputError, match="no such folder"):
-        teaching.open_teacher(student(data, teacher, "teacher.network=nowhere"), splits, Run(tmp_path))
+        teaching.open_teacher(student(data, teacher, "teacher.network=nowhere"), splits)
     with pytest.raises(InputError, match="above every probability; the highest is"):
         taught(student(data, teacher, "teacher.threshold=1"), Run(tmp_path))
     with pytest.raises(InputError, match=r"set data\.shots"):
@@ -181,6 +181,39 @@ def test_a_teacher_that_does_not_fit_is_refused(data: Path, teacher: Run, tmp_pa
         teaching.untaught(
             student(data, teacher, "data.shots=6"), load_splits(student(data, teacher, "data.shots=6").data)
         )
+
+
+def test_a_teacher_is_given_what_it_was_trained_on(data: Path, tmp_path: Path) -> None:
+    """Each cloud in the unit sphere, though the student's clouds are not."""
+    net = i2p.lift("test_resnet", weights="random", num_classes=3)
+    net.use(voxel_size=0.3, classes=("east", "north", "top"), normalise=True)
+    net.save(tmp_path / "net")
+    config = student(data, Run(tmp_path / "net"), "teacher.soft=true", "teacher.threshold=0")
+    train, _, rows = taught(config, Run(tmp_path))
+    said = net.eval().predict([train.whole[int(row)].points for row in rows])
+    assert train.soft is not None
+    np.testing.assert_allclose(train.soft[6:], [each.probabilities for each in said], atol=1e-6)
+
+
+def test_segmenters_teach_no_clouds(data: Path, teacher: Run, tmp_path: Path) -> None:
+    net = i2p.segmenter("test_resnet", weights="random", num_classes=3)
+    net.use(voxel_size=0.3, classes=("east", "north", "top"))
+    net.save(tmp_path / "points")
+    config = student(data, Run(tmp_path / "points"))
+    with pytest.raises(InputError, match="has a class for each point"):
+        teaching.open_teacher(config, load_splits(config.data))
+
+
+def test_a_run_begun_again_asks_the_teacher_again(
+    data: Path, teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = student(data, teacher, "name=again", "training.epochs=1")
+    first = run_transfer(config, tmp_path).weights.read_bytes()
+    assert run_transfer(config, tmp_path, overwrite=True).weights.read_bytes() == first
+    run = Run(tmp_path / "again")
+    run.summary.unlink()  # as a run is that was killed before its first checkpoint
+    shutil.rmtree(run.checkpoint, ignore_errors=True)
+    assert run_transfer(config, tmp_path, resume=True).weights.read_bytes() == first
 
 
 def test_a_damaged_record_is_named(data: Path, teacher: Run, tmp_path: Path) -> None:
