@@ -129,10 +129,11 @@ def home(path: str | Path) -> Path:
 
 @contextmanager
 def uploading(url: str, last: str, overwrite: bool = False) -> Iterator[Path]:
-    """Give an empty folder; when the block succeeds, `url` holds what is in it then, and nothing else.
+    """Give an empty folder; when the block succeeds, `url` holds what is in it then.
 
-    What was there stays as it is until then. The file `last` is removed first and written last, so that whoever looks
-    for it finds a whole folder or none; after an interruption, the same call writes all of it again.
+    Files and folders of the same names are replaced; all else at the URL is somebody's and stays. What was there stays
+    as it is until then. The file `last` is removed first and written last, so that whoever looks for it finds a whole
+    folder or none; after an interruption, the same call writes all of it again.
 
     Raises InputError where such a folder is there already (unless `overwrite`) or something else is, where nothing can
     be written, which is tried before the block, and where writing fails.
@@ -152,11 +153,15 @@ def uploading(url: str, last: str, overwrite: bool = False) -> Iterator[Path]:
                 remove_object(f"{url}/{PENDING}")
             raise
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        if last not in files:
+            raise ValueError(f"expected a file {last} in what is to be written to {url}")
         sizes = {name: path.stat().st_size for name, path in files.items() if name != last}
         remove_object(f"{url}/{last}")
         _each(lambda name: put(files[name], f"{url}/{name}"), sizes, f"writing {url}")
+        folders = {name.partition("/")[0] for name in files if "/" in name}
         for name in before.keys() - files.keys() - {PENDING}:
-            remove_object(f"{url}/{name}")
+            if name.partition("/")[0] in folders:  # of what was written before; all else is somebody's
+                remove_object(f"{url}/{name}")
         put(files[last], f"{url}/{last}")
         remove_object(f"{url}/{PENDING}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -81,15 +82,15 @@ def _died(number: int, units: int) -> InputError:
 def _local(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: int) -> Iterator[R]:
     taken, deaths = 0, 0
     while taken < len(units):
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _keep, (make,)) as pool:
-            waiting: deque[Future[R]] = deque()
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _keep, (pickle.dumps(make),)) as pool:
+            waiting: deque[Future[bytes]] = deque()
             try:
                 while taken < len(units):
                     while len(waiting) < min(AHEAD * workers, len(units) - taken):
                         waiting.append(pool.submit(_do, units[taken + len(waiting)]))
                     result = waiting.popleft().result()
                     taken, deaths = taken + 1, 0
-                    yield result
+                    yield pickle.loads(result)
             except BrokenProcessPool:  # one has died, and with it the pool: what is not taken is done by another pool
                 deaths += 1
                 if deaths == ATTEMPTS:
@@ -99,22 +100,23 @@ def _local(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: in
                     future.cancel()
 
 
-_make: Callable[[], Callable[[Any], Any]]
+_make: bytes
 _done_by: Callable[[Any], Any] | None = None
 _made_of: Any = None
 
 
-def _keep(make: Callable[[], Callable[[T], R]]) -> None:
+def _keep(make: bytes) -> None:
     """In a process that does units: how to get what does them. Its errors belong to the first unit."""
     global _make, _done_by
     _make, _done_by = make, None
 
 
-def _do(unit: Any) -> Any:
+def _do(unit: Any) -> bytes:
+    """The result as bytes: a tensor would come as an open file, of which a process may have a thousand."""
     global _done_by
     if _done_by is None:
-        _done_by = _make()
-    return _done_by(unit)
+        _done_by = pickle.loads(_make)()
+    return pickle.dumps(_done_by(unit))
 
 
 def _ray(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: int) -> Iterator[R]:

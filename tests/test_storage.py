@@ -252,6 +252,20 @@ def test_nothing_of_others_is_replaced(tmp_path: Path, bucket: str) -> None:
         with pytest.raises(InputError, match=r"holds objects and no prepared\.json"):
             prepare_dataset(splits_of(tmp_path / "clouds"), f"{bucket}/p", "folder", overwrite=overwrite)
     assert list(objects.listing(f"{bucket}/p")) == ["thesis.txt"]
+    splits = splits_of(tmp_path / "clouds")
+    prepare_dataset(splits, f"{bucket}/q", "folder")
+    files.write_text(f"{bucket}/q/thesis.txt", "text")
+    files.write_text(f"{bucket}/q/inner/prepared.json", "another's")
+    files.write_text(f"{bucket}/q/train/00009.points.npy", "of before")
+    prepare_dataset(splits, f"{bucket}/q", "folder", overwrite=True)
+    left = objects.listing(f"{bucket}/q").keys()
+    assert {"thesis.txt", "inner/prepared.json"} <= left and "train/00009.points.npy" not in left
+    with (
+        pytest.raises(ValueError, match=r"expected a file prepared\.json"),
+        storage.uploading(f"{bucket}/q", "prepared.json", overwrite=True),
+    ):
+        pass
+    assert len(registry.load_dataset("prepared", f"{bucket}/q").test) == 12
 
 
 def test_threads_fetch_once(prepared: Path, bucket: str) -> None:

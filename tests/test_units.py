@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from image2point.errors import InputError
 from image2point.units import ATTEMPTS, in_units
@@ -55,6 +57,20 @@ def test_one_that_dies_each_time_is_named(tmp_path: Path) -> None:
 def test_its_errors_are_told(tmp_path: Path, workers: int) -> None:
     with pytest.raises(InputError, match="-3 is negative"):
         list(in_units(partial(square, tmp_path, 0), [1, -3, 2], workers))
+
+
+def many_tensors() -> Callable[[int], list[torch.Tensor]]:
+    return lambda number: [torch.full((4,), number) for _ in range(20)]
+
+
+def test_results_that_are_kept_keep_no_files_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        kept = list(in_units(many_tensors, range(20), 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [int(tensors[-1][0]) for tensors in kept] == list(range(20))
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:

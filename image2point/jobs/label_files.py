@@ -220,7 +220,8 @@ def _targets(files: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
         )
     for file, target in zip(files, targets, strict=True):
         there = is_there(target)
-        if there and not url_of(target) and file.exists() and target.samefile(file):
+        here = not url_of(target) and not url_of(file) and file.exists()
+        if there and (target.samefile(file) if here else url_of(target) == url_of(file) is not None):
             raise InputError(f"{target} would be written over itself; name another folder in --out")
         if there and not overwrite:
             raise InputError(f"{shown(target)} exists; remove it, give --overwrite, or name another folder in --out")
