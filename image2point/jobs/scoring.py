@@ -39,7 +39,7 @@ def score(job: Job, state: State) -> tuple[dict[str, Any], Any]:
         trained = task.scores(outputs["train"])
     warnings = [
         *epoch_end.stale_statistics(job),
-        *lifeless(outputs["test"].features, tested.columns["loss"], splits.test),
+        *lifeless(outputs["test"].features, tested.columns["loss"], task.confusion(outputs["test"]).counts),
     ]
     for warning in warnings:
         job.journal.say(f"warning: {warning}")
