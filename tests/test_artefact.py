@@ -380,6 +380,9 @@ def test_prepared_scans_stay_around_their_sensor(lowest: float, moved: bool, tmp
     assert usage_of_run(config, ("a", "b"), run).near_origin
     np.savez(run.examples, points=np.linspace(lowest, 50, 30, dtype=np.float32).reshape(10, 3))
     assert usage_of_run(config, ("a", "b"), run).near_origin is moved
+    np.savez(run.examples, points=np.empty((0, 3), np.float32))  # a run that stores none says it in its summary
+    run.summary.write_text(json.dumps({"data": {"centred": not moved}}))
+    assert usage_of_run(config, ("a", "b"), run).near_origin is moved
 
 
 @pytest.mark.parametrize("near_origin", [False, True])

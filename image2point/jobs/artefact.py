@@ -151,11 +151,17 @@ def usage_of_run(config: Config, classes: tuple[str, ...], run: Run) -> Usage:
 def centred(config: Config, run: Run) -> bool:
     """Whether the scenes of a run lie around their sensor, and not near their smallest coordinates.
 
-    Of prepared data the stored test scenes say it: they are as the network saw them, and the smallest coordinates of
-    those near the origin are 0 or above, but for rounding.
+    Of prepared data the summary says it, by the dataset that they were made of; of runs from before it did, the stored
+    test scenes: they are as the network saw them, and the smallest coordinates of those near the origin are 0 or above,
+    but for rounding.
     """
-    if config.data.name != "prepared" or not run.examples.is_file():
+    if config.data.name != "prepared":
         return is_centred(config.data.name)
+    data = run.read_summary().get("data") if run.finished else None
+    if isinstance(data, dict) and isinstance(data.get("centred"), bool):
+        return bool(data["centred"])
+    if not run.examples.is_file():
+        return False
     points = read_arrays(run.examples, ("points",)).get("points")
     return points is not None and bool(points.size) and float(points.min()) < -0.5
 

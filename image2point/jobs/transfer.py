@@ -12,6 +12,7 @@ from image2point import files
 from image2point.config import Config
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.recipe import Recipe, prepare
+from image2point.datasets.registry import is_centred
 from image2point.datasets.splits import short_names
 from image2point.datasets.voxel_size import doubt
 from image2point.finetune import count, count_by_role
@@ -196,6 +197,7 @@ def _finish(
             "classes": list(splits.test.classes),
             "shots": config.data.shots,
             "voxel_size": config.data.voxel_size,
+            "centred": is_centred(splits.test.name.partition("/")[0]),  # prepared data have the name of what they were
             "train_clouds": len(splits.train) - (lesson.taken if lesson else 0),
             "validation_clouds": len(splits.validation) if splits.validation else 0,
             "test_clouds": len(splits.test),

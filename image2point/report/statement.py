@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from image2point.report.arms import Arm
-from image2point.report.read import Summary
+from image2point.report.summary import Summary
 from image2point.tasks.display import Display
 
 CONTROLS = {

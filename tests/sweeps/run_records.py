@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from image2point.report.read import Examples, Record, Summary
+from image2point.report.read import Examples, Record
+from image2point.report.summary import Summary
 
 
 def record(test_accuracy: float, settings: dict[str, Any]) -> Record:
