@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+import result_claims  # noqa: E402
+import result_tables as tables  # noqa: E402
 import results  # noqa: E402
 
 
@@ -32,7 +34,7 @@ def page_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracies: d
     claim = {"claim": "a beats b", "source": "us", "table": "t", "anchor": "t", "rows": "some", **sides}
     (rows / "claims.json").write_text(json.dumps([{**claim, "value": "test_accuracy"}]))
     monkeypatch.setattr(results, "PAGE", page)
-    monkeypatch.setattr(results, "ROWS", rows)
+    monkeypatch.setattr(tables, "ROWS", rows)
     return page
 
 
@@ -84,16 +86,58 @@ def test_tuned_parameters_stand_beside_accuracy(monkeypatch: pytest.MonkeyPatch)
         for policy, (tuned, accuracy) in found.items()
         for seed, shift in ((1, -0.01), (2, 0.01))
     ]  # fmt: skip
-    monkeypatch.setattr(results, "stored", lambda name: rows if name == "tune_less" else [])
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.tune_less().splitlines()[2:]]
+    monkeypatch.setattr(tables, "stored", lambda name: rows if name == "tune_less" else [])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.tune_less().splitlines()[2:]]
     assert [line[1] for line in lines] == ["io", "io+norm", "io+norm+lora:4", "all"]
     assert [line[2] for line in lines] == ["50", "100", "300", "5,000"] and [line[3] for line in lines][2:] == [
         "6",
         "100",
     ]
     assert [line[6] for line in lines] == ["-50", "0", "50", "100"] and lines[2][5].startswith("50.0 [")
+    added = [line[7] for line in lines]
+    assert added[0] == added[1] == added[3] == "–" and added[2].startswith("+10.0 [")
+    rows[2 * list(found).index("io+norm+lora:4")]["learnt"] = False
+    dead = tables.tune_less().splitlines()
+    assert "] † |" in dead[4] and "[+" not in dead[4] and dead[-1].startswith("† ")
     rows[:] = [row for row in rows if row["policy"] == "io"]
-    assert "undefined" in results.tune_less()
+    assert "undefined" in tables.tune_less()
+
+
+@pytest.mark.parametrize(("gained", "verdict"), [(0.02, "contradicted"), (0.15, "undecided")])
+def test_half_of_the_gap_can_be_contradicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gained: float, verdict: str
+) -> None:
+    """By the policy of a twentieth of the parameters that closes the most; a larger one does not count."""
+    found = {
+        "io+norm": (100, 0.4),
+        "all": (5000, 0.6),
+        "io+norm+ssf": (200, 0.4 + gained),
+        "io+norm+lora:4": (600, 0.59),
+    }
+    rows = [
+        {"arm": "ImageNet", "policy": policy, "seed": seed, "trainable": tuned, "parameters": 5000,
+         "test_accuracy": accuracy + (0.001 * seed if policy == "io+norm+ssf" else 0)}
+        for policy, (tuned, accuracy) in found.items()
+        for seed in (1, 2, 3)
+    ]  # fmt: skip
+    ends = [row for row in rows if row["policy"] in ("io+norm", "all")]
+    for name, own in (("fair_ten_shots", ends), ("tune_less", [row for row in rows if row not in ends])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": own}))
+    monkeypatch.setattr(tables, "ROWS", tmp_path)
+    claimed, effect = result_claims.RULES["half the gap"](tables.stored("tune_less"))
+    assert claimed == verdict and effect.startswith(
+        f"io+norm+ssf (4 % of the parameters): {500 * (gained + 0.002):.0f} %"
+    )
+
+
+def test_what_depth_learnt_has_a_line_for_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"arm": "ImageNet", "policy": policy, "depth": {"stem": [0.3, 0.4, low], "body": [1.0, 0.0, 0.0]}}
+        for policy, low in (("io+norm+depth", 0.1), ("io+norm+depth", 0.2), ("io+depth", 9.0))
+    ]
+    monkeypatch.setattr(tables, "stored", lambda name: rows if name == "tune_less" else [])
+    stem, body = tables.learnt_depth().splitlines()[2:]
+    assert "`stem` | 0.30 [0.30, 0.30], 0.40 [0.40, 0.40], 0.15 [0.10, 0.20]" in stem and "`body`" in body
 
 
 def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +149,12 @@ def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pyt
         for arm, accuracies in found.items()
         for seed, accuracy in enumerate(accuracies)
     ]  # fmt: skip
-    monkeypatch.setattr(results, "stored", lambda name: rows if name == "regularised" else [])
+    monkeypatch.setattr(tables, "stored", lambda name: rows if name == "regularised" else [])
     none, pulled, frame = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in results.regularised().splitlines()[2:]
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in tables.regularised().splitlines()[2:]
     )
     assert none[2].startswith("55.0 [") and none[3] == "–" and none[7:] == ["701", "1.25"]
     assert pulled[3].startswith("+10.3 [+8.9, +11.8], p = ") and pulled[5].startswith("4 ± 0.1: 0.50; 4")
     assert frame[3].startswith("+0.3 [") and frame[6] == "1.5, 1.5, undefined" and frame[8] == "–"
     rows.clear()
-    assert results.regularised() == results.NOTHING
+    assert tables.regularised() == tables.NOTHING

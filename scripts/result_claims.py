@@ -1,0 +1,127 @@
+"""What docs/results.md claims: each claim of docs/results/claims.json with its verdict, from rows alone.
+
+A claim's verdict is the paired comparison over seeds, corrected by Holm over all claims that have rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import result_tables
+from result_tables import Row, by_seed, learnt, policies_of, stored
+
+from image2point.collapse.intervals import mean_interval
+from image2point.report.plain import markdown_table
+from image2point.sweeps.comparison import Comparison, compared
+
+NOT_YET = "undecided: not yet run again"
+
+
+def claims() -> str:
+    """What we know: each claim with its source, verdict, effect and table."""
+    listed = json.loads((result_tables.ROWS / "claims.json").read_text(encoding="utf-8"))
+    pairs = []
+    for claim in listed:
+        rows = stored(claim["rows"])
+        test = claim.get("larger") and claim.get("smaller") and not idle(claim, rows)
+        first, second = (by_seed(rows, claim[side], claim["value"]) if test else {} for side in ("larger", "smaller"))
+        pairs.append((first, second))
+    found = compared(pairs)
+    lines = []
+    for claim, sides, each in zip(listed, pairs, found, strict=True):
+        verdict, effect = judged(claim, sides, each)
+        lines.append([claim["claim"], claim["source"], verdict, effect, f"[{claim['table']}](#{claim['anchor']})"])
+    return markdown_table(["claim", "from", "verdict", "effect", "table"], lines)
+
+
+def idle(claim: Row, rows: Sequence[Row]) -> list[str]:
+    """The arms of a claim with a run that learnt nothing."""
+    sides = [claim[side] for side in ("larger", "smaller") if side in claim]
+    own = [[row for row in rows if all(row.get(key) == value for key, value in side.items())] for side in sides]
+    return [f"the arm {side['arm']}" for side, found in zip(sides, own, strict=True) if not all(map(learnt, found))]
+
+
+def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison | None) -> tuple[str, str]:
+    """Verdict and effect of a claim, from rows alone."""
+    if "rule" in claim:
+        return RULES[claim["rule"]](stored(claim["rows"]))
+    larger, smaller = sides
+    if arms := idle(claim, stored(claim["rows"])):
+        return f"undecided: {' and '.join(arms)} learnt nothing, which proves nothing", "–"
+    if not larger or not smaller:
+        return NOT_YET, "–"
+    if found is None:
+        shared = sorted(set(larger) & set(smaller))
+        if not shared:
+            return NOT_YET, "–"
+        return "undecided: one seed", f"{100 * (larger[shared[0]] - smaller[shared[0]]):+.1f} points, no interval"
+    effect = found.effect
+    verdict = {"larger": "supported", "smaller": "contradicted", "undecided": "undecided"}[found.verdict]
+    text = f"{100 * effect.value:+.1f} points [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
+    return verdict, f"{text} over {found.seeds} seeds, p = {found.p:.2g} (Holm)"
+
+
+def _frames(rows: Sequence[Row]) -> tuple[str, str]:
+    balanced = [row["distance"] for row in rows if row["ratio"] == 1]
+    if not balanced:
+        return NOT_YET, "–"
+    return ("supported" if max(balanced) < 1e-4 else "contradicted"), f"distance at most {max(balanced):.1e}"
+
+
+def _unequal(rows: Sequence[Row]) -> tuple[str, str]:
+    own = [row["distance"] for row in rows if row["ratio"] > 1]
+    if not own:
+        return NOT_YET, "–"
+    return ("supported" if min(own) > 0.01 else "contradicted"), f"distance at least {min(own):.2f}"
+
+
+def _noise(rows: Sequence[Row]) -> tuple[str, str]:
+    """A measure of noise is its null: no difference beyond what Bonferroni's 5 % over the table allows."""
+    if not rows:
+        return NOT_YET, "–"
+    from scipy.stats import t
+
+    far = max(abs(row["mean"] - row["null"]) / row["error"] for row in rows)
+    bound = float(t.ppf(1 - 0.025 / len(rows), rows[0]["draws"] - 1))
+    verdict = "not contradicted" if far < bound else "contradicted"
+    return verdict, f"largest of {len(rows)} differences {far:.1f} standard errors, chance allows {bound:.1f}"
+
+
+def _half_the_gap(rows: Sequence[Row]) -> tuple[str, str]:
+    """Of the policies that tune a twentieth of the parameters or less, on ImageNet's kernels, the one nearest to `all`.
+
+    Its share of the gap has an interval over seeds, which does not allow for its being the best of several: so it can
+    contradict, and cannot support.
+    """
+    if not rows:
+        return NOT_YET, "–"
+    own = policies_of([row for row in [*stored("fair_ten_shots"), *rows] if row["arm"] == "ImageNet"])
+    few = {policy for (_, policy), runs in own.items() if runs[0]["trainable"] <= runs[0]["parameters"] / 20}
+    scores = {policy: by_seed(runs, {}, "test_accuracy") for (_, policy), runs in own.items()}
+    low, high = scores["io+norm"], scores["all"]
+    shares = {
+        policy: mean_interval(
+            [(scores[policy][seed] - low[seed]) / (high[seed] - low[seed]) for seed in scores[policy] if seed in high]
+        )
+        for policy in few
+    }
+    best = max(shares, key=lambda policy: shares[policy].value)
+    found, runs = shares[best], own["ImageNet", best]
+    verdict = "contradicted" if found.high < 0.5 else "undecided"
+    tuned = 100 * runs[0]["trainable"] / runs[0]["parameters"]
+    share = f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] of the gap"
+    return verdict, f"{best} ({tuned:.2g} % of the parameters): {share}, the best of {len(few)}"
+
+
+def _unrun(rows: Sequence[Row]) -> tuple[str, str]:
+    return NOT_YET, "–"
+
+
+RULES: dict[str, Callable[[Sequence[Row]], tuple[str, str]]] = {
+    "frames": _frames,
+    "unequal": _unequal,
+    "half the gap": _half_the_gap,
+    "unrun": _unrun,
+    "noise": _noise,
+}

@@ -1,0 +1,349 @@
+"""The tables of docs/results.md, each from the rows of its experiment in docs/results/*.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from image2point.collapse.intervals import mean_interval
+from image2point.config.studies import FollowStudy, UnconstrainedStudy
+from image2point.experiments.follow import follow_table
+from image2point.experiments.unconstrained import unconstrained_table
+from image2point.report.numbers import beside_null
+from image2point.report.plain import markdown_table
+from image2point.sweeps.comparison import Comparison, compared
+
+ROWS = Path(__file__).resolve().parent.parent / "docs" / "results"
+NOTHING = "Not yet run again.\n"
+Row = Mapping[str, Any]
+
+
+def stored(name: str) -> list[dict[str, Any]]:
+    """The rows of an experiment; none where it has not been run."""
+    path = ROWS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
+def by_seed(rows: Sequence[Row], wanted: Row, key: str) -> dict[int, float]:
+    """A number of the rows that have the wanted values, by seed; NaN where it is undefined."""
+    own = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    return {row["seed"]: math.nan if row[key] is None else row[key] for row in own}
+
+
+def mean_in_percent(rows: Sequence[Row], score: str) -> str:
+    """The mean of a share over runs in per cent, with its interval where there are several; marked if one is dead."""
+    found = mean_interval([row[score] for row in rows])
+    interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{100 * found.value:.1f}{interval}{'' if all(map(learnt, rows)) else ' †'}"
+
+
+def learnt(row: Row) -> bool:
+    """Whether a run came away from guessing; rows taken before that was stored are taken to have."""
+    return bool(row.get("learnt", True))
+
+
+def noted(table: str, rows: Sequence[Row]) -> str:
+    """A table, and what its mark says if it has one."""
+    mark = "\n† Some or all of these runs learnt nothing: their loss is that of guessing.\n"
+    return table if all(map(learnt, rows)) else table + mark
+
+
+def beside_nulls(rows: Sequence[Row], measure: str) -> str:
+    """The null of a measure on test, and which share of it the runs have, one by one."""
+    there = [row for row in rows if row.get(measure)]
+    return (
+        "; ".join(beside_null(*(row[f"{measure}{end}"] for end in ("", "_null", "_null_sd"))) for row in there) or "–"
+    )
+
+
+def one_by_one(rows: Sequence[Row], measure: str) -> str:
+    """A number of each run that may be undefined; a dash where no run has it."""
+    values = [row.get(measure) for row in rows]
+    return ", ".join("undefined" if value is None else f"{value:.3g}" for value in values) if any(values) else "–"
+
+
+def mean_of(rows: Sequence[Row], name: str, digits: int = 0) -> str:
+    """The mean of a number over the runs; a dash where one has none."""
+    values = [row.get(name) for row in rows]
+    there = [value for value in values if value is not None]
+    return f"{sum(there) / len(there):,.{digits}f}" if len(there) == len(values) else "–"
+
+
+def fair_ten_shots() -> str:
+    """A line for each arm: test accuracy over seeds, the learning rates that were chosen, collapse on test."""
+    rows = stored("fair_ten_shots")
+    if not rows:
+        return NOTHING
+    arms = list(dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows))
+    lines = []
+    for arm, policy, control in arms:
+        own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
+        median = ", ".join("undefined" if row["cdnv_median"] is None else f"{row['cdnv_median']:.3g}" for row in own)
+        lines.append(
+            [
+                arm,
+                policy,
+                ", ".join(str(row["seed"]) for row in own),
+                mean_in_percent(own, "test_accuracy"),
+                ", ".join(f"{row['chosen_lr']:g}" for row in own),
+                beside_nulls(own, "nc1"),
+                median,
+                f"{sum(row['seconds'] for row in own) / len(own):.0f}",
+            ]
+        )
+    headings = ["arm", "policy", "seeds", "test accuracy (%)", "chosen rate", "null of NC1, test: share", "median CDNV"]
+    return noted(markdown_table([*headings, "seconds"], lines, [3, 7]), rows)
+
+
+def tune_less(names: Sequence[str] = ("fair_ten_shots", "tune_less"), score: str = "test_accuracy") -> str:
+    """A line for each policy of experiments with the same settings, fewest parameters first: its score, the share of
+    the gap that it closes, and its difference to what it adds to, `io+norm` or `io`."""
+    if not stored(names[-1]):
+        return NOTHING
+    rows = [row for name in names for row in stored(name)]
+    own = policies_of(rows)
+    added = [
+        (arm, policy)
+        for arm, policy in own
+        if (base := base_of(policy)) and all(map(learnt, [*own[arm, policy], *own.get((arm, base), [])]))
+    ]
+    scores = {key: {row["seed"]: row[score] for row in runs} for key, runs in own.items()}
+    effects = compared([(scores[arm, policy], scores.get((arm, base_of(policy)), {})) for arm, policy in added])
+    effect_of = dict(zip(added, effects, strict=True))
+    gaps = of_the_gap(own, score)
+    lines = [
+        [
+            arm,
+            policy,
+            f"{runs[0]['trainable']:,}",
+            f"{100 * runs[0]['trainable'] / runs[0]['parameters']:.3g}",
+            ", ".join(str(row["seed"]) for row in runs),
+            mean_in_percent(runs, score),
+            f"{round(100 * gaps[arm, policy])}" if math.isfinite(gaps[arm, policy]) else "undefined",
+            _points(effect_of.get((arm, policy))),
+            ", ".join(f"{row['chosen_lr']:g}" for row in runs),
+            beside_nulls(runs, "nc1"),
+            one_by_one(runs, "nc1_trace_ratio_corrected"),
+            mean_of(runs, "mebibytes"),
+            mean_of(runs, "seconds_per_step", 2),
+        ]
+        for (arm, policy), runs in own.items()
+    ]
+    heading = {"test_accuracy": "test accuracy (%)", "test_miou": "mIoU (%)"}[score]
+    headings = ["arm", "policy", "tuned", "of all (%)", "seeds", heading, "of the gap (%)", "added (points)"]
+    headings += ["chosen rate", "null of NC1, test: share", "corrected scatter ratio, test", "MiB", "seconds per step"]
+    return noted(markdown_table(headings, lines, [2, 3, 5, 6, 11, 12]), rows)
+
+
+def policies_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows of each arm and policy, arms in their order and policies by the number of parameters that train."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (arms.index(row["arm"]), row["trainable"])):
+        found.setdefault((row["arm"], row["policy"]), []).append(row)
+    return found
+
+
+def base_of(policy: str) -> str:
+    """What a policy adds to: `io+norm+depth` to `io+norm`, `io+depth` to `io`; empty if it adds to neither."""
+    bases = (base for base in ("io+norm", "io") if policy.startswith(f"{base}+") and policy != "io+norm")
+    return next(bases, "")
+
+
+def of_the_gap(own: Mapping[tuple[str, str], Sequence[Row]], score: str) -> dict[tuple[str, str], float]:
+    """By mean scores, the share of the way from the arm's `io+norm` to its `all`; NaN without either."""
+    means = {key: sum(row[score] for row in runs) / len(runs) for key, runs in own.items()}
+    found = {}
+    for arm, policy in own:
+        low, high = means.get((arm, "io+norm"), math.nan), means.get((arm, "all"), math.nan)
+        found[arm, policy] = (means[arm, policy] - low) / (high - low) if high != low else math.nan
+    return found
+
+
+def learnt_depth() -> str:
+    """A line for each layer: the numbers that `io+norm+depth` learnt for the slices of its kernel, over seeds."""
+    rows = [row for row in stored("tune_less") if row["policy"] == "io+norm+depth"]
+    arms = {arm: [row["depth"] for row in rows if row["arm"] == arm] for arm in dict.fromkeys(r["arm"] for r in rows)}
+    if not arms:
+        return NOTHING
+    layers = list(next(iter(arms.values()))[0])
+    lines = [
+        [f"`{layer}`", *(_slices([depth[layer] for depth in depths]) for depths in arms.values())] for layer in layers
+    ]
+    return markdown_table(["layer", *arms], lines, [])
+
+
+def _slices(learnt_by_seed: Sequence[Sequence[float]]) -> str:
+    """Slice by slice, the mean over seeds and the range."""
+    slices = zip(*learnt_by_seed, strict=True)
+    return ", ".join(f"{sum(each) / len(each):.2f} [{min(each):.2f}, {max(each):.2f}]" for each in slices)
+
+
+def regularised() -> str:
+    """A line for each arm of regularised transfer: accuracy, and its difference to the arm without any."""
+    rows = stored("regularised")
+    if not rows:
+        return NOTHING
+    first = sorted(rows, key=lambda row: row["arm"] != "none")
+    arms = {row["arm"]: [other for other in rows if other["arm"] == row["arm"]] for row in first}
+    plain = by_seed(rows, {"arm": "none"}, "test_accuracy")
+    others = [arm for arm in arms if arm != "none"]
+    tested = compared([(by_seed(rows, {"arm": arm}, "test_accuracy"), plain) for arm in others])
+    effects = dict(zip(others, tested, strict=True))
+    lines = [
+        [
+            arm,
+            ", ".join(str(row["seed"]) for row in own),
+            mean_in_percent(own, "test_accuracy"),
+            _points(effects.get(arm)),
+            ", ".join(f"{row['chosen_lr']:g}" for row in own),
+            beside_nulls(own, "nc1"),
+            one_by_one(own, "nc1_trace_ratio_corrected"),
+            mean_of(own, "mebibytes"),
+            mean_of(own, "seconds_per_step", 2),
+        ]
+        for arm, own in arms.items()
+    ]
+    headings = ["arm", "seeds", "test accuracy (%)", "against none (points)", "chosen rate", "null of NC1, test: share"]
+    headings += ["corrected scatter ratio, test", "MiB", "seconds per step"]
+    return noted(markdown_table(headings, lines, [2, 3, 7, 8]), rows)
+
+
+def _points(found: Comparison | None) -> str:
+    """A difference of shares in points, its interval and its p; a dash where too few seeds are shared."""
+    if found is None:
+        return "–"
+    value, low, high = (f"{100 * number:+.1f}" for number in (found.effect.value, found.effect.low, found.effect.high))
+    return f"{value} [{low}, {high}], p = {found.p:.2g}"
+
+
+def lidar(split: str) -> str:
+    """A line for each arm of a split of airborne lidar, scored at the points, and one for features made by hand."""
+    rows, hand = stored(f"lidar_{split}"), [row for row in stored("lidar_baseline") if row["data"] == split]
+    if not rows:
+        return NOTHING
+    classes = list(rows[0]["per_class"])
+    lines = []
+    for arm, policy, control in dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows):
+        own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
+        lines.append(
+            [
+                arm,
+                policy,
+                ", ".join(str(row["seed"]) for row in own),
+                mean_in_percent(own, "test_miou"),
+                ", ".join(_mean_share([row["test_miou"]]) for row in own),
+                *(_mean_share([row["per_class"][name] for row in own]) for name in classes),
+                _mean_share([row["test_accuracy"] for row in own]),
+                ", ".join(f"{row['chosen_lr']:g}" for row in own),
+                f"{sum(row['seconds'] for row in own) / len(own):.0f}",
+            ]
+        )
+    for row in hand:
+        shares = [*(row["per_class"][name] for name in classes), row["test_accuracy"]]
+        score = _mean_share([row["test_miou"]])
+        by_hand = ["features made by hand", "–", "–", score, "–", *(_mean_share([s]) for s in shares), "–"]
+        lines.append([*by_hand, f"{row['seconds']}"])
+    headings = [
+        "arm",
+        "policy",
+        "seeds",
+        "mIoU (%)",
+        "of each seed",
+        *classes,
+        "accuracy (%)",
+        "chosen rate",
+        "seconds",
+    ]
+    return noted(markdown_table(headings, lines, list(range(3, len(headings)))), rows)
+
+
+def lidar_networks() -> str:
+    """Other decoders and networks in the same town, a run each, with what trains in it."""
+    rows = stored("lidar_same_town_networks")
+    if not rows:
+        return NOTHING
+    classes = list(rows[0]["per_class"])
+    lines = [
+        [
+            row["arm"],
+            f"`{row['arch']}`",
+            f"`{row['decoder']}`",
+            row["policy"],
+            f"{row['trainable']:,}",
+            mean_in_percent([row], "test_miou"),
+            *(_mean_share([row["per_class"][name]]) for name in classes),
+            f"{row['epochs']}",
+            f"{row['chosen_lr']:g}",
+            f"{row['seconds']}",
+        ]
+        for row in rows
+    ]
+    headings = ["arm", "network", "decoder", "policy", "trained", "mIoU (%)", *classes, "epochs", "rate", "seconds"]
+    return noted(markdown_table(headings, lines, list(range(4, len(headings)))), rows)
+
+
+def lidar_collapse() -> str:
+    """A line for each layer on test points: measures with errors over scenes, shares of their nulls, who is close."""
+    lines = []
+    for row in stored("lidar_collapse"):
+        if row["split"] != "test":
+            continue
+        named = dict(part.split("=", 1) for part in row["run"].split(",") if "=" in part)
+        nc1, frame, orthogonal = (_with_error(row, name) for name in ("nc1", "nc2_etf", "nc2_orthogonal"))
+        first, second, cosine = row["closest"]
+        shares = (f"{row['shares'][name]:.3f}" for name in ("nc1", "cdnv", "nc2_etf"))
+        decided = f"{100 * row['values']['ncc_accuracy']:.1f}"
+        closest = f"{first}, {second} ({cosine:+.2f})"
+        lines.append([named["arm"], named["policy"], row["layer"], nc1, *shares, frame, orthogonal, decided, closest])
+    headings = [
+        "arm", "policy", "layer", "NC1", "NC1 / null", "CDNV / null", "simplex / null", "NC2: simplex",
+        "NC2: orthogonal", "nearest mean (%)", "closest means (cosine)",
+    ]  # fmt: skip
+    return markdown_table(headings, lines, list(range(3, 10))) if lines else NOTHING
+
+
+def _with_error(row: Row, name: str) -> str:
+    value, error = row["values"][name], row["errors"].get(name)
+    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.2g}"
+
+
+def _mean_share(shares: Sequence[float | None]) -> str:
+    there = [share for share in shares if share is not None]
+    return f"{100 * sum(there) / len(there):.1f}" if there else "undefined"
+
+
+def follow() -> str:
+    """The table of the study, of test: a line for each stage."""
+    rows = [row for row in stored("follow_lite0") if row["split"] == "test"]
+    if not rows:
+        return NOTHING
+    return follow_table(FollowStudy(images="", arms={}, splits=("test",)), rows).markdown()
+
+
+def unconstrained() -> str:
+    """The table of the study."""
+    rows = stored("unconstrained")
+    if not rows:
+        return NOTHING
+    study = UnconstrainedStudy(seeds=tuple(sorted({row["seed"] for row in rows})))
+    return unconstrained_table(study, rows).markdown()
+
+
+def label_noise() -> str:
+    """Of noise, each measure and its null, at several sizes."""
+    lines = [
+        [
+            f"{row['classes']} × {row['each']}",
+            f"`{row['measure']}`",
+            f"{row['mean']:.3g}",
+            f"{row['null']:.3g}",
+            f"{(row['mean'] - row['null']) / row['error']:+.1f}",
+        ]
+        for row in stored("label_noise")
+    ]
+    headings = ["classes × samples", "measure", "value", "null", "difference / its standard error"]
+    return markdown_table(headings, lines, [2, 3, 4]) if lines else NOTHING
