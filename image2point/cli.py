@@ -16,7 +16,7 @@ from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.datasets.command import app as data
 from image2point.errors import InputError
 from image2point.experiments.command import demo, evaluate, measure, pretrain, rank, study
-from image2point.files import shown
+from image2point.files import shown, tried_target
 from image2point.jobs.command import predict
 from image2point.sweeps.command import sweep, table
 
@@ -88,7 +88,10 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs, or URLs.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="The page to write; RUN/report.html for one run, report.html beside them for several."),
+        typer.Option(
+            help="The page to write; RUN/report.html for one run, report.html beside them for several.",
+            callback=tried_target,
+        ),
     ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table as Markdown and write no page.")
@@ -212,7 +215,7 @@ def lift(
 
 def export(
     run: RunPath,
-    out: Annotated[Path, typer.Option(help="NAME.onnx for ONNX, NAME.pt2 for torch.export.")],
+    out: Annotated[Path, typer.Option(help="NAME.onnx for ONNX, NAME.pt2 for torch.export.", callback=tried_target)],
     grid: Annotated[int, typer.Option(min=1, help="Cells along each axis; 2 / voxel_size + 1 hold the unit sphere.")],
 ) -> None:
     """Write the network of a finished run as a program on grids, which runs without image2point.

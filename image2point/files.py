@@ -16,6 +16,7 @@ from typing import Any
 
 from image2point.errors import InputError
 from image2point.objects import listing, put, url_of
+from image2point.objects import remove as remove_object
 
 
 def user_path(path: str | Path) -> Path:
@@ -194,6 +195,30 @@ def writing(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         part.chmod(0o666 & ~umask)
         part.replace(target)
+
+
+def tried_target(path: Path | None) -> Path | None:
+    """The path of a file to write after long work, if it can be written; an option without a value gives None.
+
+    A folder of a new file is made, and something lies beside the file for a moment. Raises InputError where that
+    fails, and where a folder is there.
+    """
+    if path is None:
+        return None
+    if url := url_of(path):
+        with tempfile.NamedTemporaryFile() as empty:
+            put(Path(empty.name), f"{url}.part")
+            remove_object(f"{url}.part")
+        return path
+    target = user_path(path)
+    if target.is_dir():
+        raise InputError(f"{target}: expected a file to write, found a folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary(target):
+            return target
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}; choose another place") from None
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from image2point.jobs import block_choice
 from image2point.jobs.transfer import run_transfer
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.skip import add_skip
+from image2point.training.interrupt import Interrupted
+from image2point.training.journal import Journal
 
 
 def network() -> LiftedNetwork:
@@ -124,6 +127,18 @@ def test_a_probe_trains_its_block_and_is_what_is_measured(tmp_path: Path, settin
     )
     assert plain["compared"] == other["compared"]
     assert plain["compared"]["layer1.0"]["nc1"] != plain["compared"]["layer4.0"]["nc1"]
+
+
+def test_an_interrupted_choice_begins_again_with_the_command_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("finetune.policy=layer:auto", "finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1")
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted, match=r"training of layer1\.0.*: image2point transfer (\S*config.yaml) .*--resume"):
+            run_transfer(config, tmp_path / "stopped")
+    resumed = run_transfer(config, tmp_path / "stopped", resume=True)
+    assert resumed.weights.read_bytes() == run_transfer(config, tmp_path / "whole").weights.read_bytes()
 
 
 def test_a_run_that_chose_its_block_is_the_run_that_was_told(tmp_path: Path) -> None:

@@ -74,6 +74,24 @@ def test_prepared_at_a_url_is_prepared_in_a_folder(tmp_path: Path, prepared: Pat
         prepare_dataset(splits_of(tmp_path / "clouds"), f"{place}/a/b", "folder")
 
 
+def test_a_file_that_is_to_go_to_a_url_is_tried_before_the_work(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files.tried_target(Path(f"{bucket}/some/page.json")) == Path(f"{bucket}/some/page.json")
+    assert not objects.listing(bucket)
+
+    def refused(*_: object) -> None:
+        raise PermissionError("read only")
+
+    monkeypatch.setattr(Bucket, "put_file", refused)
+    with pytest.raises(InputError, match=r"page\.json\.part: no permission"):
+        files.tried_target(Path(f"{bucket}/some/page.json"))
+
+
+@pytest.mark.parametrize("path", ["gs:bucket/p", "S3:p"])
+def test_a_url_without_slashes_is_no_folder(path: str) -> None:
+    with pytest.raises(InputError, match=rf"{path}: expected (gs|s3)://BUCKET/"):
+        files.target_path(path)
+
+
 def test_shards_come_when_they_are_needed(prepared: Path, bucket: str) -> None:
     upload(prepared, f"{bucket}/p")
     splits = registry.load_dataset("prepared", f"{bucket}/p")

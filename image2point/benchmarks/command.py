@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeAlias
 
 import typer
 
+from image2point.cli_options import Json
 from image2point.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ app = typer.Typer(
 )
 
 Root = Annotated[Path, typer.Option("--data", help="Folder of ModelNet40.")]
-Json = Annotated[Optional[Path], typer.Option("--json", help="Write the measurements to this file, too.")]  # noqa: UP045
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")]
 Engine = Annotated[str, typer.Option(help="Engine that is measured: auto, cpu, ...")]

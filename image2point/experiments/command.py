@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from image2point.cli_options import Overrides, Overwrite, Resume, RunPath, Runs
+from image2point.cli_options import Json, Overrides, Overwrite, Resume, RunPath, Runs
 from image2point.errors import InputError
 from image2point.files import user_path
 
@@ -73,7 +73,7 @@ def measure(
     ] = 0,
     processes: Processes = 0,
     executor: Executor = "local",
-    out: Annotated[Optional[Path], typer.Option("--json", help="Write everything there as JSON.")] = None,  # noqa: UP045
+    out: Json = None,
 ) -> None:
     """Measure how collapsed the classes are at any layers of a 2D or a lifted network.
 
@@ -182,7 +182,7 @@ def rank(
         int, typer.Option(min=0, help="Processes that score a candidate each; 0 scores all in this one.")
     ] = 0,
     executor: Executor = "local",
-    out: Annotated[Optional[Path], typer.Option("--json", help="Write everything there as JSON.")] = None,  # noqa: UP045
+    out: Json = None,
 ) -> None:
     """Which checkpoint should be inflated? Score candidates on the training clouds, without fine-tuning.
 

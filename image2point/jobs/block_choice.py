@@ -32,7 +32,7 @@ from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.training import measure
 from image2point.training.epoch_end import take_statistics_again
-from image2point.training.interrupt import StopSignal
+from image2point.training.interrupt import Interrupted, StopSignal, stopped
 from image2point.training.job import Job, State
 from image2point.training.loop import train_epoch
 
@@ -97,7 +97,12 @@ def choose(
     compared: dict[str, dict[str, float]] = {}
     shares: dict[str, float] = {}
     for block in check(config, fabric, network):
-        value, (mean, sd) = _nc1_and_null(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
+        try:
+            value, (mean, sd) = _nc1_and_null(config, fabric, network, splits, recipe, f"{kind}:{block}", stop)
+        except Interrupted:
+            raise stopped(
+                f"in the short training of {block}, and the choice begins again", config.command, run
+            ) from None
         told = f"{value:.4g}, null {beside_null(value, mean, sd)}" if math.isfinite(value) else UNDEFINED
         print(f"{kind}:{block}  NC1 of the features {told}", flush=True)
         found = {"nc1": value, "null": mean, "null_sd": sd, "share": over_null(value, mean)}

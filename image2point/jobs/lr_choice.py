@@ -28,7 +28,7 @@ from image2point.errors import InputError
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.tasks.task import Task
-from image2point.training.interrupt import Interrupted, StopSignal
+from image2point.training.interrupt import Interrupted, StopSignal, stopped
 from image2point.training.job import Job
 from image2point.training.loop import Diverged, fit
 from image2point.training.pausing import elapsed, restore
@@ -166,8 +166,7 @@ def _try(
     try:
         fit(job, state)
     except Interrupted:
-        command = f"image2point transfer {run.config} --runs {run.path.parent} --resume"
-        raise Interrupted(f"stopped in the trial {name}; continue with: {command}") from None
+        raise stopped(f"in the trial {name}", config.command, run) from None
     except Diverged:
         job.journal.say("the loss diverged")
     else:

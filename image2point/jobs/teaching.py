@@ -24,7 +24,7 @@ from image2point.jobs.ingredients import check_features
 from image2point.jobs.saving import save_arrays
 from image2point.runs import Run
 from image2point.training import distributed
-from image2point.training.interrupt import Interrupted, StopSignal
+from image2point.training.interrupt import StopSignal, stopped
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -121,7 +121,7 @@ def teach(
     if teacher is None:
         probabilities = _kept(run, rows, len(others.classes))
     else:
-        probabilities = _said(teacher, others, fabric, stop)
+        probabilities = _said(config, run, teacher, others, fabric, stop)
         if fabric.is_global_zero:
             save_arrays({"rows": rows, "probabilities": probabilities}, run.teacher)
     sure = probabilities.max(1) >= config.teacher.threshold
@@ -140,14 +140,16 @@ def _recipe(teacher: LiftedNetwork) -> Recipe:
     return teacher.usage.recipe(teacher.lifting.options.substrate)
 
 
-def _said(teacher: LiftedNetwork, clouds: Subset, fabric: Fabric, stop: StopSignal) -> np.ndarray:
+def _said(
+    config: Config, run: Run, teacher: LiftedNetwork, clouds: Subset, fabric: Fabric, stop: StopSignal
+) -> np.ndarray:
     """The teacher's probabilities as `predict` gives them, float32 [n, classes]; the same on every process."""
     assert teacher.usage is not None
     network: Any = fabric.to_device(teacher)
     mine, found = np.array_split(np.arange(len(clouds)), fabric.world_size)[fabric.global_rank], []
     for start in range(0, len(mine), TOGETHER):
         if fabric.world_size == 1 and stop.requested:
-            raise Interrupted("stopped while the teacher labels clouds; give the same command again, with --resume")
+            raise stopped("while the teacher labels clouds", config.command, run)
         some = [clouds[int(row)] for row in mine[start : start + TOGETHER]]
         found += classify(network, some, teacher.usage, teacher.lifting.options.substrate)
     own = np.array([each.probabilities for each in found], np.float32).reshape(len(found), len(clouds.classes))

@@ -7,6 +7,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from image2point.runs import Run
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks to stop: Ctrl-C, a scheduler, a terminal that is closed."""
 
@@ -23,6 +25,13 @@ def asked_to_stop() -> tuple[signal.Signals, ...]:
 
 class Interrupted(Exception):
     """The run stopped on request, its state is on disk; the message says how to go on."""
+
+
+def stopped(where: str, command: str, run: Run) -> Interrupted:
+    """The exception that says where a run stopped and how to go on; command: `transfer` or `pretrain`."""
+    return Interrupted(
+        f"stopped {where}; continue with: image2point {command} {run.config} --runs {run.path.parent} --resume"
+    )
 
 
 class StopSignal:

@@ -23,7 +23,7 @@ from image2point.training.averaging import Average, average_of
 from image2point.training.batches import Batch, Preparation, plans_of, shuffled, sizes_of, training_samples
 from image2point.training.graphs import Graphs, Record, problem, recorder
 from image2point.training.groups import anchored
-from image2point.training.interrupt import Interrupted, StopSignal
+from image2point.training.interrupt import Interrupted, StopSignal, stopped
 from image2point.training.journal import Journal
 from image2point.training.penalties import scores_and_penalty
 from image2point.training.schedule import make_optimizer
@@ -159,8 +159,7 @@ class Job:
 
     def interrupted(self, where: str) -> Interrupted:
         """The exception that says where the run stopped and how to go on."""
-        command = f"image2point {self.config.command} {self.run.config} --runs {self.run.path.parent} --resume"
-        return Interrupted(f"stopped {where}; continue with: {command}")
+        return stopped(where, self.config.command, self.run)
 
     def _recorder(self) -> Record | None:
         """What records steps, where they are to be recorded and can be; where they cannot, it is told why."""
