@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from image2point.errors import InputError, printable
+from image2point.storage import by_url
 
 # Trouble with the machine rather than the program: told in one line, like bad input.
 MACHINE = {
@@ -44,7 +45,7 @@ def _told() -> Iterator[None]:
         code = _exit_code(error)
         if code is None:
             raise
-        _complain(str(error) if code == 130 else f"error: {_reason(error)}")
+        _complain(by_url(str(error) if code == 130 else f"error: {_reason(error)}"))
         raise typer.Exit(code) from None
 
 

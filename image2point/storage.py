@@ -29,7 +29,7 @@ THREADS = 8
 PENDING = ".image2point-writing"
 """An object that lies in a folder while it is written, and stays where that was interrupted."""
 
-_homes: dict[str, Path] = {}
+_known: dict[str, Folder] = {}
 
 
 def copies() -> Path:
@@ -60,7 +60,7 @@ class Folder:
         path = self.home / name
         if self.url is None or _has(path, size):
             return path
-        with _told(self.url, path), _locked(self.home.parent / f"{_key(name)}.lock"):
+        with _told(self.url), _locked(self.home.parent / f"{_key(name)}.lock"):
             if not _has(path, size):
                 with writing(path) as part:
                     _get(f"{self.url}/{name}", part, size, digest)
@@ -88,10 +88,10 @@ def opened(path: str | Path, index: str) -> Folder:
         _get(f"{url}/{index}", part, entries[""].size)
         digest = sha256(part)
         folder = Folder(_home(url, digest), url)
-        with _told(url, folder.home):
+        with _told(url):
             if not (folder.home / index).is_file():
                 write_bytes(folder.home / index, part.read_bytes())
-    _homes[url] = folder.home
+    _known[url] = folder
     return folder
 
 
@@ -117,14 +117,23 @@ def fetched(path: str | Path) -> Path:
         if missing:
             folder.bring(missing)
         if not missing or listing(url) == entries:
-            _homes[url] = folder.home
+            _known[url] = folder
             return folder.home / last if alone else folder.home
     raise InputError(f"{url} changes while it is read; wait until it is written")
 
 
 def home(path: str | Path) -> Path:
     """Where the files are of a path, or of a URL that this process has opened or fetched; else a path without any."""
-    return _homes.get(url, _home(url, "none")) if (url := url_of(path)) else user_path(path)
+    if (url := url_of(path)) is None:
+        return user_path(path)
+    return _known[url].home if url in _known else _home(url, "none")
+
+
+def by_url(text: str) -> str:
+    """A text in which the copies that this process has opened or fetched go by their URLs."""
+    for folder in _known.values():
+        text = text.replace(str(folder.home), str(folder.url))
+    return text
 
 
 @contextmanager
@@ -229,14 +238,14 @@ def _has(path: Path, size: int) -> bool:
 
 
 @contextmanager
-def _told(url: str, path: Path) -> Iterator[None]:
+def _told(url: str) -> Iterator[None]:
     """Trouble with this machine's disk, in one line."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"the copy of {url} cannot be written to {path}: {error.strerror or error}; IMAGE2POINT_COPIES may name "
-            "another folder for copies"
+            f"the copy of {url} cannot be written in {copies()}: {error.strerror or error}; IMAGE2POINT_COPIES may "
+            "name another folder for copies"
         ) from None
 
 

@@ -135,7 +135,9 @@ def test_an_interrupted_choice_begins_again_with_the_command_that_is_told(
     config = tiny("finetune.policy=layer:auto", "finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1")
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(Interrupted, match=r"training of layer1\.0.*: image2point transfer (\S*config.yaml) .*--resume"):
+        with pytest.raises(
+            Interrupted, match=r"training of layer1\.0.*: image2point transfer \S*/config.yaml .*--resume"
+        ):
             run_transfer(config, tmp_path / "stopped")
     resumed = run_transfer(config, tmp_path / "stopped", resume=True)
     assert resumed.weights.read_bytes() == run_transfer(config, tmp_path / "whole").weights.read_bytes()

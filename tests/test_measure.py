@@ -197,4 +197,5 @@ def numbers(values: object) -> Iterator[float]:
 def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
     """The run, which would come first, does not exist."""
     result = call(tmp_path / "none", "--json", tmp_path)
-    assert result.exit_code == 2 and f"{tmp_path}: expected a file to write, found a folder" in " ".join(result.output.split())
+    told = " ".join(result.output.split())
+    assert result.exit_code == 2 and f"{tmp_path}: expected a file to write, found a folder" in told

@@ -231,6 +231,17 @@ def test_what_cannot_be_had_is_named(prepared: Path, bucket: str, monkeypatch: p
     assert "IMAGE2POINT_COPIES may name another folder" in told(f"{bucket}/p")
 
 
+def test_errors_name_the_url_and_no_copy(tmp_path: Path, prepared: Path, bucket: str) -> None:
+    (prepared / "test" / "labels.npy").write_bytes(b"no array")
+    upload(prepared, f"{bucket}/p")
+    settings = ("data.name=prepared", f"data.root={bucket}/p", "network.weights=random", f"name={tmp_path.name}")
+    result = CliRunner().invoke(cli.app, ["transfer", "modelnet40/resnet50_io_norm", *settings])
+    assert result.exit_code == 2 and "gs://bucket/p/test/labels.npy" in "".join(result.output.split())
+    files.write_text(f"{bucket}/cloud.xyz", "1 2 nothing")
+    copy = storage.fetched(f"{bucket}/cloud.xyz")
+    assert storage.by_url(f"{copy}: line 1") == "gs://bucket/cloud.xyz: line 1"
+
+
 def test_a_missing_bucket_is_named_by_a_server_too(s3: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="s3://no-such-bucket/a: nothing lies there; check the name"):
         storage.fetched("s3://no-such-bucket/a")
