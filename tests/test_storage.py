@@ -231,12 +231,11 @@ def test_what_cannot_be_had_is_named(prepared: Path, bucket: str, monkeypatch: p
     assert "IMAGE2POINT_COPIES may name another folder" in told(f"{bucket}/p")
 
 
-def test_errors_name_the_url_and_no_copy(tmp_path: Path, prepared: Path, bucket: str) -> None:
-    (prepared / "test" / "labels.npy").write_bytes(b"no array")
-    upload(prepared, f"{bucket}/p")
-    settings = ("data.name=prepared", f"data.root={bucket}/p", "network.weights=random", f"name={tmp_path.name}")
-    result = CliRunner().invoke(cli.app, ["transfer", "modelnet40/resnet50_io_norm", *settings])
-    assert result.exit_code == 2 and "gs://bucket/p/test/labels.npy" in "".join(result.output.split())
+def test_errors_name_the_url_and_no_copy(bucket: str) -> None:
+    for name in ("config.yaml", "summary.json"):
+        files.write_text(f"{bucket}/run/{name}", "[nothing")
+    result = CliRunner().invoke(cli.app, ["evaluate", f"{bucket}/run"])
+    assert result.exit_code == 2 and "gs://bucket/run/summary.json" in "".join(result.output.split())
     files.write_text(f"{bucket}/cloud.xyz", "1 2 nothing")
     copy = storage.fetched(f"{bucket}/cloud.xyz")
     assert storage.by_url(f"{copy}: line 1") == "gs://bucket/cloud.xyz: line 1"
