@@ -129,7 +129,7 @@ def _ray(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: int)
         own = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, **own)
     do = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_do_in_task)
-    sent, key = ray.put(make), os.urandom(8)
+    sent, key = ray.put(pickle.dumps(make)), os.urandom(8)
     waiting: deque[Any] = deque()
     begun = 0
     try:
@@ -138,7 +138,7 @@ def _ray(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: int)
                 waiting.append(do.remote(key, [sent], units[begun]))
                 begun += 1
             try:
-                yield ray.get(waiting.popleft())
+                yield pickle.loads(ray.get(waiting.popleft()))
             except ray.exceptions.WorkerCrashedError:
                 raise _died(number, len(units)) from None
             except ray.exceptions.RayTaskError as error:
@@ -148,7 +148,7 @@ def _ray(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: int)
             ray.cancel(task)
 
 
-def _do_in_task(key: bytes, sent: list[Any], unit: Any) -> Any:
+def _do_in_task(key: bytes, sent: list[Any], unit: Any) -> bytes:
     """In a task of Ray, whose processes live on: what they do units with is fetched and made once."""
     global _made_of
     if _made_of != key:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from image2point import units
 from image2point.errors import InputError
 from image2point.units import ATTEMPTS, in_units
 
@@ -46,6 +50,34 @@ def test_a_killed_worker_costs_its_unit(
     # With a process of `local` its pool dies: what it had done ahead, and what ran beside it, is done again.
     allowed = {0: 0, 2: 8}[workers] if kind == "local" else 1
     assert sum(begun.values()) - 12 <= allowed and all(begun[number] == 1 for number in range(4) if kind == "ray")
+
+
+class OneProcess:
+    """Has of Ray's interface what units need, and does every task at once, with what Ray would send."""
+
+    class exceptions:
+        WorkerCrashedError = RayTaskError = RuntimeError
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def put(self, value: Any) -> bytes:
+        return pickle.dumps(value)
+
+    def get(self, reference: bytes) -> Any:
+        return pickle.loads(reference)
+
+    def remote(self, **_: object) -> Callable[[Callable[..., Any]], Any]:
+        return lambda do: SimpleNamespace(remote=lambda *given: self.put(do(*pickle.loads(pickle.dumps(given)))))
+
+
+def test_tasks_get_and_give_what_processes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray is not installed, too."""
+    ray = OneProcess()
+    monkeypatch.setattr(units, "import_module", lambda _: ray)
+    for _ in range(2):  # processes of Ray live on, and get other work
+        assert list(in_units(partial(square, tmp_path, 0), range(12), 2, "ray")) == [n * n for n in range(12)]
+    assert list(in_units(partial(getattr, str, "upper"), ["a"], 2, "ray")) == ["A"]
 
 
 def test_one_that_dies_each_time_is_named(tmp_path: Path) -> None:

@@ -36,9 +36,11 @@ class Here(Crew):
             yield do(pickle.loads(pickle.dumps(unit)))
 
 
-@pytest.fixture(params=["here", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.fixture(params=["here", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("local", "ray"))])
 def crew(request: pytest.FixtureRequest) -> Crew:
-    return Here(1, done=([],)) if request.param == "here" else Crew(2)
+    if request.param == "ray":
+        pytest.importorskip("ray", reason="ray is not installed (the extra `ray`)")
+    return Here(1, done=([],)) if request.param == "here" else Crew(2, request.param)
 
 
 def numbers(values: object) -> Iterator[float]:
