@@ -44,9 +44,10 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
     Args:
         policy: `io`, `io+stats` (norm parameters frozen, running statistics move), `io+norm`, `all`, `head` (linear
             probe), `none`, `layer:NAME` or `scl:NAME`. Behind `io`, `io+stats`, `io+norm` and a block may stand
-            `+bias` (the biases of the norms), `+depth` (how each 2D kernel fills the depth), `+lora:R` (a change of
-            rank R of each 2D kernel), `+ssf` (a scale and a shift per channel) and `+adapter:R` (a branch of R channels
-            behind each block); their parameters are added, unless they are there (`lifting.additions`).
+            `+bias` (the biases of the norms), `+depth` (how each 2D kernel fills the depth), `+depth:channels` (the
+            same for each of its input channels), `+lora:R` (a change of rank R of each 2D kernel), `+ssf` (a scale and
+            a shift per channel) and `+adapter:R` (a branch of R channels behind each block); their parameters are
+            added, unless they are there (`lifting.additions`).
         roles: for layers that were attached: patterns over names (`decoder.*`), and the role of what they match:
             `input`, `norm`, `body`, `output` or `decoder`; the first that matches counts. A `decoder` trains with the
             stem and the head under all policies but `head` and `none`.

@@ -62,16 +62,21 @@ BLOCK_POLICIES = ("layer", "scl")
 
 ADDITIONS = ("bias", "depth", "lora", "ssf", "adapter")
 """What joins `io`, `io+stats`, `io+norm`, `layer:NAME` and `scl:NAME` by a `+`: `bias`, the biases of the norms;
-`depth`, the numbers by which each 2D kernel fills the depth; `lora:R`, a change of rank R of each 2D kernel; `ssf`, a
+`depth`, the numbers by which each 2D kernel fills the depth, and `depth:channels`, such numbers for each of its input
+channels; `lora:R`, a change of rank R of each 2D kernel; `ssf`, a
 scale and a shift per channel; `adapter:R`, a branch of R channels behind each block. The parameters of all but `bias`
 are added to the network, in the layers that stay as they are otherwise (`lifting.additions`)."""
 
 RANKED = ("lora", "adapter")
 """Those of `ADDITIONS` that have a rank."""
 
+PLAIN = ("bias", "depth", "depth:channels", "ssf")
+"""The others, as they are written."""
+
 _EXPECTED = (
-    f"expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or scl:auto; bias, depth, lora:R, ssf "
-    "and adapter:R may follow io, io+stats, io+norm, layer:NAME and scl:NAME, each after a +"
+    f"expected one of {', '.join(POLICIES)}, layer:NAME, scl:NAME, layer:auto or scl:auto; bias, depth, "
+    "depth:channels, lora:R, ssf and adapter:R may follow io, io+stats, io+norm, layer:NAME and scl:NAME, each after "
+    "a +"
 )
 
 
@@ -139,8 +144,9 @@ def _check(text: str, base: str, added: list[str], kinds: list[str]) -> None:
         reason = "something is there twice"
     elif wrong := [kind for kind, each in zip(kinds, added, strict=True) if kind in RANKED and not addition_rank(each)]:
         reason = f"{wrong[0]} needs a whole number of 1 or more behind it, such as {wrong[0]}:4"
-    elif wrong := [each for kind, each in zip(kinds, added, strict=True) if kind not in RANKED and kind != each]:
-        reason = f"expected {addition_kind(wrong[0])}, which has no number, found {wrong[0]}"
+    elif wrong := [each for kind, each in zip(kinds, added, strict=True) if kind not in RANKED and each not in PLAIN]:
+        wanted = " or ".join(each for each in PLAIN if addition_kind(each) == addition_kind(wrong[0]))
+        reason = f"expected {wanted}, found {wrong[0]}"
     elif base == "io+norm" and "bias" in added:
         reason = "io+norm trains the biases of the norms already; write io+bias or io+norm"
     elif base.endswith(":auto"):

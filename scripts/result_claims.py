@@ -97,7 +97,10 @@ def _half_the_gap(rows: Sequence[Row]) -> tuple[str, str]:
     if not rows:
         return NOT_YET, "–"
     own = policies_of([row for row in [*stored("fair_ten_shots"), *rows] if row["arm"] == "ImageNet"])
-    few = {policy for (_, policy), runs in own.items() if runs[0]["trainable"] <= runs[0]["parameters"] / 20}
+    if ("ImageNet", "all") not in own or ("ImageNet", "io+norm") not in own:
+        return NOT_YET, "–"
+    every = own["ImageNet", "all"][0]["trainable"]
+    few = {policy for (_, policy), runs in own.items() if runs[0]["trainable"] <= every / 20}
     scores = {policy: by_seed(runs, {}, "test_accuracy") for (_, policy), runs in own.items()}
     low, high = scores["io+norm"], scores["all"]
     shares = {
@@ -109,7 +112,7 @@ def _half_the_gap(rows: Sequence[Row]) -> tuple[str, str]:
     best = max(shares, key=lambda policy: shares[policy].value)
     found, runs = shares[best], own["ImageNet", best]
     verdict = "contradicted" if found.high < 0.5 else "undecided"
-    tuned = 100 * runs[0]["trainable"] / runs[0]["parameters"]
+    tuned = 100 * runs[0]["trainable"] / every
     share = f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] of the gap"
     return verdict, f"{best} ({tuned:.2g} % of the parameters): {share}, the best of {len(few)}"
 

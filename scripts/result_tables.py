@@ -119,7 +119,7 @@ def tune_less(names: Sequence[str] = ("fair_ten_shots", "tune_less"), score: str
             arm,
             policy,
             f"{runs[0]['trainable']:,}",
-            f"{100 * runs[0]['trainable'] / runs[0]['parameters']:.3g}",
+            _share_of_all(own, arm, runs[0]),
             ", ".join(str(row["seed"]) for row in runs),
             mean_in_percent(runs, score),
             f"{round(100 * gaps[arm, policy])}" if math.isfinite(gaps[arm, policy]) else "undefined",
@@ -145,6 +145,12 @@ def policies_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     for row in sorted(rows, key=lambda row: (arms.index(row["arm"]), row["trainable"])):
         found.setdefault((row["arm"], row["policy"]), []).append(row)
     return found
+
+
+def _share_of_all(own: Mapping[tuple[str, str], Sequence[Row]], arm: str, row: Row) -> str:
+    """What trains in a run, in per cent of what trains in the arm's `all`."""
+    every = own.get((arm, "all"))
+    return f"{100 * row['trainable'] / every[0]['trainable']:.3g}" if every else "undefined"
 
 
 def base_of(policy: str) -> str:

@@ -100,7 +100,7 @@ def test_tuned_parameters_stand_beside_accuracy(monkeypatch: pytest.MonkeyPatch)
     dead = tables.tune_less().splitlines()
     assert "] † |" in dead[4] and "[+" not in dead[4] and dead[-1].startswith("† ")
     rows[:] = [row for row in rows if row["policy"] == "io"]
-    assert "undefined" in tables.tune_less()
+    assert "| undefined | 1, 2" in tables.tune_less()
 
 
 @pytest.mark.parametrize(("gained", "verdict"), [(0.02, "contradicted"), (0.15, "undecided")])

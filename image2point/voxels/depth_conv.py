@@ -19,13 +19,14 @@ Kind = TypeVar("Kind", bound=VoxelConv)
 
 
 class DepthConv(VoxelConv):
-    """A convolution with the kernel V[.., i, j, k] = depth[k] · weight[.., i, j], k along the depth axis.
+    """A convolution with the kernel V[o, c, i, j, k] = depth[k] · weight[o, c, i, j], k along the depth axis, or with
+    depth[c, k], c the input channel.
 
     `of` makes one of another convolution.
 
     Attributes:
         weight: [C_out, C_in / groups, K1, K2], on the two axes that are not the depth axis.
-        depth: [K], the same for all channels.
+        depth: [K], the same for all channels, or [C_in, K].
     """
 
     depth: nn.Parameter
@@ -46,8 +47,8 @@ class DepthConv(VoxelConv):
         return made
 
     def structure(self, forms: Forms | None = None) -> Structure:
-        """One product per column, whatever the values."""
-        return whole(self.window, frozenset({AXES.index(self.axis)}))
+        """One product per column, whatever the values, where all channels share them."""
+        return whole(self.window, frozenset({AXES.index(self.axis)} if self.depth.ndim == 1 else ()))
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""
@@ -63,7 +64,7 @@ class DepthConv(VoxelConv):
 
     def _on_grid(self, grid: Tensor, dtype: torch.dtype | None, replicate: int | None) -> Tensor:
         weight = self._weight_as(dtype, None)
-        if self.engine == "reference":
+        if self.engine == "reference" or self.depth.ndim > 1:
             kernel = expand(self._compact(weight), self.depth, self.window.kernel)
             return dense.convolve(grid, kernel, self.window, self.groups, replicate)
         depth = self.depth.to(weight.dtype)

@@ -93,6 +93,28 @@ def test_derivatives_and_theirs(groups: int, channels: int) -> None:
     assert torch.autograd.gradgradcheck(lambda f: function(f, numbers.detach()), (x.features,))
 
 
+@pytest.mark.parametrize(("groups", "inputs", "outputs"), [(1, 3, 2), (2, 4, 6), (4, 4, 8)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_input_channel_may_have_its_own_numbers(groups: int, inputs: int, outputs: int, axis: int) -> None:
+    """By definition: the sum over input channels of convolutions of one channel each, with its numbers."""
+    x, weight, numbers, table = case(3, 1, 1, axis, groups, inputs, outputs)
+    each = torch.randn(inputs, len(numbers), dtype=torch.float64).requires_grad_()
+    share = inputs // groups
+    expected = torch.zeros(table.targets, outputs, dtype=torch.float64)
+    for channel in range(inputs):
+        group, place = divmod(channel, share)
+        reads = slice(group * outputs // groups, (group + 1) * outputs // groups)
+        kernel = expand(weight[reads, place : place + 1], each[channel], table.kernel)
+        part = reference.convolve(x[:, channel : channel + 1], kernel, table)
+        expected = expected + torch.nn.functional.pad(part, (reads.start, outputs - reads.stop))
+    wanted = torch.autograd.grad(expected.square().sum(), (x, each))
+    for engine in ("auto", "reference"):
+        found = convolve_along(x, weight, each, table, groups, engine)
+        ours = torch.autograd.grad(found.square().sum(), (x, each))
+        assert relative(found, expected) < 1e-12
+        assert all(relative(a, b) < 1e-12 for a, b in zip(ours, wanted, strict=True))
+
+
 @needs_compiler
 @pytest.mark.parametrize("groups", [1, 40])
 def test_no_bit_depends_on_the_number_of_threads(groups: int) -> None:
@@ -128,20 +150,24 @@ def test_a_bag_is_multiplied_once_within_a_block() -> None:
 # ------------------------------------------------------------------------------------------------------- the module
 
 
-def lifted(axis: str = "y", groups: int = 1, engine: str = "auto") -> tuple[VoxelConv, DepthConv]:
+def lifted(
+    axis: str = "y", groups: int = 1, engine: str = "auto", by_channel: bool = False
+) -> tuple[VoxelConv, DepthConv]:
     """A convolution with a general kernel, and the one of its first slice with a depth."""
     draw = torch.Generator().manual_seed(1)
     conv = VoxelConv(4, 6, (3, 3, 3), 1, (1, 1, 1), groups=groups, bias=True, axis=axis, engine=engine).double()
     flat = torch.randn(6, 4 // groups, 3, 3, generator=draw, dtype=torch.float64)
-    made = DepthConv.of(conv, flat, torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+    numbers = torch.randn(4, 3, generator=draw).double() if by_channel else torch.tensor([0.5, -1.0, 2.0]).double()
+    made = DepthConv.of(conv, flat, numbers)
     torch.nn.init.normal_(made.bias)
     return conv, made
 
 
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize("axis", "xyz")
-def test_it_is_a_convolution_of_every_form_of_voxels(axis: str, engine: str) -> None:
-    _, made = lifted(axis, engine=engine)
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_it_is_a_convolution_of_every_form_of_voxels(axis: str, engine: str, by_channel: bool) -> None:
+    _, made = lifted(axis, 2 if by_channel else 1, engine, by_channel)
     made.weight.requires_grad_(False)
     plain, x, grid = made.plain(), random_voxels(), full_grid()
     assert type(plain) is VoxelConv and set(dict(plain.named_parameters())) == {"weight", "bias"}
@@ -156,7 +182,7 @@ def test_it_is_a_convolution_of_every_form_of_voxels(axis: str, engine: str) -> 
 
 
 def plain_loss(made: DepthConv, kernel: Tensor, grid: Tensor) -> Tensor:
-    result = torch.nn.functional.conv3d(grid, kernel, made.bias, padding=1)
+    result = torch.nn.functional.conv3d(grid, kernel, made.bias, padding=1, groups=made.groups)
     return result.square().sum()
 
 

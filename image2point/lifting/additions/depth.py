@@ -1,8 +1,8 @@
 """The depth of inflated kernels as parameters: V[i, j, k] = depth[k] · W[i, j], W as it is, `depth` from the rule.
 
 Ours: no other transfer has this degree of freedom. `repeat`, `mean` and `center` are points of it, so what is learnt
-says which of them is right, layer by layer. K numbers per kernel, the same for all channels, are the least: with
-numbers of their own, input channels would still cost one product per column; output channels would not.
+says which of them is right, layer by layer. K numbers per kernel, the same for all channels, are the least; with
+`depth:channels` each input channel has K of its own.
 """
 
 from __future__ import annotations
@@ -35,9 +35,14 @@ def depth_values(rule: str, size: int, policy: str = "depth") -> Tensor:
 
 
 def learnt(net: nn.Module) -> dict[str, list[float]]:
-    """The numbers by which each kernel fills the depth now, by the name of its layer, in the order of the network."""
-    layers = net.named_modules()
-    return {name: layer.depth.detach().double().tolist() for name, layer in layers if isinstance(layer, DepthConv)}
+    """The numbers by which each kernel fills the depth now, by the name of its layer, in the order of the network.
+
+    Where channels have numbers of their own, their means.
+    """
+    layers = ((name, layer) for name, layer in net.named_modules() if isinstance(layer, DepthConv))
+    return {
+        name: layer.depth.detach().double().view(-1, layer.depth.shape[-1]).mean(0).tolist() for name, layer in layers
+    }
 
 
 def takes(layer: nn.Module) -> bool:
@@ -53,8 +58,8 @@ def takes(layer: nn.Module) -> bool:
     return not (spread and all(torch.equal(k, k.roll(1, axis)) for k in [layer.kernel()] for axis in (2, 3, 4)))
 
 
-def add(name: str, conv: VoxelConv, rule: str) -> DepthConv:
-    """The same convolution with its depth as a parameter.
+def add(name: str, conv: VoxelConv, rule: str, by_channel: bool = False) -> DepthConv:
+    """The same convolution with its depth as a parameter, [K] or, by channel, [C_in, K].
 
     Raises:
         InputError: where the kernel is not what the rule made of one 2D kernel.
@@ -72,4 +77,4 @@ def add(name: str, conv: VoxelConv, rule: str) -> DepthConv:
             f"policy depth: {name}.weight {list(kernel.shape)} is not a 2D kernel that the rule {rule} lifted along "
             f"{conv.axis}, or not any more; apply the policy to a network as it was lifted"
         )
-    return DepthConv.of(conv, flat.clone(), values)
+    return DepthConv.of(conv, flat.clone(), values.repeat(flat.shape[1] * conv.groups, 1) if by_channel else values)

@@ -3,9 +3,11 @@
 The neighbours along the depth are summed with these weights as they are gathered, so that one product per column is
 enough: y(p) = Σ_ij W[i, j] · (Σ_k depth[k] · x(p + (i, j, k))). Backwards, the product of W[i, j]ᵀ with the gradient
 at p serves both derivatives: depth[k] times it goes to x(p + (i, j, k)), and its product with that row to depth[k].
+Each input channel may have K numbers of its own.
 
-The compiled `cpu` engine does so, in float32 and float64, with one group or one per channel, where W is a constant.
-Everything else runs with the expanded kernel, by any engine, and the derivative of depth follows from the kernel's.
+The compiled `cpu` engine does so, in float32 and float64, with one group or one per channel, where W is a constant
+and all channels share their numbers. Everything else runs with the expanded kernel, by any engine, and the derivative
+of depth follows from the kernel's.
 """
 
 from __future__ import annotations
@@ -22,13 +24,19 @@ from image2point.voxels.remember import Forms
 
 
 def expand(weight: Tensor, depth: Tensor, kernel: tuple[int, int, int]) -> Tensor:
-    """V [C_out, C_in / groups, Kx, Ky, Kz] of a kernel that has size 1 along the depth, and K numbers.
+    """V [C_out, C_in / groups, Kx, Ky, Kz] of a kernel of size 1 along the depth, and of numbers [K] or [C_in, K].
 
     >>> expand(torch.ones(1, 1, 2, 2, 1), torch.tensor([0.5, 2.0]), (2, 2, 2))[0, 0, 0].tolist()
     [[0.5, 2.0], [0.5, 2.0]]
     """
-    shape = [1, 1, *(-1 if weight.shape[2 + axis] < size else 1 for axis, size in enumerate(kernel))]
-    return weight * depth.to(weight.dtype).view(shape)
+    slices = [-1 if weight.shape[2 + axis] < size else 1 for axis, size in enumerate(kernel)]
+    depth = depth.to(weight.dtype)
+    if depth.ndim == 1:
+        return weight * depth.view(1, 1, *slices)
+    inputs = weight.shape[1]
+    of_group = depth.view(-1, 1, inputs, depth.shape[1])  # [groups, 1, C_in / groups, K]
+    each = of_group.expand(-1, weight.shape[0] // len(of_group), -1, -1).flatten(0, 1)
+    return weight * each.reshape(len(weight), inputs, *slices)
 
 
 def convolve_along(
@@ -45,14 +53,15 @@ def convolve_along(
     Args:
         features: [N, C_in].
         weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the depth, and of the table's size elsewhere.
-        depth: [K], K the table's size along the depth.
+        depth: [K] or [C_in, K], K the table's size along the depth.
         engine, forms: as of `autograd.convolve`.
 
     Returns:
         [M, C_out], one row per target of the table.
     """
     trains = torch.is_grad_enabled() and weight.requires_grad
-    if engine in ("auto", "cpu") and not trains and native.takes(features, weight, weight.shape[0], groups):
+    shared = depth.ndim == 1
+    if shared and engine in ("auto", "cpu") and not trains and native.takes(features, weight, weight.shape[0], groups):
         return _Along.apply(features, depth, weight, table, groups, forms)
     return convolve(features, expand(weight, depth, table.kernel), table, groups, engine)
 
