@@ -25,8 +25,9 @@ def test_one_convolution() -> None:
 
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_kinds_of_kernels(depthwise: bool) -> None:
-    rows = list(kernels.measure_kernels(surface(300), 8, torch.float32, "auto", ["depth", "general"], 1, depthwise))
-    assert [row["kernel"] for row in rows] == ["depth", "general"]
+    kinds = ["depth", "depth:channels", "general"]
+    rows = list(kernels.measure_kernels(surface(300), 8, torch.float32, "auto", kinds, 1, depthwise))
+    assert [row["kernel"] for row in rows] == kinds
     assert all(row["groups"] == (8 if depthwise else 1) and row["fwd_bwd_ms"] > 0 for row in rows)
 
 

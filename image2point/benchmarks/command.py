@@ -37,7 +37,10 @@ def conv(
         str, typer.Option(help="Contenders, by comma: plain, cpu, triton, spconv-triton, open3d, ocnn, spconv, dense.")
     ] = "plain,open3d,ocnn,spconv,dense",
     kernel: Annotated[
-        str, typer.Option(help="Kinds of kernels, by comma, on our engine instead: depth, inflated, general.")
+        str,
+        typer.Option(
+            help="Kinds of kernels, by comma, on our engine instead: depth, depth:channels, inflated, general."
+        ),
     ] = "",
     depthwise: Annotated[bool, typer.Option(help="With --kernel: one group per channel.")] = False,
     channels: Annotated[str, typer.Option(help="stride:channels, by comma.")] = "1:32,1:64,1:128,2:128,4:256,8:512",

@@ -1,7 +1,8 @@
 """Kinds of kernels side by side on our engine: what it costs that the depth of an inflated kernel trains.
 
 `inflated`: one 2D kernel in every slice, frozen; backward gives the data gradient. `depth`: the same with K numbers
-along the depth, which train; backward gives their gradient too. `general`: a frozen kernel of 27 matrices.
+along the depth, which train; backward gives their gradient too. `depth:channels`: K for each input channel.
+`general`: a frozen kernel of 27 matrices.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from image2point.voxels.conv.autograd import convolve
 from image2point.voxels.conv.depth import convolve_along
 from image2point.voxels.remember import Forms
 
-KINDS = ("depth", "inflated", "general")
+KINDS = ("depth", "depth:channels", "inflated", "general")
 
 
 def measure_kernels(
@@ -39,12 +40,15 @@ def measure_kernels(
     flat = torch.randn(channels, channels // groups, 3, 3, 1, generator=generator).to(device, dtype)
     whole = torch.randn(channels, channels // groups, 3, 3, 3, generator=generator).to(device, dtype)
     depth = torch.tensor([0.9, 1.0, 1.1], device=device, dtype=dtype).requires_grad_()
+    each = depth.detach().expand(channels, -1).clone().requires_grad_()
+    trains = {"depth": [depth], "depth:channels": [each]}
     x = torch.randn(len(sites), channels, generator=generator).to(device, dtype)
     table = neighbour_table(sites, WINDOW)
     of_flat, of_whole = Forms(flat), Forms(whole)
     kernels: dict[str, Callable[[Tensor], Tensor]] = {
         "inflated": lambda f: convolve(f, flat, table, groups, engine, of_flat),
         "depth": lambda f: convolve_along(f, flat, depth, table, groups, engine, of_flat),
+        "depth:channels": lambda f: convolve_along(f, flat, each, table, groups, engine, of_flat),
         "general": lambda f: convolve(f, whole, table, groups, engine, of_whole),
     }
     wanted = {name: kernels[name] for name in ("inflated", *kinds)}
@@ -52,7 +56,7 @@ def measure_kernels(
         {name: _forward(kernel, x) for name, kernel in wanted.items()}, device, repeats, seconds_on_device
     )
     both = compare(
-        {name: _both(kernel, x, [depth] if name == "depth" else []) for name, kernel in wanted.items()},
+        {name: _both(kernel, x, trains.get(name, [])) for name, kernel in wanted.items()},
         device,
         repeats,
         seconds_on_device,

@@ -47,8 +47,8 @@ class DepthConv(VoxelConv):
         return made
 
     def structure(self, forms: Forms | None = None) -> Structure:
-        """One product per column, whatever the values, where all channels share them."""
-        return whole(self.window, frozenset({AXES.index(self.axis)} if self.depth.ndim == 1 else ()))
+        """One product per column, whatever the values."""
+        return whole(self.window, frozenset({AXES.index(self.axis)}))
 
     def kernel(self) -> Tensor:
         """The kernel that is applied, [C_out, C_in / groups, Kx, Ky, Kz]."""

@@ -49,11 +49,21 @@ def compiled_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(("groups", "inputs", "outputs"), [(1, 5, 37), (1, 70, 3), (6, 6, 6), (33, 33, 33)])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (3, 1), (1, 2)])
 @pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("by_channel", [False, True])
 def test_it_is_the_expanded_kernel_at_one_product_per_column(
-    size: int, stride: int, dilation: int, groups: int, inputs: int, outputs: int, monkeypatch: pytest.MonkeyPatch
+    size: int,
+    stride: int,
+    dilation: int,
+    groups: int,
+    inputs: int,
+    outputs: int,
+    by_channel: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for axis in range(3):
         x, weight, numbers, table = case(size, stride, dilation, axis, groups, inputs, outputs)
+        if by_channel:
+            numbers = torch.randn(inputs, size, dtype=torch.float64).requires_grad_()
         expected = reference.convolve(x, expand(weight, numbers, table.kernel), table, groups)
         gradient = torch.randn_like(expected)
         wanted = torch.autograd.grad(expected, (x, numbers), gradient)
@@ -61,6 +71,9 @@ def test_it_is_the_expanded_kernel_at_one_product_per_column(
             found = convolve_along(x, weight, numbers, table, groups)
             ours = torch.autograd.grad(found, (x, numbers), gradient)
             still = convolve_along(x, weight, numbers.detach(), table, groups)
+            if not by_channel:
+                (data,) = torch.autograd.grad(still, x, gradient)
+        if by_channel:
             (data,) = torch.autograd.grad(still, x, gradient)
         assert relative(found, expected) < 1e-12 and relative(data, wanted[0]) < 1e-12
         assert relative(ours[0], wanted[0]) < 1e-12 and relative(ours[1], wanted[1]) < 1e-12
@@ -79,11 +92,12 @@ def test_what_is_not_compiled_is_the_expanded_kernel(size: int, stride: int, gro
 
 
 @pytest.mark.parametrize(("groups", "channels"), [(1, 3), (2, 2), (2, 4)])
-def test_derivatives_and_theirs(groups: int, channels: int) -> None:
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_derivatives_and_theirs(groups: int, channels: int, by_channel: bool) -> None:
     x = random_voxels(channels=channels, clouds=1, points=12, edge=0.15)
     table = neighbour_table(x.sites, Window((3, 3, 3), 2, (1, 1, 1)))
     weight = torch.randn(channels, channels // groups, 3, 1, 3, dtype=torch.float64)
-    numbers = torch.randn(3, dtype=torch.float64).requires_grad_()
+    numbers = torch.randn((channels, 3) if by_channel else 3, dtype=torch.float64).requires_grad_()
 
     def function(features: Tensor, numbers: Tensor) -> Tensor:
         return convolve_along(features, weight, numbers, table, groups)
@@ -117,8 +131,10 @@ def test_each_input_channel_may_have_its_own_numbers(groups: int, inputs: int, o
 
 @needs_compiler
 @pytest.mark.parametrize("groups", [1, 40])
-def test_no_bit_depends_on_the_number_of_threads(groups: int) -> None:
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_no_bit_depends_on_the_number_of_threads(groups: int, by_channel: bool) -> None:
     x, weight, numbers, table = case(3, 1, 1, 0, groups, 40, 40)
+    numbers = numbers.expand(40, 3).contiguous() if by_channel else numbers
     x, gradient = x.detach().float(), torch.randn(table.targets, 40)
     results = []
     for threads in (1, 2, 5):

@@ -5,8 +5,8 @@ enough: y(p) = Σ_ij W[i, j] · (Σ_k depth[k] · x(p + (i, j, k))). Backwards, 
 at p serves both derivatives: depth[k] times it goes to x(p + (i, j, k)), and its product with that row to depth[k].
 Each input channel may have K numbers of its own.
 
-The compiled `cpu` engine does so, in float32 and float64, with one group or one per channel, where W is a constant
-and all channels share their numbers. Everything else runs with the expanded kernel, by any engine, and the derivative
+The compiled `cpu` engine does so, in float32 and float64, with one group or one per channel, where W is a constant.
+Everything else runs with the expanded kernel, by any engine, and the derivative
 of depth follows from the kernel's.
 """
 
@@ -60,8 +60,7 @@ def convolve_along(
         [M, C_out], one row per target of the table.
     """
     trains = torch.is_grad_enabled() and weight.requires_grad
-    shared = depth.ndim == 1
-    if shared and engine in ("auto", "cpu") and not trains and native.takes(features, weight, weight.shape[0], groups):
+    if engine in ("auto", "cpu") and not trains and native.takes(features, weight, weight.shape[0], groups):
         return _Along.apply(features, depth, weight, table, groups, forms)
     return convolve(features, expand(weight, depth, table.kernel), table, groups, engine)
 
@@ -92,11 +91,11 @@ class _Along(torch.autograd.Function):
             data = data_gradient(gradient, kernel, table, groups, "cpu", None)
             if features is not None:
                 of_kernel = kernel_gradient(features, gradient, table, table.kernel, groups, "cpu")
-                numbers = (of_kernel * weight).sum(
-                    [axis for axis in range(5) if weight.shape[axis] == kernel.shape[axis]]
-                )
+                (numbers,) = torch.autograd.grad(kernel, depth, of_kernel, create_graph=True)
         elif features is not None:
             data, numbers = native.depth_gradients(features, gradient, weight, depth, table, groups, forms)
+        elif ctx.needs_input_grad[0] and depth.ndim == 2:  # the channels are those of the result, so no sum comes first
+            data = data_gradient(gradient, expand(weight, depth, table.kernel), table, groups, "cpu", None)
         elif ctx.needs_input_grad[0]:
             turned, kept = transpose(weight, groups), forms_of_transpose(forms, groups)
             data = native.multiply(gradient, turned, table, groups, True, kept, depth)

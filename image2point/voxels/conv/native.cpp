@@ -78,11 +78,39 @@ struct Table {
   const int32_t *members, *offsets, *rows;  // of each bag: members[offsets[i]:offsets[i + 1]], row within its block
   const int32_t* edges;                     // first bag of each column of each block
   const int32_t* places;                    // place of each member in its column; read where there are weights
-  const T* weights;                         // of each place; null: all are 1
+  const T* weights;                         // of each place, [places] or [places][channels]; null: all are 1
+  int64_t by_channel;                       // whether channels have weights of their own
   int64_t size, height, columns;            // output rows, rows per block, columns
 
   int64_t blocks() const { return (size + height - 1) / height; }
 };
+
+// The weight of a place for all channels, to be read as those for each are.
+template <typename T>
+struct Shared {
+  T value;
+  T operator[](int64_t) const { return value; }
+};
+
+// Adds up `count` rows in `space`; weight(i)[c]: what channel c of row i is multiplied with.
+template <typename T, typename Row, typename Weight>
+inline const T* weighted_sum(int32_t count, Row row, Weight weight, int64_t channels, T* space) {
+  const T* first = row(0);
+  const auto w = weight(0);
+  if (count == 1) {
+    for (int64_t c = 0; c < channels; ++c) space[c] = w[c] * first[c];
+    return space;
+  }
+  const T* next = row(1);
+  const auto other = weight(1);
+  for (int64_t c = 0; c < channels; ++c) space[c] = w[c] * first[c] + other[c] * next[c];
+  for (int32_t i = 2; i < count; ++i) {
+    next = row(i);
+    const auto last = weight(i);
+    for (int64_t c = 0; c < channels; ++c) space[c] += last[c] * next[c];
+  }
+  return space;
+}
 
 // The weighted sum of a bag: the row itself where it is one of weight 1, else in `space`.
 template <typename T>
@@ -102,21 +130,11 @@ inline const T* sum(const Table<T>& table, int64_t bag, const T* features, int64
     return space;
   }
   const int32_t* places = table.places + start;
-  const T weight = table.weights[places[0]];
-  if (count == 1) {
-    if (weight == 1) return first;
-    for (int64_t c = 0; c < channels; ++c) space[c] = weight * first[c];
-    return space;
-  }
-  const T* next = row(1);
-  const T other = table.weights[places[1]];
-  for (int64_t c = 0; c < channels; ++c) space[c] = weight * first[c] + other * next[c];
-  for (int32_t i = 2; i < count; ++i) {
-    next = row(i);
-    const T last = table.weights[places[i]];
-    for (int64_t c = 0; c < channels; ++c) space[c] += last * next[c];
-  }
-  return space;
+  const T* weights = table.weights;
+  if (table.by_channel)
+    return weighted_sum(count, row, [=](int32_t i) { return weights + places[i] * channels; }, channels, space);
+  if (count == 1 && weights[places[0]] == 1) return first;
+  return weighted_sum(count, row, [=](int32_t i) { return Shared<T>{weights[places[i]]}; }, channels, space);
 }
 
 // A kernel with `taps` numbers per pair of channels, as panels [taps][ceil(outputs / width)][inputs][width], filled up with
@@ -213,7 +231,7 @@ void convolve_depthwise(const Table<T>& table, const T* features, const T* scale
         for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
           T* out = base + table.rows[bag] * channels;
           const int32_t first = table.offsets[bag];
-          if (table.weights != nullptr && table.offsets[bag + 1] - first == 1) {
+          if (table.weights != nullptr && !table.by_channel && table.offsets[bag + 1] - first == 1) {
             const T weight = table.weights[table.places[first]];
             const T* in = features + static_cast<int64_t>(table.members[first]) * channels;
             for (int64_t c = 0; c < channels; ++c) out[c] += scale[c] * (weight * in[c]);
@@ -334,8 +352,9 @@ void weight_gradient_depthwise(const Table<T>& table, const T* features, const T
 // The gradients of the features and of the weights of the places, in one pass over a table whose bags are spread: a bag
 // is a row of the result (`rows`, in the whole) that reads some features of the block through one column (`members`).
 // The product of the column's transposed matrix with that row's gradient is made once, and serves all its members.
-// `panels`: of the transposed kernel, as in `convolve`; parts: [blocks][ceil(inputs / width)][places], to be added up.
-template <typename T>
+// `panels`: of the transposed kernel, as in `convolve`; parts: [blocks][ceil(inputs / width)][places], to be added up, or
+// by channel [blocks][places][inputs].
+template <typename T, bool ByChannel>
 void depth_gradient(const Table<T>& table, const T* features, const T* gradient, const T* panels, T* data, T* parts,
                     int64_t places, int64_t inputs, int64_t outputs, int64_t threads) {
   using V = typename Vector<T>::type;
@@ -370,18 +389,26 @@ void depth_gradient(const Table<T>& table, const T* features, const T* gradient,
             for (int i = 0; i < bags; ++i) {
               for (int32_t m = table.offsets[start + i]; m < table.offsets[start + i + 1]; ++m) {
                 const int64_t at = static_cast<int64_t>(table.members[m]) * inputs + left;
-                const T weight = table.weights[table.places[m]];
-                T* sum = &sums[table.places[m] * width];
+                const int64_t place = table.places[m];
+                const T* weights = table.weights + (ByChannel ? place * inputs + left : place);
+                const auto weight = [=](int n) { return weights[ByChannel ? n : 0]; };
+                T* sum = &sums[place * width];
                 if (valid == width) {
                   const V *v = reinterpret_cast<const V*>(out[i]), *x = reinterpret_cast<const V*>(features + at);
                   V *y = reinterpret_cast<V*>(data + at), *s = reinterpret_cast<V*>(sum);
-                  y[0] += weight * v[0];
-                  y[1] += weight * v[1];
+                  if constexpr (ByChannel) {
+                    const V* w = reinterpret_cast<const V*>(weights);
+                    y[0] += w[0] * v[0];
+                    y[1] += w[1] * v[1];
+                  } else {
+                    y[0] += *weights * v[0];
+                    y[1] += *weights * v[1];
+                  }
                   s[0] += v[0] * x[0];
                   s[1] += v[1] * x[1];
                 } else {
                   for (int n = 0; n < valid; ++n) {
-                    data[at + n] += weight * out[i][n];
+                    data[at + n] += weight(n) * out[i][n];
                     sum[n] += out[i][n] * features[at + n];
                   }
                 }
@@ -390,8 +417,13 @@ void depth_gradient(const Table<T>& table, const T* features, const T* gradient,
           }
         }
         for (int64_t place = 0; place < places; ++place) {
+          const T* of_place = &sums[place * width];
+          if (ByChannel) {
+            std::copy(of_place, of_place + valid, parts + (block * places + place) * inputs + left);
+            continue;
+          }
           T total = 0;
-          for (int n = 0; n < width; ++n) total += sums[place * width + n];
+          for (int n = 0; n < width; ++n) total += of_place[n];
           parts[(block * count + panel) * places + place] = total;
         }
       }
@@ -399,8 +431,9 @@ void depth_gradient(const Table<T>& table, const T* features, const T* gradient,
   }
 }
 
-// The same of a depthwise kernel, over the bags that features are the outputs of; parts: [blocks][places].
-template <typename T>
+// The same of a depthwise kernel, over the bags that features are the outputs of; parts: [blocks][places], or by channel
+// [blocks][places][channels].
+template <typename T, bool ByChannel>
 void depth_gradient_depthwise(const Table<T>& table, const T* features, const T* gradient, const T* scales, T* data,
                               T* parts, int64_t places, int64_t channels, bool reversed, int64_t threads) {
   using V = typename Vector<T>::type;
@@ -408,12 +441,13 @@ void depth_gradient_depthwise(const Table<T>& table, const T* features, const T*
   const auto at = [](const T* row) { return *reinterpret_cast<const V*>(row); };
 #pragma omp parallel num_threads(static_cast<int>(threads))
   {
-    std::unique_ptr<T[]> sums(new T[places * lanes]);
+    std::unique_ptr<T[]> lane_sums(new T[places * lanes]);
 #pragma omp for schedule(dynamic)
     for (int64_t block = 0; block < table.blocks(); ++block) {
-      const int64_t first = block * table.height;
+      const int64_t first = block * table.height, length = ByChannel ? channels : lanes;
+      T* sums = ByChannel ? parts + block * places * channels : lane_sums.get();
       std::memset(data + first * channels, 0, std::min(table.height, table.size - first) * channels * sizeof(T));
-      std::memset(sums.get(), 0, places * lanes * sizeof(T));
+      std::memset(sums, 0, places * length * sizeof(T));
       for (int64_t column = 0; column < table.columns; ++column) {
         const int32_t* edge = table.edges + block * table.columns + column;
         const int64_t turned = reversed ? table.columns - 1 - column : column;
@@ -423,24 +457,31 @@ void depth_gradient_depthwise(const Table<T>& table, const T* features, const T*
           T* out = data + (first + table.rows[bag]) * channels;
           for (int32_t m = table.offsets[bag]; m < table.offsets[bag + 1]; ++m) {
             const T* row = gradient + static_cast<int64_t>(table.members[m]) * channels;
-            const T weight = table.weights[table.places[m]];
+            const int64_t place = table.places[m];
+            const T* weights = table.weights + (ByChannel ? place * channels : place);
+            T* total = sums + place * length;
             V sum{};
             int64_t c = 0;
             for (; c + lanes <= channels; c += lanes) {
               const V product = at(scale + c) * at(row + c);
-              *reinterpret_cast<V*>(out + c) += weight * product;
-              sum += product * at(x + c);
+              if constexpr (ByChannel) {
+                *reinterpret_cast<V*>(out + c) += at(weights + c) * product;
+                *reinterpret_cast<V*>(total + c) += product * at(x + c);
+              } else {
+                *reinterpret_cast<V*>(out + c) += *weights * product;
+                sum += product * at(x + c);
+              }
             }
             for (; c < channels; ++c) {
               const T product = scale[c] * row[c];
-              out[c] += weight * product;
-              sum[0] += product * x[c];
+              out[c] += weights[ByChannel ? c : 0] * product;
+              (ByChannel ? total[c] : sum[0]) += product * x[c];
             }
-            *reinterpret_cast<V*>(&sums[table.places[m] * lanes]) += sum;
+            if (!ByChannel) *reinterpret_cast<V*>(total) += sum;
           }
         }
       }
-      for (int64_t place = 0; place < places; ++place) {
+      for (int64_t place = 0; place < places && !ByChannel; ++place) {
         T total = 0;
         for (int lane = 0; lane < lanes; ++lane) total += sums[place * lanes + lane];
         parts[block * places + place] = total;
@@ -595,9 +636,9 @@ extern "C" void fill_spread(const int32_t* reads, const int32_t* taps, int64_t s
 
 #define TABLE(T)                                                                                                  \
   const int32_t *members, const int32_t *offsets, const int32_t *rows, const int32_t *edges,                      \
-      const int32_t *places, const T *weights, int64_t size, int64_t height, int64_t columns
+      const int32_t *places, const T *weights, int64_t by_channel, int64_t size, int64_t height, int64_t columns
 #define GIVEN \
-  { members, offsets, rows, edges, places, weights, size, height, columns }
+  { members, offsets, rows, edges, places, weights, by_channel, size, height, columns }
 #define ENTRIES(T, NAME)                                                                                          \
   extern "C" int width_##NAME(int64_t) { return Vector<T>::width; }                                               \
   extern "C" void convolve_##NAME(TABLE(T), const T* features, const T* panels, T* output, int64_t inputs,        \
@@ -626,13 +667,14 @@ extern "C" void fill_spread(const int32_t* reads, const int32_t* taps, int64_t s
   }                                                                                                               \
   extern "C" void depth_##NAME(TABLE(T), const T* features, const T* gradient, const T* panels, T* data,          \
                                T* parts, int64_t depth, int64_t inputs, int64_t outputs, int64_t threads) {       \
-    depth_gradient<T>(GIVEN, features, gradient, panels, data, parts, depth, inputs, outputs, threads);           \
+    (by_channel ? depth_gradient<T, true> : depth_gradient<T, false>)(GIVEN, features, gradient, panels, data,    \
+                                                                      parts, depth, inputs, outputs, threads);    \
   }                                                                                                               \
   extern "C" void depthwise_depth_##NAME(TABLE(T), const T* features, const T* gradient, const T* scales,         \
                                          T* data, T* parts, int64_t depth, int64_t channels, int64_t reversed,    \
                                          int64_t threads) {                                                       \
-    depth_gradient_depthwise<T>(GIVEN, features, gradient, scales, data, parts, depth, channels, reversed != 0,   \
-                                threads);                                                                         \
+    (by_channel ? depth_gradient_depthwise<T, true> : depth_gradient_depthwise<T, false>)(                        \
+        GIVEN, features, gradient, scales, data, parts, depth, channels, reversed != 0, threads);                 \
   }
 
 ENTRIES(float, float32)

@@ -45,7 +45,7 @@ def multiply(
 ) -> Tensor:
     """As `cpu.multiply`, for what `takes` takes: [N, C_in] → [M, C_out].
 
-    depth: a weight for each tap of a column, [D]; None: all are 1.
+    depth: a weight for each tap of a column, [D], or for each channel and tap, [C_in, D]; None: all are 1.
     """
     reversed_ = backward and table.submanifold  # the same table, with the opposite taps
     shape = (weight.shape[2], weight.shape[3], weight.shape[4])
@@ -94,41 +94,42 @@ def depth_gradients(
     groups: int,
     forms: Forms | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the features [N, C_in] and of the weights along the depth [D] of a convolution, in one pass.
+    """Gradients of the features [N, C_in] and of the weights along the depth of a convolution, in one pass.
 
     Args:
         features: [N, C_in]; gradient: that of the result, [M, C_out]. `takes` takes them.
-        weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the depth; depth: [D].
+        weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the depth; depth: [D] or [C_in, D].
     """
     shape = (weight.shape[2], weight.shape[3], weight.shape[4])
     features, gradient = features.detach().contiguous(), gradient.detach().contiguous()
     inputs, outputs, name = features.shape[1], gradient.shape[1], NAMES[features.dtype]
-    data = torch.empty_like(features)
+    data, by_channel, places = torch.empty_like(features), depth.ndim == 2, depth.shape[-1]
     if groups == 1:
         found = table.form(("spread", shape), lambda: _spread(table, shape))
         width = call(f"width_{name}")
         turned = weight.transpose(0, 1)
         kernel = kept(forms, turned, ("panels", width), lambda: panels(turned, width))
-        parts = features.new_empty(found.blocks, -(-inputs // width), len(depth))
-        weights = _weights(features, depth)
-        call(f"depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, len(depth), inputs,
+        shape_of_parts = (found.blocks, places, inputs) if by_channel else (found.blocks, -(-inputs // width), places)
+        parts, weights = features.new_empty(shape_of_parts), _weights(features, depth)
+        call(f"depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, places, inputs,
              outputs)  # fmt: skip
-        return data, parts.flatten(0, 1).sum(0)
+        return data, parts.sum(0).t() if by_channel else parts.flatten(0, 1).sum(0)
     reversed_ = table.submanifold
     found = bags(table, shape, not reversed_, placed=True)
     kernel = kept(forms, weight, "scales", lambda: scales(weight))
-    parts, weights = features.new_empty(found.blocks, len(depth)), _weights(features, depth, reversed_)
-    call(f"depthwise_depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, len(depth),
+    parts = features.new_empty(found.blocks, places, *([inputs] if by_channel else []))
+    weights = _weights(features, depth, reversed_)
+    call(f"depthwise_depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, places,
          inputs, int(reversed_))  # fmt: skip
     numbers = parts.sum(0)
-    return data, numbers.flip(0) if reversed_ else numbers
+    return data, (numbers.flip(0) if reversed_ else numbers).t()
 
 
 def _weights(features: Tensor, depth: Tensor | None = None, reversed_: bool = False) -> Tensor:
-    """The weights of the places of a column; empty where all are 1."""
+    """The weights of the places of a column, [D] or [D, C_in]; empty where all are 1."""
     if depth is None:
         return features.new_empty(0)
-    depth = depth.detach().to(features.dtype)
+    depth = depth.detach().to(features.dtype).t()
     return (depth.flip(0) if reversed_ else depth).contiguous()
 
 
@@ -175,9 +176,9 @@ class Bags:
         return -(-self.size // self.height)
 
     def arguments(self, weights: Tensor) -> tuple[Tensor | int, ...]:
-        """As the library takes them, with a weight for each place; no weights: all are 1."""
+        """As the library takes them, with a weight for each place (and channel); no weights: all are 1."""
         tensors = self.members, self.offsets, self.rows, self.edges, self.places, weights
-        return *tensors, self.size, self.height, self.columns
+        return *tensors, int(weights.ndim == 2), self.size, self.height, self.columns
 
 
 def bags(table: NeighbourTable, shape: tuple[int, int, int], backward: bool, placed: bool = False) -> Bags:
