@@ -170,22 +170,24 @@ def of_the_gap(own: Mapping[tuple[str, str], Sequence[Row]], score: str) -> dict
 
 
 def learnt_depth() -> str:
-    """A line for each layer: the numbers that `io+norm+depth` learnt for the slices of its kernel, over seeds."""
-    rows = [row for row in stored("tune_less") if row["policy"] == "io+norm+depth"]
-    arms = {arm: [row["depth"] for row in rows if row["arm"] == arm] for arm in dict.fromkeys(r["arm"] for r in rows)}
-    if not arms:
+    """A line for each layer: the numbers that each policy with a depth learnt for its slices, over seeds."""
+    rows = [row for row in stored("tune_less") if row["policy"].startswith("io+norm+depth")]
+    own = policies_of(rows)
+    if not own:
         return NOTHING
-    layers = list(next(iter(arms.values()))[0])
-    lines = [
-        [f"`{layer}`", *(_slices([depth[layer] for depth in depths]) for depths in arms.values())] for layer in layers
-    ]
-    return markdown_table(["layer", *arms], lines, [])
+    lines = [[f"`{layer}`", *(_slices(runs, layer) for runs in own.values())] for layer in rows[0]["depth"]]
+    return markdown_table(["layer", *(f"{arm}, {policy}" for arm, policy in own)], lines, [])
 
 
-def _slices(learnt_by_seed: Sequence[Sequence[float]]) -> str:
-    """Slice by slice, the mean over seeds and the range."""
-    slices = zip(*learnt_by_seed, strict=True)
-    return ", ".join(f"{sum(each) / len(each):.2f} [{min(each):.2f}, {max(each):.2f}]" for each in slices)
+def _slices(runs: Sequence[Row], layer: str) -> str:
+    """Slice by slice, the mean over seeds, and the range of seeds; where channels have their own, their deviation."""
+    spreads = [row.get("depth_spread", {}).get(layer) for row in runs]
+    slices = zip(*(row["depth"][layer] for row in runs), strict=True)
+    if not all(spreads):
+        return ", ".join(f"{sum(each) / len(each):.2f} [{min(each):.2f}, {max(each):.2f}]" for each in slices)
+    deviations = zip(*spreads, strict=True)
+    pairs = zip(slices, deviations, strict=True)
+    return ", ".join(f"{sum(each) / len(each):.2f} ± {sum(sd) / len(sd):.2f}" for each, sd in pairs)
 
 
 def regularised() -> str:

@@ -24,10 +24,12 @@ from typing import Any
 
 import result_tables as tables
 from result_claims import claims
+from safetensors.torch import load_file
 
 from image2point import __version__
 from image2point.files import write_text
 from image2point.report.read import Record, read_runs
+from image2point.runs import Run
 from image2point.sweeps.selection import run_folders
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +73,12 @@ def runs_in(folder: Path) -> list[dict[str, Any]]:
     return [row_of(run) for run in read_runs(run_folders([folder]))]
 
 
+def spread_of_depth(run: Record) -> dict[str, list[float]]:
+    """By layer, the standard deviation over channels of the numbers by which they fill each slice of the depth."""
+    weights = load_file(Run(run.path).weights)
+    return {layer: weights[f"{layer}.depth"].double().std(0).tolist() for layer in run.summary.depth}
+
+
 def layers_in(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each split and layer of what `image2point measure RUN --json` wrote."""
     run = Path(measured["target"]).name
@@ -104,6 +112,7 @@ def row_of(run: Record) -> dict[str, Any]:
         "seed": summary.seed,
         **{key.partition(".")[2]: settings[key] for key in keys},
         **({"depth": summary.depth} if summary.depth else {}),
+        **({"depth_spread": spread_of_depth(run)} if "depth:channels" in summary.policy else {}),
         "trainable": summary.parameters.trainable,
         "parameters": summary.parameters.total,
         "chosen_lr": summary.chosen_lr,

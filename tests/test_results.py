@@ -131,13 +131,22 @@ def test_half_of_the_gap_can_be_contradicted(
 
 
 def test_what_depth_learnt_has_a_line_for_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        {"arm": "ImageNet", "policy": policy, "depth": {"stem": [0.3, 0.4, low], "body": [1.0, 0.0, 0.0]}}
+    """The range over seeds, and the mean deviation over channels where these have numbers of their own."""
+    shared = [
+        {
+            "arm": "ImageNet",
+            "policy": policy,
+            "trainable": 9,
+            "depth": {"stem": [0.3, 0.4, low], "body": [1.0, 0.0, 0.0]},
+        }
         for policy, low in (("io+norm+depth", 0.1), ("io+norm+depth", 0.2), ("io+depth", 9.0))
     ]
+    own = {"arm": "ImageNet", "policy": "io+norm+depth:channels", "trainable": 99, "depth": shared[0]["depth"]}
+    rows = [*shared, *({**own, "depth_spread": {"stem": [1.0, 1.0, sd], "body": [0.0] * 3}} for sd in (2.0, 4.0))]
     monkeypatch.setattr(tables, "stored", lambda name: rows if name == "tune_less" else [])
-    stem, body = tables.learnt_depth().splitlines()[2:]
-    assert "`stem` | 0.30 [0.30, 0.30], 0.40 [0.40, 0.40], 0.15 [0.10, 0.20]" in stem and "`body`" in body
+    head, _, stem, body = tables.learnt_depth().splitlines()
+    assert head == "| layer | ImageNet, io+norm+depth | ImageNet, io+norm+depth:channels |" and "`body`" in body
+    assert "| 0.30 [0.30, 0.30], 0.40 [0.40, 0.40], 0.15 [0.10, 0.20] | 0.30 ± 1.00, 0.40 ± 1.00, 0.10 ± 3.00 |" in stem
 
 
 def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pytest.MonkeyPatch) -> None:
