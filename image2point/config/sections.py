@@ -122,8 +122,8 @@ class Training(Section):
     nodes: Count = 1
     """Machines."""
     sharding: Literal["none", "blocks"] = "none"
-    """What each process keeps of a network that several train: all of it, or (`blocks`) its part of the parameters that
-    train and of the optimizer's state, put together block by block where they are needed (FSDP), for less memory."""
+    """What each of several processes keeps of what trains and of the optimizer's state: all of it (DDP), or (`blocks`)
+    a part, the parameters of each block put together where it runs (FSDP), for less memory."""
     workers: CountOrZero = 0
     """Processes that prepare batches, per training process; the result is the same for any number."""
     threads: CountOrZero = 0
@@ -161,18 +161,17 @@ class Training(Section):
             )
         if self.head_first and self.devices * self.nodes > 1:
             raise ValueError("training.head_first changes what trains on the way, which needs one process")
-        if self.sharding != "none":
-            whole = {"graphs": "none", "ema": 0, "swa": 0}
-            if wrong := [name for name, off in whole.items() if getattr(self, name) != off]:
-                raise ValueError(
-                    f"training.{wrong[0]} needs the whole network on each process, and training.sharding = "
-                    f"{self.sharding} leaves parts there; set one of them to {whole[wrong[0]]} or none"
-                )
-            if self.precision == "16-mixed":
-                raise ValueError(
-                    f"training.sharding = {self.sharding} was not tried with gradients that are scaled; set "
-                    "training.precision to 32 or bf16-mixed"
-                )
+        needs_all = {
+            "ema": self.ema,
+            "swa": self.swa,
+            "graphs": self.graphs == "auto",
+            "precision": self.precision == "16-mixed",
+        }
+        if wrong := [name for name, on in needs_all.items() if on and self.sharding == "blocks"]:
+            raise ValueError(
+                f"training.sharding = blocks leaves no process all of what trains, which training.{wrong[0]} = "
+                f"{getattr(self, wrong[0])} needs; leave one of them out"
+            )
         if self.swa > self.epochs:
             raise ValueError(f"training.swa = {self.swa} must be at most training.epochs = {self.epochs}")
         if self.swa and self.ema:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def start(training: Training) -> Fabric:
         raise InputError(
             f"training.devices = {training.devices}, but torch finds {torch.cuda.device_count()} GPUs here"
         )
-    processes, strategy = training.devices * training.nodes, "auto"
+    processes, strategy = training.devices * training.nodes, cast(Any, "auto")
     if processes > 1:
         strategy = sharding.strategy(processes) if training.sharding == "blocks" else "ddp"
     fabric = Fabric(

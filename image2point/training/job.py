@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -127,7 +127,7 @@ class Job:
             if sharding.is_on(fabric):
                 self.trained = copy.deepcopy(fabric.to_device(network))
             self.module = fabric.setup_module(_Forward(self.trained, config.training))
-            self.optimizer = fabric.setup_optimizers(make_optimizer(self.trained, config.training))
+            self.optimizer = cast(Any, fabric.setup_optimizers(make_optimizer(self.trained, config.training)))
             self.average = average_of(network, config.training)
             if pulled := anchored(self.trained, config.training):
                 self.anchor = Anchor(pulled, self.optimizer.optimizer, config.training.l2_sp)
@@ -148,11 +148,13 @@ class Job:
     def scatter(self) -> None:
         """Let training go on from the values of the network."""
         if self.trained is not self.network:
+            assert isinstance(self.network, nn.Module)
             sharding.scatter(self.network, self.trained)
 
     def begin_epoch(self, epoch: int) -> None:
         """Let that train which trains in an epoch, counted from 0: the head alone, or what the policy says."""
         if self.trained is not self.network:
+            assert isinstance(self.network, nn.Module)
             self.network.cpu()  # the device has the parts
         first = self.config.training.head_first
         if first:

@@ -15,7 +15,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from image2point.errors import InputError
 from image2point.training import distributed, memory

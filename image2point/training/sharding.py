@@ -32,7 +32,7 @@ def strategy(processes: int) -> ModelParallelStrategy:
     from lightning.fabric.strategies import ModelParallelStrategy
 
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
-        raise InputError(f"training.sharding = blocks needs torch 2.13, found {torch.__version__}; update it or set none")
+        raise InputError(f"training.sharding = blocks needs torch 2.13, found {torch.__version__}; set it to none")
     return ModelParallelStrategy(by_block, data_parallel_size=processes, tensor_parallel_size=1)
 
 
@@ -55,18 +55,24 @@ def by_block(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
             fully_shard(block, mesh=mesh["data_parallel"], ignored_params=frozen)
     # It means the scores, which the loss reads and nothing writes to.
     warnings.filterwarnings("ignore", rf"FSDP2-wrapped module \(FSDP{type(module).__name__}\) returned a view")
-    return fully_shard(module, mesh=mesh["data_parallel"], ignored_params=frozen)
+    fully_shard(module, mesh=mesh["data_parallel"], ignored_params=frozen)
+    return module
 
 
 def told(network: nn.Module) -> str:
     """How much of what trains this process keeps, in one line."""
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
     trains = [parameter for parameter in network.parameters() if parameter.requires_grad]
     parts = (parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in trains)
     if not (mine := sum(tensor.numel() for tensor in parts)) < (total := sum(map(Tensor.numel, trains))):
         return "warning: training.sharding = blocks divides nothing where one process trains; set training.devices"
-    return f"sharding: this process keeps {mine:,} of {total:,} parameters that train"
+    blocks = sum(isinstance(module, FSDPModule) for module in network.modules())
+    return (
+        f"sharding: this process keeps {mine:,} of {total:,} parameters that train; {blocks} blocks are put together "
+        "one at a time"
+    )
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Runs of `training.sharding`, one after another, in each of the processes that torchrun starts (`test_sharding.py`)."""
+"""Runs of `training.sharding`, one after another, in each process that torchrun starts (`test_sharding.py`)."""
 
 from __future__ import annotations
 
