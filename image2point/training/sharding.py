@@ -33,7 +33,14 @@ def strategy(processes: int) -> ModelParallelStrategy:
 
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
         raise InputError(f"training.sharding = blocks needs torch 2.13, found {torch.__version__}; set it to none")
-    return ModelParallelStrategy(by_block, data_parallel_size=processes, tensor_parallel_size=1)
+
+    class Blocks(ModelParallelStrategy):
+        """Fabric's own leaves a module where it lies; here whole networks have to be moved as well."""
+
+        def module_to_device(self, module: nn.Module) -> None:
+            module.to(self.root_device)
+
+    return Blocks(by_block, data_parallel_size=processes, tensor_parallel_size=1)
 
 
 def is_on(fabric: Fabric) -> bool:

@@ -120,13 +120,13 @@ def test_gone_on_with_by_one_process_and_the_other_way_round(folder: Path) -> No
         assert "began otherwise (training.devices: " in (each / "log.txt").read_text()
 
 
-def test_batches_of_voxels_are_made_for_so_many_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = (folder / "data", "name=voxels", "training.batch_voxels=300")
+def test_batches_of_voxels_are_made_for_so_many_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = (tmp_path / "data", "name=voxels", "training.batch_voxels=300")
     interrupt_at(monkeypatch, "step 1")
     with pytest.raises(Interrupted):
-        run_transfer(separable(*given), folder)
+        run_transfer(separable(*given), tmp_path)
     with pytest.raises(InputError, match=r"another config .*training.devices: 1 -> 2"):
-        standing(Run(folder / "voxels"), separable(*given, "training.devices=2"), resume=True, overwrite=False)
+        standing(Run(tmp_path / "voxels"), separable(*given, "training.devices=2"), resume=True, overwrite=False)
 
 
 def test_one_process_has_nothing_to_divide(tmp_path: Path) -> None:
@@ -138,6 +138,13 @@ def test_one_process_has_nothing_to_divide(tmp_path: Path) -> None:
 def test_what_needs_a_whole_network(setting: str) -> None:
     with pytest.raises(InputError, match=rf"training.sharding = blocks .* training.{setting} needs; leave one"):
         tiny("training.sharding=blocks", f"training.{setting.replace(' ', '')}")
+
+
+def test_whole_networks_are_moved_to_the_device() -> None:
+    strategy, layer = sharding.strategy(2), torch.nn.Linear(1, 1)
+    strategy.parallel_devices = [torch.device("meta")]
+    strategy.module_to_device(layer)
+    assert layer.weight.is_meta
 
 
 def test_a_torch_that_finds_no_tensors_in_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
