@@ -2,6 +2,7 @@
 
 Parameters are put together for the block that runs, forward and backward, and let go behind it. Those that are frozen
 stay whole: they have no gradient and no state, and what is computed from their kernels is remembered as a whole anyway.
+What is scored, measured and saved is a whole network, which is given the values of the parts first (`gather`).
 """
 
 from __future__ import annotations
@@ -51,9 +52,18 @@ def is_on(fabric: Fabric) -> bool:
 
 
 def by_block(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Let each process keep its part of what trains, in place: of each block in the lifted network, and of the rest."""
+    """Let each process keep its part of what trains, in place: of each block in the lifted network, and of the rest.
+
+    Raises:
+        InputError: where a parameter that trains is a single number without an axis, along which it could be divided.
+    """
     from torch.distributed.fsdp import fully_shard
 
+    if numbers := [name for name, p in module.named_parameters() if p.requires_grad and not p.ndim]:
+        raise InputError(
+            f"training.sharding = blocks divides parameters along their first axis, and {numbers[0]} has none; "
+            "set training.sharding to none, or another finetune.policy"
+        )
     frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
     (network,) = (part for part in module.modules() if isinstance(part, LiftedNetwork))
     for block in map(network.get_submodule, blocks_of(network)):
@@ -84,17 +94,16 @@ def told(network: nn.Module) -> str:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of which each process has a part, put together on the host; any other as it is. By all processes."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor  # some torches lack DTensor
 
 
 def part(tensor: Tensor, like: Tensor) -> Tensor:
     """This process's part of a whole tensor, cut as another one of its shape is; all of it where that one is whole."""
+    if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
+        return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
-        return tensor
+    assert isinstance(like, DTensor)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 

@@ -147,6 +147,13 @@ def test_whole_networks_are_moved_to_the_device() -> None:
     assert layer.weight.is_meta
 
 
+def test_a_single_number_cannot_be_divided() -> None:
+    network = torch.nn.Module()
+    network.gain = torch.nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(InputError, match=r"first axis, and gain has none; set training.sharding to none"):
+        sharding.by_block(network, None)  # type: ignore[arg-type]
+
+
 def test_a_torch_that_finds_no_tensors_in_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.12.1+cu128")
     with pytest.raises(InputError, match=r"needs torch 2.13, found 2.12.1"):
