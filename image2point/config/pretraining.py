@@ -120,6 +120,7 @@ class ImageTraining(Training):
             "ema",
             "swa",
             "graphs",
+            "sharding",
         )
         for name in of_transfers:
             if getattr(self, name) != Training.model_fields[name].get_default(call_default_factory=True):

@@ -121,6 +121,9 @@ class Training(Section):
     """Processes on this machine, one per GPU."""
     nodes: Count = 1
     """Machines."""
+    sharding: Literal["none", "blocks"] = "none"
+    """What each of several processes keeps of what trains and of the optimizer's state: all of it (DDP), or (`blocks`)
+    a part, the parameters of each block put together where it runs (FSDP), for less memory."""
     workers: CountOrZero = 0
     """Processes that prepare batches, per training process; the result is the same for any number."""
     threads: CountOrZero = 0
@@ -158,6 +161,17 @@ class Training(Section):
             )
         if self.head_first and self.devices * self.nodes > 1:
             raise ValueError("training.head_first changes what trains on the way, which needs one process")
+        needs_all = {
+            "ema": self.ema,
+            "swa": self.swa,
+            "graphs": self.graphs == "auto",
+            "precision": self.precision == "16-mixed",
+        }
+        if wrong := [name for name, on in needs_all.items() if on and self.sharding == "blocks"]:
+            raise ValueError(
+                f"training.sharding = blocks leaves no process all of what trains, which training.{wrong[0]} = "
+                f"{getattr(self, wrong[0])} needs; leave one of them out"
+            )
         if self.swa > self.epochs:
             raise ValueError(f"training.swa = {self.swa} must be at most training.epochs = {self.epochs}")
         if self.swa and self.ema:

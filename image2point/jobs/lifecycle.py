@@ -32,6 +32,9 @@ FREE_TO_CHANGE = (
 )
 """Settings that do not touch the result, and so may differ when a run is resumed."""
 
+PROCESSES = ("training.devices:", "training.nodes:", "training.sharding:")
+"""Those that touch it by rounding, and by what dropout draws; with `training.batch_voxels` they make other batches."""
+
 
 def standing(
     run: Run, config: Config | Pretrain, resume: bool, overwrite: bool
@@ -45,8 +48,8 @@ def standing(
     if not resume or not run.path.exists() or lost:
         runs.check_new(run.path, overwrite or (resume and lost))
         return "new"
-    stored = configuration.load_run_config(runs.open_run(run.path).config)
-    changed = [line for line in configuration.changes(stored, config) if not line.startswith(FREE_TO_CHANGE)]
+    free = FREE_TO_CHANGE if config.training.batch_voxels else (*FREE_TO_CHANGE, *PROCESSES)
+    changed = [line for line in _changes(run, config) if not line.startswith(free)]
     if changed:
         raise InputError(
             f"{run.path} was started with another config and cannot be resumed with this one; changed (stored -> "
@@ -57,6 +60,16 @@ def standing(
     if checkpoint.latest(run.checkpoint):
         return "checkpoint"
     return "choosing" if run.trials.is_file() or run.unfinished_trials.is_dir() else "new"
+
+
+def moved(run: Run, config: Config | Pretrain) -> list[str]:
+    """A warning where a run goes on with other processes than it began with."""
+    changed = [line for line in _changes(run, config) if line.startswith(PROCESSES)]
+    return [f"it began otherwise ({'; '.join(changed)}), so its result has changed by rounding"] if changed else []
+
+
+def _changes(run: Run, config: Config | Pretrain) -> list[str]:
+    return configuration.changes(configuration.load_run_config(runs.open_run(run.path).config), config)
 
 
 def tidy(run: Run) -> None:

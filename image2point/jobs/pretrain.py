@@ -40,7 +40,8 @@ def run_pretraining(
         return run
     splits = load_images(config.images)
     fingerprint = take_fingerprint(splits, images_root(config.images), fabric)
-    changed = compare_fingerprint(run, fingerprint) if stands == "checkpoint" else []
+    resumed = stands == "checkpoint"
+    changed = [*lifecycle.moved(run, config), *compare_fingerprint(run, fingerprint)] if resumed else []
     weights = "random" if stands == "checkpoint" else None
     network = make_image_network(config, len(splits.train.classes), weights)
     recipe = make_image_recipe(config, network)

@@ -20,6 +20,7 @@ def score(job: Job, state: State) -> tuple[dict[str, Any], Any]:
     Returns what `summary.json` says of any network, and the task's outputs on the test set.
     """
     config, splits, task = job.config, job.splits, job.task
+    job.gather()
     by_validation = bool(state.best)
     if by_validation:
         job.network.load_state_dict(state.best)

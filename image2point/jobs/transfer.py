@@ -37,7 +37,7 @@ from image2point.tasks.confusion_file import confusion_csv
 from image2point.tasks.display import DISPLAYS
 from image2point.tasks.predictions import predictions_csv
 from image2point.tasks.registry import TASKS
-from image2point.training import distributed
+from image2point.training import distributed, sharding
 from image2point.training.groups import parameter_groups
 from image2point.training.interrupt import StopSignal
 from image2point.training.job import Job, State
@@ -74,7 +74,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     teacher = None if taught else teaching.open_teacher(config, splits)
     rows = None if config.teacher.network is None else teaching.untaught(config, splits)
     fingerprint = take_fingerprint(splits, clouds_root(config.data), fabric)
-    changed = compare_fingerprint(run, fingerprint) if stands != "new" else []
+    changed = [*lifecycle.moved(run, config), *compare_fingerprint(run, fingerprint)] if stands != "new" else []
     classes = len(splits.train.classes)
     if stands == "checkpoint":
         network = blank_network(config, run)
@@ -137,6 +137,8 @@ def _announce(
         say(lr_choice.told(job.run.read_trials()))
     for warning in _noise(job, config):
         say(f"warning: {warning}")
+    if config.training.sharding != "none":
+        say(sharding.told(job.trained))
     say(block_choice.told(block_choice.resolved(config, job.run), network, counts))
 
 

@@ -114,7 +114,7 @@ def group(runs: Iterable[Record]) -> list[Arm]:
 
 IDLE = {"name", "arm", "data.root", "network.engine", "training.checkpoint_every_minutes"}
 """Settings that do not change the result of a run."""
-IDLE |= {f"training.{name}" for name in ("accelerator", "devices", "nodes", "workers", "threads")}
+IDLE |= {f"training.{name}" for name in ("accelerator", "devices", "nodes", "sharding", "workers", "threads")}
 # Those, and what else may differ between the runs of an arm. The arm's own name is compared as the summary has it,
 # where a run without one goes by the name of the run; weights are compared by content.
 _FREE = IDLE | {"seed", "data.shot_seed", "data.synthetic.seed", "network.weights"}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from image2point.lifting import LiftedNetwork
+from image2point.training import sharding
 
 
 def begun(network: Any) -> frozenset[str]:
@@ -49,10 +50,14 @@ class Anchor:
         self._strength, self._apart = strength, isinstance(optimizer, torch.optim.AdamW)
         optimizer.register_step_pre_hook(self._pull)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The start, whole."""
+        return {name: sharding.whole(tensor) for name, tensor in self.start.items()}
+
     def restore(self, start: dict[str, Tensor]) -> None:
         """Take the start of a run that goes on."""
         for name, tensor in start.items():
-            self.start[name].copy_(tensor)
+            self.start[name].copy_(sharding.part(tensor, self.start[name]))
 
     @torch.no_grad()
     def _pull(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:

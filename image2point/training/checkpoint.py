@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from image2point.errors import InputError
+from image2point.training import sharding
 
 TENSORS, REST = "tensors.safetensors", "rest.json"
 
@@ -69,7 +70,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of an optimizer as `PARAMETER NUMBER.NAME` → tensor."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{number}.{name}": value
+        f"{number}.{name}": sharding.whole(value)
         for number, slots in state.items()
         for name, value in slots.items()
         if value is not None
@@ -78,10 +79,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave. Settings such as the learning rate come from the config."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = tensor
+        state.setdefault(int(number), {})[name] = sharding.part(tensor, parameters[int(number)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

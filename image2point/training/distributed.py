@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from image2point.config import Training
 from image2point.errors import InputError
+from image2point.training import sharding
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -40,12 +41,14 @@ def start(training: Training) -> Fabric:
         raise InputError(
             f"training.devices = {training.devices}, but torch finds {torch.cuda.device_count()} GPUs here"
         )
-    several = training.devices * training.nodes > 1
+    processes, strategy = training.devices * training.nodes, cast(Any, "auto")
+    if processes > 1:
+        strategy = sharding.strategy(processes) if training.sharding == "blocks" else "ddp"
     fabric = Fabric(
         accelerator=accelerator,
         devices=training.devices,
         num_nodes=training.nodes,
-        strategy="ddp" if several else "auto",
+        strategy=strategy,
         precision=PRECISION[training.precision],  # type: ignore[arg-type]
     )
     fabric.launch()

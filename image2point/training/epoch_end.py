@@ -48,6 +48,7 @@ def close_epoch(job: Job, state: State, epoch: int) -> None:
             row["train_penalty"] = state.penalty / job.steps
         if job.average is not None:
             job.average.after_epoch(job.network, epoch)
+    job.gather()
     due = _collapse_due(job, epoch)
     if due or job.splits.validation is not None:
         take_statistics_again(job, state)

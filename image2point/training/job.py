@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from image2point.lifting import LiftedNetwork
 from image2point.networks.interface import Network
 from image2point.runs import Run
 from image2point.tasks.task import Task
-from image2point.training import distributed, packing
+from image2point.training import distributed, packing, sharding
 from image2point.training.anchor import Anchor
 from image2point.training.averaging import Average, average_of
 from image2point.training.batches import Batch, Preparation, plans_of, shuffled, sizes_of, training_samples
@@ -92,7 +93,8 @@ class Job:
         self.policy = getattr(network, "_policy", None)
         """Of a lifted network: under which it was frozen."""
         self.anchor: Anchor | None = None
-        module = _Forward(network, config.training)
+        self.trained: Any = network
+        """What steps move: the network, or, where processes keep parts of it, a copy of which each has its part."""
         if config.training.epochs:
             smallest = len(self.samples) // self.steps
             if config.training.batch_voxels:
@@ -122,12 +124,15 @@ class Job:
                 assert isinstance(network, nn.Module)
                 self.buckets = sizes_of(self.samples, self.plan(1), recipe, self.wanted)
                 self.graphs = Graphs(network, record, self.journal.say)
-            self.module, self.optimizer = fabric.setup(module, make_optimizer(network, config.training))
+            if sharding.is_on(fabric):
+                self.trained = copy.deepcopy(fabric.to_device(network))
+            self.module = fabric.setup_module(_Forward(self.trained, config.training))
+            self.optimizer = cast(Any, fabric.setup_optimizers(make_optimizer(self.trained, config.training)))
             self.average = average_of(network, config.training)
-            if pulled := anchored(network, config.training):
+            if pulled := anchored(self.trained, config.training):
                 self.anchor = Anchor(pulled, self.optimizer.optimizer, config.training.l2_sp)
         else:
-            fabric.to_device(module)
+            fabric.to_device(network)
 
     @property
     def scored(self) -> Network:
@@ -135,8 +140,22 @@ class Job:
         averaged: Network | None = None if self.average is None else self.average.network()
         return self.network if averaged is None else averaged
 
+    def gather(self) -> None:
+        """Give the network the values that training has by now, where that moves a copy in parts. By all processes."""
+        if self.trained is not self.network:
+            sharding.gather(self.trained, self.fabric.to_device(self.network))
+
+    def scatter(self) -> None:
+        """Let training go on from the values of the network."""
+        if self.trained is not self.network:
+            assert isinstance(self.network, nn.Module)
+            sharding.scatter(self.network, self.trained)
+
     def begin_epoch(self, epoch: int) -> None:
         """Let that train which trains in an epoch, counted from 0: the head alone, or what the policy says."""
+        if self.trained is not self.network:
+            assert isinstance(self.network, nn.Module)
+            self.network.cpu()  # the device has the parts
         first = self.config.training.head_first
         if first:
             for network in (self.network, *([] if self.average is None else [self.average.holder()])):

@@ -15,7 +15,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from image2point.errors import InputError
 from image2point.training import distributed, memory
@@ -75,7 +75,7 @@ def train_epoch(job: Job, state: State) -> None:
     on_gpu = job.fabric.device.type == "cuda"
     dtype = next(job.network.parameters()).dtype
     job.begin_epoch(state.epoch)
-    job.network.train()
+    job.trained.train()
     told_memory = memory.begin(job.fabric.device)
     clock = time.monotonic()
     parts = settings.accumulate
@@ -84,8 +84,7 @@ def train_epoch(job: Job, state: State) -> None:
         job.share, job.buckets,
     )  # fmt: skip
     last, running, told_early = state.step + len(plan), deque[tuple[int, int, Reading]](), False
-    assert isinstance(job.network, nn.Module)
-    with kernels_unchanging(job.network):
+    with kernels_unchanging(job.trained):
         if job.graphs is not None:
             job.graphs.begin()
         for batch in _together(loader, parts):

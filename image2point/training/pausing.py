@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-from image2point.training import checkpoint
+from image2point.training import checkpoint, distributed
 from image2point.training.interrupt import Interrupted
 from image2point.training.job import Job, State
 
@@ -20,8 +20,11 @@ def pause(job: Job, state: State, stop: bool) -> None:
 
 
 def due(job: Job) -> bool:
-    """Whether it is time for a checkpoint."""
-    return time.monotonic() - job.saved_at >= 60 * job.config.training.checkpoint_every_minutes
+    """Whether it is time for a checkpoint; by the first process's clock where all have a part to give."""
+    over = time.monotonic() - job.saved_at >= 60 * job.config.training.checkpoint_every_minutes
+    if job.trained is job.network:
+        return over
+    return distributed.total_count(job.fabric, int(over and job.fabric.is_global_zero)) > 0
 
 
 def stopped(job: Job, state: State) -> Interrupted:
@@ -35,18 +38,21 @@ def elapsed(job: Job, state: State) -> float:
 
 def save(job: Job, state: State) -> None:
     """Write the checkpoint. The state is the same on every process; the first one writes it."""
+    job.gather()
+    slots: dict[str, Tensor] = {}
+    if job.config.training.epochs:
+        slots = checkpoint.optimizer_tensors(job.optimizer.optimizer)
+    start = {} if job.anchor is None else job.anchor.tensors()
     if job.fabric.is_global_zero:
         tensors = {f"network/{name}": tensor for name, tensor in job.network.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
         if job.average is not None:
             tensors |= {f"average/{name}": tensor for name, tensor in job.average.tensors().items()}
-        if job.anchor is not None:
-            tensors |= {f"start/{name}": tensor for name, tensor in job.anchor.start.items()}
+        tensors |= {f"start/{name}": tensor for name, tensor in start.items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in slots.items()}
         rest = {name: value for name, value in vars(state).items() if name != "best"}
         rest["elapsed"] = elapsed(job, state)
         if job.config.training.epochs:
-            slots = checkpoint.optimizer_tensors(job.optimizer.optimizer)
-            tensors |= {f"optimizer/{name}": tensor for name, tensor in slots.items()}
             rest["precision"] = job.fabric.strategy.precision.state_dict()
         name = f"epoch-{state.epoch:05d}-step-{state.step:06d}"
         checkpoint.save(job.run.checkpoint, name, tensors, rest)
@@ -64,6 +70,7 @@ def restore(job: Job) -> State:
         part, key = name.split("/", 1)
         parts[part][key] = tensor
     job.network.load_state_dict(parts["network"])
+    job.scatter()
     if job.average is not None:
         job.average.restore(parts["average"])
     if job.anchor is not None:
