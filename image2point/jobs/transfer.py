@@ -215,8 +215,10 @@ def _finish(
 
         write_page([read_run(run.path, summary)], run.report)
     save_summary(run, summary)
+    each = ", on average over its channels" if "depth:channels" in config.finetune.policy else ""
     for layer, numbers in learnt(network).items():
-        job.journal.say(f"{layer}: its kernel fills the depth by {', '.join(f'{number:.3f}' for number in numbers)}")
+        slices = ", ".join(f"{number:.3f}" for number in numbers)
+        job.journal.say(f"{layer}: its kernel fills the depth by {slices}{each}")
     job.journal.say(f"{job.task.statement(result['final'])}, everything is in {run.path}")
 
 

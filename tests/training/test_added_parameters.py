@@ -75,3 +75,15 @@ def test_slices_stand_under_their_number() -> None:
     (heat,) = filled(arms)
     assert heat.columns == ("-2", "-1", "0", "+1", "+2") and heat.rows == ("a", "b", "c") and heat.arm == 1
     assert heat.values[:, 2].tolist() == [2, 5, 8] and np.isnan(heat.values[1, 3]) and heat.values[1, 1] == 4
+
+
+def test_a_run_says_what_its_channels_learnt_on_average_and_is_loaded_with_all_of_it(tmp_path: Path) -> None:
+    run = run_transfer(
+        tiny("training.epochs=2", "finetune.policy=io+norm+depth:channels", "collapse.every=0"), tmp_path
+    )
+    depth = i2p.load(run.path).get_parameter("layer1.0.conv1.depth").detach()
+    assert depth.ndim == 2 and depth.std(0).min() > 0
+    told = run.read_summary()["depth"]["layer1.0.conv1"]
+    assert told == pytest.approx(depth.double().mean(0).tolist())
+    slices = ", ".join(f"{number:.3f}" for number in told)
+    assert f"fills the depth by {slices}, on average over its channels\n" in (run.path / "log.txt").read_text()
