@@ -57,6 +57,8 @@ def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison
             return NOT_YET, "–"
         return "undecided: one seed", f"{100 * (larger[shared[0]] - smaller[shared[0]]):+.1f} points, no interval"
     effect = found.effect
+    if not found.tested:
+        return f"undecided: {found.seeds} seeds", f"{100 * effect.value:+.1f} points, no interval"
     verdict = {"larger": "supported", "smaller": "contradicted", "undecided": "undecided"}[found.verdict]
     text = f"{100 * effect.value:+.1f} points [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
     return verdict, f"{text} over {found.seeds} seeds, p = {found.p:.2g} (Holm)"

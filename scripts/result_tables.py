@@ -66,10 +66,10 @@ def one_by_one(rows: Sequence[Row], measure: str) -> str:
 
 
 def mean_of(rows: Sequence[Row], name: str, digits: int = 0) -> str:
-    """The mean of a number over the runs; a dash where one has none."""
+    """The mean of a number over the runs that kept it; a dash where none did."""
     values = [row.get(name) for row in rows]
     there = [value for value in values if value is not None]
-    return f"{sum(there) / len(there):,.{digits}f}" if len(there) == len(values) else "–"
+    return f"{sum(there) / len(there):,.{digits}f}" if there else "–"
 
 
 def fair_ten_shots() -> str:
@@ -221,9 +221,11 @@ def regularised() -> str:
 
 
 def _points(found: Comparison | None) -> str:
-    """A difference of shares in points, its interval and its p; a dash where too few seeds are shared."""
+    """A difference of shares in points, its interval and its p, if seeds are enough; a dash where one is shared."""
     if found is None:
         return "–"
+    if not found.tested:
+        return f"{100 * found.effect.value:+.1f}, {found.seeds} seeds"
     value, low, high = (f"{100 * number:+.1f}" for number in (found.effect.value, found.effect.low, found.effect.high))
     return f"{value} [{low}, {high}], p = {found.p:.2g}"
 

@@ -15,6 +15,9 @@ from image2point.collapse.intervals import Interval, mean_interval
 Key = TypeVar("Key")
 LEVEL = 0.05
 POWER = 0.8
+FEWEST = 3
+"""Seeds of a test. Accuracies of so many clouds are multiples of one number, so that the differences at two seeds agree
+now and then by chance, and their spread says that nothing varies."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,10 @@ class Comparison:
     """Two arms over the seeds that both have.
 
     Attributes:
-        effect: mean of first minus second, with its 95 % interval over seeds (Student).
-        p: of the paired t-test that the effect is 0, corrected by Holm for the comparisons it was made with.
+        effect: mean of first minus second, with its 95 % interval over seeds (Student); NaN bounds with fewer than
+            `FEWEST` seeds.
+        p: of the paired t-test that the effect is 0, corrected by Holm for the comparisons it was made with; NaN where
+            there are too few seeds for a test, which counts as none.
         detectable: the effect that such a test finds in four of five repetitions (power .8), at this spread.
         seeds: how many both have.
     """
@@ -32,6 +37,11 @@ class Comparison:
     p: float
     detectable: float
     seeds: int
+
+    @property
+    def tested(self) -> bool:
+        """Whether there are seeds enough for a test."""
+        return not math.isnan(self.p)
 
     @property
     def told_apart(self) -> bool:
@@ -58,8 +68,8 @@ def compared(pairs: Sequence[tuple[Mapping[Key, float], Mapping[Key, float]]]) -
     (2.0, 0.074, 3)
     """
     found = [_alone(first, second) for first, second in pairs]
-    ps = holm([each.p for each in found if each is not None])
-    return [None if each is None else replace(each, p=ps.pop(0)) for each in found]
+    ps = holm([each.p for each in found if each is not None and each.tested])
+    return [replace(each, p=ps.pop(0)) if each is not None and each.tested else each for each in found]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -80,6 +90,9 @@ def _alone(first: Mapping[Key, float], second: Mapping[Key, float]) -> Compariso
     if len(differences) < 2 or not np.isfinite(differences).all():
         return None
     effect = mean_interval(differences.tolist())
+    if len(differences) < FEWEST:
+        bare = replace(effect, low=math.nan, high=math.nan)
+        return Comparison(bare, math.nan, math.nan, len(differences))
     if np.ptp(differences) == 0:
         return Comparison(effect, float(differences[0] == 0), 0.0, len(differences))
     from scipy.stats import ttest_1samp
@@ -91,7 +104,7 @@ def _alone(first: Mapping[Key, float], second: Mapping[Key, float]) -> Compariso
 def detectable(deviation: float, seeds: int) -> float:
     """The mean difference that a paired t-test over so many seeds finds at 5 % with a probability of .8.
 
-    deviation: of the differences between seeds. Two seeds would need an effect of seventeen times that.
+    deviation: of the differences between seeds.
 
     >>> [round(detectable(1.0, seeds), 2) for seeds in (3, 5, 10)]
     [3.26, 1.68, 1.0]

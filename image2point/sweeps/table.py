@@ -74,12 +74,13 @@ def comparison_lines(table: Pivot) -> list[str]:
     lines = []
     for (row, column), each in table.comparisons.items():
         effect = each.effect
-        lines.append(
-            f"best against {named(fields, (*row, *column))}: {scale * effect.value:+.3g}{unit} "
-            f"[{scale * effect.low:+.3g}, {scale * effect.high:+.3g}] over {each.seeds} seeds, "
-            f"p = {each.p:.2g} (Holm); effects below {scale * each.detectable:.2g} would be missed more than one time "
-            "in five"
-        )
+        told = f"best against {named(fields, (*row, *column))}: {scale * effect.value:+.3g}{unit}"
+        if each.tested:
+            told += (
+                f" [{scale * effect.low:+.3g}, {scale * effect.high:+.3g}] over {each.seeds} seeds, p = {each.p:.2g} "
+                f"(Holm); effects below {scale * each.detectable:.2g} would be missed more than one time in five"
+            )
+        lines.append(told if each.tested else f"{told} over {each.seeds} seeds, too few for a test")
     return lines
 
 

@@ -206,6 +206,15 @@ def test_seeds_are_compared_one_by_one() -> None:
     assert compared([(spread_out, {0: 0.5}), (spread_out, {0: 0.5, 1: math.nan})]) == [None, None]
 
 
+def test_two_seeds_make_no_test() -> None:
+    """Here they agree by chance, as accuracies of a few clouds do; the others are corrected as if it were not there."""
+    even = {0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.5}
+    first, second = {0: 1.0, 1: 1.2, 2: 1.1}, {0: 0.5, 1: 0.9, 2: 0.7}
+    two, three = compared([even, (first, second)])
+    assert two is not None and two.effect.value == pytest.approx(0.1) and two.verdict == "undecided"
+    assert not two.tested and math.isnan(two.effect.low) and [three] == compared([(first, second)])
+
+
 def test_p_values_are_corrected_for_their_number() -> None:
     ps = [0.01, 0.02, 0.04]
     assert holm(ps) == pytest.approx([0.03, 0.04, 0.04]) and holm(ps[::-1]) == pytest.approx([0.04, 0.04, 0.03])
