@@ -61,7 +61,7 @@ def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison
         return f"undecided: {found.seeds} seeds", f"{100 * effect.value:+.1f} points, no interval"
     verdict = {"larger": "supported", "smaller": "contradicted", "undecided": "undecided"}[found.verdict]
     text = f"{100 * effect.value:+.1f} points [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
-    return verdict, f"{text} over {found.seeds} seeds, p = {found.p:.2g} (Holm)"
+    return verdict, f"{text} over {found.seeds} seeds, p = {found.p:.3g} (Holm)"
 
 
 def _frames(rows: Sequence[Row]) -> tuple[str, str]:

@@ -227,7 +227,7 @@ def _points(found: Comparison | None) -> str:
     if not found.tested:
         return f"{100 * found.effect.value:+.1f}, {found.seeds} seeds"
     value, low, high = (f"{100 * number:+.1f}" for number in (found.effect.value, found.effect.low, found.effect.high))
-    return f"{value} [{low}, {high}], p = {found.p:.2g}"
+    return f"{value} [{low}, {high}], p = {found.p:.3g}"
 
 
 def lidar(split: str) -> str:
