@@ -50,15 +50,15 @@ def add(net: Any, addition: str, block: str = "") -> Lifting:
     elif kind == "ssf":
         taken = ssf.add(layers, net._graph, roles)
     else:
-        convs = {name: conv for name, conv in layers.items() if isinstance(conv, VoxelConv) and depth.takes(conv)}
         by_channel = addition != kind
+        there = {name: layer for name, layer in layers.items() if isinstance(layer, DepthConv)}
+        if other := [name for name, layer in there.items() if (layer.depth.ndim > 1) != by_channel]:
+            found = "numbers for all channels together" if by_channel else "numbers for each channel"
+            raise InputError(f"policy {addition}: {other[0]} has {found} already; lift the network anew")
+        convs = {name: conv for name, conv in layers.items() if isinstance(conv, VoxelConv) and depth.takes(conv)}
         made = {name: depth.add(name, conv, record.options.rule, by_channel) for name, conv in convs.items()}
         for name, conv in made.items():
             _put(net, name, conv)
-        there = {name: layer for name, layer in layers.items() if isinstance(layer, DepthConv)}
-        if other := [name for name, layer in there.items() if (layer.depth.ndim > 1) != by_channel]:
-            found = "one for all channels" if by_channel else "numbers for each channel"
-            raise InputError(f"policy {addition}: {other[0]} has {found} already; lift the network anew")
         taken = [*made, *there]
     if not taken:
         where = f" outside of {block}" if block else ""
