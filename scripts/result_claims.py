@@ -111,10 +111,15 @@ def _half_the_gap(rows: Sequence[Row]) -> tuple[str, str]:
     low, high = scores["io+norm"], scores["all"]
     shares = {
         policy: mean_interval(
-            [(scores[policy][seed] - low[seed]) / (high[seed] - low[seed]) for seed in scores[policy] if seed in high]
+            [
+                (scores[policy][seed] - low[seed]) / (high[seed] - low[seed])
+                for seed in scores[policy].keys() & low.keys() & high.keys()
+            ]
         )
         for policy in few
     }
+    if not shares:
+        return NOT_YET, "–"
     best = max(shares, key=lambda policy: shares[policy].value)
     found, runs = shares[best], own["ImageNet", best]
     verdict = "contradicted" if all(share.high < 0.5 for share in shares.values()) else "undecided"

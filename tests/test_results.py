@@ -93,14 +93,18 @@ def test_tuned_parameters_stand_beside_accuracy(monkeypatch: pytest.MonkeyPatch)
         "6",
         "100",
     ]
-    assert [line[6] for line in lines] == ["-50", "0", "50", "100"] and lines[2][5].startswith("50.0 [")
+    assert (
+        [line[6] for line in lines] == ["-50", "0", "50", "100"]
+        and lines[2][4].startswith("50.0 [")
+        and lines[2][5] == "1: 49.0, 2: 51.0, 3: 50.0"
+    )
     added = [line[7] for line in lines]
     assert added[0] == added[1] == added[3] == "–" and added[2].startswith("+10.0 [")
     rows[3 * list(found).index("io+norm+lora:4")]["learnt"] = False
     dead = tables.tune_less().splitlines()
-    assert "] † |" in dead[4] and "[+" not in dead[4] and dead[-1].startswith("† ")
+    assert "] † | 1: 49.0 †, 2: 51.0, 3: 50.0 |" in dead[4] and "[+" not in dead[4] and dead[-1].startswith("† ")
     rows[:] = [row for row in rows if row["policy"] == "io"]
-    assert "| undefined | 1, 2, 3" in tables.tune_less()
+    assert "| undefined | 30.0 [" in tables.tune_less()
 
 
 @pytest.mark.parametrize(("gained", "verdict"), [(0.02, "contradicted"), (0.15, "undecided")])
@@ -162,7 +166,12 @@ def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pyt
     none, pulled, frame = (
         [cell.strip() for cell in line.split("|")[1:-1]] for line in tables.regularised().splitlines()[2:]
     )
-    assert none[2].startswith("55.0 [") and none[3] == "–" and none[7:] == ["701", "1.25"]
+    assert (
+        none[1].startswith("55.0 [")
+        and none[2] == "0: 50.0, 1: 60.0, 2: 55.0"
+        and none[3] == "–"
+        and none[7:] == ["701", "1.25"]
+    )
     assert pulled[3].startswith("+10.3 [+8.9, +11.8], p = ") and pulled[5].startswith("4 ± 0.1: 0.50; 4")
     assert frame[3].startswith("+0.3 [") and frame[6] == "1.5, 1.5, undefined" and frame[8] == "–"
     rows[-1]["seconds_per_step"] = 0.5
