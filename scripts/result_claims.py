@@ -1,6 +1,7 @@
 """What docs/results.md claims: each claim of docs/results/claims.json with its verdict, from rows alone.
 
-A claim's verdict is the paired comparison over seeds, corrected by Holm over all claims that have rows.
+A claim's verdict is the paired comparison over seeds of one arm with another, or with the middle of several, corrected
+by Holm over all claims that have rows.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 import result_tables
-from result_tables import Row, base_of, by_seed, learnt, policies_of, stored
+from result_tables import Row, by_seed, learnt, stored
 
-from image2point.collapse.intervals import mean_interval
 from image2point.report.plain import markdown_table
 from image2point.sweeps.comparison import Comparison, compared
 
 NOT_YET = "undecided: not yet run again"
+SIDES = ("larger", "smaller")
 
 
 def claims() -> str:
@@ -25,8 +26,7 @@ def claims() -> str:
     for claim in listed:
         rows = stored(claim["rows"])
         test = claim.get("larger") and claim.get("smaller") and not idle(claim, rows)
-        first, second = (by_seed(rows, claim[side], claim["value"]) if test else {} for side in ("larger", "smaller"))
-        pairs.append((first, second))
+        pairs.append(tuple(scores(rows, arms_of(claim, side), claim["value"]) if test else {} for side in SIDES))
     found = compared(pairs)
     lines = []
     for claim, sides, each in zip(listed, pairs, found, strict=True):
@@ -35,9 +35,22 @@ def claims() -> str:
     return markdown_table(["claim", "from", "verdict", "effect", "table"], lines)
 
 
+def arms_of(claim: Row, side: str) -> list[Row]:
+    """The arms of a side of a claim: one, or several whose middle is meant."""
+    arms = claim.get(side, [])
+    return arms if isinstance(arms, list) else [arms]
+
+
+def scores(rows: Sequence[Row], arms: Sequence[Row], value: str) -> dict[int, float]:
+    """By seed, the mean over arms, of the seeds that all of them have."""
+    each = [by_seed(rows, arm, value) for arm in arms]
+    shared = set.intersection(*map(set, each))
+    return {seed: sum(found[seed] for found in each) / len(each) for seed in sorted(shared)}
+
+
 def idle(claim: Row, rows: Sequence[Row]) -> list[str]:
     """The arms of a claim with a run that learnt nothing."""
-    sides = [claim[side] for side in ("larger", "smaller") if side in claim]
+    sides = [arm for side in SIDES for arm in arms_of(claim, side)]
     own = [[row for row in rows if all(row.get(key) == value for key, value in side.items())] for side in sides]
     return [f"the arm {side['arm']}" for side, found in zip(sides, own, strict=True) if not all(map(learnt, found))]
 
@@ -90,44 +103,6 @@ def _noise(rows: Sequence[Row]) -> tuple[str, str]:
     return verdict, f"largest of {len(rows)} differences {far:.1f} standard errors, chance allows {bound:.1f}"
 
 
-def _half_the_gap(rows: Sequence[Row]) -> tuple[str, str]:
-    """Of the policies that tune a twentieth of the parameters or less, on ImageNet's kernels, the one nearest to `all`.
-
-    Its share of the gap has an interval over seeds, which does not allow for its being the best of several: so it can
-    contradict, and cannot support.
-    """
-    if not rows:
-        return NOT_YET, "–"
-    own = policies_of([row for row in [*stored("fair_ten_shots"), *rows] if row["arm"] == "ImageNet"])
-    if ("ImageNet", "all") not in own or ("ImageNet", "io+norm") not in own:
-        return NOT_YET, "–"
-    every = own["ImageNet", "all"][0]["trainable"]
-    few = {
-        policy
-        for (_, policy), runs in own.items()
-        if runs[0]["trainable"] <= every / 20 and base_of(policy) == "io+norm"
-    }
-    scores = {policy: by_seed(runs, {}, "test_accuracy") for (_, policy), runs in own.items()}
-    low, high = scores["io+norm"], scores["all"]
-    shares = {
-        policy: mean_interval(
-            [
-                (scores[policy][seed] - low[seed]) / (high[seed] - low[seed])
-                for seed in scores[policy].keys() & low.keys() & high.keys()
-            ]
-        )
-        for policy in few
-    }
-    if not shares:
-        return NOT_YET, "–"
-    best = max(shares, key=lambda policy: shares[policy].value)
-    found, runs = shares[best], own["ImageNet", best]
-    verdict = "contradicted" if all(share.high < 0.5 for share in shares.values()) else "undecided"
-    tuned = 100 * runs[0]["trainable"] / every
-    share = f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] of the gap"
-    return verdict, f"{best} ({tuned:.2g} % of the parameters): {share}, the best of {len(few)}"
-
-
 def _unrun(rows: Sequence[Row]) -> tuple[str, str]:
     return NOT_YET, "–"
 
@@ -135,7 +110,6 @@ def _unrun(rows: Sequence[Row]) -> tuple[str, str]:
 RULES: dict[str, Callable[[Sequence[Row]], tuple[str, str]]] = {
     "frames": _frames,
     "unequal": _unequal,
-    "half the gap": _half_the_gap,
     "unrun": _unrun,
     "noise": _noise,
 }

@@ -78,14 +78,13 @@ def mean_of(rows: Sequence[Row], name: str, digits: int = 0) -> str:
     return f"{sum(there) / len(there):,.{digits}f}" if there else "–"
 
 
-def fair_ten_shots() -> str:
+def arms(name: str) -> str:
     """A line for each arm: test accuracy over seeds, the learning rates that were chosen, collapse on test."""
-    rows = stored("fair_ten_shots")
+    rows = stored(name)
     if not rows:
         return NOTHING
-    arms = list(dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows))
     lines = []
-    for arm, policy, control in arms:
+    for arm, policy, control in dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows):
         own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
         median = ", ".join("undefined" if row["cdnv_median"] is None else f"{row['cdnv_median']:.3g}" for row in own)
         lines.append(
