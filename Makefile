@@ -9,6 +9,11 @@ UNFINISHED := $(VENV)/.unfinished
 # Python runs this line at its start, before a program imports timm or Lightning (see image2point/torchvision_import.py).
 MEND := import importlib.util; importlib.util.find_spec("image2point") and __import__("image2point")
 
+# Threads that wait for each other sleep early, as under the command itself (image2point/cli.py).
+ifndef OMP_WAIT_POLICY
+export GOMP_SPINCOUNT ?= 3000
+endif
+
 .PHONY: help demo test test-slow test-gpu mutants coverage docs notebooks lint format scatter clean
 .DEFAULT_GOAL := help
 

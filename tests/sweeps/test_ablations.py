@@ -16,7 +16,8 @@ CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startsw
 def test_an_ablation_can_be_read(path: Path) -> None:
     sweep = read_sweep(path)
     assert sweep.name == path.stem
-    assert {run.config.seed for run in sweep.runs} == ({4, 5, 6, 7, 8} if sweep.name.startswith("confirm") else {1, 2, 3})
+    seeds = {4, 5, 6, 7, 8} if sweep.name.startswith("confirm") else {1, 2, 3}
+    assert {run.config.seed for run in sweep.runs} == seeds
     assert all(run.config.data.shot_seed == run.config.seed for run in sweep.runs)
 
 
