@@ -111,6 +111,44 @@ def arms(name: str) -> str:
     return noted(markdown_table([*headings, "seconds"], lines, [2, 7]), rows)
 
 
+def full_modelnet40() -> str:
+    """A line for each arm: test accuracy over seeds, and how soon its validation clouds were so often right."""
+    rows = stored("full_modelnet40")
+    if not rows:
+        return NOTHING
+    marks = (0.7, 0.8, 0.85, 0.9)
+    own = policies_of(rows)
+    lines = [
+        [
+            arm,
+            policy,
+            f"{runs[0]['trainable']:,}",
+            _share_of_all(own, arm, runs[0]),
+            mean_in_percent(runs, "test_accuracy"),
+            of_each_seed(runs, "test_accuracy"),
+            ", ".join(f"{row['chosen_lr']:g}" for row in runs),
+            ", ".join(f"{100 * best[2]:.1f} ({best[0]})" for row in runs for best in [_best(row)]),
+            *("; ".join(_first(row, mark) for row in runs) for mark in marks),
+            mean_of(runs, "seconds_per_step", 2),
+        ]
+        for (arm, policy), runs in own.items()
+    ]
+    headings = ["arm", "policy", "tuned", "of all (%)", "test accuracy (%)", "of each seed", "chosen rate"]
+    headings += ["best validation (%), its epoch", *(f"to {100 * mark:.0f} %" for mark in marks), "seconds per step"]
+    return noted(markdown_table(headings, lines, [2, 3, 4, 12]), rows)
+
+
+def _best(row: Row) -> Sequence[float]:
+    """Epoch, seconds and score where the validation clouds were most often right; the first of equals."""
+    return max(row["validated"], key=lambda each: each[2])
+
+
+def _first(row: Row, mark: float) -> str:
+    """Epochs and seconds of training until the validation clouds were right so often."""
+    there = [each for each in row["validated"] if each[2] >= mark]
+    return f"{there[0][0]} ({there[0][1]:,.0f} s)" if there else "not reached"
+
+
 def tune_less(names: Sequence[str] = ("fair_ten_shots", "tune_less"), score: str = "test_accuracy") -> str:
     """A line for each policy of experiments with the same settings, fewest parameters first: its score, the share of
     the gap that it closes, and its difference to what it adds to, `io+norm` or `io`."""

@@ -41,6 +41,7 @@ TYPED = re.compile(r"\d+\.\d+|\d+\s?%")
 TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     **{name: partial(tables.arms, name) for name in ("fair_ten_shots", "confirm_ten_shots")},
+    "full_modelnet40": tables.full_modelnet40,
     "tune_less": tables.tune_less,
     "learnt_depth": tables.learnt_depth,
     "regularised": tables.regularised,
@@ -77,6 +78,12 @@ def spread_of_depth(run: Record) -> dict[str, list[float]]:
     """By layer, the standard deviation over channels of the numbers by which they fill each slice of the depth."""
     weights = load_file(Run(run.path).weights)
     return {layer: weights[f"{layer}.depth"].double().std(0).tolist() for layer in run.summary.depth}
+
+
+def validated(run: Record) -> list[list[float]]:
+    """Epoch, seconds of training until then, and accuracy on the validation clouds, of each epoch that has one."""
+    columns = zip(*(run.metrics[name] for name in ("epoch", "seconds", "validation_accuracy")), strict=True)
+    return [[int(epoch), float(seconds), float(score)] for epoch, seconds, score in columns if score == score]
 
 
 def layers_in(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -117,6 +124,7 @@ def row_of(run: Record) -> dict[str, Any]:
         "parameters": summary.parameters.total,
         "chosen_lr": summary.chosen_lr,
         "trials": [[trial.lr, trial.epochs, trial.order[0] if trial.order else None] for trial in summary.trials],
+        **({"validated": found} if summary.task == "classification" and (found := validated(run)) else {}),
         **{key: value for key, value in summary.final.items() if key.startswith("test_")},
         **({"per_class": summary.per_class} if summary.task == "segmentation" else {}),
         **measured,

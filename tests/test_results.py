@@ -127,6 +127,27 @@ def test_an_arm_can_be_held_against_the_middle_of_two(
     assert results.main([]) == 0 and "| undecided: the arm c learnt nothing" in page.read_text()
 
 
+def test_how_soon_an_arm_is_right_stands_beside_its_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = {
+        1: [[0, 0.0, 0.02], [1, 10.0, 0.7], [2, 1020.0, 0.86], [3, 1030.0, 0.84]],
+        2: [[0, 0.0, 0.02], [1, 9, 0.6]],
+    }
+    rows = [
+        {"arm": "a", "policy": "all", "seed": seed, "trainable": 1000, "test_accuracy": 0.8 + seed / 100,
+         "chosen_lr": 0.1, "validated": curve, "seconds_per_step": 0.5}
+        for seed, curve in curves.items()
+    ]  # fmt: skip
+    monkeypatch.setattr(tables, "stored", lambda name: rows if name == "full_modelnet40" else [])
+    line = [cell.strip() for cell in tables.full_modelnet40().splitlines()[2].split("|")[1:-1]]
+    assert line[2:4] == ["1,000", "100"] and line[5:8] == ["1: 81.0, 2: 82.0", "0.1, 0.1", "86.0 (2), 60.0 (1)"]
+    assert line[8:12] == [
+        "1 (10 s); not reached",
+        "2 (1,020 s); not reached",
+        "2 (1,020 s); not reached",
+        "not reached; not reached",
+    ]
+
+
 def test_what_depth_learnt_has_a_line_for_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The range over seeds, and the mean deviation over channels where these have numbers of their own."""
     shared = [
