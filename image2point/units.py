@@ -129,7 +129,8 @@ def _ray(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: int)
         own = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, **own)
     do = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_do_in_task)
-    sent, key = ray.put(pickle.dumps(make)), os.urandom(8)
+    # Ray's pickle sends classes of a script as a whole: the processes of Ray do not run that script, as ours do.
+    sent, key = ray.put(ray.cloudpickle.dumps(make)), os.urandom(8)
     waiting: deque[Any] = deque()
     begun = 0
     try:

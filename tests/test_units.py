@@ -6,6 +6,8 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -52,11 +54,35 @@ def test_a_killed_worker_costs_its_unit(
     assert sum(begun.values()) - 12 <= allowed and all(begun[number] == 1 for number in range(4) if kind == "ray")
 
 
+SCRIPT = """
+import sys
+from image2point.units import in_units
+
+class Doubles:
+    def __call__(self):
+        return lambda number: 2 * number
+
+if __name__ == "__main__":
+    print(list(in_units(Doubles(), range(3), 2, sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_a_class_of_a_script_may_do_the_units(tmp_path: Path, kind: str) -> None:
+    if kind == "ray":
+        pytest.importorskip("ray", reason="ray is not installed (the extra `ray`)")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, tmp_path / "script.py", kind], capture_output=True, text=True, check=True)
+    assert done.stdout == "[0, 2, 4]\n"
+
+
 class OneProcess:
     """Has of Ray's interface what units need, and does every task at once, with what Ray would send."""
 
     class exceptions:
         WorkerCrashedError = RayTaskError = RuntimeError
+
+    cloudpickle = pickle
 
     def is_initialized(self) -> bool:
         return True
