@@ -9,7 +9,7 @@ from image2point.datasets.class_split import Labelled
 from image2point.jobs.lifecycle import environment
 from image2point.jobs.saving import save_arrays
 from image2point.training import epoch_end, measure
-from image2point.training.health import lifeless
+from image2point.training.health import diverged, lifeless
 from image2point.training.job import Job, State
 from image2point.training.pausing import elapsed
 
@@ -40,6 +40,7 @@ def score(job: Job, state: State) -> tuple[dict[str, Any], Any]:
         trained = task.scores(outputs["train"])
     warnings = [
         *epoch_end.stale_statistics(job),
+        *diverged([row["train_loss"] for row in state.rows if row.get("train_loss") is not None]),
         *lifeless(outputs["test"].features, tested.columns["loss"], task.confusion(outputs["test"]).counts),
     ]
     for warning in warnings:

@@ -1,8 +1,9 @@
-"""Signs that a network has learnt nothing, or that its features are dead."""
+"""Signs that a network has learnt nothing, that its features are dead, or that its training came near to diverging."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,6 +14,10 @@ BETTER = 1.1
 """How often a network is right, over the commonest class, from which on it does not guess."""
 CHANCE = 0.01
 """Relative distance from ln C within which a loss counts as that of guessing."""
+RISE = 1.05
+"""How far above its lowest value, which lies in the first half of training, a last loss says that it diverged."""
+FEW = 5
+"""Of so few epochs nothing is said: each may be above the one before by chance."""
 
 
 def lifeless(features: Tensor, loss: float, counts: np.ndarray) -> list[str]:
@@ -38,3 +43,18 @@ def lifeless(features: Tensor, loss: float, counts: np.ndarray) -> list[str]:
             "train for longer, raise training.lr, or let more move (finetune.policy)"
         )
     return warnings
+
+
+def diverged(losses: Sequence[float]) -> list[str]:
+    """A warning where the mean training losses of the epochs, in their order, rose and did not come back.
+
+    >>> diverged([3.6, 3.0, 5.1, 4.2, 3.9, 3.4])
+    ['the training loss was lowest, 3.0000, after epoch 2 of 6, rose to 5.1000 and ended at 3.4000: lower training.lr']
+    """
+    lowest = int(np.argmin(losses)) if losses else 0
+    if len(losses) <= FEW or 2 * (lowest + 1) > len(losses) or losses[-1] <= RISE * losses[lowest]:
+        return []
+    return [
+        f"the training loss was lowest, {losses[lowest]:.4f}, after epoch {lowest + 1} of {len(losses)}, rose to "
+        f"{max(losses[lowest:]):.4f} and ended at {losses[-1]:.4f}: lower training.lr"
+    ]
