@@ -24,7 +24,6 @@ from image2point.jobs.ingredients import check_features
 from image2point.jobs.saving import save_arrays
 from image2point.runs import Run
 from image2point.training import distributed
-from image2point.training.interrupt import StopSignal, stopped
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -101,59 +100,58 @@ def untaught(config: Config, splits: Splits) -> np.ndarray:
     return left
 
 
+def ask(config: Config, splits: Splits, teacher: LiftedNetwork, rows: np.ndarray, fabric: Fabric) -> np.ndarray:
+    """The teacher's probabilities for these training clouds, as `predict` gives them, float32 [n, classes].
+
+    They are the same on every process. rows: as `untaught` gives them. Raises InputError where nothing reaches the
+    threshold.
+    """
+    assert isinstance(splits.train, Subset) and teacher.usage is not None
+    clouds = Subset(splits.train.whole, rows)
+    network: Any = fabric.to_device(teacher)
+    mine, found = np.array_split(np.arange(len(clouds)), fabric.world_size)[fabric.global_rank], []
+    for start in range(0, len(mine), TOGETHER):
+        some = [clouds[int(row)] for row in mine[start : start + TOGETHER]]
+        found += classify(network, some, teacher.usage, teacher.lifting.options.substrate)
+    own = np.array([each.probabilities for each in found], np.float32).reshape(len(found), len(clouds.classes))
+    probabilities = np.concatenate(distributed.gather(fabric, own))
+    _sure(config, probabilities)
+    return probabilities
+
+
 def teach(
-    config: Config,
-    splits: Splits,
-    teacher: LiftedNetwork | None,
-    rows: np.ndarray,
-    run: Run,
-    fabric: Fabric,
-    stop: StopSignal,
+    config: Config, splits: Splits, said: np.ndarray | None, rows: np.ndarray, run: Run, fabric: Fabric
 ) -> tuple[Splits, Lesson]:
     """The splits with what the teacher labels among the training clouds, and what came of it.
 
-    What it says is kept in the run, and read from there without a teacher, so that a run that goes on has the same
-    labels. rows: as `untaught` gives them. Raises InputError where nothing reaches the threshold, and for a damaged
-    file; Interrupted on request.
+    said: what `ask` gave. It is kept in the run, and read from there if it is None, so that a run that goes on has the
+    same labels. rows: as `untaught` gives them. Raises InputError for a damaged file.
     """
     assert isinstance(splits.train, Subset)
     others = Subset(splits.train.whole, rows)
-    if teacher is None:
-        probabilities = _kept(run, rows, len(others.classes))
-    else:
-        probabilities = _said(config, run, teacher, others, fabric, stop)
-        if fabric.is_global_zero:
-            save_arrays({"rows": rows, "probabilities": probabilities}, run.teacher)
+    probabilities = _kept(run, rows, len(others.classes)) if said is None else said
+    if said is not None and fabric.is_global_zero:
+        save_arrays({"rows": rows, "probabilities": said}, run.teacher)
+    sure = _sure(config, probabilities)
+    train = Taught(splits.train, rows[sure], probabilities[sure], config.teacher.soft)
+    right = float((probabilities[sure].argmax(1) == others.labels[sure]).mean())
+    return Splits(train, splits.validation, splits.test), Lesson(len(rows), int(sure.sum()), right)
+
+
+def _sure(config: Config, probabilities: np.ndarray) -> np.ndarray:
+    """Of which clouds the teacher is sure, bool [n]; InputError where of none."""
     sure = probabilities.max(1) >= config.teacher.threshold
     if not sure.any():
         raise InputError(
             f"teacher.threshold = {config.teacher.threshold:g} is above every probability; the highest is "
             f"{probabilities.max():.3f}"
         )
-    train = Taught(splits.train, rows[sure], probabilities[sure], config.teacher.soft)
-    right = float((probabilities[sure].argmax(1) == others.labels[sure]).mean())
-    return Splits(train, splits.validation, splits.test), Lesson(len(rows), int(sure.sum()), right)
+    return sure
 
 
 def _recipe(teacher: LiftedNetwork) -> Recipe:
     assert teacher.usage is not None
     return teacher.usage.recipe(teacher.lifting.options.substrate)
-
-
-def _said(
-    config: Config, run: Run, teacher: LiftedNetwork, clouds: Subset, fabric: Fabric, stop: StopSignal
-) -> np.ndarray:
-    """The teacher's probabilities as `predict` gives them, float32 [n, classes]; the same on every process."""
-    assert teacher.usage is not None
-    network: Any = fabric.to_device(teacher)
-    mine, found = np.array_split(np.arange(len(clouds)), fabric.world_size)[fabric.global_rank], []
-    for start in range(0, len(mine), TOGETHER):
-        if fabric.world_size == 1 and stop.requested:
-            raise stopped("while the teacher labels clouds", config.command, run)
-        some = [clouds[int(row)] for row in mine[start : start + TOGETHER]]
-        found += classify(network, some, teacher.usage, teacher.lifting.options.substrate)
-    own = np.array([each.probabilities for each in found], np.float32).reshape(len(found), len(clouds.classes))
-    return np.concatenate(distributed.gather(fabric, own))
 
 
 def _kept(run: Run, rows: np.ndarray, classes: int) -> np.ndarray:

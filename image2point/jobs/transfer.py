@@ -86,12 +86,14 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     else:
         network, counts = block_choice.apply(network, block_choice.resolved(config, run))
         parameter_groups(network, config.training)  # what cannot be grouped is found now
+    said = None if teacher is None or rows is None else teaching.ask(config, splits, teacher, rows, fabric)
+    del teacher  # its memory is the run's now
     with lifecycle.claimed(fabric, run, config, stands, resume, overwrite), StopSignal() as stop:
         if stands == "new" and fabric.is_global_zero:
             store_fingerprint(run, fingerprint)
         lesson = None
         if rows is not None:
-            splits, lesson = teaching.teach(config, splits, teacher, rows, run, fabric, stop)
+            splits, lesson = teaching.teach(config, splits, said, rows, run, fabric)
         if open_choice:
             block_choice.choose(config, run, fabric, network, splits, recipe, stop)
             network, counts = block_choice.apply(network, block_choice.resolved(config, run))

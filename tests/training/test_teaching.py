@@ -25,7 +25,7 @@ from image2point.runs import Run
 from image2point.tasks.classification import Classification
 from image2point.training import distributed
 from image2point.training.batches import batches
-from image2point.training.interrupt import Interrupted, StopSignal
+from image2point.training.interrupt import Interrupted
 from image2point.training.penalties import scores_and_penalty
 
 SHOTS = ("data.shots=2", "data.validation=0", "seed=1", "data.shot_seed=1", "collapse.every=0", "training.lr=0.05")
@@ -50,7 +50,8 @@ def taught(config: Config, run: Run) -> tuple[teaching.Taught, teaching.Lesson, 
     splits, fabric = load_splits(config.data), distributed.start(config.training)
     rows = teaching.untaught(config, splits)
     opened = None if run.teacher.is_file() else teaching.open_teacher(config, splits)
-    own, lesson = teaching.teach(config, splits, opened, rows, run, fabric, StopSignal())
+    said = None if opened is None else teaching.ask(config, splits, opened, rows, fabric)
+    own, lesson = teaching.teach(config, splits, said, rows, run, fabric)
     assert isinstance(own.train, teaching.Taught)
     return own.train, lesson, rows
 
@@ -210,7 +211,11 @@ def test_a_run_begun_again_asks_the_teacher_again(
     config = student(data, teacher, "name=again", "training.epochs=1")
     first = run_transfer(config, tmp_path).weights.read_bytes()
     assert run_transfer(config, tmp_path, overwrite=True).weights.read_bytes() == first
+    unsure = student(data, teacher, "name=again", "training.epochs=1", "teacher.threshold=1")
+    with pytest.raises(InputError, match="above every probability"):
+        run_transfer(unsure, tmp_path, overwrite=True)
     run = Run(tmp_path / "again")
+    assert run.weights.read_bytes() == first  # nothing was replaced
     run.summary.unlink()  # as a run is that was killed before its first checkpoint
     shutil.rmtree(run.checkpoint, ignore_errors=True)
     assert run_transfer(config, tmp_path, resume=True).weights.read_bytes() == first
