@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
-from image2point.errors import InputError
+from image2point.errors import InputError, one_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -119,15 +119,28 @@ def _do(unit: Any) -> bytes:
     return pickle.dumps(_done_by(unit))
 
 
-def _ray(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: int) -> Iterator[R]:
+def started_ray(cores: int, address: str | None) -> Any:
+    """The package ray, joined to the cluster at `address`, or to one of this machine with so many places.
+
+    Raises InputError where it is not installed, does not start or is not to be reached.
+    """
     try:
         ray: Any = import_module("ray")
     except ImportError:
         raise InputError("the package ray is not installed: pip install 'image2point[ray]'") from None
     if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS")
-        own = {} if address else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, **own)
+        # A cluster of one's own has as many places as are wanted at a time, whatever Ray counts as cores.
+        own = {} if address else {"num_cpus": cores, "include_dashboard": False}
+        try:
+            ray.init(address=address, log_to_driver=False, **own)
+        except Exception as error:  # of many kinds, plain ones among them
+            fault = f"is not to be reached at {address}" if address else "does not start on this machine"
+            raise InputError(f"Ray {fault}: {one_line(error) or type(error).__name__}") from error
+    return ray
+
+
+def _ray(make: Callable[[], Callable[[T], R]], units: Sequence[T], workers: int) -> Iterator[R]:
+    ray = started_ray(workers, os.environ.get("RAY_ADDRESS"))
     do = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_do_in_task)
     # Ray's pickle sends classes of a script as a whole: the processes of Ray do not run that script, as ours do.
     sent, key = ray.put(ray.cloudpickle.dumps(make)), os.urandom(8)

@@ -97,6 +97,29 @@ class OneProcess:
         return lambda do: SimpleNamespace(remote=lambda *given: self.put(do(*pickle.loads(pickle.dumps(given)))))
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [(None, "^Ray does not start on this machine: no. 1$"), ("far:1", "^Ray is not to be reached at far:1: no. 1$")],
+)
+def test_a_ray_that_does_not_start_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, words: str
+) -> None:
+    class Ray(OneProcess):
+        def is_initialized(self) -> bool:
+            return False
+
+        def init(self, **_: object) -> None:
+            raise Exception("no.\n1")
+
+    monkeypatch.setattr(units, "import_module", lambda _: Ray())
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    else:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputError, match=words):
+        list(in_units(partial(getattr, str, "upper"), ["a"], 2, "ray"))
+
+
 def test_tasks_get_and_give_what_processes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray is not installed, too."""
     ray = OneProcess()

@@ -14,11 +14,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from image2point import config as configuration
 from image2point.errors import InputError, one_line
+from image2point.units import started_ray
 
 EXECUTORS = ("local", "inline", "ray", "slurm")
 
@@ -162,13 +164,8 @@ class Ray:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        ray = _import_extra("ray", "ray")
-        if not ray.is_initialized():
-            # A cluster of one's own has as many places as runs are wanted at a time, whatever Ray counts as cores.
-            own = {"num_cpus": self.workers * self.threads, "include_dashboard": False}
-            ray.init(address=self.address, log_to_driver=False, **({} if self.address else own))
-        self._ray, self._tasks = ray, set[Any]()
-        self._execute = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(execute_job)
+        self._ray, self._tasks = started_ray(self.workers * self.threads, self.address), set[Any]()
+        self._execute = self._ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(execute_job)
 
     def run(self, job: Job) -> None:
         task = self._execute.remote(job, {"OMP_NUM_THREADS": str(self.threads)})
@@ -201,7 +198,10 @@ class Slurm:
     settings: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        submitit = _import_extra("submitit", "slurm")
+        try:
+            submitit: Any = import_module("submitit")
+        except ImportError:
+            raise InputError("the package submitit is not installed: pip install 'image2point[slurm]'") from None
         settings = {"cpus_per_task": self.threads, **self.settings}
         cluster = settings.pop("cluster")
         try:
@@ -285,12 +285,3 @@ def make_executor(
         "slurm": lambda: Slurm(workers, threads, folder, {"cluster": "slurm", **(settings or {})}),
     }
     return makers[kind]()
-
-
-def _import_extra(package: str, extra: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError:
-        raise InputError(f"the package {package} is not installed: pip install 'image2point[{extra}]'") from None
