@@ -17,6 +17,7 @@ from run_records import record
 from image2point import InputError
 from image2point.report.read import Record
 from image2point.sweeps import table as tables
+from image2point.sweeps.command import table
 from image2point.sweeps.comparison import compared, detectable, holm
 from image2point.sweeps.pivot import pivot, value_of
 from image2point.sweeps.selection import run_folders, select
@@ -181,6 +182,13 @@ def test_folders_stand_for_the_finished_runs_in_them(tmp_path: Path) -> None:
     assert run_folders([tmp_path / "b"]) == [tmp_path / "b"]
     with pytest.raises(InputError, match="neither a run nor a folder"):
         run_folders([tmp_path / "a" / "b"])
+
+
+def test_a_plot_that_cannot_be_written_is_said_before_the_table(tmp_path: Path) -> None:
+    run, held = Path(__file__).parents[1] / "runs" / "before_tasks", tmp_path / "file"
+    held.touch()
+    with pytest.raises(InputError, match=r"file/x\.svg cannot be written: .*; choose another place"):
+        table([run], rows="seed", plot=held / "x.svg")
 
 
 def test_the_paired_test_is_the_one_of_the_books() -> None:
