@@ -135,7 +135,7 @@ def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
 
 def blocks_of(net: LiftedNetwork) -> tuple[str, ...]:
     """The blocks of the body, in order: what `layer:` and `scl:` can name, and `auto` chooses from."""
-    return body_blocks(net._graph, net.lifting)
+    return body_blocks(net)
 
 
 def _inside(name: str, block: str) -> bool:

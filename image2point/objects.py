@@ -32,12 +32,12 @@ def url_of(path: str | Path) -> str | None:
     """The URL that a user wrote in place of a path; None for a path of this machine.
 
     Whatever kind of URL it is: no folder is meant by `s3:`. pathlib makes one slash of two, which is mended. Raises
-    InputError for `s3:` or `gs:` without a slash.
+    InputError for `s3:` or `gs:` without a slash, or without a bucket.
 
     >>> url_of(Path("s3://bucket/clouds/")), url_of("data/clouds"), url_of("hf:owner/name")
     ('s3://bucket/clouds', None, None)
     """
-    if found := re.match(r"(s3|gs):[^/]", str(path), re.IGNORECASE):
+    if found := re.match(r"(s3|gs):(?!/+[^/])", str(path), re.IGNORECASE):
         raise InputError(f"{path}: expected {found[1].lower()}://BUCKET/...; write ./{path} for a file of that name")
     match = _URL.fullmatch(str(path))
     return f"{match[1].lower()}://{match[2].rstrip('/')}" if match else None

@@ -86,7 +86,7 @@ def test_a_file_that_is_to_go_to_a_url_is_tried_before_the_work(bucket: str, mon
         files.tried_target(Path(f"{bucket}/some/page.json"))
 
 
-@pytest.mark.parametrize("path", ["gs:bucket/p", "S3:p"])
+@pytest.mark.parametrize("path", ["gs:bucket/p", "S3:p", "s3:", "gs://"])
 def test_a_url_without_slashes_is_no_folder(path: str) -> None:
     with pytest.raises(InputError, match=rf"{path}: expected (gs|s3)://BUCKET/"):
         files.target_path(path)

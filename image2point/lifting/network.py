@@ -199,7 +199,7 @@ class LiftedNetwork(Usable, OwnNorms):
 
     def block_names(self) -> tuple[str, ...]:
         """The blocks that can be observed, in order, and `features`."""
-        return block_layers(self._graph, self._lifting)
+        return block_layers(self)
 
     def observe(self, names: Sequence[str], per_site: bool = False) -> Callable[[Voxels], dict[str, Rows]]:
         """A function that runs the network and gives the rows of the named layers.

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from image2point.errors import InputError
-from image2point.lifting.records import Lifting
+from image2point.lifting.records import ParameterRecord
 from image2point.lifting.rewrite import LAYERS
 from image2point.networks.layer_names import FEATURES, Rows, blocks
-from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
+from image2point.voxels import DenseVoxels, VoxelConv, Voxels, VoxelTensor
 from image2point.voxels.functional import global_mean
 
 
@@ -60,16 +60,22 @@ def rows_per_voxel(x: Voxels) -> Rows:
     return x.features.clone(), x.sites.batch
 
 
-def block_layers(graph: fx.Graph, lifting: Lifting) -> tuple[str, ...]:
-    """The blocks that can be observed, in order, and `features`."""
-    names = {*blocks(record.name for record in lifting.parameters if record.is_kernel), FEATURES}
-    return tuple(name for name in layer_nodes(graph) if name in names)
+def block_layers(net: Any) -> tuple[str, ...]:
+    """The blocks of a lifted network that can be observed, in order, and `features`."""
+    names = {*blocks(record.name for record in _kernels(net)), FEATURES}
+    return tuple(name for name in layer_nodes(net._graph) if name in names)
 
 
-def body_blocks(graph: fx.Graph, lifting: Lifting) -> tuple[str, ...]:
+def body_blocks(net: Any) -> tuple[str, ...]:
     """The blocks of the body, in order."""
-    kernels = [record.name for record in lifting.parameters if record.role == "body" and record.is_kernel]
-    return tuple(name for name in block_layers(graph, lifting) if name in blocks(kernels))
+    names = blocks(record.name for record in _kernels(net) if record.role == "body")
+    return tuple(name for name in block_layers(net) if name in names)
+
+
+def _kernels(net: Any) -> list[ParameterRecord]:
+    """The records of the kernels of convolutions over voxels; under rule `tied` and with `depth` they are 2D ones."""
+    convs = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, VoxelConv)}
+    return [record for record in net._lifting.parameters if len(record.shape) == 5 or record.name in convs]
 
 
 def layer_nodes(graph: fx.Graph) -> dict[str, fx.Node]:

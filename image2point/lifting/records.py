@@ -61,11 +61,6 @@ class ParameterRecord:
     source: str | None
     source_shape: tuple[int, ...] | None
 
-    @property
-    def is_kernel(self) -> bool:
-        """Whether it is the kernel of a convolution over voxels, of which `depth` keeps the 2D one."""
-        return len(self.shape) == 5 or self.origin == "inflated"
-
 
 @dataclass(frozen=True)
 class SourceRecord:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from image2point.errors import InputError
-from image2point.files import shown, user_path
+from image2point.files import shown, tried_target, user_path
 
 
 def sweep(
@@ -150,6 +150,7 @@ def table(
             raise InputError(f"{option}: expected one of {', '.join(valid)}, found {given!r}")
     if plot:
         plots.check_suffix(plot)
+        plot = tried_target(plot)
     records = select(read_runs(run_folders(runs)), where or [])
     value = value or f"final.{DISPLAYS[records[0].summary.task].scores[0].key}"
     found = pivot(records, _names(rows), _names(cols), value, best)

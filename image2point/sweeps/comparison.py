@@ -17,7 +17,7 @@ LEVEL = 0.05
 POWER = 0.8
 FEWEST = 3
 """Seeds of a test. Accuracies of so many clouds are multiples of one number, so that the differences at two seeds agree
-now and then by chance, and their spread says that nothing varies."""
+now and then by chance, and their spread says that nothing varies. Where they agree at more seeds, there is no test."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Comparison:
 
     Attributes:
         effect: mean of first minus second, with its 95 % interval over seeds (Student); NaN bounds with fewer than
-            `FEWEST` seeds.
+            `FEWEST` seeds, and where all differences agree.
         p: of the paired t-test that the effect is 0, corrected by Holm for the comparisons it was made with; NaN where
-            there are too few seeds for a test, which counts as none.
+            there is no test, which counts as none.
         detectable: the effect that such a test finds in four of five repetitions (power .8), at this spread.
         seeds: how many both have.
     """
@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def tested(self) -> bool:
-        """Whether there are seeds enough for a test."""
+        """Whether there are seeds enough, and a spread, for a test."""
         return not math.isnan(self.p)
 
     @property
@@ -90,11 +90,11 @@ def _alone(first: Mapping[Key, float], second: Mapping[Key, float]) -> Compariso
     if len(differences) < 2 or not np.isfinite(differences).all():
         return None
     effect = mean_interval(differences.tolist())
-    if len(differences) < FEWEST:
+    largest = max(abs(value) for arm in (first, second) for seed, value in arm.items() if seed in first.keys() & second)
+    agree = np.ptp(differences) <= 1e-12 * largest  # but for rounding
+    if len(differences) < FEWEST or agree:
         bare = replace(effect, low=math.nan, high=math.nan)
         return Comparison(bare, math.nan, math.nan, len(differences))
-    if np.ptp(differences) == 0:
-        return Comparison(effect, float(differences[0] == 0), 0.0, len(differences))
     from scipy.stats import ttest_1samp
 
     p = float(ttest_1samp(differences, 0.0).pvalue)

@@ -68,8 +68,15 @@ class Pivot:
 
     @property
     def level(self) -> frozenset[tuple[Key, Key]]:
-        """Keys of the cells that the corrected test does not tell from the best."""
-        return frozenset(key for key, each in self.comparisons.items() if not each.told_apart)
+        """Keys of the cells that no test tells from the best, those that share too few seeds with it included.
+
+        Where every cell has one run, nothing was to be tested.
+        """
+        if all(len(cell.values) == 1 for cell in self.cells.values()):
+            return frozenset()
+        defined = {key for key, cell in self.cells.items() if not math.isnan(cell.mean)}
+        told = {key for key, each in self.comparisons.items() if each.told_apart}
+        return frozenset(defined - told - {self.best}) if self.best else frozenset()
 
 
 def value_of(run: Record, name: str) -> float | None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from image2point.files import csv_cell
 from image2point.report.numbers import ABSENT, UNDEFINED
 from image2point.report.plain import cell_text, markdown_table
+from image2point.sweeps.comparison import FEWEST
 from image2point.sweeps.latex import latex_number, latex_table, latex_text
 from image2point.sweeps.pivot import Key, Pivot, in_percent, named
 
@@ -80,7 +81,11 @@ def comparison_lines(table: Pivot) -> list[str]:
                 f" [{scale * effect.low:+.3g}, {scale * effect.high:+.3g}] over {each.seeds} seeds, p = {each.p:.2g} "
                 f"(Holm); effects below {scale * each.detectable:.2g} would be missed more than one time in five"
             )
-        lines.append(told if each.tested else f"{told} over {each.seeds} seeds, too few for a test")
+        why = "too few for a test" if each.seeds < FEWEST else "the same at all, so that nothing can be tested"
+        lines.append(told if each.tested else f"{told} over {each.seeds} seeds, {why}")
+    for row, column in sorted(table.level - table.comparisons.keys()):
+        name = named(fields, (*row, *column))
+        lines.append(f"best against {name}: not compared, since they share fewer than two seeds")
     return lines
 
 

@@ -39,13 +39,6 @@ class DepthConv(VoxelConv):
         made.depth = nn.Parameter(depth)
         return made
 
-    def plain(self) -> VoxelConv:
-        """The convolution with the expanded kernel, with all else as it is here."""
-        made = _as(VoxelConv, self)
-        del made._parameters["depth"]
-        made.weight = nn.Parameter(self.kernel().detach().contiguous(), requires_grad=self.weight.requires_grad)
-        return made
-
     def structure(self, forms: Forms | None = None) -> Structure:
         """One product per column, whatever the values."""
         return whole(self.window, frozenset({AXES.index(self.axis)}))
@@ -69,6 +62,14 @@ class DepthConv(VoxelConv):
             return dense.convolve(grid, kernel, self.window, self.groups, replicate)
         depth = self.depth.to(weight.dtype)
         return dense.convolve(grid, self._compact(weight), self.window, self.groups, replicate, depth)
+
+
+def plain(conv: VoxelConv) -> VoxelConv:
+    """A convolution with the kernel that another one applies as its parameter, and with all else as it is there."""
+    made = _as(VoxelConv, conv)
+    made._parameters.pop("depth", None)
+    made.weight = nn.Parameter(conv.kernel().detach().contiguous(), requires_grad=conv.weight.requires_grad)
+    return made
 
 
 def _as(kind: type[Kind], conv: VoxelConv) -> Kind:

@@ -19,7 +19,7 @@ from image2point.lifting.additions import added, depth, ssf
 from image2point.lifting.kernels import inflate
 from image2point.networks.timm_import import load_timm
 from image2point.roles import read_policy
-from image2point.voxels import DepthConv, VoxelConv
+from image2point.voxels import DepthConv, TiedConv, VoxelConv
 
 EVERY = (
     "io+bias", "io+depth", "io+ssf", "io+stats+depth+bias", "io+norm+ssf+depth", "layer:layer2.0+depth+ssf",
@@ -430,6 +430,30 @@ def test_a_saved_network_has_its_adapters_and_changes_again(tmp_path: Path) -> N
         again = i2p.load(each.save(tmp_path / "net"))
         with torch.no_grad():
             assert torch.equal(again(clouds()), each.eval()(clouds())) and added(again) == added(each)
+
+
+@pytest.mark.parametrize("policy", ["io+depth:channels", "layer:layer2.0+depth+lora:2+adapter:4"])
+def test_what_was_folded_from_kernels_that_stayed_2d_is_saved_and_loaded(tmp_path: Path, policy: str) -> None:
+    net = i2p.lift("test_resnet", weights="random", num_classes=4, rule="tied")
+    i2p.freeze(net, policy)
+    train(net, clouds())
+    folded = net.fold()
+    assert isinstance(folded.get_submodule("layer2.0.conv1"), TiedConv) == policy.startswith("layer:")  # got no depth
+    again = i2p.load(folded.save(tmp_path / "net", voxel_size=0.12))
+    with torch.no_grad():
+        assert torch.equal(again(clouds()), folded(clouds()))
+        assert relative(again(clouds()), net(clouds())) < 1e-5
+    assert again.lifting == folded.lifting
+    i2p.freeze(again, "io+lora:2")
+
+
+def test_kernels_that_stay_2d_make_the_same_blocks() -> None:
+    for options in ({}, {"control": "scratch"}):
+        tied, repeated = (network(rule=rule, **options) for rule in ("tied", "repeat"))
+        assert blocks_of(tied) == blocks_of(repeated) and tied.block_names() == repeated.block_names()
+    i2p.freeze(tied := network(rule="tied"), "io+adapter:4")
+    i2p.freeze(repeated := network(), "io+adapter:4")
+    assert added(tied) == added(repeated)
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused

@@ -17,6 +17,7 @@ from run_records import record
 from image2point import InputError
 from image2point.report.read import Record
 from image2point.sweeps import table as tables
+from image2point.sweeps.command import table
 from image2point.sweeps.comparison import compared, detectable, holm
 from image2point.sweeps.pivot import pivot, value_of
 from image2point.sweeps.selection import run_folders, select
@@ -183,6 +184,13 @@ def test_folders_stand_for_the_finished_runs_in_them(tmp_path: Path) -> None:
         run_folders([tmp_path / "a" / "b"])
 
 
+def test_a_plot_that_cannot_be_written_is_said_before_the_table(tmp_path: Path) -> None:
+    run, held = Path(__file__).parents[1] / "runs" / "before_tasks", tmp_path / "file"
+    held.touch()
+    with pytest.raises(InputError, match=r"file/x\.svg cannot be written: .*; choose another place"):
+        table([run], rows="seed", plot=held / "x.svg")
+
+
 def test_the_paired_test_is_the_one_of_the_books() -> None:
     rng = np.random.default_rng(0)
     best, other = rng.normal(0.6, 0.1, 8), rng.normal(0.5, 0.1, 8)
@@ -213,6 +221,37 @@ def test_two_seeds_make_no_test() -> None:
     two, three = compared([even, (first, second)])
     assert two is not None and two.effect.value == pytest.approx(0.1) and two.verdict == "undecided"
     assert not two.tested and math.isnan(two.effect.low) and [three] == compared([(first, second)])
+
+
+def test_differences_that_agree_at_all_seeds_make_no_test() -> None:
+    """As accuracies of few clouds do by chance; a rounding error apart, they would give p = 1e-32."""
+    for first, second in (
+        ({0: 0.25, 1: 0.5, 2: 0.75}, {0: 0.0, 1: 0.25, 2: 0.5}),
+        ({0: 0.1 + 0.2, 1: 0.3 + 0.4, 2: 0.7 + 0.1}, {0: 0.3 - 0.1, 1: 0.7 - 0.1, 2: 0.8 - 0.1}),
+    ):
+        (found,) = compared([(first, second)])
+        assert found is not None and found.verdict == "undecided" and not found.tested and math.isnan(found.effect.low)
+    same = [
+        record(value, {"arm": arm, "seed": s})
+        for arm, more in (("a", 0), ("b", 0.25))
+        for s, value in enumerate((more, 0.25 + more, 0.5 + more))
+    ]
+    (line,) = tables.comparison_lines(pivot(same, ["arm"], [], "final.test_accuracy"))
+    assert line == "best against arm=a: +25 points over 3 seeds, the same at all, so that nothing can be tested"
+
+
+def test_what_shares_no_seeds_with_the_best_is_not_taken_for_worse() -> None:
+    values = {("a", 1): 0.5, ("a", 2): 0.6, ("a", 3): 0.52, ("b", 4): 0.4, ("b", 5): 0.5, ("b", 6): 0.45, ("c", 1): 0.4}
+    values |= {("d", s): a for s, a in ((1, 0.1), (2, 0.21), (3, 0.11))} | {("e", 1): math.nan}
+    found = pivot(
+        [record(v, {"arm": arm, "seed": s}) for (arm, s), v in values.items()], ["arm"], [], "final.test_accuracy"
+    )
+    assert {key[0][0] for key in found.level} == {"b", "c"}
+    lines = tables.comparison_lines(found)
+    assert [line for line in lines if "not compared" in line] == [
+        f"best against arm={arm}: not compared, since they share fewer than two seeds" for arm in ("b", "c")
+    ]
+    assert "arm=d: +4" in lines[0] and len(lines) == 3
 
 
 def test_p_values_are_corrected_for_their_number() -> None:

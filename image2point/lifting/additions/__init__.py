@@ -3,6 +3,6 @@
 An addition is a module here with `add`, which starts where the network computes what it did before, and `fold`.
 """
 
-from image2point.lifting.additions.together import add, added, fold
+from image2point.lifting.additions.together import add, added, fold, untie
 
-__all__ = ["add", "added", "fold"]
+__all__ = ["add", "added", "fold", "untie"]

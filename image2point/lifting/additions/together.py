@@ -13,7 +13,8 @@ from image2point.lifting.additions import adapter, depth, lora, ssf
 from image2point.lifting.observe import body_blocks
 from image2point.lifting.records import Lifting, ParameterRecord
 from image2point.roles import addition_kind, addition_rank
-from image2point.voxels import DepthConv, VoxelConv
+from image2point.voxels import DepthConv, TiedConv, VoxelConv
+from image2point.voxels.depth_conv import plain
 
 _NEEDED = {
     "depth": "convolutions wider than 1×1",
@@ -44,7 +45,7 @@ def add(net: Any, addition: str, block: str = "") -> Lifting:
 
     layers = {name: layer for name, layer in net.named_modules() if roles.get(name) in ("body", "norm") and rests(name)}
     if kind == "adapter":
-        taken = adapter.add(net, [name for name in body_blocks(net._graph, record) if rests(name)], rank)
+        taken = adapter.add(net, [name for name in body_blocks(net) if rests(name)], rank)
     elif kind == "lora":
         taken = lora.add({name: layer for name, layer in layers.items() if roles[name] == "body"}, rank, record)
     elif kind == "ssf":
@@ -95,12 +96,23 @@ def fold(net: nn.Module, record: Lifting, roles: Mapping[str, str]) -> Lifting:
         if lora.is_in(layer):
             lora.fold(layer)
         if isinstance(layer, DepthConv):
-            layer = layer.plain()
+            layer = plain(layer)
             _put(net, name, layer)
         if ssf.is_in(layer):
             ssf.fold(layer)
     left = tuple(step for step in record.additions if addition_kind(step[0]) == "adapter")
     return replace(_recorded(net, record, roles, taken), additions=left)
+
+
+def untie(net: nn.Module, record: Lifting) -> None:
+    """Give the layers of a network that was lifted anew kernels of the shape that a record has, in place.
+
+    Under rule `tied` what `fold` left of a trained depth is a 3D kernel.
+    """
+    flat = {f"{name}.weight": layer for name, layer in net.named_modules() if isinstance(layer, TiedConv)}
+    for parameter in record.parameters:
+        if len(parameter.shape) == 5 and (layer := flat.get(parameter.name)):
+            _put(net, parameter.name.removesuffix(".weight"), plain(layer))
 
 
 def _put(net: nn.Module, name: str, layer: nn.Module) -> None:
