@@ -15,7 +15,7 @@ from result_tables import Row, by_seed, learnt, stored
 from image2point.report.plain import markdown_table
 from image2point.sweeps.comparison import Comparison, compared
 
-NOT_YET = "undecided: not yet run again"
+NOT_YET = "undecided: not yet run"
 SIDES = ("larger", "smaller")
 
 
@@ -25,12 +25,13 @@ def claims() -> str:
     pairs = []
     for claim in listed:
         rows = stored(claim["rows"])
-        test = claim.get("larger") and claim.get("smaller") and not idle(claim, rows)
+        test = claim.get("larger") and claim.get("smaller")
         pairs.append(tuple(scores(rows, arms_of(claim, side), claim["value"]) if test else {} for side in SIDES))
-    found = compared(pairs)
+    found = compared(pairs)  # with arms that learnt nothing: what came out does not decide what is corrected for
+    tests = sum(each is not None and each.tested for each in found)
     lines = []
     for claim, sides, each in zip(listed, pairs, found, strict=True):
-        verdict, effect = judged(claim, sides, each)
+        verdict, effect = judged(claim, sides, each, tests)
         lines.append([claim["claim"], claim["source"], verdict, effect, f"[{claim['table']}](#{claim['anchor']})"])
     return markdown_table(["claim", "from", "verdict", "effect", "table"], lines)
 
@@ -55,26 +56,28 @@ def idle(claim: Row, rows: Sequence[Row]) -> list[str]:
     return [f"the arm {side['arm']}" for side, found in zip(sides, own, strict=True) if not all(map(learnt, found))]
 
 
-def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison | None) -> tuple[str, str]:
-    """Verdict and effect of a claim, from rows alone."""
+def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison | None, tests: int) -> tuple[str, str]:
+    """Verdict and effect of a claim, from rows alone; tests: of how many it is one."""
     if "rule" in claim:
         return RULES[claim["rule"]](stored(claim["rows"]))
     larger, smaller = sides
-    if arms := idle(claim, stored(claim["rows"])):
-        return f"undecided: {' and '.join(arms)} learnt nothing, which proves nothing", "–"
     if not larger or not smaller:
         return NOT_YET, "–"
     if found is None:
         shared = sorted(set(larger) & set(smaller))
         if not shared:
             return NOT_YET, "–"
-        return "undecided: one seed", f"{100 * (larger[shared[0]] - smaller[shared[0]]):+.1f} points, no interval"
-    effect = found.effect
-    if not found.tested:
-        return f"undecided: {found.seeds} seeds", f"{100 * effect.value:+.1f} points, no interval"
-    verdict = {"larger": "supported", "smaller": "contradicted", "undecided": "undecided"}[found.verdict]
-    text = f"{100 * effect.value:+.1f} points [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
-    return verdict, f"{text} over {found.seeds} seeds, p = {found.p:.3g} (Holm)"
+        verdict, effect = "undecided: one seed", f"{100 * (larger[shared[0]] - smaller[shared[0]]):+.1f} points"
+    else:
+        effect = f"{100 * found.effect.value:+.1f} points"
+        verdict = {"larger": "supported", "smaller": "contradicted", "undecided": "undecided"}[found.verdict]
+    if arms := idle(claim, stored(claim["rows"])):
+        verdict = f"undecided: {' and '.join(arms)} learnt nothing, which proves nothing"
+    if found is None or not found.tested:
+        few = "" if found is None else f" over {found.seeds} seeds"
+        return verdict, f"{effect}{few}, no interval"
+    effect += f" [{100 * found.effect.low:+.1f}, {100 * found.effect.high:+.1f}] over {found.seeds} seeds"
+    return verdict, effect if arms else f"{effect}, p = {found.p:.3g} (Holm of {tests})"
 
 
 def _frames(rows: Sequence[Row]) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from image2point.collapse.intervals import mean_interval
@@ -17,7 +18,7 @@ from image2point.report.plain import markdown_table
 from image2point.sweeps.comparison import Comparison, compared
 
 ROWS = Path(__file__).resolve().parent.parent / "docs" / "results"
-NOTHING = "Not yet run again.\n"
+NOTHING = "Not yet run.\n"
 Row = Mapping[str, Any]
 
 
@@ -34,9 +35,11 @@ def by_seed(rows: Sequence[Row], wanted: Row, key: str) -> dict[int, float]:
 
 
 def mean_in_percent(rows: Sequence[Row], score: str) -> str:
-    """The mean of a share over runs in per cent, with its interval where there are several; marked if one is dead."""
+    """The mean of a share over runs in per cent, with its interval where there are several, cut where shares end;
+    marked if one is dead."""
     found = mean_interval([row[score] for row in rows])
-    interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    low, high = 100 * max(found.low, 0), 100 * min(found.high, 1)
+    interval = "" if math.isnan(found.low) else f" [{low:.1f}, {high:.1f}]"
     return f"{100 * found.value:.1f}{interval}{'' if all(map(learnt, rows)) else ' †'}"
 
 
@@ -72,10 +75,11 @@ def one_by_one(rows: Sequence[Row], measure: str) -> str:
 
 
 def mean_of(rows: Sequence[Row], name: str, digits: int = 0) -> str:
-    """The mean of a number over the runs that kept it; a dash where none did."""
+    """The mean of a number over the runs that kept it, and how many did if not all; a dash where none did."""
     values = [row.get(name) for row in rows]
     there = [value for value in values if value is not None]
-    return f"{sum(there) / len(there):,.{digits}f}" if there else "–"
+    some = "" if len(there) == len(values) else f" ({len(there)} of {len(values)})"
+    return f"{sum(there) / len(there):,.{digits}f}{some}" if there else "–"
 
 
 def arms(name: str) -> str:
@@ -86,7 +90,7 @@ def arms(name: str) -> str:
     lines = []
     for arm, policy, control in dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows):
         own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
-        median = ", ".join("undefined" if row["cdnv_median"] is None else f"{row['cdnv_median']:.3g}" for row in own)
+        cdnv = ", ".join("undefined" if row["cdnv_median"] is None else f"{row['cdnv_median']:.3g}" for row in own)
         lines.append(
             [
                 arm,
@@ -95,8 +99,8 @@ def arms(name: str) -> str:
                 of_each_seed(own, "test_accuracy"),
                 ", ".join(f"{row['chosen_lr']:g}" for row in own),
                 beside_nulls(own, "nc1"),
-                median,
-                f"{sum(row['seconds'] for row in own) / len(own):.0f}",
+                cdnv,
+                f"{median(row['seconds'] for row in own):.0f}",
             ]
         )
     headings = [
@@ -108,7 +112,7 @@ def arms(name: str) -> str:
         "null of NC1, test: share",
         "median CDNV",
     ]
-    return noted(markdown_table([*headings, "seconds"], lines, [2, 7]), rows)
+    return noted(markdown_table([*headings, "seconds, median"], lines, [2, 7]), rows)
 
 
 def full_modelnet40() -> str:
@@ -199,8 +203,8 @@ def policies_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def _share_of_all(own: Mapping[tuple[str, str], Sequence[Row]], arm: str, row: Row) -> str:
-    """What trains in a run, in per cent of what trains in the arm's `all`."""
-    every = own.get((arm, "all"))
+    """What trains in a run, in per cent of what trains in `all`: the arm's, or another's, whose network is the same."""
+    every = own.get((arm, "all")) or next((runs for (_, policy), runs in own.items() if policy == "all"), None)
     return f"{100 * row['trainable'] / every[0]['trainable']:.3g}" if every else "undefined"
 
 
@@ -355,10 +359,11 @@ def lidar_networks() -> str:
 
 
 def lidar_collapse() -> str:
-    """A line for each layer on test points: measures with errors over scenes, shares of their nulls, who is close."""
+    """Measures with errors over scenes, shares of their nulls, who is close: of test points by layer, and of the
+    features on training points."""
     lines = []
     for row in stored("lidar_collapse"):
-        if row["split"] != "test":
+        if row["split"] != "test" and row["layer"] != "features":
             continue
         named = dict(part.split("=", 1) for part in row["run"].split(",") if "=" in part)
         nc1, frame, orthogonal = (_with_error(row, name) for name in ("nc1", "nc2_etf", "nc2_orthogonal"))
@@ -366,12 +371,13 @@ def lidar_collapse() -> str:
         shares = (f"{row['shares'][name]:.3f}" for name in ("nc1", "cdnv", "nc2_etf"))
         decided = f"{100 * row['values']['ncc_accuracy']:.1f}"
         closest = f"{first}, {second} ({cosine:+.2f})"
-        lines.append([named["arm"], named["policy"], row["layer"], nc1, *shares, frame, orthogonal, decided, closest])
+        where = [named["arm"], named["policy"], row["split"], row["layer"]]
+        lines.append([*where, nc1, *shares, frame, orthogonal, decided, closest])
     headings = [
-        "arm", "policy", "layer", "NC1", "NC1 / null", "CDNV / null", "simplex / null", "NC2: simplex",
+        "arm", "policy", "split", "layer", "NC1", "NC1 / null", "CDNV / null", "simplex / null", "NC2: simplex",
         "NC2: orthogonal", "nearest mean (%)", "closest means (cosine)",
     ]  # fmt: skip
-    return markdown_table(headings, lines, list(range(3, 10))) if lines else NOTHING
+    return markdown_table(headings, lines, list(range(4, 11))) if lines else NOTHING
 
 
 def _with_error(row: Row, name: str) -> str:

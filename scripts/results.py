@@ -112,7 +112,7 @@ def row_of(run: Record) -> dict[str, Any]:
     corrected = {key: test.get(key) for key in ("nc1_trace_ratio_corrected", "cdnv_median")}
     keys = (
         *("network.arch", "network.rule", "network.control", "network.decoder"),
-        *("finetune.policy", "data.shots", "training.epochs"),
+        *("finetune.policy", "data.shots", "data.shot_seed", "training.epochs"),
     )
     return {
         "arm": summary.arm,

@@ -16,6 +16,7 @@ from image2point.voxels import DepthConv, VoxelConv, VoxelTensor, Window, neighb
 from image2point.voxels.compiled import library
 from image2point.voxels.conv import autograd, depth, native, reference
 from image2point.voxels.conv.depth import convolve_along, expand
+from image2point.voxels.depth_conv import plain
 
 needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C++ compiler")
 
@@ -185,12 +186,12 @@ def lifted(
 def test_it_is_a_convolution_of_every_form_of_voxels(axis: str, engine: str, by_channel: bool) -> None:
     _, made = lifted(axis, 2 if by_channel else 1, engine, by_channel)
     made.weight.requires_grad_(False)
-    plain, x, grid = made.plain(), random_voxels(), full_grid()
-    assert type(plain) is VoxelConv and set(dict(plain.named_parameters())) == {"weight", "bias"}
-    assert relative(made(x).features, plain(x).features) < 1e-12
-    assert relative(made(grid), plain(grid)) < 1e-12
+    flat, x, grid = plain(made), random_voxels(), full_grid()
+    assert type(flat) is VoxelConv and set(dict(flat.named_parameters())) == {"weight", "bias"}
+    assert relative(made(x).features, flat(x).features) < 1e-12
+    assert relative(made(grid), flat(grid)) < 1e-12
     dense = x.dense()
-    assert relative(made(dense).grid, plain(dense).grid) < 1e-12
+    assert relative(made(dense).grid, flat(dense).grid) < 1e-12
     loss = made(grid).square().sum()
     (ours,) = torch.autograd.grad(loss, made.depth)
     kernel = made.kernel()
@@ -231,7 +232,7 @@ def test_hooks_go_along_and_copies_compute_the_same() -> None:
     conv.register_forward_hook(lambda module, given, result: seen.append(1))
     made, x = DepthConv.of(conv, torch.ones(6, 4, 3, 3).double(), torch.ones(3).double()), random_voxels()
     made(x)
-    made.plain()(x)
+    plain(made)(x)
     assert seen == [1, 1]
     _, made = lifted()
     for copied in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
