@@ -77,6 +77,8 @@ def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison
         few = "" if found is None else f" over {found.seeds} seeds"
         return verdict, f"{effect}{few}, no interval"
     effect += f" [{100 * found.effect.low:+.1f}, {100 * found.effect.high:+.1f}] over {found.seeds} seeds"
+    if found.seeds < (planned := claim.get("seeds", 0)):  # a look on the way decides nothing
+        return f"undecided: {found.seeds} of {planned} planned seeds", effect
     return verdict, effect if arms else f"{effect}, p = {found.p:.3g} (Holm of {tests})"
 
 

@@ -56,6 +56,15 @@ def test_a_verdict_is_that_of_the_rows(
     assert results.main(["--check"]) == 0
 
 
+def test_a_claim_waits_for_the_seeds_that_were_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.4, 0.49, 0.45]})
+    (claim,) = json.loads((tmp_path / "rows" / "claims.json").read_text())
+    for planned, words in ((4, "| undecided: 3 of 4 planned seeds | +10.3 points [+8.9, +11.8] over 3 seeds |"),
+                           (3, "| supported | +10.3 points [+8.9, +11.8] over 3 seeds, p = ")):  # fmt: skip
+        (tmp_path / "rows" / "claims.json").write_text(json.dumps([{**claim, "seeds": planned}]))
+        assert results.main([]) == 0 and words in page.read_text()
+
+
 def test_an_arm_that_learnt_nothing_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.02, 0.03, 0.02]})
     kept = json.loads((tmp_path / "rows" / "some.json").read_text())["rows"]
