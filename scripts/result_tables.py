@@ -82,7 +82,7 @@ def mean_of(rows: Sequence[Row], name: str, digits: int = 0) -> str:
     return f"{sum(there) / len(there):,.{digits}f}{some}" if there else "–"
 
 
-def arms(name: str) -> str:
+def ten_shots(name: str) -> str:
     """A line for each arm: test accuracy over seeds, the learning rates that were chosen, collapse on test."""
     rows = stored(name)
     if not rows:

@@ -40,7 +40,7 @@ TYPED = re.compile(r"\d+\.\d+|\d+\s?%")
 
 TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
-    **{name: partial(tables.arms, name) for name in ("fair_ten_shots", "confirm_ten_shots")},
+    **{name: partial(tables.ten_shots, name) for name in ("fair_ten_shots", "confirm_ten_shots")},
     "full_modelnet40": tables.full_modelnet40,
     "tune_less": tables.tune_less,
     "learnt_depth": tables.learnt_depth,

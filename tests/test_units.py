@@ -99,7 +99,10 @@ class OneProcess:
 
 @pytest.mark.parametrize(
     ("address", "words"),
-    [(None, "^Ray does not start on this machine: no. 1$"), ("far:1", "^Ray is not to be reached at far:1: no. 1$")],
+    [
+        (None, "^Ray does not start on this machine: no. 1; see why with `ray status`, or take"),
+        ("far:1", "^Ray is not to be reached at far:1: no. 1; see why with `ray status`, or take"),
+    ],
 )
 def test_a_ray_that_does_not_start_is_one_line(
     monkeypatch: pytest.MonkeyPatch, address: str | None, words: str
