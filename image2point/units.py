@@ -135,9 +135,8 @@ def started_ray(cores: int, address: str | None) -> Any:
             ray.init(address=address, log_to_driver=False, **own)
         except Exception as error:  # of many kinds, plain ones among them
             fault = f"is not to be reached at {address}" if address else "does not start on this machine"
-            raise InputError(
-                f"Ray {fault}: {one_line(error) or type(error).__name__}; see why with `ray status`, or take the executor local"
-            ) from error
+            told = one_line(error) or type(error).__name__
+            raise InputError(f"Ray {fault}: {told}; see why with `ray status`, or take the executor local") from error
     return ray
 
 
