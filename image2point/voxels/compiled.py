@@ -1,5 +1,5 @@
 """What is compiled for CPUs: neighbour lookups (lookup.cpp), ReLU (relu.cpp), fingerprints of weights (remember.cpp),
-convolutions (conv/native.cpp).
+convolutions (conv/native.cpp, conv/depthwise.cpp).
 
 The machine's C++ compiler builds them once, in a few seconds, into the user's cache folder (`XDG_CACHE_HOME`). A
 library found there is loaded only if nobody else can write to it and its checksum is right; otherwise it is built
@@ -31,7 +31,10 @@ logger = logging.getLogger("image2point")
 
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 """Types that the functions take, and the ends of their names."""
-SOURCES = tuple(Path(__file__).parent / name for name in ("lookup.cpp", "relu.cpp", "remember.cpp", "conv/native.cpp"))
+SOURCES = tuple(
+    Path(__file__).parent / name
+    for name in ("lookup.cpp", "relu.cpp", "remember.cpp", "conv/native.cpp", "conv/depthwise.cpp")
+)
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 _TIMEOUT = 120
 """Seconds that the compiler may take."""

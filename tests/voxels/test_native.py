@@ -39,6 +39,37 @@ def test_any_number_of_channels(inputs: int, outputs: int) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("channels", [2, 7, 24, 67, 150])
+@pytest.mark.parametrize("shape", [(3, 3, 3), (3, 1, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_group_per_channel(channels: int, shape: tuple[int, int, int], stride: int) -> None:
+    """More rows than a block has, and channels that fill wide vectors, narrow ones, and none."""
+    x = random_voxels(channels=channels, clouds=2, points=1000, edge=0.7)
+    table = neighbour_table(x.sites, Window((3, 3, 3), stride, (1, 1, 1)))
+    weight = torch.randn(channels, 1, *shape, dtype=torch.float64, requires_grad=True)
+    x.features.requires_grad_()
+    expected = reference.convolve(x.features, weight.expand(-1, -1, 3, 3, 3), table, channels)
+    gradient = torch.randn_like(expected)
+    assert native.takes(x.features, weight, channels, channels) and len(gradient) > 256
+    data, kernel = torch.autograd.grad(expected, (x.features, weight), gradient)
+    assert relative(native.multiply(x.features, weight, table, channels, False), expected) < 1e-12
+    assert relative(native.multiply(gradient, weight, table, channels, True), data) < 1e-12
+    assert relative(native.weight_gradient(x.features, gradient, table, shape, channels, False), kernel) < 1e-12
+
+
+@needs_compiler
+def test_more_blocks_than_sums_of_a_depthwise_kernel() -> None:
+    lattice = torch.cartesian_prod(torch.arange(1), *(torch.arange(n) for n in (26, 26, 26))).to(torch.int32)
+    sites = type(random_voxels().sites).of(lattice)
+    x, gradient = torch.randn(2, len(sites), 3, dtype=torch.float64)
+    table = neighbour_table(sites, WINDOW)
+    weight = torch.randn(3, 1, 3, 3, 1, dtype=torch.float64, requires_grad=True)
+    expected = reference.convolve(x, weight.expand(-1, -1, 3, 3, 3), table, 3)
+    (wanted,) = torch.autograd.grad(expected, weight, gradient)
+    assert relative(native.weight_gradient(x, gradient, table, (3, 3, 1), 3, False), wanted) < 1e-12
+
+
+@needs_compiler
 def test_many_bags_in_a_column_and_few_rows_for_many_threads() -> None:
     grid = torch.cartesian_prod(torch.arange(1), *(torch.arange(n) for n in (12, 10, 5))).to(torch.int32)
     x = random_voxels(channels=7)

@@ -6,8 +6,8 @@ at p serves both derivatives: depth[k] times it goes to x(p + (i, j, k)), and it
 Each input channel may have K numbers of its own.
 
 The compiled `cpu` engine does so, in float32 and float64, with one group or one per channel, where W is a constant.
-Everything else runs with the expanded kernel, by any engine, and the derivative
-of depth follows from the kernel's.
+With a group per channel no product is spared, and only the derivatives of depth are. Everything else runs with the
+expanded kernel, by any engine, and the derivative of depth follows from the kernel's.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _Along(torch.autograd.Function):
                 (numbers,) = torch.autograd.grad(kernel, depth, of_kernel, create_graph=True)
         elif features is not None:
             data, numbers = native.depth_gradients(features, gradient, weight, depth, table, groups, forms)
-        elif ctx.needs_input_grad[0] and depth.ndim == 2:  # the channels are those of the result, so no sum comes first
+        elif ctx.needs_input_grad[0] and depth.ndim == 2 and groups == 1:  # no sum comes first: other channels
             data = data_gradient(gradient, expand(weight, depth, table.kernel), table, groups, "cpu", None)
         elif ctx.needs_input_grad[0]:
             turned, kept = transpose(weight, groups), forms_of_transpose(forms, groups)

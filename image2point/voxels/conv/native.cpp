@@ -214,37 +214,6 @@ void convolve(const Table<T>& table, const T* features, const T* panels, T* outp
   }
 }
 
-// `scales`: [columns][channels].
-template <typename T>
-void convolve_depthwise(const Table<T>& table, const T* features, const T* scales, T* output, int64_t channels,
-                        bool reversed, int64_t threads) {
-#pragma omp parallel num_threads(static_cast<int>(threads))
-  {
-    std::unique_ptr<T[]> space(new T[channels]);
-#pragma omp for schedule(dynamic)
-    for (int64_t block = 0; block < table.blocks(); ++block) {
-      T* base = output + block * table.height * channels;
-      std::memset(base, 0, std::min(table.height, table.size - block * table.height) * channels * sizeof(T));
-      for (int64_t column = 0; column < table.columns; ++column) {
-        const int32_t* edge = table.edges + block * table.columns + column;
-        const T* scale = scales + (reversed ? table.columns - 1 - column : column) * channels;
-        for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
-          T* out = base + table.rows[bag] * channels;
-          const int32_t first = table.offsets[bag];
-          if (table.weights != nullptr && !table.by_channel && table.offsets[bag + 1] - first == 1) {
-            const T weight = table.weights[table.places[first]];
-            const T* in = features + static_cast<int64_t>(table.members[first]) * channels;
-            for (int64_t c = 0; c < channels; ++c) out[c] += scale[c] * (weight * in[c]);
-            continue;
-          }
-          const T* in = sum(table, bag, features, channels, space.get());
-          for (int64_t c = 0; c < channels; ++c) out[c] += scale[c] * in[c];
-        }
-      }
-    }
-  }
-}
-
 // Adds Σ x[k][0:M] ⊗ gradient[k][0:valid] over `count` bags to M rows of a kernel, `outputs` apart.
 template <typename T, int M>
 inline void outer_tile(const T* const* x, const T* const* gradient, int count, int64_t input, int64_t output, T* kernel,
@@ -321,28 +290,6 @@ void weight_gradient(const Table<T>& table, const T* features, const T* gradient
               outer_up_to<T>(static_cast<int>(std::min<int64_t>(tile, inputs - input)), in, out, bags, input, output,
                              matrix + input * outputs + output, outputs, valid);
           }
-        }
-      }
-    }
-  }
-}
-
-// The same of a depthwise kernel, [columns][channels].
-template <typename T>
-void weight_gradient_depthwise(const Table<T>& table, const T* features, const T* gradient, T* kernel, int64_t channels,
-                               int64_t threads) {
-#pragma omp parallel num_threads(static_cast<int>(threads))
-  {
-    std::unique_ptr<T[]> space(new T[channels]);
-#pragma omp for schedule(dynamic)
-    for (int64_t column = 0; column < table.columns; ++column) {
-      T* row = kernel + column * channels;
-      for (int64_t block = 0; block < table.blocks(); ++block) {
-        const int32_t* edge = table.edges + block * table.columns + column;
-        for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
-          const T* in = sum(table, bag, features, channels, space.get());
-          const T* out = gradient + (block * table.height + table.rows[bag]) * channels;
-          for (int64_t c = 0; c < channels; ++c) row[c] += in[c] * out[c];
         }
       }
     }
@@ -426,65 +373,6 @@ void depth_gradient(const Table<T>& table, const T* features, const T* gradient,
           for (int n = 0; n < width; ++n) total += of_place[n];
           parts[(block * count + panel) * places + place] = total;
         }
-      }
-    }
-  }
-}
-
-// The same of a depthwise kernel, over the bags that features are the outputs of; parts: [blocks][places], or by channel
-// [blocks][places][channels].
-template <typename T, bool ByChannel>
-void depth_gradient_depthwise(const Table<T>& table, const T* features, const T* gradient, const T* scales, T* data,
-                              T* parts, int64_t places, int64_t channels, bool reversed, int64_t threads) {
-  using V = typename Vector<T>::type;
-  constexpr int lanes = Vector<T>::width / 2;
-  const auto at = [](const T* row) { return *reinterpret_cast<const V*>(row); };
-#pragma omp parallel num_threads(static_cast<int>(threads))
-  {
-    std::unique_ptr<T[]> lane_sums(new T[places * lanes]);
-#pragma omp for schedule(dynamic)
-    for (int64_t block = 0; block < table.blocks(); ++block) {
-      const int64_t first = block * table.height, length = ByChannel ? channels : lanes;
-      T* sums = ByChannel ? parts + block * places * channels : lane_sums.get();
-      std::memset(data + first * channels, 0, std::min(table.height, table.size - first) * channels * sizeof(T));
-      std::memset(sums, 0, places * length * sizeof(T));
-      for (int64_t column = 0; column < table.columns; ++column) {
-        const int32_t* edge = table.edges + block * table.columns + column;
-        const int64_t turned = reversed ? table.columns - 1 - column : column;
-        const T* scale = scales + turned * channels;
-        for (int64_t bag = edge[0]; bag < edge[1]; ++bag) {
-          const T* x = features + (first + table.rows[bag]) * channels;
-          T* out = data + (first + table.rows[bag]) * channels;
-          for (int32_t m = table.offsets[bag]; m < table.offsets[bag + 1]; ++m) {
-            const T* row = gradient + static_cast<int64_t>(table.members[m]) * channels;
-            const int64_t place = table.places[m];
-            const T* weights = table.weights + (ByChannel ? place * channels : place);
-            T* total = sums + place * length;
-            V sum{};
-            int64_t c = 0;
-            for (; c + lanes <= channels; c += lanes) {
-              const V product = at(scale + c) * at(row + c);
-              if constexpr (ByChannel) {
-                *reinterpret_cast<V*>(out + c) += at(weights + c) * product;
-                *reinterpret_cast<V*>(total + c) += product * at(x + c);
-              } else {
-                *reinterpret_cast<V*>(out + c) += *weights * product;
-                sum += product * at(x + c);
-              }
-            }
-            for (; c < channels; ++c) {
-              const T product = scale[c] * row[c];
-              out[c] += weights[ByChannel ? c : 0] * product;
-              (ByChannel ? total[c] : sum[0]) += product * x[c];
-            }
-            if (!ByChannel) *reinterpret_cast<V*>(total) += sum;
-          }
-        }
-      }
-      for (int64_t place = 0; place < places && !ByChannel; ++place) {
-        T total = 0;
-        for (int lane = 0; lane < lanes; ++lane) total += sums[place * lanes + lane];
-        parts[block * places + place] = total;
       }
     }
   }
@@ -645,10 +533,6 @@ extern "C" void fill_spread(const int32_t* reads, const int32_t* taps, int64_t s
                                   int64_t outputs, int64_t reversed, int64_t threads) {                           \
     convolve<T>(GIVEN, features, panels, output, inputs, outputs, reversed != 0, threads);                        \
   }                                                                                                               \
-  extern "C" void depthwise_##NAME(TABLE(T), const T* features, const T* scales, T* output, int64_t channels,     \
-                                   int64_t reversed, int64_t threads) {                                           \
-    convolve_depthwise<T>(GIVEN, features, scales, output, channels, reversed != 0, threads);                     \
-  }                                                                                                               \
   extern "C" void pack_##NAME(const T* kernel, T* panels, int64_t taps, int64_t inputs, int64_t outputs,          \
                               int64_t in, int64_t out, int64_t threads) {                                         \
     pack<T>(kernel, panels, taps, inputs, outputs, in, out, threads);                                             \
@@ -661,20 +545,10 @@ extern "C" void fill_spread(const int32_t* reads, const int32_t* taps, int64_t s
                                   int64_t outputs, int64_t threads) {                                             \
     weight_gradient<T>(GIVEN, features, gradient, kernel, inputs, outputs, threads);                              \
   }                                                                                                               \
-  extern "C" void depthwise_gradient_##NAME(TABLE(T), const T* features, const T* gradient, T* kernel,            \
-                                            int64_t channels, int64_t threads) {                                  \
-    weight_gradient_depthwise<T>(GIVEN, features, gradient, kernel, channels, threads);                           \
-  }                                                                                                               \
   extern "C" void depth_##NAME(TABLE(T), const T* features, const T* gradient, const T* panels, T* data,          \
                                T* parts, int64_t depth, int64_t inputs, int64_t outputs, int64_t threads) {       \
     (by_channel ? depth_gradient<T, true> : depth_gradient<T, false>)(GIVEN, features, gradient, panels, data,    \
                                                                       parts, depth, inputs, outputs, threads);    \
-  }                                                                                                               \
-  extern "C" void depthwise_depth_##NAME(TABLE(T), const T* features, const T* gradient, const T* scales,         \
-                                         T* data, T* parts, int64_t depth, int64_t channels, int64_t reversed,    \
-                                         int64_t threads) {                                                       \
-    (by_channel ? depth_gradient_depthwise<T, true> : depth_gradient_depthwise<T, false>)(                        \
-        GIVEN, features, gradient, scales, data, parts, depth, channels, reversed != 0, threads);                 \
   }
 
 ENTRIES(float, float32)

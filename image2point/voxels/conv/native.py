@@ -1,8 +1,8 @@
 """The compiled part of the `cpu` engine: gather, sum and multiply in one pass over native.cpp.
 
 Torch's own operators need three passes with two intermediate arrays in memory; here a bag's sum is multiplied while it
-is in the cache, and added to its output row. `voxels.compiled` tells when it is there. Where it is not, the `cpu`
-engine does the same with torch alone.
+is in the cache, and added to its output row. Kernels with one group per channel go to depthwise.py. `voxels.compiled`
+tells when it is there. Where it is not, the `cpu` engine does the same with torch alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from image2point.voxels.compiled import NAMES, call, library
+from image2point.voxels.conv import depthwise
 from image2point.voxels.conv.blocks import column_taps
 from image2point.voxels.conv.pack import kept
 from image2point.voxels.plan import NeighbourTable
@@ -47,22 +48,18 @@ def multiply(
 
     depth: a weight for each tap of a column, [D], or for each channel and tap, [C_in, D]; None: all are 1.
     """
+    if groups > 1:
+        return depthwise.multiply(features, weight, table, backward, forms, depth)
     reversed_ = backward and table.submanifold  # the same table, with the opposite taps
     shape = (weight.shape[2], weight.shape[3], weight.shape[4])
     found = bags(table, shape, backward and not reversed_, placed=depth is not None)
     weights = _weights(features, depth, reversed_)
     features, name = features.detach().contiguous(), NAMES[features.dtype]
     output = features.new_empty(found.size, weight.shape[0])
-    if groups == 1:
-        width = call(f"width_{name}")
-        kernel = kept(forms, weight, ("panels", width), lambda: panels(weight, width))
-        sizes = features.shape[1], weight.shape[0]
-        call(f"convolve_{name}", *found.arguments(weights), features, kernel, output, *sizes, int(reversed_))
-    else:
-        kernel = kept(forms, weight, "scales", lambda: scales(weight))
-        call(
-            f"depthwise_{name}", *found.arguments(weights), features, kernel, output, features.shape[1], int(reversed_)
-        )
+    width = call(f"width_{name}")
+    kernel = kept(forms, weight, ("panels", width), lambda: panels(weight, width))
+    sizes = features.shape[1], weight.shape[0]
+    call(f"convolve_{name}", *found.arguments(weights), features, kernel, output, *sizes, int(reversed_))
     return output
 
 
@@ -70,14 +67,12 @@ def weight_gradient(
     features: Tensor, gradient: Tensor, table: NeighbourTable, shape: tuple[int, int, int], groups: int, backward: bool
 ) -> Tensor:
     """As `cpu.weight_gradient`, for what `takes` takes: [N, C_in] and [M, C_out] → [C_out, C_in / groups, *shape]."""
+    if groups > 1:
+        return depthwise.weight_gradient(features, gradient, table, shape, backward)
     found = bags(table, shape, backward)
     features, gradient = features.detach().contiguous(), gradient.detach().contiguous()
     inputs, outputs, name = features.shape[1], gradient.shape[1], NAMES[features.dtype]
     weights = _weights(features)
-    if groups > 1:
-        kernel = features.new_zeros(found.columns, outputs)
-        call(f"depthwise_gradient_{name}", *found.arguments(weights), features, gradient, kernel, outputs)
-        return kernel.T.contiguous().view(outputs, 1, *shape)
     matrices = features.new_empty(found.columns, inputs, outputs)
     call(f"gradient_{name}", *found.arguments(weights), features, gradient, matrices, inputs, outputs)
     kernel = features.new_empty(outputs, inputs, *shape)
@@ -100,29 +95,19 @@ def depth_gradients(
         features: [N, C_in]; gradient: that of the result, [M, C_out]. `takes` takes them.
         weight: [C_out, C_in / groups, kx, ky, kz], of size 1 along the depth; depth: [D] or [C_in, D].
     """
+    if groups > 1:
+        return depthwise.depth_gradients(features, gradient, weight, depth, table, forms)
     shape = (weight.shape[2], weight.shape[3], weight.shape[4])
     features, gradient = features.detach().contiguous(), gradient.detach().contiguous()
     inputs, outputs, name = features.shape[1], gradient.shape[1], NAMES[features.dtype]
     data, by_channel, places = torch.empty_like(features), depth.ndim == 2, depth.shape[-1]
-    if groups == 1:
-        found = table.form(("spread", shape), lambda: _spread(table, shape))
-        width = call(f"width_{name}")
-        turned = weight.transpose(0, 1)
-        kernel = kept(forms, turned, ("panels", width), lambda: panels(turned, width))
-        shape_of_parts = (found.blocks, places, inputs) if by_channel else (found.blocks, -(-inputs // width), places)
-        parts, weights = features.new_empty(shape_of_parts), _weights(features, depth)
-        call(f"depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, places, inputs,
-             outputs)  # fmt: skip
-        return data, parts.sum(0).t() if by_channel else parts.flatten(0, 1).sum(0)
-    reversed_ = table.submanifold
-    found = bags(table, shape, not reversed_, placed=True)
-    kernel = kept(forms, weight, "scales", lambda: scales(weight))
-    parts = features.new_empty(found.blocks, places, *([inputs] if by_channel else []))
-    weights = _weights(features, depth, reversed_)
-    call(f"depthwise_depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, places,
-         inputs, int(reversed_))  # fmt: skip
-    numbers = parts.sum(0)
-    return data, (numbers.flip(0) if reversed_ else numbers).t()
+    found = table.form(("spread", shape), lambda: _spread(table, shape))
+    width, turned = call(f"width_{name}"), weight.transpose(0, 1)
+    kernel = kept(forms, turned, ("panels", width), lambda: panels(turned, width))
+    shape_of_parts = (found.blocks, places, inputs) if by_channel else (found.blocks, -(-inputs // width), places)
+    parts, weights = features.new_empty(shape_of_parts), _weights(features, depth)
+    call(f"depth_{name}", *found.arguments(weights), features, gradient, kernel, data, parts, places, inputs, outputs)
+    return data, parts.sum(0).t() if by_channel else parts.flatten(0, 1).sum(0)
 
 
 def _weights(features: Tensor, depth: Tensor | None = None, reversed_: bool = False) -> Tensor:
@@ -143,11 +128,6 @@ def panels(weight: Tensor, width: int) -> Tensor:
     strides = kernel.stride(1), kernel.stride(0)  # those of a transposed kernel are the other way round
     call(f"pack_{NAMES[weight.dtype]}", kernel[0, 0], packed, taps, inputs, outputs, *strides)
     return packed
-
-
-def scales(weight: Tensor) -> Tensor:
-    """[C, 1, kx, ky, kz] → [kx · ky · kz, C]"""
-    return weight.detach().flatten(1).T.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True, eq=False)
