@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from image2point.voxels import compiled_norm
 from image2point.voxels.conv.epilogue import CEILINGS, Epilogue, name_of
 from image2point.voxels.functional import add
 from image2point.voxels.modules import Pointwise, TiedConv, VoxelConv, autocast_type
@@ -21,9 +22,9 @@ def convolve_norm_activate(
 
     On sparse voxels, with a convolution and a norm that are constants here (frozen, or no gradient is taken; the norm
     by its running statistics), these are one operation (`conv.fused`): the same up to rounding, in fewer passes over
-    memory. Where a gradient goes through, the activation must be a ReLU, a ReLU6 or none. On a GPU a norm by the
-    statistics of the batch runs together with the sum and the ReLU (`norm_activate`). Otherwise the modules run one by
-    one.
+    memory. Where a gradient goes through, the activation must be a ReLU, a ReLU6 or none. A norm by the
+    statistics of the batch runs together with the sum and the ReLU (on a CPU `compiled_norm`, on a GPU
+    `norm_activate`). Otherwise the modules run one by one.
     """
     if isinstance(x, VoxelTensor) and (steps := _steps(conv, norm, activation, x, residual)) is not None:
         return conv.finished(x, steps)
@@ -31,10 +32,14 @@ def convolve_norm_activate(
     if isinstance(y, VoxelTensor) and _is_ours(norm, activation):
         added = residual.features if isinstance(residual, VoxelTensor) and y.sites.same(residual.sites) else None
         name = name_of(None if activation is None else activation.module)
-        engine = getattr(conv, "engine", "")
-        if (residual is None or added is not None) and takes(norm, y.features, added, name, engine):
-            assert name is not None
-            return y.replace(norm_activate(y.features, norm, added, name, y.sites.real))
+        engine, real = getattr(conv, "engine", ""), y.sites.real
+        if residual is None or added is not None:
+            if engine in ("auto", "cpu") and real is None and compiled_norm.takes(norm, y.features, added, name):
+                assert name is not None
+                return y.replace(compiled_norm.norm_activate(y.features, norm, added, name))
+            if takes(norm, y.features, added, name, engine):
+                assert name is not None
+                return y.replace(norm_activate(y.features, norm, added, name, real))
     y = norm(y)
     if residual is not None:
         y = add(y, residual)

@@ -1,5 +1,5 @@
-"""What is compiled for CPUs: neighbour lookups (lookup.cpp), ReLU (relu.cpp), fingerprints of weights (remember.cpp),
-convolutions (conv/native.cpp, conv/depthwise.cpp).
+"""What is compiled for CPUs: neighbour lookups (lookup.cpp), norms (norm.cpp), ReLU (relu.cpp), fingerprints of weights
+(remember.cpp), convolutions (conv/native.cpp, conv/depthwise.cpp).
 
 The machine's C++ compiler builds them once, in a few seconds, into the user's cache folder (`XDG_CACHE_HOME`). A
 library found there is loaded only if nobody else can write to it and its checksum is right; otherwise it is built
@@ -33,8 +33,9 @@ NAMES = {torch.float32: "float32", torch.float64: "float64"}
 """Types that the functions take, and the ends of their names."""
 SOURCES = tuple(
     Path(__file__).parent / name
-    for name in ("lookup.cpp", "relu.cpp", "remember.cpp", "conv/native.cpp", "conv/depthwise.cpp")
+    for name in ("lookup.cpp", "norm.cpp", "relu.cpp", "remember.cpp", "conv/native.cpp", "conv/depthwise.cpp")
 )
+HEADERS = (Path(__file__).parent / "vectors.h",)
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 _TIMEOUT = 120
 """Seconds that the compiler may take."""
@@ -71,7 +72,7 @@ def _load(compiler: str) -> ctypes.CDLL:
     Raises:
         OSError, subprocess.SubprocessError: where it cannot be compiled or loaded.
     """
-    texts = [source.read_text(encoding="utf-8") for source in SOURCES]
+    texts = [source.read_text(encoding="utf-8") for source in (*SOURCES, *HEADERS)]
     state = "\n".join((*texts, *FLAGS, compiler, _processor()))
     name = f"native-{hashlib.sha256(state.encode()).hexdigest()[:16]}.so"
     folder = _own_folder()

@@ -103,6 +103,19 @@ class BatchNorm(_BatchNorm):
         return normal.to(rows.dtype)
 
 
+def norm_gradients(gradient: Tensor, rows: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the rows [N, C], of weight and of bias [C] of a norm by the statistics of the rows, from that of its
+    result [N, C]; of operations that can be differentiated."""
+    half = rows.dtype in (torch.float16, torch.bfloat16)
+    wide, x = (gradient.float(), rows.float()) if half else (gradient, rows)
+    variance, mean = torch.var_mean(x, 0, correction=0)
+    rate = torch.rsqrt(variance + eps)
+    normed = (x - mean) * rate
+    product = wide * normed
+    data = rate * weight * (wide - wide.mean(0) - normed * product.mean(0))
+    return data.to(rows.dtype), product.sum(0), wide.sum(0)
+
+
 class _SumOverProcesses(torch.autograd.Function):
     """The sum over all processes, of values and, on the way back, of gradients.
 

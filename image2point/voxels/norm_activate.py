@@ -12,7 +12,7 @@ from image2point.voxels import relu
 from image2point.voxels.conv.engines import unavailable
 from image2point.voxels.conv.epilogue import CEILINGS
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.norm import BatchNorm
+from image2point.voxels.norm import BatchNorm, norm_gradients
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -92,7 +92,9 @@ class _NormActivate(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated again
             if real is not None:
                 raise VoxelError("padded voxels: the gradient of a norm cannot be differentiated again")
-            found = _gradients(gradients[0], rows, weight, outside, ctx.eps)
+            passed = gradients[0] if outside is None else relu.masked(gradients[0], outside.bool())
+            data, *of_parameters = norm_gradients(passed, rows, weight, ctx.eps)
+            found = data, passed, of_parameters[0], of_parameters[1]
         else:
             with torch.cuda.device_of(rows):
                 gradient, x = gradients[0].contiguous(), rows.contiguous()
@@ -100,18 +102,3 @@ class _NormActivate(torch.autograd.Function):
         data, added, of_weight, of_bias = found
         of_weight, of_bias = of_weight.to(weight.dtype), of_bias.to(bias.dtype)
         return data, of_weight, of_bias, added if wanted else None, *(None,) * 6
-
-
-def _gradients(
-    gradient: Tensor, rows: Tensor, weight: Tensor, outside: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `triton_norm.backward` gives, of operations that can be differentiated."""
-    if outside is not None:
-        gradient = relu.masked(gradient, outside.bool())
-    wide, x = gradient.float(), rows.float()
-    variance, mean = torch.var_mean(x, 0, correction=0)
-    rate = torch.rsqrt(variance + eps)
-    normed = (x - mean) * rate
-    product = wide * normed
-    data = rate * weight * (wide - wide.mean(0) - normed * product.mean(0))
-    return data.to(rows.dtype), gradient, product.sum(0), wide.sum(0)

@@ -43,9 +43,10 @@ void rising(const T* input, int64_t size, T top, T* output, uint8_t* bits, int64
   }
 }
 
-// rows · scale + shift + residual (may be null), where they lie; then a ReLU, if clipped, with its bits (may be null).
+// output = rows · scale + shift + residual (may be null), where they lie or elsewhere; then a ReLU, if clipped, with its
+// bits (may be null).
 template <typename T, bool clipped, bool bounded>
-void finish(T* rows, int64_t size, int64_t channels, const T* scale, const T* shift, const T* residual, uint8_t* bits,
+void finish(const T* rows, T* output, int64_t size, int64_t channels, const T* scale, const T* shift, const T* residual, uint8_t* bits,
             int64_t threads) {
   const int64_t height = std::max<int64_t>(part / std::max<int64_t>(channels, 1) / 8, 1) * 8;  // rows with whole bytes
   const int64_t parts = (size + height - 1) / height;
@@ -56,12 +57,15 @@ void finish(T* rows, int64_t size, int64_t channels, const T* scale, const T* sh
     for (int64_t p = 0; p < parts; ++p) {
       const int64_t first = p * height, count = std::min(height, size - first);
       for (int64_t r = 0; r < count; ++r) {
-        T* row = rows + (first + r) * channels;
+        const T* in = rows + (first + r) * channels;
+        T* row = output + (first + r) * channels;  // the same place or another one: no element is read after another is written
         if (residual) {
           const T* other = residual + (first + r) * channels;
-          for (int64_t c = 0; c < channels; ++c) row[c] = row[c] * scale[c] + shift[c] + other[c];
+#pragma GCC ivdep
+          for (int64_t c = 0; c < channels; ++c) row[c] = in[c] * scale[c] + shift[c] + other[c];
         } else {
-          for (int64_t c = 0; c < channels; ++c) row[c] = row[c] * scale[c] + shift[c];
+#pragma GCC ivdep
+          for (int64_t c = 0; c < channels; ++c) row[c] = in[c] * scale[c] + shift[c];
         }
         if (clipped)
           for (int64_t c = 0; c < channels; ++c) inside[r * channels + c] = clip<T, bounded>(row[c], T(6), row + c);
@@ -97,10 +101,10 @@ void where(const T* gradient, int64_t size, const uint8_t* bits, T* result, int6
     else                                                                                                            \
       rising<T, false>(input, size, T(0), output, bits, threads);                                                   \
   }                                                                                                                 \
-  extern "C" void finish_##NAME(T* rows, int64_t size, int64_t channels, const T* scale, const T* shift,            \
+  extern "C" void finish_##NAME(const T* rows, T* output, int64_t size, int64_t channels, const T* scale, const T* shift,            \
                                 const T* residual, int64_t kind, uint8_t* bits, int64_t threads) {                  \
     const auto steps = kind == 0 ? finish<T, false, false> : kind == 1 ? finish<T, true, false> : finish<T, true, true>; \
-    steps(rows, size, channels, scale, shift, residual, bits, threads);                                             \
+    steps(rows, output, size, channels, scale, shift, residual, bits, threads);                                             \
   }                                                                                                                 \
   extern "C" void where_##NAME(const T* gradient, int64_t size, const uint8_t* bits, T* result, int64_t threads) {  \
     where<T>(gradient, size, bits, result, threads);                                                                \

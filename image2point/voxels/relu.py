@@ -94,12 +94,19 @@ def _in_one_pass(rows: Tensor, top: float) -> tuple[Tensor, Tensor]:
 
 
 def finish_in_one_pass(
-    rows: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, top: float | None, keep: bool
+    rows: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None,
+    top: float | None,
+    keep: bool,
+    output: Tensor | None = None,
 ) -> Tensor | None:
     """rows · scale + shift + residual and a ReLU that stops at `top` (None: no ReLU), in the memory of the rows.
 
     Args:
         rows, residual: [N, C]; scale, shift: [C]; all contiguous and of one type.
+        output: [N, C], where the result goes instead.
 
     Returns:
         What `passing` finds of the result, if it is to be kept and there is a ReLU.
@@ -107,7 +114,7 @@ def finish_in_one_pass(
     bits = torch.empty(-(-rows.numel() // 8), dtype=torch.uint8) if keep and top is not None else None
     kind = 0 if top is None else 2 if top < inf else 1
     given = 0 if residual is None else residual, kind, 0 if bits is None else bits
-    call(f"finish_{NAMES[rows.dtype]}", rows, *rows.shape, scale, shift, *given)
+    call(f"finish_{NAMES[rows.dtype]}", rows, rows if output is None else output, *rows.shape, scale, shift, *given)
     return bits
 
 

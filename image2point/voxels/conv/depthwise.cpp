@@ -7,16 +7,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../vectors.h"
+
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int vector_bytes = 64, most = 8;  // `most` vectors of three kinds fit into the registers
-#elif defined(__AVX__)
-constexpr int vector_bytes = 32, most = 4;
-#else
-constexpr int vector_bytes = 16, most = 4;
-#endif
-
+constexpr int most = registers / 4;  // so many vectors of three kinds fit into the registers
 constexpr int64_t height = 256;  // rows of a block: what they read stays in the cache while channels come by
 
 // What rows read: that of place k of row r is offsets[r · places + k] up to the next one.
@@ -27,40 +22,6 @@ struct Rows {
 
   int64_t blocks() const { return (size + height - 1) / height; }
 };
-
-template <typename Vector, int Count>
-struct Vectors {
-  using V = Vector;
-  static constexpr int N = Count;
-};
-
-template <typename T, int Bytes>
-struct Vector {
-  typedef T type __attribute__((vector_size(Bytes), aligned(alignof(T)), may_alias));
-};
-
-template <typename V, int N, typename Of>
-inline void choose(int count, int64_t c, Of of) {
-  if (count == N) {
-    of(c, Vectors<V, N>());
-  } else if constexpr (N > 1) {
-    choose<V, N - 1>(count, c, of);
-  }
-}
-
-// Calls of(c, Vectors<V, N>()) for all channels, N vectors from channel c on; what fills no vector goes to narrower ones.
-template <typename T, typename Of, int Bytes = vector_bytes>
-inline void for_channels(int64_t channels, Of of, int64_t first = 0) {
-  using V = typename Vector<T, Bytes>::type;
-  constexpr int64_t lanes = Bytes / sizeof(T), wide = Bytes == vector_bytes ? most : 1;
-  const int64_t vectors = (channels - first) / lanes, parts = (vectors + wide - 1) / wide;
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t start = part * vectors / parts, end = (part + 1) * vectors / parts;
-    choose<V, wide>(static_cast<int>(end - start), first + start * lanes, of);
-  }
-  if constexpr (lanes > 1)
-    if (first + vectors * lanes < channels) for_channels<T, Of, Bytes / 2>(channels, of, first + vectors * lanes);
-}
 
 // to[n] += a[n] · b[n]
 template <int N, typename V, typename T>
@@ -75,7 +36,7 @@ void convolve(const Rows& rows, const T* features, const T* scales, T* output, i
 #pragma omp parallel for schedule(dynamic) num_threads(static_cast<int>(threads))
   for (int64_t block = 0; block < rows.blocks(); ++block) {
     const int64_t first = block * height, last = std::min(rows.size, first + height);
-    for_channels<T>(channels, [&](int64_t c, auto vectors) {
+    for_channels<T, most>(channels, [&](int64_t c, auto vectors) {
       using V = typename decltype(vectors)::V;
       constexpr int N = decltype(vectors)::N;
       for (int64_t r = first; r < last; ++r) {
@@ -100,7 +61,7 @@ void kernel_gradient(const Rows& rows, const T* features, const T* gradient, T* 
     std::fill(kernel, kernel + columns * channels, T(0));
     for (int64_t block = number * rows.blocks() / count; block < (number + 1) * rows.blocks() / count; ++block) {
       const int64_t first = block * height, last = std::min(rows.size, first + height);
-      for_channels<T>(channels, [&](int64_t c, auto vectors) {
+      for_channels<T, most>(channels, [&](int64_t c, auto vectors) {
         using V = typename decltype(vectors)::V;
         constexpr int N = decltype(vectors)::N;
         for (int64_t r = first; r < last; ++r) {
@@ -128,7 +89,7 @@ void depth_gradients(const Rows& rows, const T* features, const T* gradient, con
     std::fill(sums_here, sums_here + rows.places * channels, T(0));
     for (int64_t block = number * rows.blocks() / count; block < (number + 1) * rows.blocks() / count; ++block) {
       const int64_t first = block * height, last = std::min(rows.size, first + height);
-      for_channels<T>(channels, [&](int64_t c, auto vectors) {
+      for_channels<T, most>(channels, [&](int64_t c, auto vectors) {
         using V = typename decltype(vectors)::V;
         constexpr int N = decltype(vectors)::N;
         for (int64_t r = first; r < last; ++r) {
