@@ -1,7 +1,7 @@
 """What is compiled for CPUs: neighbour lookups (lookup.cpp), norms (norm.cpp), ReLU (relu.cpp), fingerprints of weights
 (remember.cpp), convolutions (conv/native.cpp, conv/depthwise.cpp).
 
-The machine's C++ compiler builds them once, in a few seconds, into the user's cache folder (`XDG_CACHE_HOME`). A
+The machine's C++ compiler builds them once, in a quarter of a minute, into the user's cache folder (`XDG_CACHE_HOME`). A
 library found there is loaded only if nobody else can write to it and its checksum is right; otherwise it is built
 again. Without a compiler, or with `IMAGE2POINT_NATIVE=0`, torch alone computes the same.
 """
@@ -37,7 +37,7 @@ SOURCES = tuple(
 )
 HEADERS = (Path(__file__).parent / "vectors.h",)
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
-_TIMEOUT = 120
+_TIMEOUT = 300
 """Seconds that the compiler may take."""
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 """Permission of others to write."""
@@ -100,7 +100,8 @@ def _own_folder() -> Path | None:
     except OSError as error:
         reason = str(error)
     logger.warning(
-        "the compiled part of image2point cannot be kept, so every process compiles it (a few seconds): %s", reason
+        "the compiled part of image2point cannot be kept, so every process compiles it (a quarter of a minute): %s",
+        reason,
     )
     return None
 

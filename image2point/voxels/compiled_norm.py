@@ -94,7 +94,8 @@ class _NormActivate(torch.autograd.Function):
         added = torch.empty_like(x) if wanted and bits is not None else None
         data, sums = torch.empty_like(x), torch.empty(2, x.shape[1], dtype=torch.float64)
         given = (0 if bits is None else bits), numbers, data, (0 if added is None else added)
-        call(f"norm_gradient_{NAMES[x.dtype]}", gradient, x, *given, *sums, _PASSES[ctx.activation], *x.shape)
+        passes = _PASSES[ctx.activation] if bits is None else 0
+        call(f"norm_gradient_{NAMES[x.dtype]}", gradient, x, *given, *sums, passes, *x.shape)
         of_weight, of_bias = sums.to(weight.dtype)
         passed = gradient if added is None else added
         return data, of_weight, of_bias, passed if wanted else None, *(None,) * 5

@@ -44,7 +44,7 @@ void moments(const T* x, int64_t rows, int64_t channels, double* mean, double* v
     for (int64_t block = cut.first_block(part); block < cut.first_block(part + 1); ++block) {
       const int64_t start = cut.start(block), end = cut.start(block + 1);
       const auto count = static_cast<double>(end - start);
-      for_channels<T, registers / 4>(channels, [&](int64_t c, auto vectors) {
+      for_channels<T, registers / 8>(channels, [&](int64_t c, auto vectors) {
         using V = typename decltype(vectors)::V;
         constexpr int N = decltype(vectors)::N;
         V own[N] = {}, centred[N] = {};
@@ -91,7 +91,7 @@ inline void pass(const T* gradient, const uint8_t* bits, int64_t size, T* result
   }
 }
 
-enum class Passes { all, above_zero, below_six, by_bits };
+enum class Passes { all, above_zero, below_six };
 
 // What a ReLU makes of y, NaN as it is.
 template <Passes passes, typename V>
@@ -143,10 +143,10 @@ void gradient(const T* given, const T* x, const uint8_t* bits, const T* numbers,
   std::vector<T> of_all(2 * channels);
 #pragma omp parallel num_threads(static_cast<int>(threads))
   {
-    std::vector<T> space(passes == Passes::by_bits ? cut.height * channels : 0);
+    std::vector<T> space(bits ? cut.height * channels : 0);
     // The gradient of a block's rows, by bits what passes of it.
     const auto of_block = [&](int64_t start, int64_t end) -> const T* {
-      if (passes != Passes::by_bits) return given + start * channels;
+      if (!bits) return given + start * channels;
       T* to = added ? added + start * channels : space.data();
       pass(given + start * channels, bits + start * channels / 8, (end - start) * channels, to);
       return to;
@@ -237,8 +237,7 @@ void gradient(const T* given, const T* x, const uint8_t* bits, const T* numbers,
   extern "C" void norm_gradient_##NAME(const T* given, const T* x, const uint8_t* bits, const T* numbers, T* data,   \
                                        T* added, double* of_weight, double* of_bias, int64_t passes, int64_t rows,  \
                                        int64_t channels, int64_t threads) {                                         \
-    const auto of = bits          ? gradient<T, Passes::by_bits>                                                    \
-                    : passes == 1 ? gradient<T, Passes::above_zero>                                                 \
+    const auto of = passes == 1   ? gradient<T, Passes::above_zero>                                                 \
                     : passes == 2 ? gradient<T, Passes::below_six>                                                  \
                                   : gradient<T, Passes::all>;                                                       \
     of(given, x, bits, numbers, data, added, of_weight, of_bias, rows, channels, threads);                          \
