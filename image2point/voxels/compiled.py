@@ -1,8 +1,8 @@
 """What is compiled for CPUs: neighbour lookups (lookup.cpp), norms (norm.cpp), ReLU (relu.cpp), fingerprints of weights
 (remember.cpp), convolutions (conv/native.cpp, conv/depthwise.cpp).
 
-The machine's C++ compiler builds them once, in a quarter of a minute, into the user's cache folder (`XDG_CACHE_HOME`). A
-library found there is loaded only if nobody else can write to it and its checksum is right; otherwise it is built
+The machine's C++ compiler builds them once, in a quarter of a minute, into the user's cache folder (`XDG_CACHE_HOME`).
+A library found there is loaded only if nobody else can write to it and its checksum is right; otherwise it is built
 again. Without a compiler, or with `IMAGE2POINT_NATIVE=0`, torch alone computes the same.
 """
 
