@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "../vectors.h"
 
@@ -123,26 +124,38 @@ extern "C" void count_rows(const int32_t* reads, const int32_t* order, int64_t s
                            int32_t* offsets, int64_t threads) {
   offsets[0] = 0;
 #pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads))
-  for (int64_t r = 0; r < size; ++r)
+  for (int64_t first = 0; first < size; first += height) {
+    const int64_t rows = std::min(height, size - first);
     for (int64_t place = 0; place < places; ++place) {
-      int32_t found = 0;
-      for (int64_t i = 0; i < columns; ++i) found += reads[order[place * columns + i] * size + r] >= 0;
-      offsets[r * places + place + 1] = found;
+      int32_t found[height] = {};
+      for (int64_t i = place * columns; i < (place + 1) * columns; ++i) {
+        const int32_t* of_tap = reads + order[i] * size + first;
+        for (int64_t r = 0; r < rows; ++r) found[r] += of_tap[r] >= 0;
+      }
+      for (int64_t r = 0; r < rows; ++r) offsets[(first + r) * places + place + 1] = found[r];
     }
+  }
   for (int64_t i = 0; i < size * places; ++i) offsets[i + 1] += offsets[i];
 }
 
 // Then their members and taps.
 extern "C" void fill_rows(const int32_t* reads, const int32_t* order, int64_t size, int64_t places, int64_t columns,
                           const int32_t* offsets, int32_t* members, int32_t* taps, int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads))
-  for (int64_t r = 0; r < size; ++r) {
-    int32_t at = offsets[r * places];
-    for (int64_t i = 0; i < places * columns; ++i) {
-      const int32_t found = reads[order[i] * size + r];
-      if (found < 0) continue;
-      members[at] = found;
-      taps[at++] = order[i];
+  const int64_t count = places * columns;
+#pragma omp parallel num_threads(static_cast<int>(threads))
+  {
+    std::vector<int32_t> found(2 * count);  // members and taps of a row
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < size; ++r) {
+      int64_t next = 0;  // which entries there are cannot be foreseen, so none is branched on
+      for (int64_t i = 0; i < count; ++i) {
+        const int32_t read = reads[order[i] * size + r];
+        found[next] = read;
+        found[count + next] = order[i];
+        next += read >= 0;
+      }
+      std::copy_n(&found[0], next, members + offsets[r * places]);
+      std::copy_n(&found[count], next, taps + offsets[r * places]);
     }
   }
 }
