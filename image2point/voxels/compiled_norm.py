@@ -10,29 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from image2point.voxels import relu
 from image2point.voxels.compiled import NAMES, call
 from image2point.voxels.conv.epilogue import CEILINGS
 from image2point.voxels.norm import BatchNorm, norm_gradients
+from image2point.voxels.norm_activate import may_be_one
 
 _PASSES = {"identity": 0, "relu": 1, "relu6": 2}
 
 
 def takes(norm: BatchNorm, rows: Tensor, residual: Tensor | None, activation: str | None) -> bool:
-    """Whether `norm_activate` can run: on a CPU with a compiler, in training, in one process, a norm that has all that
-    norms have. Where it cannot, the modules run one by one, to the same result up to rounding."""
-    if not norm.training or norm.momentum is None or not norm.affine or norm.running_mean is None:
+    """Whether `norm_activate` can run: on a CPU with a compiler, on tensors of one type. Where it cannot, the modules
+    run one by one, to the same result up to rounding."""
+    if not may_be_one(norm, rows, residual, activation) or not relu.is_compiled(rows):
         return False
-    if activation not in _PASSES or len(rows) < 2 or torch.compiler.is_compiling() or not relu.is_compiled(rows):
-        return False
-    if not rows.dtype == norm.weight.dtype == norm.running_mean.dtype:
-        return False
-    if residual is not None and (residual.shape != rows.shape or residual.dtype != rows.dtype):
-        return False
-    return not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    return norm.running_mean is not None and rows.dtype == norm.weight.dtype == norm.running_mean.dtype
 
 
 def norm_activate(rows: Tensor, norm: BatchNorm, residual: Tensor | None, activation: str) -> Tensor:

@@ -17,22 +17,28 @@ from image2point.voxels.norm import BatchNorm, norm_gradients
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def takes(norm: BatchNorm, rows: Tensor, residual: Tensor | None, activation: str | None, engine: str) -> bool:
-    """Whether `norm_activate` can run: in training, in one process, with Triton, a norm that has all that norms have.
-
-    Where it cannot, the modules run one by one, to the same result up to rounding.
-    """
+def may_be_one(norm: BatchNorm, rows: Tensor, residual: Tensor | None, activation: str | None) -> bool:
+    """Whether a norm, a sum and an activation are what one operation can do: in training, in one process, with a norm
+    that has all that norms have."""
     if not norm.training or norm.momentum is None or not norm.affine or norm.running_mean is None:
         return False
-    if engine != "triton" and not (engine == "auto" and rows.is_cuda):
-        return False
-    if activation not in ("identity", *CEILINGS) or rows.dtype not in _TYPES or len(rows) < 2:
-        return False
-    if norm.weight.dtype not in _TYPES or norm.running_mean.dtype != torch.float32 or torch.compiler.is_compiling():
+    if activation not in ("identity", *CEILINGS) or len(rows) < 2 or torch.compiler.is_compiling():
         return False
     if residual is not None and (residual.shape != rows.shape or residual.dtype != rows.dtype):
         return False
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    return not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+
+
+def takes(norm: BatchNorm, rows: Tensor, residual: Tensor | None, activation: str | None, engine: str) -> bool:
+    """Whether `norm_activate` can run.
+
+    Where it cannot, the modules run one by one, to the same result up to rounding.
+    """
+    if engine != "triton" and not (engine == "auto" and rows.is_cuda):
+        return False
+    if not may_be_one(norm, rows, residual, activation) or rows.dtype not in _TYPES:
+        return False
+    if norm.weight.dtype not in _TYPES or norm.running_mean is None or norm.running_mean.dtype != torch.float32:
         return False
     return unavailable("triton", rows.device) is None
 

@@ -13,7 +13,7 @@
 namespace {
 
 constexpr int most = registers / 4;  // so many vectors of three kinds fit into the registers
-constexpr int64_t height = 256;  // rows of a block: what they read stays in the cache while channels come by
+constexpr int64_t height = 256;      // rows of a block: what they read stays in the cache while channels come by
 
 // What rows read: that of place k of row r is offsets[r · places + k] up to the next one.
 struct Rows {
@@ -94,8 +94,7 @@ void depth_gradients(const Rows& rows, const T* features, const T* gradient, con
         using V = typename decltype(vectors)::V;
         constexpr int N = decltype(vectors)::N;
         for (int64_t r = first; r < last; ++r) {
-          V total[N] = {}, own[N];
-          std::memcpy(own, features + r * channels + c, sizeof(own));
+          V total[N] = {};
           for (int64_t place = 0; place < rows.places; ++place) {
             const int32_t* offset = rows.offsets + r * rows.places + place;
             if (offset[0] == offset[1]) continue;
@@ -106,8 +105,7 @@ void depth_gradients(const Rows& rows, const T* features, const T* gradient, con
             }
             add_products<N>(total, sum, weights + place * channels + c);
             T* line = sums_here + place * channels + c;
-            const T* mine = features + r * channels + c;
-            add_products<N>(reinterpret_cast<V*>(line), sum, mine);
+            add_products<N>(reinterpret_cast<V*>(line), sum, features + r * channels + c);
           }
           std::memcpy(data + r * channels + c, total, sizeof(total));
         }
