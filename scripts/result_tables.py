@@ -131,7 +131,7 @@ def full_modelnet40() -> str:
             mean_in_percent(runs, "test_accuracy"),
             of_each_seed(runs, "test_accuracy"),
             ", ".join(f"{row['chosen_lr']:g}" for row in runs),
-            ", ".join(f"{100 * best[2]:.1f} ({best[0]})" for row in runs for best in [_best(row)]),
+            ", ".join(f"{100 * best[2]:.2f} ({best[0]})" for row in runs for best in [_best(row)]),
             *("; ".join(_first(row, mark) for row in runs) for mark in marks),
             mean_of(runs, "seconds_per_step", 2),
         ]

@@ -149,7 +149,7 @@ def test_how_soon_an_arm_is_right_stands_beside_its_score(monkeypatch: pytest.Mo
     ]  # fmt: skip
     monkeypatch.setattr(tables, "stored", lambda name: rows if name == "full_modelnet40" else [])
     line = [cell.strip() for cell in tables.full_modelnet40().splitlines()[2].split("|")[1:-1]]
-    assert line[2:4] == ["1,000", "100"] and line[5:8] == ["1: 81.0, 2: 82.0", "0.1, 0.1", "86.0 (2), 60.0 (1)"]
+    assert line[2:4] == ["1,000", "100"] and line[5:8] == ["1: 81.0, 2: 82.0", "0.1, 0.1", "86.00 (2), 60.00 (1)"]
     assert line[8:12] == [
         "1 (10 s); not reached",
         "2 (1,020 s); not reached",
