@@ -32,8 +32,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 def learning(data: Path, *overrides: str) -> Config:
-    """The best of its three epochs is the second."""
-    return separable(data, "seed=1", "training.schedule=constant", "training.lr=0.3", *overrides)
+    """The best of its three epochs is the second, by a margin that rounding does not take away."""
+    return separable(data, "seed=3", "training.schedule=constant", "training.lr=0.3", *overrides)
 
 
 def test_the_best_epoch_is_in_the_middle(whole: Path) -> None:
