@@ -129,6 +129,7 @@ def row_of(run: Record) -> dict[str, Any]:
         **({"per_class": summary.per_class} if summary.task == "segmentation" else {}),
         **measured,
         **corrected,
+        **({"commit": found} if (found := summary.environment.get("commit")) else {}),
         "learnt": not any("nothing was learnt" in warning for warning in summary.warnings),
         "seconds": round(summary.seconds.total),
         "seconds_per_step": summary.seconds_per_step,

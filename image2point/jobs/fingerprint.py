@@ -27,8 +27,8 @@ READ_WHOLE = 2 * 2**30
 OF_COPY = "copy "
 """What `stat` begins with where the data are at a URL."""
 
-ROUNDING = ("image2point", "torch", "device", "processes", "threads")
-"""What results depend on in the last digits."""
+DECIDES = ("image2point", "commit", "torch", "device", "processes", "threads")
+"""What of the environment results depend on: on the code wholly, on the rest in the last digits."""
 
 
 def take_fingerprint(splits: Splits, root: str | Path | None, fabric: Fabric) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def store_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
 
 
 def compare_fingerprint(run: Run, now: Mapping[str, Any]) -> list[str]:
-    """Compare with what the run was begun with; returns warnings about what may change results in the last digits.
+    """Compare with what the run was begun with; returns warnings about what of the environment may change results.
 
     Raises InputError where the data changed. A run that stored nothing, as earlier versions did, is not compared.
     """
@@ -81,11 +81,11 @@ def compare_fingerprint(run: Run, now: Mapping[str, Any]) -> list[str]:
             f"the data of {run.path} changed since it was begun: its {what} are not the same, so it cannot be resumed "
             "to the same result; restore the data, or start again with --overwrite"
         )
+    began, goes_on = before["environment"], now["environment"]
     return [
-        f"{name} changed since the run was begun, {before['environment'].get(name)} -> {now['environment'].get(name)}: "
-        "results may differ in rounding"
-        for name in ROUNDING
-        if before["environment"].get(name) != now["environment"].get(name)
+        f"{name} changed since the run was begun, {began[name]} -> {goes_on[name]}: results may differ"
+        for name in DECIDES
+        if name in began and began[name] != goes_on[name]
     ]
 
 

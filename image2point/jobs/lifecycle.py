@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -105,6 +107,7 @@ def environment(fabric: Fabric) -> dict[str, Any]:
     on_gpu = fabric.device.type == "cuda"
     return {
         "image2point": image2point.__version__,
+        "commit": commit_of(Path(image2point.__file__)),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
@@ -112,3 +115,21 @@ def environment(fabric: Fabric) -> dict[str, Any]:
         "processes": fabric.world_size,
         "threads": torch.get_num_threads(),
     }
+
+
+def commit_of(file: Path) -> str | None:
+    """The commit of the checkout that keeps a file, `+changes` behind it where tracked files differ from that commit.
+
+    None where no checkout keeps it, as in an installed package, even one that lies in a folder of a checkout, and
+    where there is no git.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=file.parent, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)
+        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from tiny_runs import rows, run_transfer, tiny
 
 from image2point.errors import InputError
+from image2point.jobs.lifecycle import commit_of
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
 
@@ -61,9 +64,38 @@ def test_other_threads_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         run_transfer(tiny("training.epochs=1"), tmp_path)
     stored = json.loads((tmp_path / "tiny/fingerprint.json").read_text())
     stored["environment"]["threads"] = 64
+    del stored["environment"]["commit"]  # as earlier versions wrote it
     (tmp_path / "tiny/fingerprint.json").write_text(json.dumps(stored))
     run_transfer(tiny("training.epochs=1"), tmp_path, resume=True)
-    assert "warning: threads changed since the run was begun, 64 -> 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "warning: threads changed since the run was begun, 64 -> 1: results may differ" in said
+    assert "commit" not in said
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_the_commit_is_that_of_the_checkout_that_keeps_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        named = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", *named, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    kept, installed = tmp_path / "code/kept.py", tmp_path / ".venv/installed.py"
+    for file in (kept, installed):
+        file.parent.mkdir()
+        file.write_text("1\n")
+    assert commit_of(kept) is None
+    git("init")
+    git("add", "code")
+    git("commit", "-m", "one")
+    git("tag", "v1")
+    assert commit_of(kept) == git("rev-parse", "HEAD")
+    assert commit_of(installed) is None
+    kept.write_text("2\n")
+    assert commit_of(kept) == git("rev-parse", "HEAD") + "+changes"
+    monkeypatch.setenv("PATH", "")
+    assert commit_of(kept) is None
 
 
 def test_the_page_is_written_before_the_run_counts_as_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
