@@ -193,10 +193,10 @@ def lift(
         raise InputError("--clouds and --images say what to check with: give --check too")
     network, said = make_network(settings, classes), ""
     if policy != "none":
+        from image2point.finetune import freeze
         from image2point.jobs import block_choice
 
-        network, counts = block_choice.apply(network, policy)
-        said = block_choice.told(policy, network, counts)
+        said = block_choice.told(policy, network, freeze(network, policy))
     lifting = network.lifting
     if as_json:
         print(json.dumps(lifting.to_dict()))

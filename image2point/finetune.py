@@ -1,7 +1,7 @@
 """Which parameters and statistics may move: policies over the roles that a lifting recorded, and one block at most.
 
 `layer:NAME` is the layer fine-tuning of Li et al. 2024 for a lifted network, whose stem is new and so trains as well:
-stem, head, and the block NAME with its norms. `scl:NAME` trains the same parameters of a network that has a skip
+stem, head, and the block NAME with its norms. `scl:NAME` trains the same parameters of a network that gets a skip
 connection from that block to the features before the head (`lifting.skip`).
 """
 
@@ -19,6 +19,7 @@ from image2point.errors import InputError, listed
 from image2point.lifting.additions import added
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.observe import body_blocks
+from image2point.lifting.skip import add_skip
 from image2point.roles import ADDITIONS, DECODER, ROLES, Policy, addition_kind, read_policy
 
 logger = logging.getLogger("image2point")
@@ -105,7 +106,7 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
 
 
 def add_parameters(net: LiftedNetwork, policy: str) -> None:
-    """Add what a policy adds to the layers of a network, in place; what is there already stays, with its values.
+    """Add what a policy adds to a network, in place; what is there already stays, with its values.
 
     Raises:
         InputError: as `freeze` does.
@@ -117,6 +118,8 @@ def add_parameters(net: LiftedNetwork, policy: str) -> None:
     [1.0, 1.0, 1.0]
     """
     rules, block = _rules(net, policy)
+    if rules.skip and net.lifting.skip != block:
+        add_skip(net, block)
     for addition in rules.additions:
         net._add(addition, block)
 

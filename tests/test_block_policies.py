@@ -80,8 +80,9 @@ def test_a_skip_adds_the_block_to_the_features() -> None:
 
 def test_gradients_reach_the_block_through_the_skip_alone() -> None:
     """With everything after the block made constant, the block still learns."""
-    net = add_skip(network(), "layer2.0")
-    i2p.freeze(net, "scl:layer2.0")
+    net = network()
+    i2p.freeze(net, "scl:layer2.0")  # adds the skip
+    i2p.freeze(net, "scl:layer2.0")  # and finds it there
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.startswith(("layer3", "layer4")):
@@ -96,6 +97,10 @@ def test_skips_that_cannot_be_are_named() -> None:
         add_skip(network(), "layer9.0")
     wide = i2p.lift("test_resnet", weights="random", num_classes=3)
     add_skip(wide, "layer3.0")  # 192 channels, 96 features
+    with pytest.raises(
+        InputError, match=r"has a skip connection from layer3\.0 to the features already.*none from layer1\.0"
+    ):
+        i2p.freeze(wide, "scl:layer1.0")
     with pytest.raises(InputError, match="at most as many channels as there are features, 96; this one has 192"):
         wide(voxels())
 

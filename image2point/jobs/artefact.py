@@ -20,6 +20,7 @@ from image2point.datasets.features import feature_width
 from image2point.datasets.registry import is_centred
 from image2point.decoders import segmenter, site_head
 from image2point.errors import InputError, one_line
+from image2point.finetune import add_parameters
 from image2point.inference.usage import Usage, usage_of
 from image2point.lifting import LiftedNetwork, Lifting, Options, lift
 from image2point.lifting.additions import untie
@@ -114,13 +115,15 @@ def filled(network: LiftedNetwork, tensors: dict[str, Tensor], where: str) -> Li
 
 
 def _of_run(run: Run) -> LiftedNetwork:
-    from image2point.jobs.block_choice import resolved, with_skip
+    from image2point.jobs.block_choice import resolved
 
     classes, summary = run.read_classes(), run.read_summary()
     config = configuration.load_config(run.config)
     lifting, policy = recorded(run), resolved(config, run)
     tensors, digest = read_tensors(run.weights)
-    network = filled(with_skip(again(lifting), policy), tensors, f"{run.weights} and {run.lifting}")
+    network = again(lifting)
+    add_parameters(network, policy)  # earlier versions kept no skip in the record
+    filled(network, tensors, f"{run.weights} and {run.lifting}")
     network._lifting = replace(lifting, skip=network.lifting.skip)
     final = summary.get("final")
     told = final.items() if isinstance(final, dict) else ()

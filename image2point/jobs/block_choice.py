@@ -25,9 +25,8 @@ from image2point.datasets import Splits
 from image2point.datasets.recipe import Recipe
 from image2point.errors import InputError
 from image2point.finetune import Counts, blocks_of, freeze, trained
-from image2point.lifting.skip import add_skip
 from image2point.report.numbers import UNDEFINED, beside_null, share
-from image2point.roles import BLOCK_POLICIES, read_policy
+from image2point.roles import BLOCK_POLICIES
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.training import measure
@@ -46,18 +45,6 @@ def resolved(config: Config, run: Run) -> str:
     """The policy with `auto` replaced by what the run chose."""
     policy = config.finetune.policy
     return f"{policy.partition(':')[0]}:{run.read_choice()['block']}" if policy.endswith(":auto") else policy
-
-
-def with_skip(network: LiftedNetwork, policy: str) -> LiftedNetwork:
-    """The network with the skip connection of `scl:NAME`; as it is under every other policy."""
-    rules = read_policy(policy)
-    return add_skip(network, rules.block) if rules.skip and not network.lifting.skip else network
-
-
-def apply(network: LiftedNetwork, policy: str) -> tuple[LiftedNetwork, Counts]:
-    """The network that a policy trains, with all else frozen, and how much that leaves."""
-    network = with_skip(network, policy)
-    return network, freeze(network, policy)
 
 
 def told(policy: str, network: LiftedNetwork, counts: Counts) -> str:
@@ -139,7 +126,8 @@ def _nc1_and_null(
         }
     )
     short = config.model_copy(update={"training": training})
-    probe, _ = apply(copy.deepcopy(network), policy)
+    probe = copy.deepcopy(network)
+    freeze(probe, policy)
     task = TASKS[config.task].for_run(config, splits)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(fabric, task, probe, splits, recipe, short, Run(Path(folder)), stop)

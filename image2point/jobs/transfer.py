@@ -15,7 +15,7 @@ from image2point.datasets.recipe import Recipe, prepare
 from image2point.datasets.registry import is_centred
 from image2point.datasets.splits import short_names
 from image2point.datasets.voxel_size import doubt
-from image2point.finetune import count, count_by_role
+from image2point.finetune import count, count_by_role, freeze
 from image2point.jobs import block_choice, lifecycle, lr_choice, teaching
 from image2point.jobs.fingerprint import compare_fingerprint, store_fingerprint, take_fingerprint
 from image2point.jobs.ingredients import (
@@ -84,7 +84,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
     if open_choice:
         block_choice.check(config, fabric, network)
     else:
-        network, counts = block_choice.apply(network, block_choice.resolved(config, run))
+        counts = freeze(network, block_choice.resolved(config, run))
         parameter_groups(network, config.training)  # what cannot be grouped is found now
     said = None if teacher is None or rows is None else teaching.ask(config, splits, teacher, rows, fabric)
     del teacher  # its memory is the run's now
@@ -96,7 +96,7 @@ def run_transfer(config: Config, folder: Path = Path("runs"), resume: bool = Fal
             splits, lesson = teaching.teach(config, splits, said, rows, run, fabric)
         if open_choice:
             block_choice.choose(config, run, fabric, network, splits, recipe, stop)
-            network, counts = block_choice.apply(network, block_choice.resolved(config, run))
+            counts = freeze(network, block_choice.resolved(config, run))
         if judges is not None and stands != "checkpoint":
             lr_choice.choose(config, run, fabric, network, splits, judges, recipe, stop)
         settings = lr_choice.resolved(config, run)

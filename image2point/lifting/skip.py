@@ -29,8 +29,13 @@ def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
     It adds no parameter. A block that holds the features, such as a head, is no module of its own afterwards.
 
     Raises:
-        InputError: where the network has no such block, or no features before a classifier.
+        InputError: where the network has no such block, no features before a classifier, or a skip already.
     """
+    if net._lifting.skip:
+        raise InputError(
+            f"{net._lifting.network} has a skip connection from {net._lifting.skip} to the features already, and can "
+            f"have none from {block}; lift it again"
+        )
     nodes = layer_nodes(net._graph)
     if block not in nodes or block == FEATURES:
         raise InputError(f"{net._lifting.network} has no block {block!r}; it has {', '.join(net.block_names()[:-1])}")
