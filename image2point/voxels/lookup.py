@@ -1,4 +1,4 @@
-"""Which input voxel an output voxel reads through each tap of a window.
+"""Which input voxel an output voxel reads through each tap of a window, and which output voxel reads an input voxel.
 
 On a CPU with a compiler, one pass over the sorted voxels finds them (lookup.cpp). Elsewhere, a dense table of all cells
 is used if the box around the batch is small, and otherwise binary search among the voxels of the same column
@@ -30,7 +30,8 @@ def look_up(sites: Sites, targets: Sites, window: Window) -> Tensor:
     if sites.device.type == "cpu" and library() is not None:
         reads = torch.empty(window.taps, len(targets), dtype=torch.int32)
         fine, coarse = sites.coordinates.contiguous(), targets.coordinates.contiguous()
-        numbers = *window.kernel, window.stride, *window.padding, window.dilation
+        mirrored = targets is sites and window.is_centred()
+        numbers = *window.kernel, window.stride, *window.padding, window.dilation, int(mirrored)
         call("look_up", fine, len(fine), coarse, len(coarse), *numbers, reads)
         return reads
     # Every place that any target may read lies in this box, so that none needs to be tested.
@@ -41,6 +42,19 @@ def look_up(sites: Sites, targets: Sites, window: Window) -> Tensor:
     extent = [high + reach - low + 1 for high, reach, low in zip(upper, far, origin, strict=True)]
     find = _direct if sites.batch_size * extent[0] * extent[1] * extent[2] <= _DIRECT_CELLS else _search
     return find(sites, targets, window, origin, extent)
+
+
+def read_by(reads: Tensor, sources: int) -> Tensor:
+    """Which target reads each source through each tap, −1 where none does: int32 [taps, targets] → [taps, sources]."""
+    if reads.device.type == "cpu" and library() is not None:
+        reverse = torch.empty(len(reads), sources, dtype=torch.int32)
+        call("read_by", reads.contiguous(), *reads.shape, sources, reverse)
+        return reverse
+    # What reads nothing is written to a row past the last, so that no device has to be asked how much there is.
+    reverse = torch.full((len(reads), sources + 1), -1, dtype=torch.int32, device=reads.device)
+    target = torch.arange(reads.shape[1], dtype=torch.int32, device=reads.device)
+    source = torch.where(reads >= 0, reads, sources).long()
+    return reverse.scatter_(1, source, target.expand_as(source))[:, :sources]
 
 
 def _direct(sites: Sites, targets: Sites, window: Window, origin: list[int], extent: list[int]) -> Tensor:

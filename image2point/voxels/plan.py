@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from image2point.voxels.errors import VoxelError
-from image2point.voxels.lookup import look_up
+from image2point.voxels.lookup import look_up, read_by
 from image2point.voxels.sites import Sites
 from image2point.voxels.window import Window
 
@@ -80,11 +80,7 @@ class NeighbourTable:
     def _read_by(self) -> Tensor:
         if self.submanifold:
             return self.reads.flip(0)
-        # What reads nothing is written to a row past the last, so that no device has to be asked how much there is.
-        reverse = torch.full((len(self.reads), self.sources + 1), -1, dtype=torch.int32, device=self.reads.device)
-        target = torch.arange(self.targets, dtype=torch.int32, device=self.reads.device)
-        source = torch.where(self.reads >= 0, self.reads, self.sources).long()
-        return reverse.scatter_(1, source, target.expand_as(source))[:, : self.sources]
+        return read_by(self.reads, self.sources)
 
     @property
     def pairs(self) -> Pairs:

@@ -22,6 +22,7 @@ WINDOWS = {
     "strided": Window((3, 3, 3), 2, (1, 1, 1)),
     "even": Window((4, 2, 4), 2, (1, 0, 1)),
     "dilated": Window((3, 3, 3), 1, (2, 2, 2), 2),
+    "even, dilated": Window((2, 2, 2), 1, (1, 1, 1), 2),
     "off centre": Window((3, 3, 3), 1, (0, 1, 2)),
     "point, strided": Window((1, 1, 1), 2, (0, 0, 0)),
     "wide": Window((5, 5, 5), 3, (2, 2, 2)),
@@ -135,7 +136,11 @@ def test_all_ways_to_look_up_agree(window: Window, shift: int, monkeypatch: pyte
     sites = Sites.of(sites.coordinates + torch.tensor([0, shift, shift, shift], dtype=torch.int32))
     targets = sites.coarsen(window.stride)
     walked = lookup.look_up(sites, targets, window)
+    backward = lookup.read_by(walked, len(sites))
     monkeypatch.setattr(lookup, "library", lambda: None)
+    assert torch.equal(lookup.read_by(walked, len(sites)), backward)
+    tap, target = (walked >= 0).nonzero(as_tuple=True)
+    assert torch.equal(backward[tap, walked[tap, target]].long(), target) and int((backward >= 0).sum()) == len(tap)
     direct = lookup.look_up(sites, targets, window)
     monkeypatch.setattr(lookup, "_DIRECT_CELLS", 0)
     assert torch.equal(lookup.look_up(sites, targets, window), direct) and torch.equal(walked, direct)
