@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError, listed
-from image2point.lifting.additions import added
+from image2point.lifting.additions import added, check
 from image2point.lifting.network import LiftedNetwork
 from image2point.lifting.observe import body_blocks
 from image2point.lifting.skip import add_skip
@@ -93,6 +93,10 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
             held.add(name)
     net.hold_in_eval(held)
     net._policy = policy
+    if policy.startswith("io+norm") and "norm" not in trained(net):
+        logger.warning(
+            "policy %s: the norms of %s have no parameters, so none of them trains", policy, net.lifting.network
+        )
     fresh = {record.role for record in net.lifting.parameters if record.origin == "fresh"}
     if policy == "head" and "input" in fresh:
         logger.warning(
@@ -109,7 +113,7 @@ def add_parameters(net: LiftedNetwork, policy: str) -> None:
     """Add what a policy adds to a network, in place; what is there already stays, with its values.
 
     Raises:
-        InputError: as `freeze` does.
+        InputError: as `freeze` does, and then nothing was added.
 
     >>> import image2point as i2p
     >>> net = i2p.lift("test_resnet", weights="random", num_classes=4)
@@ -118,6 +122,8 @@ def add_parameters(net: LiftedNetwork, policy: str) -> None:
     [1.0, 1.0, 1.0]
     """
     rules, block = _rules(net, policy)
+    for addition in rules.additions:
+        check(net, addition, block)
     if rules.skip and net.lifting.skip != block:
         add_skip(net, block)
     for addition in rules.additions:
@@ -193,8 +199,10 @@ def _rules(net: LiftedNetwork, policy: str) -> tuple[Policy, str]:
             f"policy {policy}: scl: connects a block to the one feature vector of a cloud, and this network has a "
             f"decoder that scores voxels; layer:{block} trains the same block"
         )
-    if block and not any(_inside(record.name, block) for record in net.lifting.parameters):
-        raise InputError(f"policy {policy}: no parameter lies in {block!r}; blocks are {', '.join(blocks_of(net))}")
+    within = {record.role for record in net.lifting.parameters if _inside(record.name, block)}
+    if block and not within & {"body", "norm"}:
+        problem = f"{block} trains under io already" if within else f"no parameter lies in {block!r}"
+        raise InputError(f"policy {policy}: {problem}; blocks are {', '.join(blocks_of(net))}")
     return rules, block
 
 

@@ -93,9 +93,17 @@ def test_gradients_reach_the_block_through_the_skip_alone() -> None:
 
 
 def test_skips_that_cannot_be_are_named() -> None:
-    with pytest.raises(InputError, match=r"no block 'layer9\.0'; it has conv1, layer1\.0"):
+    with pytest.raises(InputError, match=r"no block 'layer9\.0' before its features; it has conv1, layer1\.0"):
         add_skip(network(), "layer9.0")
     wide = i2p.lift("test_resnet", weights="random", num_classes=3)
+    with pytest.raises(InputError, match=r"no block 'fc' before its features; it has conv1.*layer4\.0$"):
+        add_skip(wide, "fc")
+    with pytest.raises(InputError, match=r"policy scl:conv1: conv1 trains under io already; blocks are layer1\.0"):
+        i2p.freeze(wide, "scl:conv1")
+    for policy in ("layer:fc", "layer:conv1"):
+        with pytest.raises(InputError, match="trains under io already"):
+            i2p.freeze(wide, policy)
+    assert not wide.lifting.skip and wide(voxels()).shape == (3, 3)
     add_skip(wide, "layer3.0")  # 192 channels, 96 features
     with pytest.raises(
         InputError, match=r"has a skip connection from layer3\.0 to the features already.*none from layer1\.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -255,3 +256,13 @@ def test_roles_that_are_given_count_more_than_the_record() -> None:
 def test_a_wrapped_network() -> None:
     with pytest.raises(i2p.InputError, match=r"found DataParallel \(call it on the lifted network inside"):
         i2p.freeze(nn.DataParallel(network()), "io")
+
+
+@pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm2d(8, affine=False)], ids=["none", "bare"])
+def test_it_is_said_where_no_norm_can_train(norm: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture) -> None:
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), norm(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    net = i2p.lift(nn.Sequential(*layers, nn.Linear(8, 4)), num_classes=4)
+    i2p.freeze(net, "io+stats")
+    assert not caplog.records
+    i2p.freeze(net, "io+norm+ssf")
+    assert "policy io+norm+ssf: the norms of Sequential have no parameters" in caplog.text

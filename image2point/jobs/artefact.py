@@ -23,7 +23,7 @@ from image2point.errors import InputError, one_line
 from image2point.finetune import add_parameters
 from image2point.inference.usage import Usage, usage_of
 from image2point.lifting import LiftedNetwork, Lifting, Options, lift
-from image2point.lifting.additions import untie
+from image2point.lifting.additions import as_folded
 from image2point.lifting.artefact import CONTENT, Facts, lifting_of, read, read_tensors
 from image2point.lifting.heads import fresh_head
 from image2point.lifting.hub import fetch
@@ -93,7 +93,7 @@ def again(lifting: Lifting, network: nn.Module | None = None) -> LiftedNetwork:
         made = make(lifting.network if network is None else network, **options)
     except (RuntimeError, MemoryError) as error:  # a stranger's numbers may ask for any memory
         raise InputError(f"the network that was recorded cannot be made: {one_line(error, 300)}") from None
-    untie(made, lifting)
+    as_folded(made, lifting)
     for addition, block in lifting.additions:
         made._add(addition, block)
     return add_skip(made, lifting.skip) if lifting.skip else made

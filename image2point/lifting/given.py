@@ -52,7 +52,21 @@ def given_network(network: object, seed: int) -> tuple[str, nn.Module]:
         raise LiftError(f"{type(inner).__name__} is compiled by torch.jit; give the network it was made from")
     is_meta = any(parameter.is_meta for parameter in inner.parameters())  # shapes alone, no values
     private = folded(_copied(inner))
+    for names in _tied(private):
+        logger.warning(
+            "%s: %s are one tensor in the 2D network; in 3D each is one of its own, and they train apart",
+            type(inner).__name__, " and ".join(names),
+        )  # fmt: skip
     return type(inner).__name__, private if is_meta else private.cpu()
+
+
+def _tied(network: nn.Module) -> list[list[str]]:
+    """Names of parameters that are the same tensor in different layers; a layer that is called twice is one layer."""
+    names: dict[int, list[str]] = {}
+    for path, module in network.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            names.setdefault(id(parameter), []).append(f"{path}.{leaf}")
+    return [tied for tied in names.values() if len(tied) > 1]
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -29,7 +29,8 @@ def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
     It adds no parameter. A block that holds the features, such as a head, is no module of its own afterwards.
 
     Raises:
-        InputError: where the network has no such block, no features before a classifier, or a skip already.
+        InputError: where the network has no such block before its features, no features before a classifier, or a skip
+            already.
     """
     if net._lifting.skip:
         raise InputError(
@@ -37,11 +38,15 @@ def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
             f"have none from {block}; lift it again"
         )
     nodes = layer_nodes(net._graph)
-    if block not in nodes or block == FEATURES:
-        raise InputError(f"{net._lifting.network} has no block {block!r}; it has {', '.join(net.block_names()[:-1])}")
     if FEATURES not in nodes or net._lifting.decoder:
         raise InputError(f"{net._lifting.network} has no global pooling, and so no features to which a skip could lead")
-    features, source = nodes[FEATURES], nodes[block]
+    features, source = nodes[FEATURES], nodes.get(block)
+    order = {node: place for place, node in enumerate(net._graph.nodes)}
+    if source is None or order[source] >= order[features]:
+        there = [name for name in net.block_names() if order[nodes[name]] < order[features]]
+        raise InputError(
+            f"{net._lifting.network} has no block {block!r} before its features; it has {', '.join(there)}"
+        )
     with net._graph.inserting_after(features):
         joined = net._graph.call_function(joined_features, (features, source))
     features.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)

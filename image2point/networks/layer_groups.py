@@ -23,11 +23,11 @@ def layer_numbers(architecture: str, names: Iterable[str]) -> dict[str, int]:
     {'conv1.0.weight': 0, 'layer1.0.conv1.weight': 1, 'layer2.0.bn1.bias': 2, 'fc.weight': 3}
     """
     if not has_architecture(architecture):
-        raise _unknown(f"timm has no network {architecture}, by whose layers the learning rate could decay")
+        raise unknown(f"timm has no network {architecture}, by whose layers the learning rate could decay")
     timm = load_timm()
     with torch.device("meta"):
         network = timm.create_model(architecture.split(".")[0], pretrained=False)
-    silent = _unknown(f"timm does not say in which order the layers of {architecture} follow each other")
+    silent = unknown(f"timm does not say in which order the layers of {architecture} follow each other")
     if not hasattr(network, "group_matcher"):
         raise silent
     try:
@@ -38,7 +38,7 @@ def layer_numbers(architecture: str, names: Iterable[str]) -> dict[str, int]:
     return {str(name): int(number) for name, number in numbers.items()}
 
 
-def _unknown(problem: str) -> InputError:
+def unknown(problem: str) -> InputError:
     return InputError(f"training.layer_decay: {problem}; leave it out, or use training.lr_by_role")
 
 

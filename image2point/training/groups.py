@@ -9,7 +9,7 @@ from image2point.errors import InputError
 from image2point.finetune import kinds
 from image2point.lifting import LiftedNetwork
 from image2point.networks.interface import Network
-from image2point.networks.layer_groups import layer_numbers
+from image2point.networks.layer_groups import layer_numbers, unknown
 from image2point.training.anchor import begun
 
 
@@ -53,6 +53,10 @@ def parameter_groups(network: Network, training: Training) -> list[dict[str, Any
         )
     if training.layer_decay != 1:
         assert isinstance(network, LiftedNetwork)
+        if network._lifting.weights.source == "module":  # whose class may have the name of a network of timm's
+            raise unknown(
+                f"{network._lifting.network} was lifted from a module, in which the layers have no known order"
+            )
         numbers = layer_numbers(network._lifting.network, (name for name, _ in network.named_parameters()))
     last = max(numbers.values(), default=0)
     groups: dict[tuple[float, float], list[Any]] = {}

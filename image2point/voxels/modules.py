@@ -58,6 +58,7 @@ class VoxelConv(nn.Module):
         lora_up, lora_down, lora_fill: where `set_low_rank` was called.
     """
 
+    bias: nn.Parameter | None
     lora_up: nn.Parameter
     lora_down: nn.Parameter
     lora_fill: Tensor
@@ -87,7 +88,7 @@ class VoxelConv(nn.Module):
         self.window = Window(kernel_size, stride, padding, dilation)
         self.groups, self.axis, self.depth_padding, self.engine = groups, axis, depth_padding, engine
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel_size))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_channels)) if bias else None)
         self._remembered = Remembered()
         if not self.weight.is_meta:  # there, nothing is drawn, and it would take long
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")

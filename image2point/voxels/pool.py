@@ -91,7 +91,10 @@ class AvgPool(nn.Module):
 
     def _total(self, grid: Tensor) -> Tensor:
         window = self.window
-        mean = F.avg_pool3d(frame(grid, window), window.kernel, window.stride)
+        framed = frame(grid, window)
+        if grid.device.type == "cpu" and grid.dtype in (torch.float16, torch.bfloat16):  # torch has no such mean there
+            framed = framed.float()
+        mean = F.avg_pool3d(framed, window.kernel, window.stride).to(grid.dtype)
         return mean * window.taps  # not divisor_override=1, which the exporter to ONNX leaves out
 
     def extra_repr(self) -> str:

@@ -447,6 +447,64 @@ def test_what_was_folded_from_kernels_that_stayed_2d_is_saved_and_loaded(tmp_pat
     i2p.freeze(again, "io+lora:2")
 
 
+class PreActivation(nn.Module):
+    """Convolutions without a bias that no norm reads alone, and norms with and without parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv1, self.bare = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8, affine=False)
+        self.conv2, self.head = nn.Conv2d(8, 8, 1, bias=False), nn.Linear(8, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.conv1(self.norm(x).relu())
+        return self.head((x + self.conv2(self.bare(x).relu())).mean((2, 3)))
+
+
+@pytest.mark.parametrize("rule", ["repeat", "tied"])
+def test_shifts_of_layers_without_a_bias_are_folded_exported_saved_and_loaded(tmp_path: Path, rule: str) -> None:
+    net, x = i2p.lift(PreActivation(), num_classes=4, rule=rule), clouds()
+    i2p.freeze(net, "io+ssf")
+    train(net, x)
+    for name in added(net):
+        nn.init.normal_(net.get_parameter(name), 1.0, 0.5, generator=torch.Generator().manual_seed(2))
+    folded = net.fold()
+    fresh = {record.name for record in folded.lifting.parameters} - {name for name, _ in net.named_parameters()}
+    assert {"conv1.bias", "conv2.bias"} <= fresh
+    again = i2p.load(folded.save(tmp_path / "net", voxel_size=0.12), network=PreActivation())
+    example = x.dense()
+    program = torch.export.load(i2p.export(folded, example, tmp_path / "net.pt2")).module()
+    with torch.no_grad():
+        assert relative(folded(x), net(x)) < 1e-5
+        assert torch.equal(again(x), folded(x)) and again.lifting == folded.lifting
+        assert relative(program(example.grid, example.mask), net(x)) < 1e-5
+
+
+def test_what_is_refused_leaves_no_trace() -> None:
+    net, x = network(), clouds()
+    i2p.freeze(net, "io+adapter:2")
+    trains = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    record = net.lifting
+    for policy in ("io+depth+lora:2+ssf+adapter:3", "scl:layer2.0+ssf+adapter:3"):
+        with pytest.raises(i2p.InputError, match="has an adapter of 2 channels already"):
+            i2p.freeze(net, policy)
+    assert {name: parameter.requires_grad for name, parameter in net.named_parameters()} == trains
+    assert net.lifting == record and torch.isfinite(net.eval()(x)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_adapters_of_a_network_of_half_precision(dtype: torch.dtype) -> None:
+    """Its shortcuts take means, of which torch has none of these types on a CPU."""
+    net, x = i2p.lift("test_resnet", weights="random", num_classes=4).eval(), clouds().dense()
+    with torch.no_grad():
+        expected = net(x)
+        net.to(dtype)
+        i2p.freeze(net, "io+adapter:2")
+        found = net(i2p.DenseVoxels(x.grid.to(dtype), x.mask))
+    assert found.dtype == dtype and relative(found.float(), expected) < 0.05
+
+
 def test_kernels_that_stay_2d_make_the_same_blocks() -> None:
     for options in ({}, {"control": "scratch"}):
         tied, repeated = (network(rule=rule, **options) for rule in ("tied", "repeat"))

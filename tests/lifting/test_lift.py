@@ -480,6 +480,24 @@ def test_copies_and_state_dicts() -> None:
         assert torch.equal(twin(x), net(x))
 
 
+class Tied(nn.Module):
+    """Two layers with one kernel, and a layer that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = (nn.Conv2d(8 if i else 3, 8, 3, padding=1) for i in range(3))
+        self.two.weight, self.fc = self.one.weight, nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.two(self.two(self.one(self.stem(x).relu()).relu())).mean((2, 3)))
+
+
+def test_it_is_said_that_a_shared_tensor_becomes_two(caplog: pytest.LogCaptureFixture) -> None:
+    i2p.lift(Tied(), num_classes=4)
+    assert "Tied: one.weight and two.weight are one tensor in the 2D network" in caplog.text
+    assert len(caplog.records) == 1
+
+
 def test_lifting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "image2point"):
         i2p.lift("resnet18", weights="random")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import rows, run_transfer, separable, tiny
+from torch import nn
 
 import image2point as i2p
 from image2point.config import Config, Pretrain, Training, from_values, from_values_as
@@ -98,6 +99,14 @@ def test_each_parameter_has_the_rate_and_the_decay_of_its_role_and_layer() -> No
     assert found["layer1.0.conv1.depth"] == (5 * 0.5**4, 0) and found["layer3.0.conv2.lora_up"] == (0.25, 0.02)
     assert {found[name] for name in found if kinds(net)[name] == "input"} == {(0.5**5, 0.02)}
     assert len(parameter_groups(net, Training())) == 1
+
+
+def test_a_module_with_the_name_of_a_network_of_timm_has_no_order_of_layers() -> None:
+    module = type("resnet18", (nn.Sequential,), {})
+    net = i2p.lift(module(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)), num_classes=4)
+    assert net.lifting.network == "resnet18"
+    with pytest.raises(i2p.InputError, match=r"training\.layer_decay: resnet18 was lifted from a module.*lr_by_role"):
+        parameter_groups(net, Training(layer_decay=0.5))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

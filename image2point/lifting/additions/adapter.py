@@ -7,7 +7,7 @@ domains with residual adapters", 2017.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -48,15 +48,15 @@ class Adapter(nn.Module):
         return self.up(self.down(features).relu())
 
 
-def add(net: Any, names: Iterable[str], rank: int) -> list[str]:
-    """Give those of the blocks that take it a branch, in place, and write it into the network's graph.
+def plan(net: Any, names: Iterable[str], rank: int) -> tuple[list[str], Callable[[], None]]:
+    """Which of the blocks take a branch, and what gives it to them and writes it into the network's graph.
 
     Args:
         net: a lifted network.
         names: of its blocks.
 
     Returns:
-        The names of the branches, those that were there included.
+        The names of the branches, those that are there included, and what makes the others.
 
     Raises:
         InputError: where one has a branch of another width already, or a layer of that name.
@@ -75,17 +75,20 @@ def add(net: Any, names: Iterable[str], rank: int) -> list[str]:
         elif found is not None:
             raise InputError(f"policy adapter:{rank}: {name} has a layer of its own that is called {NAME}")
     maps = _maps(net, [name for name in blocks if name not in there])
-    inside, nodes = members(net._graph), {node.name: node for node in net._graph.nodes}
-    for name, map_ in maps.items():
-        call, like = blocks[name]._region.call, next(net.parameters())
-        node = nodes[call.result.name]
-        made = Adapter(map_.grid.shape[1], rank, generator(net._lifting.options.seed, f"{name}.{NAME}"))
-        blocks[name]._modules[NAME] = made.to(like).train(blocks[name].training)
-        net._roles[f"{name}.{NAME}"] = "body"
-        _write(net._graph, net._calls, name, node, set(inside[name]))
-    if maps:
-        net.renew_program()
-    return [f"{name}.{NAME}" for name in blocks if name in there or name in maps]
+
+    def add() -> None:
+        inside, nodes = members(net._graph), {node.name: node for node in net._graph.nodes}
+        for name, map_ in maps.items():
+            call, like = blocks[name]._region.call, next(net.parameters())
+            node = nodes[call.result.name]
+            made = Adapter(map_.grid.shape[1], rank, generator(net._lifting.options.seed, f"{name}.{NAME}"))
+            blocks[name]._modules[NAME] = made.to(like).train(blocks[name].training)
+            net._roles[f"{name}.{NAME}"] = "body"
+            _write(net._graph, net._calls, name, node, set(inside[name]))
+        if maps:
+            net.renew_program()
+
+    return [f"{name}.{NAME}" for name in blocks if name in there or name in maps], add
 
 
 def _maps(net: Any, names: list[str]) -> dict[str, DenseVoxels]:

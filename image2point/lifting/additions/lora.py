@@ -7,7 +7,7 @@ voxels: it wraps torch's own classes, renames their weights, and would give a 3D
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod, sqrt
 from typing import Any
 
@@ -24,11 +24,8 @@ from image2point.voxels import DepthConv, TiedConv, VoxelConv, functional
 PARAMETERS = ("lora_up", "lora_down")
 
 
-def add(layers: Mapping[str, nn.Module], rank: int, record: Lifting) -> list[str]:
-    """Give those of the layers that take it a change of a rank, or of the largest that they can have.
-
-    Returns:
-        The names of these layers.
+def plan(layers: Mapping[str, nn.Module], rank: int, record: Lifting) -> tuple[list[str], Callable[[], None]]:
+    """Which of the layers take a change of a rank, or of the largest that they can have, and what gives it to them.
 
     Raises:
         InputError: where one has a change of another rank already, or kernels are not lifted from one 2D kernel each.
@@ -54,18 +51,21 @@ def add(layers: Mapping[str, nn.Module], rank: int, record: Lifting) -> list[str
                 )
             continue
         new[name] = size, shape, _fill(layer, spread, record.options.rule) if isinstance(layer, VoxelConv) else None
-    for name, (size, shape, fill) in new.items():
-        layer, weight, bound = layers[name], layers[name].get_parameter("weight"), 1 / sqrt(prod(shape[1:]))
-        draw = generator(record.options.seed, f"{name}.lora_down")
-        down = torch.empty(size, *shape[1:]).uniform_(-bound, bound, generator=draw).to(weight)
-        up = weight.new_zeros(shape[0], size)
-        if isinstance(layer, VoxelConv):
-            assert fill is not None
-            layer.set_low_rank(up, down, fill.to(weight))
-        else:
-            layer.lora_up, layer.lora_down = nn.Parameter(up), nn.Parameter(down)
-            layer.register_forward_hook(add_change, prepend=True)  # what `ssf` scales includes the change
-    return list(taken)
+
+    def add() -> None:
+        for name, (size, shape, fill) in new.items():
+            layer, weight, bound = layers[name], layers[name].get_parameter("weight"), 1 / sqrt(prod(shape[1:]))
+            draw = generator(record.options.seed, f"{name}.lora_down")
+            down = torch.empty(size, *shape[1:]).uniform_(-bound, bound, generator=draw).to(weight)
+            up = weight.new_zeros(shape[0], size)
+            if isinstance(layer, VoxelConv):
+                assert fill is not None
+                layer.set_low_rank(up, down, fill.to(weight))
+            else:
+                layer.lora_up, layer.lora_down = nn.Parameter(up), nn.Parameter(down)
+                layer.register_forward_hook(add_change, prepend=True)  # what `ssf` scales includes the change
+
+    return list(taken), add
 
 
 def is_in(layer: nn.Module) -> bool:

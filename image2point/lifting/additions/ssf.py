@@ -6,7 +6,7 @@ have one behind every operation; here a convolution that a norm alone reads has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, EvoNorm)  # those that end in 
 _LINEAR = (VoxelConv, nn.Conv2d, nn.Linear)
 
 
-def add(layers: Mapping[str, nn.Module], graph: fx.Graph, roles: Mapping[str, str]) -> list[str]:
-    """Give a scale and a shift to those of the layers that take one; returns the names of these layers.
+def plan(
+    layers: Mapping[str, nn.Module], graph: fx.Graph, roles: Mapping[str, str]
+) -> tuple[list[str], Callable[[], None]]:
+    """Which of the layers take a scale and a shift, and what gives them to those that have none.
 
     Args:
         layers: of the roles body and norm.
@@ -34,23 +36,31 @@ def add(layers: Mapping[str, nn.Module], graph: fx.Graph, roles: Mapping[str, st
         if isinstance(node.args[0], fx.Node)
         if all(reader is node or reader.op == "output" for reader in node.args[0].users)
     }
-    taken = []
-    for name, layer in layers.items():
+
+    def takes(name: str, layer: nn.Module) -> bool:
         linear = isinstance(layer, _LINEAR) and not isinstance(layer, TransposedConv) and roles.get(name) == "body"
-        if name not in norms and (not linear or name in before):
-            continue
-        taken.append(name)
-        if not is_in(layer):
+        return name in norms or (linear and name not in before)
+
+    taken = [name for name, layer in layers.items() if takes(name, layer)]
+
+    def add() -> None:
+        for layer in (layers[name] for name in taken if not is_in(layers[name])):
             like = next(layer.parameters(), torch.empty(0))
             for parameter, value in zip(PARAMETERS, (torch.ones, torch.zeros), strict=True):
-                start = value(_channels(layer), dtype=like.dtype, device=like.device)
+                start = value(channels(layer), dtype=like.dtype, device=like.device)
                 layer.register_parameter(parameter, nn.Parameter(start))
             layer.register_forward_hook(scale_and_shift)
-    return taken
+
+    return taken, add
 
 
 def is_in(layer: nn.Module) -> bool:
     return PARAMETERS[0] in layer._parameters
+
+
+def lacks(layer: nn.Module, leaf: str) -> bool:
+    """Whether a layer can be scaled and shifted but has no weight, or no bias, of its own."""
+    return isinstance(layer, (*_NORMS, *_LINEAR)) and leaf in ("weight", "bias") and getattr(layer, leaf) is None
 
 
 def scale_and_shift(layer: Any, given: Any, result: Any) -> Any:
@@ -73,12 +83,13 @@ def fold(layer: nn.Module) -> None:
     weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
     trains = weight is not None and weight.requires_grad
     scaled = scale if weight is None else weight.detach() * scale.view(-1, *(1,) * (weight.ndim - 1))
-    layer._parameters["weight"] = nn.Parameter(scaled, requires_grad=trains)
+    layer.weight = nn.Parameter(scaled, requires_grad=trains)
     shifted = shift if bias is None else torch.addcmul(shift, bias.detach(), scale)
-    layer._parameters["bias"] = nn.Parameter(shifted, requires_grad=trains if bias is None else bias.requires_grad)
+    layer.bias = nn.Parameter(shifted, requires_grad=trains if bias is None else bias.requires_grad)
 
 
-def _channels(layer: Any) -> int:
+def channels(layer: Any) -> int:
+    """How many a layer that can be scaled gives."""
     if isinstance(layer, _BatchNorm):
         return int(layer.num_features)
     if isinstance(layer, nn.LayerNorm):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from image2point.errors import InputError
@@ -36,8 +37,23 @@ def add(net: Any, addition: str, block: str = "") -> Lifting:
         The record with what was added.
 
     Raises:
-        InputError: where no layer takes it, it is there with another rank, or the kernels are not what it needs.
+        InputError: as `check`, and then nothing was added.
     """
+    taken, put = _plan(net, addition, block)
+    put()
+    record = net._lifting
+    steps = dict.fromkeys((*record.additions, (addition, block)))
+    return replace(_recorded(net, record, net._roles, taken), additions=tuple(steps))
+
+
+def check(net: Any, addition: str, block: str = "") -> None:
+    """Raise InputError where no layer takes an addition, it is there with another rank, or the kernels are not what it
+    needs."""
+    _plan(net, addition, block)
+
+
+def _plan(net: Any, addition: str, block: str) -> tuple[list[str], Callable[[], None]]:
+    """Which layers have what is added then, and what adds it to those that lack it."""
     record, roles, kind, rank = net._lifting, net._roles, addition_kind(addition), addition_rank(addition)
 
     def rests(name: str) -> bool:
@@ -45,29 +61,35 @@ def add(net: Any, addition: str, block: str = "") -> Lifting:
 
     layers = {name: layer for name, layer in net.named_modules() if roles.get(name) in ("body", "norm") and rests(name)}
     if kind == "adapter":
-        taken = adapter.add(net, [name for name in body_blocks(net) if rests(name)], rank)
+        taken, put = adapter.plan(net, [name for name in body_blocks(net) if rests(name)], rank)
     elif kind == "lora":
-        taken = lora.add({name: layer for name, layer in layers.items() if roles[name] == "body"}, rank, record)
+        taken, put = lora.plan({name: layer for name, layer in layers.items() if roles[name] == "body"}, rank, record)
     elif kind == "ssf":
-        taken = ssf.add(layers, net._graph, roles)
+        taken, put = ssf.plan(layers, net._graph, roles)
     else:
-        by_channel = addition != kind
-        there = {name: layer for name, layer in layers.items() if isinstance(layer, DepthConv)}
-        if other := [name for name, layer in there.items() if (layer.depth.ndim > 1) != by_channel]:
-            found = "numbers for all channels together" if by_channel else "numbers for each channel"
-            raise InputError(f"policy {addition}: {other[0]} has {found} already; lift the network anew")
-        convs = {name: conv for name, conv in layers.items() if isinstance(conv, VoxelConv) and depth.takes(conv)}
-        made = {name: depth.add(name, conv, record.options.rule, by_channel) for name, conv in convs.items()}
-        for name, conv in made.items():
-            _put(net, name, conv)
-        taken = [*made, *there]
+        taken, put = _plan_depth(net, layers, addition)
     if not taken:
         where = f" outside of {block}" if block else ""
         raise InputError(
             f"policy {addition}: {record.network} has no frozen layers{where} that take it: {_NEEDED[kind]}"
         )
-    steps = dict.fromkeys((*record.additions, (addition, block)))
-    return replace(_recorded(net, record, roles, taken), additions=tuple(steps))
+    return taken, put
+
+
+def _plan_depth(net: Any, layers: Mapping[str, nn.Module], addition: str) -> tuple[list[str], Callable[[], None]]:
+    by_channel = addition != addition_kind(addition)
+    there = {name: layer for name, layer in layers.items() if isinstance(layer, DepthConv)}
+    if other := [name for name, layer in there.items() if (layer.depth.ndim > 1) != by_channel]:
+        found = "numbers for all channels together" if by_channel else "numbers for each channel"
+        raise InputError(f"policy {addition}: {other[0]} has {found} already; lift the network anew")
+    convs = {name: conv for name, conv in layers.items() if isinstance(conv, VoxelConv) and depth.takes(conv)}
+    made = {name: depth.add(name, conv, net._lifting.options.rule, by_channel) for name, conv in convs.items()}
+
+    def put() -> None:
+        for name, conv in made.items():
+            _put(net, name, conv)
+
+    return [*made, *there], put
 
 
 def added(net: nn.Module) -> dict[str, str]:
@@ -104,15 +126,19 @@ def fold(net: nn.Module, record: Lifting, roles: Mapping[str, str]) -> Lifting:
     return replace(_recorded(net, record, roles, taken), additions=left)
 
 
-def untie(net: nn.Module, record: Lifting) -> None:
-    """Give the layers of a network that was lifted anew kernels of the shape that a record has, in place.
+def as_folded(net: nn.Module, record: Lifting) -> None:
+    """Give the layers of a network that was lifted anew the parameters that `fold` left those of a record, in place.
 
-    Under rule `tied` what `fold` left of a trained depth is a 3D kernel.
+    Under rule `tied` it leaves a 3D kernel of a trained depth, and of a shift a bias, which not every layer has.
     """
-    flat = {f"{name}.weight": layer for name, layer in net.named_modules() if isinstance(layer, TiedConv)}
+    layers = dict(net.named_modules())
     for parameter in record.parameters:
-        if len(parameter.shape) == 5 and (layer := flat.get(parameter.name)):
-            _put(net, parameter.name.removesuffix(".weight"), plain(layer))
+        name, _, leaf = parameter.name.rpartition(".")
+        layer = layers.get(name)
+        if leaf == "weight" and isinstance(layer, TiedConv) and len(parameter.shape) == 5:
+            _put(net, name, plain(layer))
+        elif layer is not None and ssf.lacks(layer, leaf) and parameter.shape == (ssf.channels(layer),):
+            setattr(layer, leaf, nn.Parameter(torch.zeros(parameter.shape)))
 
 
 def _put(net: nn.Module, name: str, layer: nn.Module) -> None:
