@@ -234,20 +234,37 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def create(path: Path, config: str) -> Run:
-    """Make a run directory with nothing but its config. What was there before goes: call `check_new` first."""
-    run, fresh, gone = Run(path), path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    """Make a run directory with nothing but its config. Call `check_new` first: what was there before is put aside,
+    until `forget_replaced` or `put_back`."""
+    run, fresh, aside = Run(path), path.with_name(f".{path.name}.new"), _aside(path)
     try:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(gone, ignore_errors=True)
         files.write_text(fresh / run.config.name, config)
-        if path.exists():  # renamed as a whole: whenever this stops, there is a whole directory or none
-            path.rename(gone)
+        if path.exists() and aside.exists():  # an earlier replacement came to nothing: the first run is what counts
+            shutil.rmtree(path)
+        elif path.exists():  # renamed as a whole: whenever this stops, there is a whole directory or none
+            path.rename(aside)
         fresh.rename(path)
-        shutil.rmtree(gone, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise InputError(f"cannot write the run directory {path}: {error.strerror or error}") from None
     return run
+
+
+def forget_replaced(path: Path) -> None:
+    """Remove the run that `create` put aside: the new one is there."""
+    shutil.rmtree(_aside(path), ignore_errors=True)
+
+
+def put_back(path: Path) -> None:
+    """Bring back the run that `create` put aside, if any, in place of the new one, which came to nothing."""
+    if _aside(path).is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        _aside(path).rename(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def read_text(path: Path, missing: str) -> str:

@@ -238,9 +238,15 @@ def test_overwrite_replaces_a_run_only_when_the_input_is_good(config: Path, tmp_
     assert call("transfer", config, "--runs", tmp_path).exit_code == 0
     before = (tmp_path / "tiny/weights.safetensors").read_bytes()
     refused(call("transfer", config, "network.weights=file:nowhere", "--runs", tmp_path, "--overwrite"), "nowhere")
-    assert (tmp_path / "tiny/weights.safetensors").read_bytes() == before
+    for late in (
+        ("training.accumulate=4",),
+        ("training.batch_voxels=2",),
+        ("finetune.policy=layer:auto", "training.lr_by_role={depth: 2}"),
+    ):
+        assert call("transfer", config, *late, "--runs", tmp_path, "--overwrite").exit_code == 2
+    assert (tmp_path / "tiny/weights.safetensors").read_bytes() == before and not list(tmp_path.glob(".*.old"))
     assert call("transfer", config, "seed=1", "--runs", tmp_path, "--overwrite").exit_code == 0
-    assert (tmp_path / "tiny/weights.safetensors").read_bytes() != before
+    assert (tmp_path / "tiny/weights.safetensors").read_bytes() != before and not list(tmp_path.glob(".*.old"))
 
 
 def test_a_full_disk_in_training(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,14 @@ def test_skips_that_cannot_be_are_named() -> None:
         wide(voxels())
 
 
+@pytest.mark.parametrize("candidates", ["[layer1.0,layer3.0]", "[]"])
+def test_blocks_that_are_too_wide_for_a_skip_are_found_before_any_is_tried(tmp_path: Path, candidates: str) -> None:
+    config = tiny("finetune.policy=scl:auto", f"finetune.candidates={candidates}")
+    with pytest.raises(InputError, match=r"scl:auto, layer3\.0: .*this one has 192; .*finetune\.candidates"):
+        run_transfer(config, tmp_path)
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_the_chosen_block_collapses_the_features_most(tmp_path: Path) -> None:
     settings = ("finetune.policy=scl:auto", "finetune.candidates=[layer1.0,layer2.0]", "training.epochs=1")
     place = run_transfer(tiny(*settings), tmp_path)

@@ -85,7 +85,9 @@ def claimed(
 ) -> Iterator[None]:
     """Keep the run directory for the processes of this run while the block lasts; where it is new, make it.
 
-    stands: what `standing` gave. Raises InputError where another process is at work on the directory, or was since.
+    stands: what `standing` gave. A run that a new one replaces comes back where the block ends in an InputError before
+    the new one has a checkpoint. Raises InputError where another process is at work on the directory, or was
+    since.
     """
     with ExitStack() as claim:
 
@@ -99,7 +101,14 @@ def claimed(
                 part.unlink() if part.is_file() else shutil.rmtree(part, ignore_errors=True)
 
         distributed.together(fabric, begin)
-        yield
+        try:
+            yield
+        except InputError:
+            if fabric.is_global_zero and stands == "new" and not checkpoint.latest(run.checkpoint):
+                runs.put_back(run.path)
+            raise
+        if fabric.is_global_zero:
+            runs.forget_replaced(run.path)
 
 
 def environment(fabric: Fabric) -> dict[str, Any]:

@@ -28,9 +28,10 @@ from image2point.errors import InputError
 from image2point.runs import Run
 from image2point.tasks.registry import TASKS
 from image2point.tasks.task import Task
+from image2point.training.health import Diverged
 from image2point.training.interrupt import Interrupted, StopSignal, stopped
 from image2point.training.job import Job
-from image2point.training.loop import Diverged, fit
+from image2point.training.loop import fit
 from image2point.training.pausing import elapsed, restore
 
 if TYPE_CHECKING:
@@ -159,11 +160,11 @@ def _try(
     if fabric.is_global_zero:
         place.path.mkdir(parents=True, exist_ok=True)
     fabric.barrier()
-    job = Job(fabric, task, copy.deepcopy(network), own, recipe, short, place, stop)
-    job.journal.say(f"trial of training.lr = {lr:g}, epochs: {epochs}, judged by {len(own.test)} clouds")
     result: Trial = {"lr": lr, "epochs": epochs, "epoch": None, "order": None, "scores": {}}
-    state = restore(job)
     try:
+        job = Job(fabric, task, copy.deepcopy(network), own, recipe, short, place, stop)
+        job.journal.say(f"trial of training.lr = {lr:g}, epochs: {epochs}, judged by {len(own.test)} clouds")
+        state = restore(job)
         fit(job, state)
     except Interrupted:
         raise stopped(f"in the trial {name}", config.command, run) from None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
+
 from image2point.datasets.class_split import Labelled
 from image2point.jobs.lifecycle import environment
 from image2point.jobs.saving import save_arrays
 from image2point.training import epoch_end, measure
-from image2point.training.health import diverged, lifeless
+from image2point.training.health import check_said, diverged, lifeless
 from image2point.training.job import Job, State
 from image2point.training.pausing import elapsed
 
@@ -34,6 +36,7 @@ def score(job: Job, state: State) -> tuple[dict[str, Any], Any]:
     clock = time.monotonic()
     outputs = {"test": _outputs(job, splits.test)}
     tested, test_seconds = task.scores(outputs["test"]), time.monotonic() - clock
+    check_said(torch.tensor(tested.columns["loss"]))
     trained = None
     if "train" in config.collapse.final:
         outputs["train"] = _outputs(job, splits.train)

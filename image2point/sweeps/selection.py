@@ -25,7 +25,7 @@ def run_folders(paths: Iterable[str | Path]) -> list[Path]:
         if (path / "config.yaml").is_file():
             found.append(path)
             continue
-        inside = sorted(p.parent for p in path.glob("*/summary.json"))
+        inside = sorted(p.parent for p in path.glob("*/summary.json") if not p.parent.name.startswith("."))
         if not inside:
             raise InputError(f"{path} is neither a run nor a folder with finished runs")
         found += inside

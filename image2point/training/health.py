@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from image2point.errors import InputError
+
+CALMER = "lower training.lr, add training.warmup_epochs, or set training.gradient_clip"
 DEAD_SHARE = 0.5
 BETTER = 1.1
 """How often a network is right, over the commonest class, from which on it does not guess."""
@@ -18,6 +21,16 @@ RISE = 1.05
 """How far above its lowest value, which lies in the first half of training, a last loss says that it diverged."""
 FEW = 5
 """Of so few epochs nothing is said: each may be above the one before by chance."""
+
+
+class Diverged(InputError):
+    """The loss, a weight, or what the network says is no number any more."""
+
+
+def check_said(*numbers: Tensor) -> None:
+    """Raise Diverged where what a network says of some samples are no numbers: its weights overflow, though finite."""
+    if not all(bool(each.isfinite().all()) for each in numbers):
+        raise Diverged(f"what the network says of the clouds are no numbers: training diverged; {CALMER}")
 
 
 def lifeless(features: Tensor, loss: float, counts: np.ndarray) -> list[str]:

@@ -17,18 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image2point.errors import InputError
 from image2point.training import distributed, memory
 from image2point.training.batches import Batch, batches, in_parts
 from image2point.training.epoch_end import close_epoch
+from image2point.training.health import CALMER, Diverged
 from image2point.training.job import Job, State
 from image2point.training.pausing import due, pause, save
 from image2point.training.schedule import learning_rate
 from image2point.voxels.modules import kernels_unchanging
-
-
-class Diverged(InputError):
-    """The loss is no number any more."""
 
 
 def fit(job: Job, state: State) -> None:
@@ -108,10 +104,9 @@ def train_epoch(job: Job, state: State) -> None:
                     own = _forward_and_backward(job, part, factor)
                 found = tuple(map(torch.add, found, own)) if found else own
             loss, hits, *added = found
-            if settings.gradient_clip is not None:
-                # To look for a gradient that is no number, the host would wait for a GPU; there the next loss tells.
+            if settings.gradient_clip is not None:  # where a gradient is no number, the next loss tells, or the weights
                 job.fabric.clip_gradients(
-                    job.module, job.optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=not on_gpu
+                    job.module, job.optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
                 )
             job.optimizer.step()
             if job.average is not None:
@@ -132,6 +127,15 @@ def train_epoch(job: Job, state: State) -> None:
                 _look_at_memory(job, state, told_memory)
                 pause(job, state, stop)
     _look_at_memory(job, state, told_memory)
+    _check_weights(job, epoch)
+
+
+def _check_weights(job: Job, epoch: int) -> None:
+    """Raise Diverged where a weight is no number: of the last step of an epoch no later loss tells."""
+    parameters = job.trained.parameters()
+    own = (getattr(parameter, "_local_tensor", parameter) for parameter in parameters)  # of a sharded one, what is here
+    if distributed.total_count(job.fabric, sum(int((~part.detach().isfinite()).sum()) for part in own)):
+        raise Diverged(f"weights are no numbers after epoch {epoch}; {CALMER}")
 
 
 def _together(loader: Iterator[Batch], parts: int) -> Iterator[list[Batch]]:
@@ -168,10 +172,7 @@ def _settle(job: Job, state: State, running: deque[tuple[int, int, Reading]], le
         state.penalty += sum(penalty)
         state.sums = [a + b for a, b in zip(state.sums, (loss, correct, counted), strict=True)]
         if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss became {loss} in epoch {epoch}, step {step}; "
-                "lower training.lr, add training.warmup_epochs, or set training.gradient_clip"
-            )
+            raise Diverged(f"the loss became {loss} in epoch {epoch}, step {step}; {CALMER}")
         job.journal.step(epoch, loss / max(counted, 1))
         stop = stop or bool(told)
     return stop

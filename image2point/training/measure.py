@@ -17,6 +17,7 @@ from image2point.networks.interface import Network
 from image2point.tasks.task import Outputs, Task
 from image2point.training import distributed
 from image2point.training.batches import Preparation, batches, in_order
+from image2point.training.health import check_said
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -62,6 +63,7 @@ def collapse(fabric: Fabric, network: Network, splits: Mapping[str, Outputs]) ->
     """
     weight, bias = network.linear_classifier()
     classifier = (weight.detach().cpu(), None if bias is None else bias.detach().cpu())
+    check_said(*(each.features for each in splits.values()))
     statistics = {split: _statistics(fabric, each, len(weight)) for split, each in splits.items()}
     centres = statistics["train"].means
     result: dict[str, dict[str, float | None]] = {}

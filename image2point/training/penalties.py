@@ -35,6 +35,8 @@ def scores_and_penalty(network: Network, voxels: Any, targets: Any, training: Tr
     inputs = _numbers(voxels)
     if training.complexity_penalty:
         inputs.requires_grad_()
+        if isinstance(voxels, DenseVoxels):  # cells that are empty are no input
+            voxels = voxels.replace(inputs)
     features, scores = network.embed(voxels)
     penalty = features.new_zeros(())
     if training.complexity_penalty:

@@ -21,6 +21,7 @@ from image2point import runs
 from image2point.jobs.ingredients import load_splits
 from image2point.jobs.transfer import run_transfer
 from image2point.training import loop
+from image2point.training.health import Diverged
 from image2point.training.job import Job, State
 from image2point.voxels import Sites
 
@@ -158,5 +159,16 @@ def test_a_step_is_read_when_the_next_has_begun() -> None:
     state, running = State(), deque((step, 4, Late(step)) for step in (1, 2, 3))
     assert not loop._settle(job, state, running, 2) and said == ["step 1", "1: 0.5"]  # type: ignore[arg-type]
     assert loop._settle(job, state, running, 1) and state.sums == [4.0, 2.0, 8]  # type: ignore[arg-type]
-    with pytest.raises(loop.Diverged, match="epoch 1, step 3"):
+    with pytest.raises(Diverged, match="epoch 1, step 3"):
         loop._settle(job, state, running)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("final", ["[test, train]", "[]"])
+@pytest.mark.parametrize("lr", ["1.0e+30", "3.0e+38"])
+def test_weights_that_the_last_step_spoilt_are_noticed(tmp_path: Path, lr: str, final: str) -> None:
+    """With one step in an epoch no later loss tells. Weights overflow, or are finite and what they give does."""
+    one_step = ("training.epochs=1", "training.batch_size=99", "data.validation=0", "training.warmup_epochs=0")
+    config = tiny(*one_step, f"training.lr={lr}", f"collapse.final={final}", "collapse.every=0")
+    with pytest.raises(Diverged, match=r"no numbers.*; lower training\.lr"):
+        run_transfer(config, tmp_path)
+    assert not (tmp_path / "tiny/summary.json").exists()

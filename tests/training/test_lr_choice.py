@@ -117,6 +117,12 @@ def test_halving(tmp_path: Path, data: Path) -> None:
     assert trials["lr"] in second
 
 
+def test_a_rate_whose_gradients_overflow_is_out(tmp_path: Path, data: Path) -> None:
+    config = separated(data, "choose={lr: [0.01, 1.0e+30], epochs: 1}", "training.gradient_clip=1")
+    trials = kept(run_transfer(config, tmp_path).path)["trials"]
+    assert [trial["order"] is None for trial in trials] == [False, True]
+
+
 def test_a_rate_that_diverges_is_out(tmp_path: Path, data: Path) -> None:
     config = separated(data, "choose={lr: [1.0e+30, 0.05], epochs: 1}")
     trials = kept(run_transfer(config, tmp_path).path)

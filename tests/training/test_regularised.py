@@ -267,6 +267,15 @@ def test_collapse_where_it_says_nothing() -> None:
         collapse_penalty(x, torch.tensor([0, 1, 1]), 2)
 
 
+def test_the_complexity_of_a_dense_grid_is_that_of_its_occupied_cells() -> None:
+    net, x = lifted("io").eval(), voxels()
+    values = []
+    for given in (x, x.dense()):
+        torch.manual_seed(0)  # the same probes
+        values.append(scores_and_penalty(net, given, LABELS, Training(complexity_penalty=1.0))[1])
+    assert values[0] > 0 and torch.allclose(*values, rtol=1e-9)
+
+
 def test_points_have_lengths_and_complexity() -> None:
     net = i2p.segmenter("test_resnet", num_classes=3, weights="random").double()
     revive(net)
