@@ -37,7 +37,7 @@ class PresentClasses:
             )
         means = S.mean[index]
         weight = None if classifier is None else _classifier_weight(S, classifier)[index]
-        return cls(S, index, S.count[index], means, *_centred(means, S.squares[index], S.count[index]), weight)
+        return cls(S, index, S.count[index], means, *without_rounding(means, S.squares[index], S.count[index]), weight)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -53,7 +53,7 @@ class PresentClasses:
         means = self.means[several]
         weight = None if self.weight is None else self.weight[several]
         count = self.count[several]
-        centred = _centred(means, self.squares[several], count)
+        centred = without_rounding(means, self.squares[several], count)
         return PresentClasses(self.statistics, self.index[several], count, means, *centred, weight)
 
     @cached_property
@@ -83,7 +83,7 @@ class PresentClasses:
         return between_classes(self.means)
 
 
-def _centred(means: Tensor, squares: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def without_rounding(means: Tensor, squares: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """M and Σ‖h−μ_c‖², both 0 where they are rounding: features that are all the same differ from nothing."""
     centred = means - means.mean(0)
     if centred.norm() > rounding(means):

@@ -202,6 +202,7 @@ def test_features_that_are_all_the_same_have_no_measure(value: float, classes: i
     found = metrics(S, ask=[name for name in names if name != "between_rank"])
     assert all(math.isnan(each) for each in found.values()), found
     assert math.isnan(DirectionalSpread(S.means).update(features, labels).cdnv_directional)
+    assert all(cdnv_matrix(S, form).isnan().all() for form in ("symmetric", "asymmetric", "corrected", "directional"))
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, 95.0, math.nan])
