@@ -7,6 +7,7 @@ by Holm over all claims that have rows.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import result_tables
@@ -67,6 +68,9 @@ def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison
         shared = sorted(set(larger) & set(smaller))
         if not shared:
             return NOT_YET, "–"
+        undefined = [seed for seed in shared if math.isnan(larger[seed] - smaller[seed])]
+        if undefined:
+            return f"undecided: undefined in seed {', '.join(map(str, undefined))}", "–"
         verdict, effect = "undecided: one seed", f"{100 * (larger[shared[0]] - smaller[shared[0]]):+.1f} points"
     else:
         effect = f"{100 * found.effect.value:+.1f} points"

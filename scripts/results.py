@@ -27,6 +27,7 @@ from result_claims import claims
 from safetensors.torch import load_file
 
 from image2point import __version__
+from image2point.errors import InputError
 from image2point.files import write_text
 from image2point.report.read import Record, read_runs
 from image2point.runs import Run
@@ -37,6 +38,8 @@ PAGE = ROOT / "docs" / "results.md"
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", re.DOTALL)
 TYPED = re.compile(r"\d+\.\d+|\d+\s?%")
+UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What tables raise on rows that are not theirs."""
 
 TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
@@ -55,19 +58,46 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def take(name: str, folder: Path) -> None:
-    """Store the rows of a study, or of the finished runs in a folder."""
-    study = folder / "rows.json"
-    measured = sorted(folder.glob("*.json"))
-    if study.is_file():
-        rows = json.loads(study.read_text(encoding="utf-8"))
-    elif measured:
-        rows = [row for path in measured for row in layers_in(json.loads(path.read_text(encoding="utf-8")))]
-    else:
-        rows = runs_in(folder)
+def take(name: str, folder: Path, page: str) -> None:
+    """Store the rows of a study, or of the finished runs in a folder; not where the page's tables do not take them."""
+    rows = rows_in(folder)
     content = {"taken": date.today().isoformat(), "image2point": __version__, "rows": rows}
-    write_text(tables.ROWS / f"{name}.json", json.dumps(content, indent=1) + "\n")
-    print(f"{len(rows)} rows in {(tables.ROWS / name).relative_to(ROOT)}.json")
+    target = tables.ROWS / f"{name}.json"
+    before = target.read_text(encoding="utf-8") if target.is_file() else None
+    write_text(target, json.dumps(content, indent=1) + "\n")
+    try:
+        written(page)
+    except BaseException as error:
+        if before is None:
+            target.unlink()
+        else:
+            write_text(target, before)
+        if not isinstance(error, UNFIT):
+            raise
+        raise InputError(
+            f"{folder}: its {len(rows)} rows make no table {name} ({type(error).__name__}: {error}); {target.name} is "
+            "as it was: give the name of the experiment that these rows are of"
+        ) from None
+    print(f"{len(rows)} rows in {target}")
+
+
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a study, of what was measured, or of the finished runs in a folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of runs, of a study or of measures, found none")
+    study = folder / "rows.json"
+    measured = [study] if study.is_file() else sorted(folder.glob("*.json"))
+    rows = [] if measured else runs_in(folder)
+    for path in measured:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows += content if path == study else layers_in(content)
+        except UNFIT as error:
+            raise InputError(
+                f"{path}: expected the JSON of a study or of `image2point measure --json`, found {error!r}; make it "
+                "again, or take it away"
+            ) from None
+    return rows
 
 
 def runs_in(folder: Path) -> list[dict[str, Any]]:
@@ -161,9 +191,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 where the page is not right")
     parser.add_argument("--take", nargs=2, metavar=("NAME", "FOLDER"), help="store the rows of runs, or of a study")
     given = parser.parse_args(arguments)
-    if given.take:
-        take(given.take[0], Path(given.take[1]))
     page = PAGE.read_text(encoding="utf-8")
+    if given.take:
+        try:
+            take(given.take[0], Path(given.take[1]), page)
+        except InputError as error:
+            print(error, file=sys.stderr)
+            return 2
     right = written(page)
     typed = typed_numbers(page)
     for each in typed:

@@ -145,6 +145,24 @@ def test_complexity_is_measured_without_the_layers(run: Path, tmp_path: Path) ->
     assert 0 < found["geometric_complexity"]["probe_error"] == pytest.approx(expected.error, rel=1e-4)
 
 
+def test_an_undefined_complexity_is_called_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.tensor([2.0], dtype=torch.float64)
+    one = collapse.Complexity(values, torch.full_like(values, torch.nan), "hutchinson")
+    monkeypatch.setattr("image2point.experiments.complexity.feature_complexity", lambda *_: one)
+    result = call(run, "--layers", "none", "--on", "test", "--complexity", 1, "--json", tmp_path / "c.json")
+    assert "test: 2 ± undefined, of which ± undefined is from" in result.output, result.output
+    found = json.loads((tmp_path / "c.json").read_text())["on"]["test"]["geometric_complexity"]
+    assert found == {"value": 2.0, "error": None, "probe_error": None}
+
+
+def test_class_means_of_the_very_samples_are_said(run: Path) -> None:
+    asked = ("--layers", "features", "--metrics", "nc1,ncc_accuracy", "--permutations", 0)
+    said = "test: ncc_accuracy by the class means of these very samples; --on train,test takes those of train"
+    assert said in " ".join(call(run, *asked, "--on", "test").output.split())
+    assert "very samples" not in call(run, *asked).output
+    assert "very samples" not in call(run, *asked[:3], "nc1", *asked[4:], "--on", "test").output
+
+
 def test_what_cannot_be_measured_is_named(run: Path) -> None:
     for arguments, reason in (
         ((run, "--on", "novel"), "there are no novel classes"),

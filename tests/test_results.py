@@ -75,6 +75,38 @@ def test_an_arm_that_learnt_nothing_proves_nothing(tmp_path: Path, monkeypatch: 
     assert words in page.read_text() and "(Holm" not in page.read_text()
 
 
+def test_a_value_that_is_undefined_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, None, 0.55], "b": [0.4, 0.49, 0.45]})  # type: ignore[list-item]
+    assert results.main([]) == 0 and "| undecided: undefined in seed 1 | – |" in page.read_text()
+
+
+def test_rows_that_no_table_takes_are_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.4, 0.49, 0.45]})
+    study, stored = tmp_path / "study", tmp_path / "rows" / "some.json"
+    study.mkdir()
+    before = stored.read_text()
+    for content, why in (
+        ('[{"arm": "a", "policy": "io"}]', "its 1 rows make no table some (KeyError: "),
+        ("[{", "expected the JSON of a study"),
+    ):
+        (study / "rows.json").write_text(content)
+        assert results.main(["--take", "some", str(study)]) == 2 and stored.read_text() == before
+        said = capsys.readouterr().err
+        assert why in said and said.count("\n") == 1
+    stored.unlink()
+    (study / "rows.json").write_text('[{"arm": "a", "policy": "io"}]')
+    assert results.main(["--take", "some", str(study)]) == 2 and not stored.exists()
+    (study / "rows.json").rename(study / "other.json")
+    assert results.main(["--take", "some", str(study)]) == 2
+    assert results.main(["--take", "some", str(tmp_path / "none")]) == 2
+    said = capsys.readouterr().err
+    assert "other.json: expected the JSON of a study or" in said and "expected a folder of runs" in said
+    (study / "rows.json").write_text(json.dumps(json.loads(before)["rows"]))
+    assert results.main(["--take", "some", str(study)]) == 0 and len(json.loads(stored.read_text())["rows"]) == 6
+
+
 @pytest.mark.parametrize("change", ["a digit of a table", "a number in the text"])
 def test_what_no_row_gives_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.4, 0.49, 0.45]})

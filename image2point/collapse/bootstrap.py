@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image2point.collapse.inputs import StatisticsError, as_tensor
-from image2point.collapse.intervals import Interval, student_quantile
+from image2point.collapse.inputs import StatisticsError, as_tensor, check_seed
+from image2point.collapse.intervals import Interval, check_confidence, student_quantile
 from image2point.collapse.statistics import Statistics
 
 _TRIES = 20
@@ -57,7 +57,7 @@ def draw_rows(labels: Any, groups: Any, each: int, seed: int = 0) -> Tensor:
         own_classes = classes.numpy()[own]
         for label in np.unique(own_classes[own_classes >= 0]).tolist():
             rows = own[own_classes == label]
-            drawn.append(np.random.default_rng((seed, place, label)).permutation(rows)[:each])
+            drawn.append(np.random.default_rng((check_seed(seed), place, label)).permutation(rows)[:each])
     return torch.from_numpy(np.sort(np.concatenate(drawn)))
 
 
@@ -133,7 +133,7 @@ def bootstrap(
     >>> print(bootstrap(scenes, lambda S: {"mean": float(S.mean)})["mean"])
     3 ± 0.7 over scenes
     """
-    number = len(groups)
+    number, upper = len(groups), check_confidence(confidence)
     if number < 2 or draws < 2:
         raise StatisticsError(f"expected 2 groups and 2 draws or more, found {number} groups and {draws} draws")
     stacked = _Stacked(groups)
@@ -145,7 +145,7 @@ def bootstrap(
             "varies over them: leave its samples out, or take more groups"
         )
     several = whole.count > 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     found: list[Mapping[str, float]] = []
     for _ in range(_TRIES * draws):
         drawn = stacked.repeated(torch.from_numpy(rng.multinomial(number, [1 / number] * number)))
@@ -158,7 +158,7 @@ def bootstrap(
             f"of {_TRIES * draws} draws of {number} groups, {len(found)} have two samples of every class, and {draws} "
             f"are wanted; classes occur in {occurs.tolist()} groups: leave out the rarest, or take more groups"
         )
-    reach = student_quantile(0.5 + confidence / 2, number - 1) * math.sqrt(number / (number - 1))
+    reach = student_quantile(upper, number - 1) * math.sqrt(number / (number - 1))
     intervals = {}
     for name, value in compute(whole).items():
         spread = float(np.std([each[name] for each in found], ddof=1))

@@ -72,6 +72,10 @@ def galanti_bound(cdnv: float, ways: int, shots: float, spread_dimension: float 
     0.0768
     """
     _check(cdnv, ways, shots)
+    if not (spread_dimension > 0 and constant > 0):
+        raise StatisticsError(
+            f"expected a spread_dimension and a constant above 0, found {spread_dimension} and {constant}"
+        )
     return Bound(constant * (ways - 1) * (1 / shots + 1 / spread_dimension) * cdnv)
 
 
@@ -158,7 +162,7 @@ def finite_shot_bound(S: Statistics, shots: float, ways: int | None = None) -> B
     d2 = pairs.squared.fill_diagonal_(1.0)
     v, q = pairs.variance, pairs.fourth
     V, theta = (v[:, None] + v) / d2, (q[:, None] + q) / d2.square()
-    parts = (4 / n * (V.square() + V / 4), V / n, (theta + 2 * (n - 1) * V.square()) / n**3)
+    parts = (4 / n * (V.square() + V / 4), V / n, theta / n**3 + 2 * (1 - 1 / n) / n**2 * V.square())
     remainder = torch.stack([part.sqrt() for part in parts]).sum(0).square()
     bracket = 1 + (v - v[:, None]) / (n * d2)
     errors = ((4 * pairs.along / d2.square() + remainder) / bracket.square()).where(bracket > 0, 1.0)
@@ -196,7 +200,7 @@ def margins(S: Statistics, shots: float) -> tuple[Tensor, Tensor]:
     pairs, n = _Pairs.of(S), float(shots)
     variance, own = pairs.variance, pairs.products.diagonal()
     expected = pairs.squared + (variance - variance[:, None]) / n
-    alone = (pairs.fourth - variance.square() + 2 * (n - 1) * own) / n**3
+    alone = (pairs.fourth - variance.square()) / n**3 + 2 * (1 - 1 / n) / n**2 * own
     spread = 4 * pairs.along + 4 * (own[:, None] + pairs.products) / n + 4 * pairs.along.mT / n - 4 * pairs.skew / n**2
     return expected, spread + alone[:, None] + alone
 

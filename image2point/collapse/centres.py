@@ -128,21 +128,31 @@ class CentreDecisions:
         if not same_means(self.centres, other.centres):
             raise StatisticsError("cannot merge decisions that were made with different centres")
         merged = CentreDecisions(self.centres)
+        merged._single = self._single | other._single.to(self.device)
         merged._counts = {name: self._counts[name] + other._counts[name] for name in COUNTS}
         return merged
 
     def state(self) -> dict[str, Tensor]:
-        """`centres` [C, d] and `counts` int64 [7] (in the order of COUNTS), for gathering over processes."""
-        return {"centres": self.centres, "counts": torch.tensor([self._counts[name] for name in COUNTS])}
+        """`centres` [C, d], `counts` int64 [7] (in the order of COUNTS) and `single` bool [C] (classes whose centre is
+        a single sample), for gathering over processes."""
+        counts = torch.tensor([self._counts[name] for name in COUNTS])
+        return {"centres": self.centres, "counts": counts, "single": self._single}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], device: str | torch.device | None = None) -> CentreDecisions:
-        """Decisions from what `state` gave; counts summed over processes are as good."""
-        if set(state) != {"centres", "counts"} or state["counts"].shape != (len(COUNTS),):
+        """Decisions from what `state` gave; counts summed over processes are as good. Without `single` (as earlier
+        versions wrote it), no centre is that of a single sample."""
+        if set(state) - {"single"} != {"centres", "counts"} or state["counts"].shape != (len(COUNTS),):
             raise StatisticsError(
-                f"state: expected centres [C, d] and counts [{len(COUNTS)}], found "
+                f"state: expected centres [C, d], counts [{len(COUNTS)}] and, if need be, single [C], found "
                 + (", ".join(f"{name} {list(tensor.shape)}" for name, tensor in state.items()) or "none")
             )
         new = cls(state["centres"], device)
+        if "single" in state:
+            if state["single"].shape != new._single.shape:
+                raise StatisticsError(
+                    f"state: expected single {list(new._single.shape)}, found {list(state['single'].shape)}"
+                )
+            new._single |= state["single"].to(new.device).bool()
         new._counts = dict(zip(COUNTS, state["counts"].tolist(), strict=True))
         return new

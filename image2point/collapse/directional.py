@@ -21,6 +21,7 @@ from image2point.collapse.inputs import (
     row_blocks,
     same_means,
 )
+from image2point.collapse.present import rounding
 
 
 class DirectionalSpread:
@@ -68,6 +69,9 @@ class DirectionalSpread:
     @property
     def matrix(self) -> Tensor:
         """Directional CDNV of ordered pairs [C, C]; NaN on the diagonal and for a class of fewer than two samples."""
+        present = self.means[self._present]
+        if (present - present.mean(0)).norm() <= rounding(present):  # as in `metrics`, such means count as equal
+            return torch.full_like(self.spread, torch.nan)
         distance = torch.cdist(self.means, self.means, compute_mode="donot_use_mm_for_euclid_dist")
         ratio = self.spread / self.count[:, None] / distance.pow(4)
         few = self.count < 2

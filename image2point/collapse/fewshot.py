@@ -24,8 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image2point.collapse.inputs import BLOCK, StatisticsError, as_float64, as_tensor, check_labelled, check_labels
-from image2point.collapse.intervals import Interval, mean_interval, student_quantile
+from image2point.collapse.inputs import (
+    BLOCK,
+    StatisticsError,
+    as_float64,
+    as_tensor,
+    check_labelled,
+    check_labels,
+    check_seed,
+)
+from image2point.collapse.intervals import Interval, check_confidence, mean_interval, student_quantile
 
 CLASSIFIERS = ("ncc", "ridge", "logistic")
 TOLERANCE = 1e-5
@@ -71,13 +79,13 @@ class FewShot:
             return mean_interval(self.accuracies.tolist(), confidence, over)
         if over != "classes":
             raise StatisticsError(f"over: expected classes or episodes, found {over!r}")
-        there = self.classes.unique()
+        upper, there = check_confidence(confidence), self.classes.unique()
         count = len(there)
         absent = ~(self.classes[:, :, None] == there).any(1)  # [E, C]: the class is not in the episode
         without = absent.double().mT @ self.accuracies / absent.sum(0)  # 0/0 = NaN
         variance = (count - 1) / count * (without - without.mean()).square().sum()
         error = math.sqrt(variance) or math.nan
-        reach = student_quantile(0.5 + confidence / 2, count - 1) * error
+        reach = student_quantile(upper, count - 1) * error
         return Interval(self.accuracy, error, self.accuracy - reach, self.accuracy + reach, over)
 
     @property
@@ -103,11 +111,15 @@ def draw_episodes(
             f"expected ways ≥ 2, shots, queries and episodes ≥ 1, found {ways}, {shots}, {queries}, {episodes}"
         )
     labels = as_tensor(labels, "labels").cpu()
-    labels = check_labels(labels, len(labels), 1 + int(labels.max()) if len(labels) else 1)
+    labels = check_labels(labels, labels.shape[0] if labels.ndim else 0)
     count = torch.bincount(labels)
-    asked = torch.arange(len(count)) if classes is None else torch.as_tensor(classes, dtype=torch.int64).unique()
-    if classes is not None and (asked.min() < 0 or asked.max() >= len(count)):
-        raise StatisticsError(f"classes: expected labels that occur, 0..{len(count) - 1}, found {asked.tolist()}")
+    asked = torch.arange(len(count)) if classes is None else as_tensor(classes, "classes").cpu()
+    whole = asked.ndim == 1 and len(asked) > 0 and not asked.is_floating_point() and asked.dtype != torch.bool
+    if not whole or asked.min() < 0 or asked.max() >= len(count):
+        raise StatisticsError(
+            f"classes: expected whole numbers that are labels, 0..{len(count) - 1}, found {asked.tolist()}"
+        )
+    asked = asked.long().unique()
     asked = asked[count[asked] > 0]
     enough = count[asked] >= shots + queries
     eligible, left_out = asked[enough], tuple(asked[~enough].tolist())
@@ -119,7 +131,7 @@ def draw_episodes(
     rows = labels.argsort(stable=True)
     start = count.cumsum(0) - count
     widest = int(count[eligible].max())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     chosen, members = [], []
     for _ in range(episodes):  # one by one, so that the first episodes are the same however many follow
         chosen.append(eligible[torch.from_numpy(rng.permutation(len(eligible))[:ways])])

@@ -95,21 +95,39 @@ def closest_means(means: Tensor, among: Any = None) -> tuple[float, int, int]:
     """The largest cosine between two class means, centred by the mean of all of them, and the two classes.
 
     `means` [C, d], a row of NaN being a class without samples; `among`: only pairs of these classes (the minority
-    classes, say). 1 where two have merged, −1/(C−1) in a simplex frame. (NaN, −1, −1) where there is no pair.
+    classes, say), as their indices or a mask [C]. 1 where two have merged, −1/(C−1) in a simplex frame. (NaN, −1, −1)
+    where there is no pair. StatisticsError for other means and other `among`.
 
     >>> means = torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 1.1]])
     >>> value, first, second = closest_means(means)
     >>> round(value, 3), first, second
     (0.998, 1, 2)
     """
+    if means.ndim != 2 or means.numel() == 0:
+        raise StatisticsError(f"means: expected [C, d] of 1 class or more, found {list(means.shape)}")
     cosines = centred_cosines(means).fill_diagonal_(torch.nan)
     chosen = torch.zeros(len(cosines), dtype=torch.bool, device=cosines.device)
-    chosen[slice(None) if among is None else as_tensor(among, "among").long()] = True
+    chosen[slice(None) if among is None else _classes(among, len(cosines)).to(cosines.device)] = True
     cosines = cosines.where(chosen[:, None] & chosen, torch.nan).nan_to_num(-torch.inf)
     place = int(cosines.argmax())
     first, second = divmod(place, len(cosines))
     value = float(cosines[first, second])
     return (value, first, second) if math.isfinite(value) else (math.nan, -1, -1)
+
+
+def _classes(among: Any, number: int) -> Tensor:
+    """Indices of some of so many classes, int64, from indices or a mask."""
+    given = as_tensor(among, "among")
+    if given.numel() == 0:
+        return given.new_zeros(0, dtype=torch.int64)
+    if given.dtype == torch.bool and given.shape == (number,):
+        return given.nonzero()[:, 0]
+    whole = given.ndim == 1 and not given.is_floating_point() and given.dtype != torch.bool
+    if not whole or given.min() < 0 or given.max() >= number:
+        raise StatisticsError(
+            f"among: expected indices of classes, 0..{number - 1}, or a mask [{number}] of them, found {given.tolist()}"
+        )
+    return given.long()
 
 
 @torch.no_grad()

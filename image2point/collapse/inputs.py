@@ -32,11 +32,13 @@ def float64_device(device: str | torch.device) -> torch.device:
 
 
 def as_tensor(values: Any, what: str) -> Tensor:
-    """A detached tensor of `values` (tensor, array or nested lists; Python floats become float64)."""
-    if isinstance(values, Tensor):
-        return values.detach()
+    """A detached tensor of `values` (tensor, array or nested lists; Python floats become float64).
+
+    The unsigned types with which torch does no arithmetic (uint16, uint32, uint64) become int64.
+    """
     try:
-        return torch.as_tensor(np.ascontiguousarray(values))
+        given = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.ascontiguousarray(values))
+        return given.long() if given.dtype in (torch.uint16, torch.uint32, torch.uint64) else given
     except (TypeError, ValueError) as error:
         raise StatisticsError(f"{what}: expected a numeric tensor or array, found {error}") from error
 
@@ -73,8 +75,7 @@ def check_features(features: Any, what: str = "features") -> Tensor:
 def check_labelled(features: Any, labels: Any, what: str = "") -> tuple[Tensor, Tensor]:
     """Features [n, d] and labels [n] in 0, 1, …, on the device of the features; `what` (with a blank) names the set."""
     matrix = check_features(features, f"{what}features")
-    given = as_tensor(labels, f"{what}labels")
-    return matrix, check_labels(given, len(matrix), 1 + int(given.max()) if given.numel() else 1).to(matrix.device)
+    return matrix, check_labels(as_tensor(labels, f"{what}labels"), len(matrix)).to(matrix.device)
 
 
 def check_means(means: Any, what: str, device: str | torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -105,8 +106,11 @@ def same_means(ours: Tensor, theirs: Tensor) -> bool:
     )
 
 
-def check_labels(labels: Any, rows: int, num_classes: int) -> Tensor:
-    """Class indices [rows] in 0..num_classes−1 as int64, or StatisticsError naming the first bad row."""
+def check_labels(labels: Any, rows: int, num_classes: int | None = None) -> Tensor:
+    """Class indices [rows] in 0..num_classes−1 as int64, or StatisticsError naming the first bad row.
+
+    `num_classes` None takes 0, 1, …
+    """
     given = as_tensor(labels, "labels")
     if given.ndim != 1 or len(given) != rows:
         raise StatisticsError(
@@ -115,6 +119,8 @@ def check_labels(labels: Any, rows: int, num_classes: int) -> Tensor:
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise StatisticsError(f"labels: expected an integer dtype, found {given.dtype}")
     given = given.to(torch.int64)
+    if num_classes is None:
+        num_classes = 1 + max(0, int(given.max())) if rows else 1
     outside = (given < 0) | (given >= num_classes)
     if outside.any():
         row = int(outside.nonzero()[0])
@@ -122,6 +128,13 @@ def check_labels(labels: Any, rows: int, num_classes: int) -> Tensor:
             f"labels: expected 0..{num_classes - 1} for {num_classes} classes, found {int(given[row])} in row {row}"
         )
     return given
+
+
+def check_seed(seed: int) -> int:
+    """A seed of numpy's random numbers, or StatisticsError."""
+    if seed < 0:
+        raise StatisticsError(f"seed: expected 0 or more, found {seed}")
+    return seed
 
 
 def row_blocks(matrix: Tensor, width: int | None = None) -> list[tuple[int, Tensor]]:

@@ -107,7 +107,7 @@ def _pseudo_moments(value: float, others: Sequence[float], sizes: Sequence[float
 
 
 def _about(value: float, error: float, parts: int, confidence: float) -> Interval:
-    reach = student_quantile(0.5 + confidence / 2, parts - 1) * error
+    reach = student_quantile(check_confidence(confidence), parts - 1) * error
     return Interval(value, error, value - reach, value + reach, "samples")
 
 
@@ -130,6 +130,7 @@ def metric_intervals(
     >>> print(metric_intervals(parts, ask="cdnv_median")["cdnv_median"])
     0.1215 ± 0.021 over samples
     """
+    check_confidence(confidence)
     asked = [ask] if isinstance(ask, str) else list(ask if ask is not None else METHODS)
     if ask is None and all(part.covariance == "none" for part in parts):
         asked.remove("vci_corrected")
@@ -196,7 +197,11 @@ def share_interval(value: float, samples: int, confidence: float = 0.95) -> Inte
     >>> round(interval.low, 3), interval.high, round(interval.error, 3)
     (0.81, 1.0, 0.056)
     """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = NormalDist().inv_cdf(check_confidence(confidence))
+    if value < 0 or value > 1 or samples < 1:
+        raise StatisticsError(f"expected a share, 0..1, of 1 sample or more, found {value} of {samples}")
+    if math.isnan(value):
+        return Interval(value, math.nan, math.nan, math.nan, "samples")
     count = samples + z * z
     middle = (value * samples + z * z / 2) / count
     error = math.sqrt(middle * (1 - middle) / count)
@@ -211,14 +216,14 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95, over: str =
     >>> print(mean_interval([0.70, 0.72, 0.71]))
     0.71 ± 0.0058 over seeds
     """
-    count = len(values)
+    count, upper = len(values), check_confidence(confidence)
     if not count:
         raise StatisticsError("expected at least one value, found none")
     mean = math.fsum(values) / count
     if count == 1:
         return Interval(mean, math.nan, math.nan, math.nan, over)
     error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    reach = student_quantile(0.5 + confidence / 2, count - 1) * error
+    reach = student_quantile(upper, count - 1) * error
     return Interval(mean, error, mean - reach, mean + reach, over)
 
 
@@ -228,6 +233,8 @@ def deal(labels: Any, parts: int, seed: int = 0) -> Tensor:
     >>> deal([0, 0, 0, 0, 1, 1], 2).bincount().tolist()
     [3, 3]
     """
+    if parts < 1:
+        raise StatisticsError(f"parts: expected 1 or more, found {parts}")
     labels = as_tensor(labels, "labels").cpu()
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = shuffled[labels[shuffled].argsort(stable=True)]
@@ -260,6 +267,18 @@ def _leave_one_out(
     return compute(before), without
 
 
+def check_confidence(confidence: float) -> float:
+    """The probability below the upper limit of an interval; StatisticsError unless 0 < `confidence` < 1.
+
+    >>> check_confidence(0.95)
+    0.975
+    """
+    upper = 0.5 + confidence / 2
+    if not 0.5 < upper < 1:
+        raise StatisticsError(f"confidence: expected a number between 0 and 1, such as 0.95, found {confidence}")
+    return upper
+
+
 def student_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t law, 0.5 ≤ probability < 1, whole degrees of freedom ≥ 1.
 
@@ -268,6 +287,11 @@ def student_quantile(probability: float, freedom: int) -> float:
     >>> round(student_quantile(0.975, 9), 4)
     2.2622
     """
+    if not (0.5 <= probability < 1 and freedom >= 1):
+        raise StatisticsError(
+            f"Student's law: expected a probability in [0.5, 1) and 1 degree of freedom or more, found {probability} "
+            f"and {freedom}"
+        )
     low, high = 0.0, 1.0
     while _student_cdf(high, freedom) < probability:
         low, high = high, 2 * high

@@ -108,12 +108,15 @@ def null(
     features, labels = check_labelled(features, labels)
     x = as_float64(features, features.device)
     nearest = None
+    classes = 1 + int(labels.max()) if len(labels) else 1
+    for what, given in (("centres", centres), ("classifier", None if classifier is None else classifier[0])):
+        if given is not None and len(given) < classes:
+            raise StatisticsError(f"{what}: expected a row for each of the {classes} classes, found {len(given)} rows")
     if "ncc_accuracy" in names and centres is not None:
         nearest = CentreDecisions(centres).nearest(x)
     if classifier is None:  # no measure changes with a rotation, and n samples span no more than n dimensions
         x = _in_their_span(x)
     generator = torch.Generator().manual_seed(seed)
-    classes = 1 + int(labels.max()) if len(labels) else 1
     draws = _Permuted(x, labels, names, classes if classifier is None else len(classifier[0]))
     found = []
     for _ in range(permutations):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from image2point.collapse.inputs import StatisticsError
 from image2point.collapse.pairs import pair_distances
+from image2point.collapse.present import without_rounding
 from image2point.collapse.statistics import Statistics
 
 FORMS = ("symmetric", "asymmetric", "corrected", "directional")
@@ -22,7 +23,8 @@ def distance_matrix(S: Statistics) -> Tensor:
     present = S.present
     means = S.mean[present]
     among = S.mean.new_zeros(len(present), len(present))
-    for i, j, squared in pair_distances(means - means.mean(0)):
+    centred, _ = without_rounding(means, S.squares[present], S.count[present])
+    for i, j, squared in pair_distances(centred):
         among[i, j] = among[j, i] = squared.clamp(min=0).sqrt()
     distances = S.mean.new_full((S.num_classes, S.num_classes), torch.nan)
     distances[present[:, None], present] = among
@@ -49,13 +51,15 @@ def cdnv_matrix(S: Statistics, form: str = "symmetric") -> Tensor:
     if form not in FORMS:
         raise StatisticsError(f"form: expected one of {', '.join(FORMS)}, found {form!r}")
     squared = distance_matrix(S).square()
-    variance = S.variances
+    present, squares = S.present, S.squares.clone()
+    _, squares[present] = without_rounding(S.mean[present], squares[present], S.count[present])
+    variance = squares / S.count  # NaN for a class without samples
     if form == "symmetric":
         matrix = (variance[:, None] + variance) / (2 * squared)
     elif form == "asymmetric":
         matrix = variance[:, None] / squared
     elif form == "corrected":
-        unbiased = S.squares / (S.count - 1)
+        unbiased = squares / (S.count - 1)
         bias = unbiased / S.count
         squared = squared - bias[:, None] - bias
         matrix = (unbiased[:, None] + unbiased) / (2 * squared)
@@ -70,5 +74,6 @@ def cdnv_matrix(S: Statistics, form: str = "symmetric") -> Tensor:
         for i in range(S.num_classes):
             delta = S.mean[i] - S.mean
             matrix[i] = ((delta @ S.scatter[i]) * delta).sum(1) / S.count[i] / squared[i].square()
+        matrix[squared == 0] = torch.nan
     few = S.count < 2
     return matrix.masked_fill_(few[:, None] | few, torch.nan).fill_diagonal_(torch.nan)

@@ -30,13 +30,15 @@ length, whatever the features.
 | vci_corrected | vci over its mean for random labels, 1 − rank T (C−1)/((N−1) rank B) | pooled, asked |
 | nc1_shrunk | nc1 with Σ_W N/(N−C), Σ_B's eigenvalues less ν/between_rank each | pooled, asked |
 | nc1_trace_ratio_corrected | Σ_c (n_c/N) v_c / (tr Σ_B − ν) | asked |
-| cdnv_median | the median over pairs of their corrected CDNV, that of an undefined pair being infinite | asked |
+| cdnv_median | 1 / the median over pairs of 1 / corrected CDNV, an undefined pair's CDNV being infinite | asked |
 | nc1_trace_ratio_inverse, cdnv_median_inverse | 1 over these, defined below 0 too | asked |
 | nc2_equinorm | std_c‖M_c‖ / mean_c‖M_c‖ (std with 1/C) | |
 | nc2_equiangle | mean over pairs of abs(cos(M_i, M_j) + 1/(C−1)) | |
 | nc2_etf | ‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F, G = MMᵀ | |
 | nc2_w_equinorm, nc2_w_equiangle, nc2_w_etf | the same of W | classifier |
 | nc3 | ‖W/‖W‖_F − M/‖M‖_F‖_F² | classifier |
+
+Of an even number of pairs, `cdnv_median` averages the two middle inverses, not the two middle values.
 
 A pair is undefined for `cdnv_corrected` if its corrected squared distance is not positive or one of its
 classes has a single sample. Where two contributing classes are such a pair, so is the mean (NaN): the pairs that it
@@ -47,7 +49,8 @@ undefined (NaN) where nothing of Σ_B is left: where ν, or its share in some di
 where features tell any labels apart: rank T ≥ N − 1, as it is for N ≤ d + 1 samples. What is marked "asked" is computed
 only when named in `ask`.
 
-Coinciding class means make cdnv infinite. A metric that is 0/0 for some class or pair is NaN.
+Coinciding class means make cdnv infinite, be it all of them up to rounding (max(C, d) ε ‖means‖_F); so variances of
+that size are 0 then. A metric that is 0/0 for some class or pair is NaN.
 
 Σ_B†: the thin singular value decomposition M = U S Vᵀ (no d×d eigenproblem) gives tr(Σ_W Σ_B†)/C =
 Σ_k v_kᵀ Σ_W v_k / s_k². A direction is kept if s_k > 1e-6 s_1 (1e-12 of the largest eigenvalue of Σ_B) and

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image2point.collapse.inputs import StatisticsError
+from image2point.collapse.inputs import StatisticsError, check_labels
 
 
 def collapse_penalty(features: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -18,13 +18,13 @@ def collapse_penalty(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
     Args:
         features: [n, p].
-        labels: int64 [n], each below `classes`.
+        labels: integers [n], each below `classes`.
 
     Returns:
         A scalar, differentiable in the features.
 
     Raises:
-        StatisticsError: where the shapes do not fit.
+        StatisticsError: where the shapes do not fit, or labels on the CPU are no such numbers.
 
     >>> x = torch.tensor([[0.0, 1.0], [0.0, -1.0], [4.0, 1.0], [4.0, -1.0]])
     >>> float(collapse_penalty(x, torch.tensor([0, 0, 2, 2]), 3))  # (1 + 1 + 1 + 1) / (4 − 2), over 4²
@@ -35,6 +35,8 @@ def collapse_penalty(features: Tensor, labels: Tensor, classes: int) -> Tensor:
             f"collapse_penalty: expected features [n, p] and labels [n], found {list(features.shape)} and "
             f"{list(labels.shape)}"
         )
+    # On a GPU, to look at the labels would hold up the step, and cannot be where the step is recorded as a graph.
+    labels = check_labels(labels, len(features), classes) if labels.device.type == "cpu" else labels.long()
     # Products in place of indices: their gradient is the same in every run, on a GPU as well.
     member = F.one_hot(labels, classes).to(features)
     count = member.sum(0)

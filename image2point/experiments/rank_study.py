@@ -18,7 +18,7 @@ from image2point.config import Pretrain, load_config, load_config_as
 from image2point.config.studies import RankStudy
 from image2point.errors import InputError
 from image2point.experiments import rank
-from image2point.experiments.agreement import agreement
+from image2point.experiments.agreement import Agreement, agreement
 from image2point.experiments.study_rows import Row, select
 from image2point.jobs.pretrain import run_pretraining
 from image2point.jobs.transfer import run_transfer
@@ -120,13 +120,19 @@ def _verdict(rows: Sequence[Row], names: Sequence[str], score: str) -> str:
     accuracies = [_mean(rows, name, "accuracy") for name in names]
     values = [_mean(rows, name, score) for name in names]
     found = agreement(values, accuracies)
-    defined = [(value, name) for value, name in zip(values, names, strict=True) if math.isfinite(value)]
+    defined = [(value, name) for value, name in zip(values, names, strict=True) if not math.isnan(value)]
     text = f"{rank.TITLES[score]}: Spearman {ranged(found.spearman)}, Kendall {ranged(found.kendall)}"
+    text += _of(found, names)
     if not defined:
         return text + "; undefined for every candidate"
     chosen = max(defined)[1]
     lost = max(accuracies) - accuracies[list(names).index(chosen)]
     return f"{text}; it would choose {chosen}, {100 * lost:.1f} points below the best"
+
+
+def _of(found: Agreement, names: Sequence[str]) -> str:
+    """Over how many candidates a correlation is, where an undefined score left some out."""
+    return f" over {found.count} of {len(names)} candidates" if found.count < len(names) else ""
 
 
 def rank_study_figure(study: RankStudy, rows: Sequence[Row]) -> Any:
@@ -139,6 +145,6 @@ def rank_study_figure(study: RankStudy, rows: Sequence[Row]) -> Any:
             kind = select(rows, candidate=name)[0]["kind"]
             points.setdefault(kind, []).append(Point(_mean(rows, name, score), _accuracy(rows, name)))
         found = agreement([_mean(rows, n, score) for n in names], [_mean(rows, n, "accuracy") for n in names])
-        told = f"ρ = {found.spearman.value:.2f}, τ = {found.kendall.value:.2f}"
+        told = f"ρ = {found.spearman.value:.2f}, τ = {found.kendall.value:.2f}{_of(found, names)}"
         panels.append(Scatter(told, rank.headline(score), points, x_percent=score in rank.SHARES))
     return scatter(panels, "accuracy (%)", columns=3, y_percent=True)

@@ -91,12 +91,17 @@ def sweep(
 def _settings(texts: list[str]) -> dict[str, Any]:
     import yaml
 
+    from image2point.config.reading import parse_yaml
+
     result = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--slurm {text!r} should be key=value, for example slurm_partition=gpu")
-        result[key] = yaml.safe_load(value)
+        try:
+            result[key] = parse_yaml(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--slurm {text!r}: the value is no YAML ({error}); give key=value") from None
     return result
 
 
@@ -152,7 +157,10 @@ def table(
         plots.check_suffix(plot)
         plot = tried_target(plot)
     records = select(read_runs(run_folders(runs)), where or [])
-    value = value or f"final.{DISPLAYS[records[0].summary.task].scores[0].key}"
+    tasks = sorted({record.summary.task for record in records})
+    if not value and len(tasks) > 1:
+        raise InputError(f"the runs are of the tasks {' and '.join(tasks)}: give --value or runs of one task")
+    value = value or f"final.{DISPLAYS[tasks[0]].scores[0].key}"
     found = pivot(records, _names(rows), _names(cols), value, best)
     if plot:
         from image2point.sweeps.plot import table_figure

@@ -82,6 +82,8 @@ def _entries(section: Any, path: str | Path) -> list[dict[str, list[Any]]]:
     seen: set[str] = set()
     for entry in section:
         for field, choices in entry.items():
+            if not isinstance(field, str):
+                raise InputError(f"sweep: {field!r} (in {path}) should be the name of a setting, such as network.rule")
             if not isinstance(choices, list) or not choices:
                 raise InputError(f"sweep: {field} (in {path}) should have a list of values, found {choices!r}")
             if field in seen:

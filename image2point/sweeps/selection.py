@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from image2point.config.reading import parse_yaml
 from image2point.errors import InputError
 from image2point.report.read import Record
 from image2point.storage import fetched
@@ -43,7 +44,10 @@ def select(runs: Iterable[Record], conditions: Sequence[str]) -> list[Record]:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--where {text!r} should be setting=value, for example network.rule=repeat")
-        wanted = yaml.safe_load(value)
+        try:
+            wanted = parse_yaml(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--where {text!r}: the value is no YAML ({error}); give setting=value") from None
         kept = [run for run in kept if run.settings.get(name, _MISSING) == wanted]
     if not kept:
         raise InputError(f"no run has {' and '.join(conditions) or 'been given'}")

@@ -122,3 +122,15 @@ def test_errors() -> None:
         CentreDecisions([[0.0, np.nan], [1.0, 1.0]])
     with pytest.raises(StatisticsError, match="state: expected centres"):
         CentreDecisions.from_state({"centres": torch.zeros(2, 2)})
+
+
+def test_single_samples_are_still_left_out_after_merging_and_storing() -> None:
+    centres, count = torch.eye(3), torch.tensor([1, 5, 5])
+    one = CentreDecisions(centres, count=count).update(torch.eye(3), [0, 1, 2])
+    state = one.state()
+    for again in (one.merge(CentreDecisions(centres)), CentreDecisions.from_state(state)):
+        assert again.update(torch.eye(3), [0, 1, 2]).counts["singletons"] == 2
+    old = CentreDecisions.from_state({name: state[name] for name in ("centres", "counts")})
+    assert old.update(torch.eye(3), [0, 1, 2]).counts["singletons"] == 1
+    with pytest.raises(StatisticsError, match=r"expected single \[3\], found \[2\]"):
+        CentreDecisions.from_state({**state, "single": count[:2] == 1})

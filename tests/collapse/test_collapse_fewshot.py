@@ -27,6 +27,7 @@ from image2point.collapse import (
     moment_bound,
     pairwise_bound,
 )
+from image2point.collapse.bounds import margins
 
 
 def draw(classes: int = 8, each: int = 30, dim: int = 12, spread: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -341,3 +342,18 @@ def test_galanti_form_and_vacuity() -> None:
     assert Bound(1.0).vacuous and Bound(math.nan).vacuous and Bound(math.inf).vacuous and not Bound(0.99).vacuous
     with pytest.raises(StatisticsError, match="ways ≥ 2"):
         galanti_bound(0.1, 1, 5)
+
+
+def test_bounds_have_a_limit_of_infinitely_many_shots() -> None:
+    labels = torch.arange(60) % 3
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 20 * labels[:, None]
+    S = Statistics(3, 4, "class", moments=4).update(x, labels)
+    for bound in (moment_bound, finite_shot_bound):
+        assert bound(S, math.inf).value == pytest.approx(bound(S, 1e12).value, rel=1e-4)
+    assert all(part.isfinite().all() for part in margins(S, math.inf))
+
+
+def test_galantis_constants_are_positive() -> None:
+    for wrong in ({"spread_dimension": 0.0}, {"spread_dimension": math.nan}, {"constant": -1.0}):
+        with pytest.raises(StatisticsError, match="expected a spread_dimension and a constant above 0"):
+            galanti_bound(0.1, 2, 5, **wrong)

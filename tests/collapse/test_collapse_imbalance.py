@@ -163,3 +163,15 @@ def test_classes_that_merge_are_named() -> None:
 def test_what_does_not_fit_is_named(call: Any, message: str) -> None:
     with pytest.raises(StatisticsError, match=message):
         call(Statistics(3, 2).update([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]], [0, 1, 2]))
+
+
+def test_classes_among_which_are_indices_or_a_mask() -> None:
+    means = torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 1.1], [1.0, 1.0]])
+    mask = torch.tensor([True, False, True, True])
+    assert closest_means(means, mask) == closest_means(means, [0, 2, 3]) != closest_means(means)
+    assert closest_means(means, [])[1:] == (-1, -1)
+    for wrong in ([4], [-1], [0.5], [True, False], [[0, 1]]):
+        with pytest.raises(StatisticsError, match=r"among: expected indices of classes, 0\.\.3, or a mask \[4\]"):
+            closest_means(means, wrong)
+    with pytest.raises(StatisticsError, match=r"means: expected \[C, d\] of 1 class or more, found \[0, 2\]"):
+        closest_means(means[:0])

@@ -162,6 +162,9 @@ def test_superclasses_are_as_if_labels_were_coarser(covariance: str) -> None:
     assert found.absent.tolist() == [1]
     with pytest.raises(StatisticsError, match=r"labels: expected shape \[6\]"):
         Statistics(6, 5).by_superclass([0, 1])
+    for wrong in ([0.0] * 5 + [math.nan], [0, 0, 0, 0, 0, -1], [1j] * 6):
+        with pytest.raises(StatisticsError, match="labels: expected"):
+            Statistics(6, 5).by_superclass(wrong)
 
 
 @pytest.mark.slow
@@ -174,3 +177,11 @@ def test_noise_at_four_sizes() -> None:
     script = Path(__file__).parents[2] / "scripts" / "label_noise.py"
     done = subprocess.run([sys.executable, str(script), "--dim", "128"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_null_needs_a_row_for_every_class() -> None:
+    features, labels = torch.randn(12, 3), torch.arange(12) % 3
+    with pytest.raises(StatisticsError, match="centres: expected a row for each of the 3 classes, found 2 rows"):
+        null(features, labels, ["ncc_accuracy"], centres=torch.eye(3)[:2])
+    with pytest.raises(StatisticsError, match="classifier: expected a row for each of the 3 classes, found 2 rows"):
+        null(features, labels, ["nc3"], classifier=(torch.eye(3)[:2], None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,8 +18,13 @@ from image2point.collapse import (
     Statistics,
     StatisticsError,
     UnconstrainedFeatures,
+    bootstrap,
     cdnv_matrix,
+    collapse_penalty,
+    deal,
     directional_bound,
+    draw_rows,
+    few_shot,
     fit_decay,
     galanti_bound,
     geometric_collapse,
@@ -33,6 +39,7 @@ from image2point.collapse import (
     transfer_scores,
     wasserstein,
 )
+from image2point.collapse.intervals import share_interval, student_quantile
 from image2point.collapse.layers import measure_layers
 from image2point.report.arms import Spread
 from image2point.report.numbers import number, percent
@@ -184,3 +191,76 @@ def test_lines_means_and_probes() -> None:
 def test_distance_to_the_frame_leaves_out_what_is_undefined() -> None:
     found = solve(UnconstrainedFeatures((1,) * 4, 6))
     assert math.isnan(found.metrics()["nc1_trace_ratio"]) and found.etf_distance < 1e-3
+
+
+@pytest.mark.parametrize("value", [123.456, 0.1, -7e5])
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_features_that_are_all_the_same_have_no_measure(value: float, classes: int) -> None:
+    features, labels = torch.full((58, 4), value, dtype=torch.float64), torch.arange(58) % classes
+    S = Statistics(classes, 4, "class").update(features[:31], labels[:31]).update(features[31:], labels[31:])
+    names = [*VARIABILITY, "nc2_equinorm", "nc2_etf", "vci", "nc1_shrunk", "cdnv_median", "nc1_trace_ratio_corrected"]
+    found = metrics(S, ask=[name for name in names if name != "between_rank"])
+    assert all(math.isnan(each) for each in found.values()), found
+    assert math.isnan(DirectionalSpread(S.means).update(features, labels).cdnv_directional)
+    assert all(cdnv_matrix(S, form).isnan().all() for form in ("symmetric", "asymmetric", "corrected", "directional"))
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, 95.0, math.nan])
+def test_a_confidence_lies_between_0_and_1(confidence: float) -> None:
+    features, labels = draw(*[12] * 3)
+    parts = [Statistics(3, 5).update(features[g::4], labels[g::4]) for g in range(4)]
+    found = few_shot(features, labels, 2, 1, 2, 4)
+    for call in (
+        lambda: mean_interval([0.5, 0.7], confidence),
+        lambda: mean_interval([0.5], confidence),
+        lambda: share_interval(0.5, 9, confidence),
+        lambda: metric_intervals(parts, confidence=confidence),
+        lambda: bootstrap(parts, lambda S: {"count": float(S.count.sum())}, 2, confidence),
+        lambda: found.interval(confidence),
+        lambda: found.interval(confidence, over="episodes"),
+    ):
+        with pytest.raises(StatisticsError, match="confidence: expected a number between 0 and 1"):
+            call()
+    with pytest.raises(StatisticsError, match=r"expected a probability in \[0.5, 1\)"):
+        student_quantile(0.5 + abs(confidence) / 2 + 0.5, 3)
+
+
+def test_shares_and_parts_that_cannot_be() -> None:
+    for value, samples in ((1.5, 9), (-0.1, 9), (0.5, 0)):
+        with pytest.raises(StatisticsError, match=r"expected a share, 0\.\.1, of 1 sample or more"):
+            share_interval(value, samples)
+    assert math.isnan(share_interval(math.nan, 9).low)
+    with pytest.raises(StatisticsError, match="parts: expected 1 or more, found 0"):
+        deal([0, 1], 0)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64, np.uint8, np.int32])
+def test_labels_of_any_integer_type_are_taken(kind: type[np.generic]) -> None:
+    features, labels = draw(6, 6, 6)
+    expected = few_shot(features, labels, 2, 1, 2, 4).accuracy
+    for given in (labels.numpy().astype(kind), torch.from_numpy(labels.numpy().astype(kind))):
+        assert few_shot(features, given, 2, 1, 2, 4).accuracy == expected
+        assert deal(given, 3).equal(deal(labels, 3))
+        S = Statistics(3, 5).update(features, given)
+        assert S.by_superclass(np.array([0, 0, 1]).astype(kind)).count.tolist() == [12, 6]
+
+
+def test_labels_classes_and_seeds_that_cannot_be() -> None:
+    features, labels = draw(6, 6, 6)
+    for wrong in (labels.to(torch.complex64), labels.double() / 0, labels > 1):
+        with pytest.raises(StatisticsError, match="labels: expected an integer dtype"):
+            linear_probe(features, wrong, features, labels)
+    for classes in ([], [0.5, 1.0], [True, False, True], [0, 3], [[0, 1]]):
+        with pytest.raises(StatisticsError, match=r"classes: expected whole numbers that are labels, 0\.\.2, found"):
+            few_shot(features, labels, 2, 1, 2, 4, classes=classes)
+    for call in (lambda: few_shot(features, labels, 2, 1, 2, 4, seed=-1), lambda: draw_rows(labels, 0, 1, seed=-1)):
+        with pytest.raises(StatisticsError, match="seed: expected 0 or more, found -1"):
+            call()
+
+
+def test_a_penalty_takes_labels_of_any_integer_type() -> None:
+    features, labels = draw(4, 4)
+    assert collapse_penalty(features, labels.int(), 2) == collapse_penalty(features, labels, 2) > 0
+    for wrong in (labels + 1, labels - 1):
+        with pytest.raises(StatisticsError, match=r"labels: expected 0\.\.1 for 2 classes"):
+            collapse_penalty(features, wrong, 2)

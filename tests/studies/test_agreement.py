@@ -40,3 +40,11 @@ def test_what_has_no_order_has_no_correlation() -> None:
     assert math.isnan(agreement([1, 2], [1, 2]).spearman.value)
     assert math.isnan(agreement([1, 1, 1, 1], [1, 2, 3, 4]).kendall.value)
     assert agreement([1, 2, 3, math.nan], [1, 2, 3, 0]).kendall.value == 1
+
+
+def test_what_is_infinite_is_above_or_below_all_others() -> None:
+    a, b = [-math.inf, 1.0, 2.0, math.inf, -math.inf, math.nan], [0.3, 0.1, 0.4, 0.2, 0.5, 0.6]
+    found = agreement(a, b)
+    assert found.count == 5
+    assert found.spearman.value == pytest.approx(spearmanr([-9, 1, 2, 9, -9], b[:5]).statistic)
+    assert found.kendall.value == pytest.approx(kendalltau([-9, 1, 2, 9, -9], b[:5]).statistic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from image2point.collapse.scores import SCORES
 from image2point.errors import InputError
 from image2point.experiments import rank
 from image2point.experiments.measure import open_subject
+from image2point.experiments.rank_study import _verdict
 from image2point.experiments.study import run_study
 from image2point.finetune import freeze
 from image2point.training import loop
@@ -121,6 +123,31 @@ def test_the_command_ranks_candidates_and_their_controls(config: Path, tmp_path:
     order = sorted(found, key=lambda each: -each["scores"]["cdnv"])
     assert [line.split("  ")[0] for line in lines] == [each["name"] for each in order]
     assert "(1)" in lines[0] and "LogME" in result.output
+
+
+def test_an_undefined_score_has_no_place_and_comes_last() -> None:
+    values = {"undefined": math.nan, "worst": -math.inf, "best": 2.0, "middle": 1.0}
+    found = [rank.Ranked(name, (), dict.fromkeys(SCORES, value), {}, 9, 2, 0.0) for name, value in values.items()]
+    rows = [row for row in rank.table(found, by="cdnv").rows if row[0] in values]
+    assert [row[0] for row in rows] == ["best", "middle", "worst", "undefined"]
+    assert [row[2] for row in rows] == ["2 (1)", "1 (2)", "-inf (3)", "undefined"]
+
+
+def test_json_has_no_number_that_is_none(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = rank.Ranked("one", (), dict.fromkeys(SCORES, math.nan), {"cdnv": (-math.inf, math.nan)}, 9, 2, 0.0)
+    monkeypatch.setattr(rank, "rank_candidates", lambda *_: [one])
+    assert call(config, "--model", "test_resnet", "--json", tmp_path / "r.json").exit_code == 0
+    (found,) = json.loads((tmp_path / "r.json").read_text())["candidates"]
+    assert set(found["scores"].values()) == {None} and found["nulls"] == {"cdnv": [None, None]}
+
+
+def test_a_verdict_says_over_how_many_candidates_it_is() -> None:
+    rows = [
+        {"candidate": name, "accuracy": accuracy, **dict.fromkeys(SCORES, value)}
+        for name, accuracy, value in (("a", 0.1, 1.0), ("b", 0.2, 2.0), ("c", 0.3, 3.0), ("d", 0.4, math.nan))
+    ]
+    assert " over 3 of 4 candidates; it would choose c, 10.0 points" in _verdict(rows, ["a", "b", "c", "d"], "cdnv")
+    assert " over " not in _verdict(rows[:3], ["a", "b", "c"], "cdnv")
 
 
 def test_what_cannot_be_ranked_is_named(config: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_config_with_a_base_inherits_from_it(tmp_path: Path) -> None:
         ([{"seed": 1}], "seed .* should have a list of values, found 1"),
         ([{"seed": []}], "should have a list of values"),
         ([{"seed": [1]}, {"seed": [2]}], "in two entries"),
+        ([{3: [1]}], r"3 \(in .*\) should be the name of a setting"),
         ([{"name": ["a"]}], "name .* is made from the values"),
         ([{"seed": [1, 2], "data.shot_seed": [1]}], r"2 values \(seed\), 1 values \(data.shot_seed\)"),
         ([{"network.ruel": ["mean"]}], r"unknown key network.ruel \(in the sweep of .*did you mean rule"),

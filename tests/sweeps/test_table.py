@@ -17,7 +17,7 @@ from run_records import record
 from image2point import InputError
 from image2point.report.read import Record
 from image2point.sweeps import table as tables
-from image2point.sweeps.command import table
+from image2point.sweeps.command import _settings, table
 from image2point.sweeps.comparison import compared, detectable, holm
 from image2point.sweeps.pivot import pivot, value_of
 from image2point.sweeps.selection import run_folders, select
@@ -171,6 +171,21 @@ def test_runs_are_chosen_by_their_settings(runs: list[Record]) -> None:
         select(runs, ["seed=9"])
     with pytest.raises(InputError, match="should be setting=value"):
         select(runs, ["seed"])
+    with pytest.raises(InputError, match=r"--where 'seed=\[1': the value is no YAML"):
+        select(runs, ["seed=[1"])
+    with pytest.raises(InputError, match="--slurm 'a=2021-13-45': the value is no YAML"):
+        _settings(["a=2021-13-45"])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_runs_of_several_tasks_need_a_value(
+    runs: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    other = replace(runs[0], summary=runs[0].summary.model_copy(update={"task": "segmentation"}))
+    monkeypatch.setattr("image2point.report.read.read_runs", lambda _: [runs[1], other][::order])
+    monkeypatch.setattr("image2point.sweeps.selection.run_folders", lambda _: [])
+    with pytest.raises(InputError, match="of the tasks classification and segmentation: give --value or runs of one"):
+        table([tmp_path], rows="seed")
 
 
 def test_folders_stand_for_the_finished_runs_in_them(tmp_path: Path) -> None:
