@@ -134,7 +134,8 @@ def _check_weights(job: Job, epoch: int) -> None:
     """Raise Diverged where a weight is no number: of the last step of an epoch no later loss tells."""
     parameters = job.trained.parameters()
     own = (getattr(parameter, "_local_tensor", parameter) for parameter in parameters)  # of a sharded one, what is here
-    if distributed.total_count(job.fabric, sum(int((~part.detach().isfinite()).sum()) for part in own)):
+    wrong = torch.stack([(~part.detach().isfinite()).sum() for part in own]).sum()  # one number to wait for
+    if distributed.total_count(job.fabric, int(wrong)):
         raise Diverged(f"weights are no numbers after epoch {epoch}; {CALMER}")
 
 
