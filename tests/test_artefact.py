@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 import torch
 from rooms import furnish, segmenting
 from safetensors.torch import load_file, save_file
-from tiny_runs import load_splits, run_transfer, separable, tiny
+from tiny_runs import run_transfer, separable, tiny
 from torch import nn
 from typer.testing import CliRunner
 
@@ -320,19 +319,6 @@ def test_predict_takes_clouds_as_the_run_did(run: Path) -> None:
     as_trained = [each.probabilities for each in predict(run, files)]
     assert as_trained == [each.probabilities for each in predict(run, files, normalise=False)]
     assert as_trained != [each.probabilities for each in predict(run, files, normalise=True)]
-
-
-def test_synthetic_shapes_are_met_in_the_size_in_which_they_are_made(tmp_path: Path) -> None:
-    config = tiny("training.epochs=1", "data.validation=0")
-    run, clouds = run_transfer(config, tmp_path), load_splits(config.data).test
-    assert not load(run.path).usage.normalise
-    files = [tmp_path / f"{number}.npy" for number in range(len(clouds))]
-    for number, file in enumerate(files):
-        np.save(file, clouds[number].points)
-    with open(run.path / "predictions.csv", encoding="utf-8") as stream:
-        tested = [float(row["probability"]) for row in csv.DictReader(stream)]
-    found = [max(each.probabilities) for each in predict(run.path, files)]
-    assert found == pytest.approx(tested, abs=1e-4)
 
 
 @pytest.mark.parametrize("normalise", [False, True])

@@ -175,11 +175,9 @@ def normalises(config: Config, run: Run) -> bool:
     """Whether the clouds of a run were moved and scaled into the unit sphere.
 
     What `data.normalise` leaves open, such as for prepared data, the stored test clouds say: they are as the network
-    saw them. A run without any is taken to have normalised, as datasets of whole clouds do. Synthetic shapes
-    keep the size in which they are made.
+    saw them. A run without any is taken to have normalised, as datasets of whole clouds do. Synthetic shapes are made
+    to fill the unit sphere, but for up to a seventh; whoever gives them again as they were passes `normalise=False`.
     """
-    if config.data.name == "synthetic":
-        return False
     if config.data.normalise is not None or not run.examples.is_file():
         return config.data.normalise is not False
     points = read_arrays(run.examples, ("points",)).get("points")

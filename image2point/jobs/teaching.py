@@ -8,10 +8,12 @@ those clouds is used for one number of the report alone: how many labels are rig
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from image2point import config as configuration
 from image2point.config import Config
 from image2point.datasets import Splits
 from image2point.datasets.arrays import read_arrays
@@ -19,7 +21,7 @@ from image2point.datasets.recipe import Recipe
 from image2point.datasets.splits import Subset, few_shot
 from image2point.errors import InputError
 from image2point.inference.clouds import TOGETHER, classify
-from image2point.jobs.artefact import load
+from image2point.jobs.artefact import home_of, load
 from image2point.jobs.ingredients import check_features
 from image2point.jobs.saving import save_arrays
 from image2point.runs import Run
@@ -80,7 +82,18 @@ def open_teacher(config: Config, splits: Splits) -> LiftedNetwork | None:
     if teacher.lifting.decoder:
         raise InputError(f"{where} has a class for each point; a teacher has one for each cloud")
     check_features(Splits(splits.train, None, splits.test), _recipe(teacher))
+    if _saw_these(config, home_of(config.teacher.network)):
+        teacher._usage = teacher.usage.changed({"normalise": False})
     return teacher
+
+
+def _saw_these(config: Config, teacher: Path) -> bool:
+    """Whether the teacher is a run on clouds that were read as this run reads them: then they are scaled already."""
+    if not Run(teacher).config.is_file():
+        return False
+    its, ours = configuration.load_config(Run(teacher).config).data, config.data
+    same = (its.name, its.normalise) == (ours.name, ours.normalise)
+    return same and (ours.name != "prepared" or its.root == ours.root)
 
 
 def untaught(config: Config, splits: Splits) -> np.ndarray:
@@ -103,8 +116,8 @@ def untaught(config: Config, splits: Splits) -> np.ndarray:
 def ask(config: Config, splits: Splits, teacher: LiftedNetwork, rows: np.ndarray, fabric: Fabric) -> np.ndarray:
     """The teacher's probabilities for these training clouds, as `predict` gives them, float32 [n, classes].
 
-    They are the same on every process. rows: as `untaught` gives them. Raises InputError where nothing reaches the
-    threshold.
+    A run on the same dataset gets them in the size in which it was trained. The numbers are the same on every process.
+    rows: as `untaught` gives them. Raises InputError where nothing reaches the threshold.
     """
     assert isinstance(splits.train, Subset) and teacher.usage is not None
     clouds = Subset(splits.train.whole, rows)

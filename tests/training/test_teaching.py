@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import interrupt_at, load_splits, run_transfer, separable
+from tiny_runs import interrupt_at, load_splits, run_transfer, separable, tiny
 
 import image2point as i2p
 from image2point.config import Config, Training
@@ -123,6 +123,21 @@ def test_soft_labels_are_the_teachers_probabilities(data: Path, teacher: Run, tm
     expected = -(batch.targets.double() * logits.log_softmax(1)).sum()
     assert float(task.loss(logits, batch.targets)) == pytest.approx(float(expected))
     assert int(task.hits(batch.targets, batch.targets)) == task.count(batch.targets) == 3
+
+
+def test_a_teacher_of_the_same_dataset_meets_clouds_in_the_size_of_its_training(tmp_path: Path) -> None:
+    """Synthetic shapes do not quite fill the unit sphere into which `predict` scales a stranger's clouds."""
+    run = run_transfer(tiny("training.epochs=1", "data.validation=0"), tmp_path)
+    config = tiny("data.shots=2", f"teacher.network={run.path}", "teacher.threshold=0", "data.validation=0")
+    splits = load_splits(config.data)
+    teacher, rows = teaching.open_teacher(config, splits), teaching.untaught(config, splits)
+    assert teacher is not None
+    train: Any = splits.train
+    said = teaching.ask(config, splits, teacher, rows, distributed.start(config.training))
+    as_trained = i2p.load(run.path)
+    as_trained.use(normalise=False)
+    told = as_trained.predict([train.whole[int(row)].points for row in rows])
+    np.testing.assert_allclose(said, [each.probabilities for each in told], atol=1e-5)
 
 
 def test_penalties_take_the_most_probable_class() -> None:
