@@ -25,8 +25,7 @@ from image2point.datasets import Splits
 from image2point.datasets.recipe import Recipe
 from image2point.errors import InputError
 from image2point.finetune import Counts, blocks_of, freeze, trained
-from image2point.lifting.skip import add_skip
-from image2point.networks.layer_names import FEATURES
+from image2point.lifting.skip import check_skip
 from image2point.report.numbers import UNDEFINED, beside_null, share
 from image2point.roles import BLOCK_POLICIES
 from image2point.runs import Run
@@ -76,15 +75,12 @@ def check(config: Config, fabric: Fabric, network: LiftedNetwork) -> tuple[str, 
     if config.finetune.policy.startswith("scl:"):
         for block in candidates:
             try:
-                _embed_once(add_skip(copy.deepcopy(network), block))
+                check_skip(network, block)
             except InputError as error:
-                fits = "leave it out of" if config.finetune.candidates else "name others in"
-                raise InputError(f"finetune.policy = scl:auto, {block}: {error}; {fits} finetune.candidates") from None
+                raise InputError(
+                    f"finetune.policy = scl:auto: {error}, and name others in finetune.candidates"
+                ) from None
     return candidates
-
-
-def _embed_once(network: LiftedNetwork) -> None:
-    network._on_one_voxel(lambda x: {FEATURES: network.embed(x)[0]})
 
 
 def choose(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,7 +117,7 @@ def environment(fabric: Fabric) -> dict[str, Any]:
     on_gpu = fabric.device.type == "cuda"
     return {
         "image2point": image2point.__version__,
-        "commit": commit_of(Path(image2point.__file__)),
+        "commit": _own_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
@@ -124,6 +125,12 @@ def environment(fabric: Fabric) -> dict[str, Any]:
         "processes": fabric.world_size,
         "threads": torch.get_num_threads(),
     }
+
+
+@cache
+def _own_commit() -> str | None:
+    """Of the code that runs, when it was first asked: files may change under a long run."""
+    return commit_of(Path(image2point.__file__))
 
 
 def commit_of(file: Path) -> str | None:

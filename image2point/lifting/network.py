@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,6 +37,8 @@ _HEADS = ("fc", "head", "classifier")
 
 _HABITS = ("get_classifier", "reset_classifier")
 """What a timm network has besides."""
+
+Found = TypeVar("Found")
 
 _RESULTS = {
     "scores": ("logits",),
@@ -139,7 +141,7 @@ class LiftedNetwork(Usable, OwnNorms):
             info.append({"num_chs": stage.grid.shape[1], "reduction": stage.stride, "module": name})
         return info
 
-    def _on_one_voxel(self, function: Callable[[Voxels], dict[str, Voxels]]) -> dict[str, Voxels]:
+    def _on_one_voxel(self, function: Callable[[Voxels], Found]) -> Found:
         """What a function of this network gives for one occupied cell of a grid, in eval mode and without gradients."""
         like = next(self.parameters())
         cell = like.new_ones(1, self._lifting.options.in_channels, 1, 1, 1)

@@ -29,9 +29,24 @@ def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
     It adds no parameter. A block that holds the features, such as a head, is no module of its own afterwards.
 
     Raises:
-        InputError: where the network has no such block before its features, no features before a classifier, or a skip
-            already.
+        InputError: as `check_skip`, and then the network is as it was.
     """
+    check_skip(net, block)
+    nodes = layer_nodes(net._graph)
+    features, source = nodes[FEATURES], nodes[block]
+    with net._graph.inserting_after(features):
+        joined = net._graph.call_function(joined_features, (features, source))
+    features.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
+    joined.meta[LAYERS] = features.meta.pop(LAYERS, [])
+    net._lifting = replace(net._lifting, skip=block)
+    net._graph.lint()
+    net.renew_program()
+    return net
+
+
+def check_skip(net: LiftedNetwork, block: str) -> None:
+    """Raise InputError where the network has no such block before its features, one with more channels than there are
+    features, no features before a classifier, or a skip already."""
     if net._lifting.skip:
         raise InputError(
             f"{net._lifting.network} has a skip connection from {net._lifting.skip} to the features already, and can "
@@ -47,23 +62,17 @@ def add_skip(net: LiftedNetwork, block: str) -> LiftedNetwork:
         raise InputError(
             f"{net._lifting.network} has no block {block!r} before its features; it has {', '.join(there)}"
         )
-    with net._graph.inserting_after(features):
-        joined = net._graph.call_function(joined_features, (features, source))
-    features.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
-    joined.meta[LAYERS] = features.meta.pop(LAYERS, [])
-    net._lifting = replace(net._lifting, skip=block)
-    net._graph.lint()
-    net.renew_program()
-    return net
+    rows = net._on_one_voxel(net.observe([block, FEATURES]))
+    wide, narrow = (rows[name][0].shape[1] for name in (block, FEATURES))
+    if wide > narrow:
+        raise InputError(
+            f"{block} of {net._lifting.network} has {wide} channels, and a skip leads from a block of at most as many "
+            f"as there are features, {narrow}; choose another block"
+        )
 
 
 def joined_features(features: Tensor, block: Voxels) -> Tensor:
     """features [B, p] + the means of `block` over space [B, c], zero in the channels beyond c."""
     means = block if isinstance(block, Tensor) and block.ndim == 2 else global_mean(block)
     missing = features.shape[1] - means.shape[1]
-    if missing < 0:
-        raise InputError(
-            f"a skip connection leads from a block of at most as many channels as there are features, "
-            f"{features.shape[1]}; this one has {means.shape[1]}"
-        )
     return features + torch.nn.functional.pad(means, (0, missing))
