@@ -93,9 +93,13 @@ class PretrainingStudy(_Study):
     settings: tuple[str, ...] = ()
     """Settings over that config."""
     vary: Annotated[dict[str, tuple[Any, ...]], Field(min_length=1)]
-    """Setting → its values, each alone put over that config: {training.lr: [0.01, 0.1]}."""
+    """Setting → its values, each alone put over that config: {training.lr: [0.01, 0.1]}. Settings that change together
+    stand in one name, and each of their values is a list: {"training.lr, training.epochs": [[0.01, 20], [0.1, 5]]}."""
     seeds: Seeds = (1, 2, 3)
     """Seeds of the runs."""
+    seeded: tuple[str, ...] = ()
+    """Settings of that config that take the seed of the run too: with images.class_split.seed, each seed has other
+    classes."""
     episodes: Episodes = Episodes(ways=(5,), shots=(1, 5), classifiers=("ncc", "ridge"))
     samples: Count = 128
     """Test images on which geometric complexity is estimated."""
@@ -105,6 +109,22 @@ class PretrainingStudy(_Study):
     """Config of a fine-tuning, relative to this file, that begins with each pre-trained network; null for none."""
     transfer_settings: tuple[str, ...] = ()
     """Settings over that config."""
+    transfer_seeded: tuple[str, ...] = ()
+    """Settings of that config that take the seed of the run too."""
+
+    @model_validator(mode="after")
+    def _values_for_all(self) -> PretrainingStudy:
+        for names, values in self.vary.items():
+            count = len(names.split(","))
+            for value in values:
+                if count > 1 and not (isinstance(value, list | tuple) and len(value) == count):
+                    raise ValueError(f"vary: {names} expects lists of {count} values, one for each, found {value!r}")
+        return self
+
+    def changes(self, names: str, value: Any) -> dict[str, Any]:
+        """What one of the values of `vary` sets, by setting."""
+        settings = [name.strip() for name in names.split(",")]
+        return dict(zip(settings, value if len(settings) > 1 else [value], strict=True))
 
 
 class UnconstrainedStudy(_Study):

@@ -14,14 +14,30 @@ from image2point.voxels import DenseVoxels
 BATCH = 8
 
 
-def feature_complexity(subject: Subject, samples: Labelled, count: int, probes: int = 16) -> Complexity:
-    """Hutchinson's estimate on `count` samples from all over the set, for inputs scaled to unit deviation.
+def evenly(samples: Labelled, count: int) -> np.ndarray:
+    """The indices of `count` samples from all over the set."""
+    return np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
+
+
+def of_each_class(samples: Labelled, count: int) -> np.ndarray:
+    """The indices of about `count` samples, equally many of each class where it has them, from all over the class."""
+    each = max(1, round(count / len(samples.classes)))
+    places = [np.flatnonzero(samples.labels == label) for label in range(len(samples.classes))]
+    spread = [np.linspace(0, len(own) - 1, min(each, len(own))).astype(int) for own in places]
+    return np.sort(np.concatenate([own[some] for own, some in zip(places, spread, strict=True)]))
+
+
+def feature_complexity(
+    subject: Subject, samples: Labelled, chosen: int | np.ndarray, probes: int = 16
+) -> Complexity:
+    """Hutchinson's estimate on some samples, for inputs scaled to unit deviation: indices, or how many (`evenly`).
 
     The inputs are pixels, or the features of occupied voxels; scaled alike, 2D and 3D compare (see
     `Complexity.normalised`). Where points lie counts as given.
     """
     network, recipe = subject.network, subject.recipe
-    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
+    if isinstance(chosen, int):
+        chosen = evenly(samples, chosen)
     first = next(network.parameters())
     parts, inputs = [], []
     for number, some in enumerate(np.array_split(chosen, -(-len(chosen) // BATCH))):

@@ -11,24 +11,25 @@ batch size, weight decay and the complexity penalty varied, that of Munn et al. 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from image2point import collapse
 from image2point.collapse import Interval
-from image2point.collapse.layers import measure_layers
+from image2point.collapse.layers import gathered
 from image2point.config import Pretrain, load_config, load_config_as
 from image2point.config.studies import PretrainingStudy
 from image2point.experiments.agreement import spearman
-from image2point.experiments.complexity import feature_complexity
-from image2point.experiments.few_shot import novel_features
+from image2point.experiments.complexity import feature_complexity, of_each_class
 from image2point.experiments.measure import Subject, open_subject
 from image2point.experiments.study_rows import Row, over_seeds, select
 from image2point.jobs.pretrain import run_pretraining
 from image2point.jobs.transfer import run_transfer
+from image2point.report.numbers import UNDEFINED
 from image2point.report.plain import Table, ranged
 from image2point.report.plots import Panel, curves
 from image2point.runs import Run
@@ -37,6 +38,7 @@ from image2point.units import ALONE, Crew
 FEATURES = "features"
 TITLES = {
     "complexity": "Geometric complexity",
+    "geometric_collapse": "Geometric collapse, source classes (test)",
     "source_cdnv": "CDNV, source classes (train)",
     "source_test_cdnv": "CDNV, source classes (test)",
     "novel_cdnv": "CDNV, novel classes",
@@ -52,13 +54,20 @@ def pretraining_rows(study: PretrainingStudy, base: Path, folder: Path, crew: Cr
     for setting, values in study.vary.items():
         for value in values:
             for seed in study.seeds:
-                label = f"{setting.rpartition('.')[2]}_{value}_seed{seed}".replace("/", "-").replace(" ", "")
-                changes = [*study.settings, f"{setting}={_text(value)}", f"seed={seed}", f"name={label}"]
+                each = study.changes(setting, value)
+                label = "_".join(f"{name.rpartition('.')[2]}_{value}" for name, value in each.items())
+                label = f"{label}_seed{seed}".replace("/", "-").replace(" ", "")
+                changes = [
+                    *study.settings,
+                    *(f"{name}={_text(value)}" for name, value in each.items()),
+                    *(f"{name}={seed}" for name in ("seed", *study.seeded)),
+                    f"name={label}",
+                ]
                 config = load_config_as(Pretrain, base / study.pretrain, changes)
                 same = config.model_dump_json(exclude={"name"})
                 if same not in known:
                     known[same] = {"run": label, **_row(study, base, folder, config, crew)}
-                rows.append({"setting": setting, "value": _text(value), "seed": seed, **known[same]})
+                rows.append({"setting": setting, "value": _told(each), "seed": seed, **known[same]})
     return rows
 
 
@@ -77,22 +86,28 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _told(changes: Mapping[str, Any]) -> str:
+    """The values of settings that change together."""
+    return ", ".join(map(_text, changes.values()))
+
+
 def measured(subject: Subject, study: PretrainingStudy, crew: Crew = ALONE) -> Row:
     """Everything that is measured on one pre-trained network; the crew makes its features."""
     row: Row = {}
-    row["complexity"] = feature_complexity(subject, subject.samples("test"), study.samples, study.probes).value
-    for key, split in (("source", "train"), ("source_test", "test")):
-        samples = subject.samples(split)
-        found = measure_layers(
-            subject.source_of(split, [FEATURES], crew=crew), samples.labels, len(samples.classes),
-            ["cdnv", "cdnv_corrected", "nc1"],
-        )[FEATURES].values  # fmt: skip
+    for key, split in (("source", "train"), ("source_test", "test"), ("novel", "novel")):
+        samples, classes = subject.samples(split), len(subject.samples(split).classes)
+        features = gathered(subject.source_of(split, [FEATURES], crew=crew))[FEATURES]
+        labels = torch.as_tensor(samples.labels)
+        S = collapse.Statistics(classes, features.shape[1]).update(features, labels)
+        found = collapse.metrics(S, ask=["cdnv", "cdnv_corrected", "nc1", "min_class_distance"])
         row |= {f"{key}_cdnv": found["cdnv_corrected"], f"{key}_cdnv_raw": found["cdnv"], f"{key}_nc1": found["nc1"]}
-    features, labels = novel_features(subject, crew)
-    S = collapse.Statistics(int(labels.max()) + 1, features.shape[1], "none").update(features, labels)
-    found = collapse.metrics(S, ask=["cdnv", "cdnv_corrected", "min_class_distance"])
-    row |= {"novel_cdnv": found["cdnv_corrected"], "novel_cdnv_raw": found["cdnv"]}
-    row["novel_class_distance"] = found["min_class_distance"]
+        row[f"{key}_class_distance"] = found["min_class_distance"]
+        if split == "test":
+            chosen = of_each_class(samples, study.samples)
+            complexity = feature_complexity(subject, samples, chosen, study.probes)
+            of_classes, _ = complexity.of_classes(labels[chosen], classes)
+            row["complexity"] = complexity.value
+            row["geometric_collapse"] = collapse.geometric_collapse(S, of_classes).ratio
     settings = study.episodes
     for ways in settings.ways:
         for shots in settings.shots:
@@ -112,7 +127,8 @@ def _transferred(study: PretrainingStudy, path: Path, place: Run, folder: Path, 
     """Test accuracy after the network was lifted and fine-tuned on clouds."""
     arch = load_config_as(Pretrain, place.config).network.arch
     source = [f"network.arch={arch}", f"network.weights=file:{place.weights}"]
-    config = load_config(path, [*study.transfer_settings, *source, f"seed={seed}", f"name={label}_clouds"])
+    seeds = [f"{name}={seed}" for name in ("seed", *study.transfer_seeded)]
+    config = load_config(path, [*study.transfer_settings, *source, *seeds, f"name={label}_clouds"])
     return float(run_transfer(config, folder / "runs", resume=True).read_summary()["final"]["test_accuracy"])
 
 
@@ -131,11 +147,13 @@ def pretraining_table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
     columns = _columns(study)
     lines = []
     for setting, values in study.vary.items():
-        for value in map(_text, values):
+        for value in (_told(study.changes(setting, value)) for value in values):
             own = select(rows, setting=setting, value=value)
             lines.append((setting, value, *(ranged(over_seeds(own, key), _is_share(key)) for key in columns)))
     few = columns[-len(study.episodes.classifiers)]
-    pairs = [("complexity", "source_cdnv"), ("complexity", "novel_cdnv"), ("novel_cdnv", few), ("complexity", few)]
+    smooth = "geometric_collapse"
+    pairs = [(smooth, "source_test_cdnv"), (smooth, "novel_cdnv"), (smooth, few), ("complexity", few)]
+    pairs += [("novel_cdnv", few)]
     groups: dict[str, Sequence[Row]] = {
         "all": rows,
         **{setting: select(rows, setting=setting) for setting in study.vary},
@@ -143,8 +161,15 @@ def pretraining_table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
     told = []
     for name, group in groups.items():
         networks = list({row["run"]: row for row in group}.values())
-        found = "; ".join(f"{a} with {b} {rank_correlation(networks, a, b):+.2f}" for a, b in pairs)
-        told.append(f"Rank correlation (Spearman), {name}, {len(networks)} networks: {found}.")
+        found = "; ".join(
+            f"{a} with {b} {_signed(rank_correlation(networks, a, b))} "
+            f"({_signed(rank_correlation(networks, a, b, at='source_accuracy'))})"
+            for a, b in pairs
+        )
+        told.append(
+            f"Rank correlation (Spearman; in brackets partial, at equal source accuracy), {name}, "
+            f"{len(networks)} networks: {found}."
+        )
     headings = tuple(TITLES.get(key, key) + (" (%)" if _is_share(key) else "") for key in columns)
     notes = (
         f"Mean over {len(study.seeds)} seeds with its 95 % interval. CDNV corrected for the number of samples.",
@@ -153,18 +178,35 @@ def pretraining_table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
     return Table(("setting", "value", *headings), tuple(lines), notes)
 
 
-def rank_correlation(rows: Sequence[Row], first: str, second: str) -> float:
-    """Spearman's, over the rows where both are defined; NaN where one of them does not vary."""
-    a, b = (np.array([row[key] for row in rows], dtype=float) for key in (first, second))
-    there = np.isfinite(a) & np.isfinite(b)
-    if there.sum() < 3:
+def _signed(value: float) -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:+.2f}"
+
+
+def rank_correlation(rows: Sequence[Row], first: str, second: str, at: str | None = None) -> float:
+    """Spearman's, over the rows where both are defined; NaN where one of them does not vary.
+
+    at: a third quantity whose part in both is taken out (partial correlation of ranks).
+    """
+    names = [first, second] if at is None else [first, second, at]
+    values = np.array([[row[name] for name in names] for row in rows], dtype=float)
+    values = values[np.isfinite(values).all(axis=1)]
+    if len(values) < len(names) + 1:
         return math.nan
-    return float(spearman(a[there], b[there], np.ones((1, int(there.sum()))))[0])
+    once = np.ones((1, len(values)))
+    a, b, *rest = values.T
+    whole = float(spearman(a, b, once)[0])
+    if at is None:
+        return whole
+    with_a, with_b = (float(spearman(each, rest[0], once)[0]) for each in (a, b))
+    scale = math.sqrt((1 - with_a**2) * (1 - with_b**2))
+    return (whole - with_a * with_b) / scale if scale > 1e-6 else math.nan
 
 
 def pretraining_figure(study: PretrainingStudy, rows: Sequence[Row]) -> Any:
     """A panel for each quantity over all values; each setting is a curve of its own."""
-    places = [(setting, _text(value)) for setting, values in study.vary.items() for value in values]
+    places = [
+        (setting, _told(study.changes(setting, value))) for setting, values in study.vary.items() for value in values
+    ]
     panels = []
     for key in _columns(study):
         drawn: dict[str, list[Interval | None]] = {

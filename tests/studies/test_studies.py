@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from study_values import PRETRAIN, TRANSFER
 
 from image2point import collapse
+from image2point.collapse.layers import gathered
 from image2point.config import studies
 from image2point.errors import InputError
 from image2point.experiments import few_shot, pretraining
@@ -153,6 +156,57 @@ def test_a_network_that_belongs_to_two_settings_is_trained_once(configs: Path) -
     assert len(list((configs / "out" / "twice" / "runs").glob("*/summary.json"))) == 6
     told = (configs / "out" / "twice" / "table.md").read_text()
     assert "all, 6 networks" in told and "training.batch_size, 4 networks" in told
+
+
+def test_settings_of_pretraining_change_together_and_with_the_seed(configs: Path) -> None:
+    values = {
+        "kind": "pretraining", "pretrain": "pretrain.yaml", "seeds": [1, 2], "samples": 6, "probes": 2,
+        "seeded": ["images.class_split.seed"], "transfer": "transfer.yaml", "transfer_seeded": ["data.class_split.seed"],
+        "transfer_settings": ["data.class_split.novel=3"],
+        "vary": {"images.class_split.base, images.train_per_class": [[2, 6], [3, 4]]},
+        "episodes": {"ways": [2], "shots": [1], "queries": 3, "episodes": 10, "classifiers": ["ncc"]},
+    }  # fmt: skip
+    rows = check(run_study(write(configs, "both.yaml", values), (), configs / "out"))
+    assert [(row["value"], row["seed"]) for row in rows] == [("2, 6", 1), ("2, 6", 2), ("3, 4", 1), ("3, 4", 2)]
+    shown, clouds = [], []
+    for row in rows:
+        run = configs / "out" / "both" / "runs" / row["run"]
+        told = json.loads((run / "summary.json").read_text())["images"]
+        assert told["train"] == 12, "as many images, whatever the number of classes"
+        assert len(told["classes"]) == int(row["value"][0])
+        shown.append(told["classes"])
+        clouds.append(json.loads((run.parent / f"{run.name}_clouds" / "summary.json").read_text())["data"]["classes"])
+    assert shown[0] != shown[1] and clouds[0] != clouds[1], "another seed, other classes"
+    assert clouds[0] == clouds[2]
+    with pytest.raises(InputError, match=r"expects lists of 2 values, one for each, found \[2\]"):
+        read_study(write(configs, "one.yaml", {**values, "vary": {"training.lr, training.epochs": [[2]]}}))
+
+
+def test_geometric_collapse_does_not_change_with_the_scale_of_the_features(
+    configs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {
+        "kind": "pretraining", "pretrain": "pretrain.yaml", "vary": {"training.lr": [0.01]}, "seeds": [1],
+        "samples": 6, "probes": 2, "episodes": {"ways": [3], "shots": [1], "queries": 4, "episodes": 10},
+    }  # fmt: skip
+    study = read_study(write(configs, "smooth.yaml", values))
+    (row,) = check(run_study(configs / "smooth.yaml", (), configs / "out"))
+    subject = open_subject(configs / "out" / "smooth" / "runs" / row["run"])
+    embed = subject.network.embed
+    monkeypatch.setattr(subject.network, "embed", lambda x: tuple(3 * each for each in embed(x)), raising=False)
+    monkeypatch.setattr(pretraining, "gathered", lambda found: {k: 3 * v for k, v in gathered(found).items()})
+    scaled = pretraining.measured(subject, study)
+    assert scaled["complexity"] == pytest.approx(9 * row["complexity"], rel=1e-3)
+    assert scaled["geometric_collapse"] == pytest.approx(row["geometric_collapse"], rel=1e-3)
+
+
+def test_partial_rank_correlation_takes_out_a_third_quantity() -> None:
+    rng = np.random.default_rng(0)
+    common, a, b = rng.normal(size=(3, 400))
+    rows = [{"a": x, "b": y, "c": z} for x, y, z in zip(common + a, common + b, common, strict=True)]
+    assert pretraining.rank_correlation(rows, "a", "b") > 0.4
+    assert abs(pretraining.rank_correlation(rows, "a", "b", at="c")) < 0.15
+    assert math.isnan(pretraining.rank_correlation(rows, "a", "b", at="a"))
 
 
 def test_rank_correlation_is_spearmans() -> None:
