@@ -1,7 +1,8 @@
 """What docs/results.md claims: each claim of docs/results/claims.json with its verdict, from rows alone.
 
 A claim's verdict is the paired comparison over seeds of one arm with another, or with the middle of several, corrected
-by Holm over all claims that have rows.
+by Holm over all claims of its batch that have rows. Claims that are written together make a batch (`batch`, the first
+unless given), so that those that come later change no verdict of the earlier ones.
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ def claims() -> str:
     for claim in listed:
         rows = stored(claim["rows"])
         test = claim.get("larger") and claim.get("smaller")
-        pairs.append(tuple(scores(rows, arms_of(claim, side), claim["value"]) if test else {} for side in SIDES))
-    found = compared(pairs)  # with arms that learnt nothing: what came out does not decide what is corrected for
-    tests = sum(each is not None and each.tested for each in found)
+        pairs.append(tuple(scores(rows, arms_of(claim, side), claim) if test else {} for side in SIDES))
+    found: list[Comparison | None] = [None] * len(listed)
+    tests: dict[int, int] = {}
+    for batch in sorted({claim.get("batch", 1) for claim in listed}):
+        own = [index for index, claim in enumerate(listed) if claim.get("batch", 1) == batch]
+        # With arms that learnt nothing: what came out does not decide what is corrected for.
+        for index, each in zip(own, compared([pairs[index] for index in own]), strict=True):
+            found[index] = each
+        tests[batch] = sum((each := found[index]) is not None and each.tested for index in own)
     lines = []
     for claim, sides, each in zip(listed, pairs, found, strict=True):
-        verdict, effect = judged(claim, sides, each, tests)
+        verdict, effect = judged(claim, sides, each, tests[claim.get("batch", 1)])
         lines.append([claim["claim"], claim["source"], verdict, effect, f"[{claim['table']}](#{claim['anchor']})"])
     return markdown_table(["claim", "from", "verdict", "effect", "table"], lines)
 
@@ -43,16 +50,30 @@ def arms_of(claim: Row, side: str) -> list[Row]:
     return arms if isinstance(arms, list) else [arms]
 
 
-def scores(rows: Sequence[Row], arms: Sequence[Row], value: str) -> dict[int, float]:
-    """By seed, the mean over arms, of the seeds that all of them have."""
-    each = [by_seed(rows, arm, value) for arm in arms]
+def scores(rows: Sequence[Row], arms: Sequence[Row], claim: Row) -> dict[int, float]:
+    """By seed, the mean over arms, of the seeds that all of them have; the logarithm of what is compared by ratio."""
+    each = [by_seed(rows, arm, claim["value"]) for arm in arms]
     shared = set.intersection(*map(set, each))
-    return {seed: sum(found[seed] for found in each) / len(each) for seed in sorted(shared)}
+    means = {seed: sum(found[seed] for found in each) / len(each) for seed in sorted(shared)}
+    if not claim.get("ratio"):
+        return means
+    return {seed: math.log(value) if value > 0 else math.nan for seed, value in means.items()}
+
+
+def said(claim: Row, *effects: float) -> list[str]:
+    """Effects as they are shown: differences of shares in points, or ratios."""
+    return [f"{math.exp(effect):.2f}" if claim.get("ratio") else f"{100 * effect:+.1f}" for effect in effects]
+
+
+def named(claim: Row, effect: float) -> str:
+    """An effect with its unit."""
+    (value,) = said(claim, effect)
+    return f"{value} times" if claim.get("ratio") else f"{value} points"
 
 
 def idle(claim: Row, rows: Sequence[Row]) -> list[str]:
     """The arms of a claim with a run that learnt nothing."""
-    sides = [arm for side in SIDES for arm in arms_of(claim, side)]
+    sides = [arm for side in SIDES for arm in arms_of(claim, side) if "arm" in arm]
     own = [[row for row in rows if all(row.get(key) == value for key, value in side.items())] for side in sides]
     return [f"the arm {side['arm']}" for side, found in zip(sides, own, strict=True) if not all(map(learnt, found))]
 
@@ -71,16 +92,17 @@ def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison
         undefined = [seed for seed in shared if math.isnan(larger[seed] - smaller[seed])]
         if undefined:
             return f"undecided: undefined in seed {', '.join(map(str, undefined))}", "–"
-        verdict, effect = "undecided: one seed", f"{100 * (larger[shared[0]] - smaller[shared[0]]):+.1f} points"
+        verdict, effect = "undecided: one seed", named(claim, larger[shared[0]] - smaller[shared[0]])
     else:
-        effect = f"{100 * found.effect.value:+.1f} points"
+        effect = named(claim, found.effect.value)
         verdict = {"larger": "supported", "smaller": "contradicted", "undecided": "undecided"}[found.verdict]
     if arms := idle(claim, stored(claim["rows"])):
         verdict = f"undecided: {' and '.join(arms)} learnt nothing, which proves nothing"
     if found is None or not found.tested:
         few = "" if found is None else f" over {found.seeds} seeds"
         return verdict, f"{effect}{few}, no interval"
-    effect += f" [{100 * found.effect.low:+.1f}, {100 * found.effect.high:+.1f}] over {found.seeds} seeds"
+    low, high = said(claim, found.effect.low, found.effect.high)
+    effect += f" [{low}, {high}] over {found.seeds} seeds"
     if found.seeds < (planned := claim.get("seeds", 0)):  # a look on the way decides nothing
         return f"undecided: {found.seeds} of {planned} planned seeds", effect
     return verdict, effect if arms else f"{effect}, p = {found.p:.3g} (Holm of {tests})"

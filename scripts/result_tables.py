@@ -10,9 +10,8 @@ from statistics import median
 from typing import Any
 
 from image2point.collapse.intervals import mean_interval
-from image2point.config.studies import FollowStudy, UnconstrainedStudy
-from image2point.experiments.follow import follow_table
-from image2point.experiments.unconstrained import unconstrained_table
+from image2point.config.studies import STUDIES
+from image2point.experiments.study import KINDS
 from image2point.report.numbers import beside_null
 from image2point.report.plain import markdown_table
 from image2point.sweeps.comparison import Comparison, compared
@@ -22,10 +21,15 @@ NOTHING = "Not yet run.\n"
 Row = Mapping[str, Any]
 
 
+def content_of(name: str) -> dict[str, Any]:
+    """What is stored of an experiment: its rows, and the study that made them if it is one."""
+    path = ROWS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
+
+
 def stored(name: str) -> list[dict[str, Any]]:
     """The rows of an experiment; none where it has not been run."""
-    path = ROWS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    return content_of(name)["rows"]
 
 
 def by_seed(rows: Sequence[Row], wanted: Row, key: str) -> dict[int, float]:
@@ -245,23 +249,25 @@ def _slices(runs: Sequence[Row], layer: str) -> str:
     return ", ".join(f"{sum(each) / len(each):.2f} ± {sum(sd) / len(sd):.2f}" for each, sd in pairs)
 
 
-def regularised() -> str:
-    """A line for each arm of regularised transfer: accuracy, and its difference to the arm without any."""
-    rows = stored("regularised")
+def against(name: str, plain: str) -> str:
+    """A line for each arm: accuracy, its difference to the arm `plain`, and what a teacher labelled for it."""
+    rows = stored(name)
     if not rows:
         return NOTHING
-    first = sorted(rows, key=lambda row: row["arm"] != "none")
+    first = sorted(rows, key=lambda row: row["arm"] != plain)
     arms = {row["arm"]: [other for other in rows if other["arm"] == row["arm"]] for row in first}
-    plain = by_seed(rows, {"arm": "none"}, "test_accuracy")
-    others = [arm for arm in arms if arm != "none"]
-    tested = compared([(by_seed(rows, {"arm": arm}, "test_accuracy"), plain) for arm in others])
+    alone = by_seed(rows, {"arm": plain}, "test_accuracy")
+    others = [arm for arm in arms if arm != plain]
+    tested = compared([(by_seed(rows, {"arm": arm}, "test_accuracy"), alone) for arm in others])
     effects = dict(zip(others, tested, strict=True))
+    taught = any(row.get("labelled") for row in rows)
     lines = [
         [
             arm,
             mean_in_percent(own, "test_accuracy"),
             of_each_seed(own, "test_accuracy"),
             _points(effects.get(arm)),
+            *(["; ".join(_labelled(row) for row in own)] if taught else []),
             ", ".join(f"{row['chosen_lr']:g}" for row in own),
             beside_nulls(own, "nc1"),
             one_by_one(own, "nc1_trace_ratio_corrected"),
@@ -270,16 +276,18 @@ def regularised() -> str:
         ]
         for arm, own in arms.items()
     ]
-    headings = [
-        "arm",
-        "test accuracy (%)",
-        "of each seed",
-        "against none (points)",
-        "chosen rate",
-        "null of NC1, test: share",
-    ]
+    headings = ["arm", "test accuracy (%)", "of each seed", f"against {plain} (points)"]
+    headings += [*(["labels taken, right (%)"] if taught else []), "chosen rate", "null of NC1, test: share"]
     headings += ["corrected scatter ratio, test", "MiB", "seconds per step"]
-    return noted(markdown_table(headings, lines, [1, 7, 8]), rows)
+    return noted(markdown_table(headings, lines, [1, len(headings) - 2, len(headings) - 1]), rows)
+
+
+def _labelled(row: Row) -> str:
+    """How many labels of a teacher a run took, and which share of them is right."""
+    if not row.get("labelled"):
+        return "–"
+    taken, right = row["labelled"]
+    return f"{taken:,}, " + ("undefined" if right is None else f"{100 * right:.1f}")
 
 
 def _points(found: Comparison | None) -> str:
@@ -390,21 +398,14 @@ def _mean_share(shares: Sequence[float | None]) -> str:
     return f"{100 * sum(there) / len(there):.1f}" if there else "undefined"
 
 
-def follow() -> str:
-    """The table of the study, of test: a line for each stage."""
-    rows = [row for row in stored("follow_lite0") if row["split"] == "test"]
+def study(name: str) -> str:
+    """The table of a study, as the study prints it."""
+    rows = stored(name)
     if not rows:
         return NOTHING
-    return follow_table(FollowStudy(images="", arms={}, splits=("test",)), rows).markdown()
-
-
-def unconstrained() -> str:
-    """The table of the study."""
-    rows = stored("unconstrained")
-    if not rows:
-        return NOTHING
-    study = UnconstrainedStudy(seeds=tuple(sorted({row["seed"] for row in rows})))
-    return unconstrained_table(study, rows).markdown()
+    asked = content_of(name)["study"]
+    kind = asked["kind"]
+    return KINDS[kind].table(STUDIES[kind].model_validate(asked), rows).markdown()
 
 
 def label_noise() -> str:

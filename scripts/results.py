@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import result_tables as tables
+import yaml
 from result_claims import claims
 from safetensors.torch import load_file
 
@@ -47,21 +48,21 @@ TABLES: dict[str, Callable[[], str]] = {
     "full_modelnet40": tables.full_modelnet40,
     "tune_less": tables.tune_less,
     "learnt_depth": tables.learnt_depth,
-    "regularised": tables.regularised,
+    "regularised": partial(tables.against, "regularised", "none"),
+    "semi_supervised": partial(tables.against, "semi_supervised", "alone"),
     "label_noise": tables.label_noise,
     **{f"lidar_{split}": partial(tables.lidar, split) for split in ("same_town", "other_sites", "km")},
     "lidar_same_town_networks": tables.lidar_networks,
     "lidar_tune_less": partial(tables.tune_less, ("lidar_tune_less",), "test_miou"),
     "lidar_collapse": tables.lidar_collapse,
-    "unconstrained": tables.unconstrained,
-    "follow_lite0": tables.follow,
+    **{name: partial(tables.study, name) for name in ("unconstrained", "follow_lite0")},
 }
 
 
 def take(name: str, folder: Path, page: str) -> None:
     """Store the rows of a study, or of the finished runs in a folder; not where the page's tables do not take them."""
     rows = rows_in(folder)
-    content = {"taken": date.today().isoformat(), "image2point": __version__, "rows": rows}
+    content = {"taken": date.today().isoformat(), "image2point": __version__, **study_of(folder), "rows": rows}
     target = tables.ROWS / f"{name}.json"
     before = target.read_text(encoding="utf-8") if target.is_file() else None
     write_text(target, json.dumps(content, indent=1) + "\n")
@@ -98,6 +99,15 @@ def rows_in(folder: Path) -> list[dict[str, Any]]:
                 "again, or take it away"
             ) from None
     return rows
+
+
+def study_of(folder: Path) -> dict[str, Any]:
+    """The study of a folder, if it is one, without settings, which name the machine's folders."""
+    path = folder / "study.yaml"
+    if not path.is_file():
+        return {}
+    asked = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {"study": {key: value for key, value in asked.items() if not key.endswith("settings")}}
 
 
 def runs_in(folder: Path) -> list[dict[str, Any]]:
@@ -150,6 +160,7 @@ def row_of(run: Record) -> dict[str, Any]:
         **{key.partition(".")[2]: settings[key] for key in keys},
         **({"depth": summary.depth} if summary.depth else {}),
         **({"depth_spread": spread_of_depth(run)} if "depth:channels" in summary.policy else {}),
+        **({"labelled": [taught.taken, taught.right]} if (taught := summary.teacher) else {}),
         "trainable": summary.parameters.trainable,
         "parameters": summary.parameters.total,
         "chosen_lr": summary.chosen_lr,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from image2point.experiments.study import run_study
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -63,6 +66,36 @@ def test_a_claim_waits_for_the_seeds_that_were_planned(tmp_path: Path, monkeypat
                            (3, "| supported | +10.3 points [+8.9, +11.8] over 3 seeds, p = ")):  # fmt: skip
         (tmp_path / "rows" / "claims.json").write_text(json.dumps([{**claim, "seeds": planned}]))
         assert results.main([]) == 0 and words in page.read_text()
+
+
+def test_claims_that_come_later_change_no_verdict_of_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.4, 0.485, 0.45]})
+    (claim,) = json.loads((tmp_path / "rows" / "claims.json").read_text())
+
+    def lines(*batches: int) -> list[str]:
+        listed = [{**claim, "claim": f"claim {i}", "batch": batch} for i, batch in enumerate(batches)]
+        (tmp_path / "rows" / "claims.json").write_text(json.dumps(listed))
+        assert results.main([]) == 0
+        return [line for line in page.read_text().splitlines() if line.startswith("| claim ")]
+
+    (alone,) = lines(1)[1:]
+    assert "Holm of 1" in alone
+    first, *later = lines(1, 2, 2, 2)[1:]
+    assert first == alone and all("Holm of 3" in line for line in later)
+    assert "Holm of 2" in lines(1, 1)[1]
+
+
+def test_what_has_no_unit_is_compared_by_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_and_rows(tmp_path, monkeypatch, {"a": [2.0, 4.0, 3.0], "b": [1.0, 1.9, 1.5]})
+    (claim,) = json.loads((tmp_path / "rows" / "claims.json").read_text())
+    (tmp_path / "rows" / "claims.json").write_text(json.dumps([{**claim, "ratio": True}]))
+    assert results.main([]) == 0 and "| supported | 2.03 times [1.89, 2.19] over 3 seeds, p = " in page.read_text()
+    kept = json.loads((tmp_path / "rows" / "some.json").read_text())["rows"]
+    kept[0]["test_accuracy"] = 0.0  # no ratio to it
+    (tmp_path / "rows" / "some.json").write_text(json.dumps({"rows": kept}))
+    assert results.main([]) == 0 and "| undecided: undefined in seed 0 | – |" in page.read_text()
 
 
 def test_an_arm_that_learnt_nothing_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,9 +252,8 @@ def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pyt
         for seed, accuracy in enumerate(accuracies)
     ]  # fmt: skip
     monkeypatch.setattr(tables, "stored", lambda name: rows if name == "regularised" else [])
-    none, pulled, frame = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in tables.regularised().splitlines()[2:]
-    )
+    of_none = partial(tables.against, "regularised", "none")
+    none, pulled, frame = ([cell.strip() for cell in line.split("|")[1:-1]] for line in of_none().splitlines()[2:])
     assert (
         none[1].startswith("55.0 [")
         and none[2] == "0: 50.0, 1: 60.0, 2: 55.0"
@@ -231,6 +263,29 @@ def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pyt
     assert pulled[3].startswith("+10.3 [+8.9, +11.8], p = ") and pulled[5].startswith("4 ± 0.1: 0.50; 4")
     assert frame[3].startswith("+0.3 [") and frame[6] == "1.5, 1.5, undefined" and frame[8] == "–"
     rows[-1]["seconds_per_step"] = 0.5
-    assert tables.regularised().splitlines()[-1].endswith("| 0.50 (1 of 3) |")  # of the runs that kept it
+    assert of_none().splitlines()[-1].endswith("| 0.50 (1 of 3) |")  # of the runs that kept it
+    rows[0]["labelled"], rows[1]["labelled"] = [6456, 0.774], [9043, None]
+    head, _, plain, pulled, *_ = (line.split(" | ") for line in of_none().splitlines())
+    assert head[4] == "labels taken, right (%)" and plain[4] == "–; –; –"
+    assert pulled[4] == "6,456, 77.4; 9,043, undefined; –"
     rows.clear()
-    assert tables.regularised() == tables.NOTHING
+    assert of_none() == tables.NOTHING
+
+
+def test_a_study_is_stored_with_what_was_asked_and_without_the_folders_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page_and_rows(tmp_path, monkeypatch, {"a": [0.5]})
+    monkeypatch.setitem(results.TABLES, "unconstrained", lambda: tables.study("unconstrained"))
+    assert tables.study("unconstrained") == tables.NOTHING
+    (tmp_path / "ufm.yaml").write_text(
+        "{kind: unconstrained, classes: [4], ratios: [1], seeds: [0, 1], losses: [ce], per_class: 2}"
+    )
+    place = run_study(tmp_path / "ufm.yaml", (), tmp_path / "studies")
+    kept = (place / "study.yaml").read_text()
+    (place / "study.yaml").write_text(kept + "image_settings: [images.root=/home/someone]\n")
+    assert results.main(["--take", "unconstrained", str(place)]) == 0
+    stored = (tmp_path / "rows" / "unconstrained.json").read_text()
+    assert "someone" not in stored and json.loads(stored)["study"]["per_class"] == 2
+    assert tables.study("unconstrained") == (place / "table.md").read_text()
+    assert "The largest over 2 starting points" in tables.study("unconstrained")

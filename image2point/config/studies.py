@@ -82,6 +82,9 @@ class FollowStudy(_Study):
     """Layers to follow: names that both networks have, or patterns."""
     splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("train", "test")
     """What is measured; the class means of train decide on test."""
+    seeds: tuple[Seed, ...] = ()
+    """Seeds of the arms, for weights, order and shots alike, and of the shots that images show; with none, those of the
+    configs. Finished runs have theirs."""
 
 
 class PretrainingStudy(_Study):

@@ -27,9 +27,7 @@ def of_each_class(samples: Labelled, count: int) -> np.ndarray:
     return np.sort(np.concatenate([own[some] for own, some in zip(places, spread, strict=True)]))
 
 
-def feature_complexity(
-    subject: Subject, samples: Labelled, chosen: int | np.ndarray, probes: int = 16
-) -> Complexity:
+def feature_complexity(subject: Subject, samples: Labelled, chosen: int | np.ndarray, probes: int = 16) -> Complexity:
     """Hutchinson's estimate on some samples, for inputs scaled to unit deviation: indices, or how many (`evenly`).
 
     The inputs are pixels, or the features of occupied voxels; scaled alike, 2D and 3D compare (see

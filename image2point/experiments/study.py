@@ -17,7 +17,7 @@ from image2point import files
 from image2point.config.studies import STUDIES, _Study
 from image2point.errors import InputError
 from image2point.experiments.few_shot import few_shot_figure, few_shot_rows, few_shot_table
-from image2point.experiments.follow import follow_figure, follow_rows, follow_table
+from image2point.experiments.follow import follow_figure, follow_rows, follow_table, layers_table
 from image2point.experiments.pretraining import pretraining_figure, pretraining_rows, pretraining_table
 from image2point.experiments.rank_study import rank_study_figure, rank_study_rows, rank_study_table
 from image2point.experiments.study_rows import Row
@@ -32,17 +32,19 @@ class Kind:
     """A kind of study.
 
     rows: makes the runs that are not finished and gives a row for each thing that was measured, from the study, the
-    folder of its file, the folder for its runs and the crew that measures; table, figure: say the rows to people.
+    folder of its file, the folder for its runs and the crew that measures; table, figure: say the rows to people;
+    details: a longer table, which is written below the first and not printed.
     """
 
     rows: Callable[[Any, Path, Path, Crew], list[Row]]
     table: Callable[[Any, Sequence[Row]], Table]
     figure: Callable[[Any, Sequence[Row]], Any]
+    details: Callable[[Any, Sequence[Row]], Table] | None = None
 
 
 KINDS = {
     "few-shot": Kind(few_shot_rows, few_shot_table, few_shot_figure),
-    "follow": Kind(follow_rows, follow_table, follow_figure),
+    "follow": Kind(follow_rows, follow_table, follow_figure, layers_table),
     "pretraining": Kind(pretraining_rows, pretraining_table, pretraining_figure),
     "rank": Kind(rank_study_rows, rank_study_table, rank_study_figure),
     "unconstrained": Kind(unconstrained_rows, unconstrained_table, unconstrained_figure),
@@ -72,7 +74,8 @@ def run_study(path: Path, overrides: tuple[str, ...] = (), folder: Path = Path("
     files.write_text(out / "study.yaml", study.to_yaml())
     files.write_text(out / "rows.json", json.dumps(files.finite(rows), indent=1))
     table = kind.table(study, rows)
-    files.write_text(out / "table.md", table.markdown())
+    more = "" if kind.details is None else "\n" + kind.details(study, rows).markdown()
+    files.write_text(out / "table.md", table.markdown() + more)
     for suffix in ("svg", "pdf"):
         plots.save_figure(kind.figure(study, rows), out / f"figure.{suffix}")
     table.show()

@@ -123,8 +123,26 @@ def test_shapes_seen_as_images_and_lifted(configs: Path) -> None:
         {**PRETRAIN, "images": {"name": "clouds", "size": 24, "clouds": {**shown, "validation": 0}}},
     )
     values = {"kind": "follow", "images": "depth.yaml", "arms": {"io+norm": "shapes.yaml"}, "layers": ["layer?.0"]}
-    rows = check(run_study(write(configs, "follow_shapes.yaml", values), (), configs / "out"))
+    path = write(configs, "follow_shapes.yaml", values)
+    rows = check(run_study(path, (), configs / "out"))
     assert len(rows) == 4 * 2 * 4
+    shots = ("settings=[data.shots=3]", "image_settings=[images.clouds.shots=3]", "name=seeded")
+    place = run_study(path, (*shots, "seeds=[1, 2]"), configs / "out")
+    both = check(place)
+    assert [row["seed"] for row in both] == [1] * len(rows) + [2] * len(rows)
+    for seed in (1, 2):
+        kept = json.loads((place / "runs" / f"shapes_seed{seed}" / "summary.json").read_text())
+        assert kept["seed"] == seed and kept["data"]["shots"] == 3
+    pictures = [row["nc1_trace_ratio"] for row in both if row["stage"] == "images, 2D" and row["split"] == "train"]
+    assert pictures[:4] != pytest.approx(pictures[4:]), "each seed shows its own shots"
+    mean = np.mean([row["probe"] for row in both if row["stage"] == "io+norm" and row["layer"] == "layer2.0"
+                    and row["split"] == "test"])  # fmt: skip
+    by_layer = (place / "table.md").read_text().split("| layer |")[1]
+    (line,) = [line for line in by_layer.splitlines() if line.startswith("| layer2.0 |")]
+    assert f" {100 * mean:.1f}; " in line.split("|")[-2]
+    write(configs, "follow_run.yaml", {**values, "arms": {"run": str(place / "runs" / "shapes_seed1")}})
+    with pytest.raises(InputError, match="seeds: the arm run is a finished run, which has its seed"):
+        run_study(configs / "follow_run.yaml", ("seeds=[1]",), configs / "out")
 
 
 def test_a_setting_of_pretraining_is_varied(configs: Path) -> None:
@@ -161,8 +179,8 @@ def test_a_network_that_belongs_to_two_settings_is_trained_once(configs: Path) -
 def test_settings_of_pretraining_change_together_and_with_the_seed(configs: Path) -> None:
     values = {
         "kind": "pretraining", "pretrain": "pretrain.yaml", "seeds": [1, 2], "samples": 6, "probes": 2,
-        "seeded": ["images.class_split.seed"], "transfer": "transfer.yaml", "transfer_seeded": ["data.class_split.seed"],
-        "transfer_settings": ["data.class_split.novel=3"],
+        "seeded": ["images.class_split.seed"], "transfer": "transfer.yaml",
+        "transfer_seeded": ["data.class_split.seed"], "transfer_settings": ["data.class_split.novel=3"],
         "vary": {"images.class_split.base, images.train_per_class": [[2, 6], [3, 4]]},
         "episodes": {"ways": [2], "shots": [1], "queries": 3, "episodes": 10, "classifiers": ["ncc"]},
     }  # fmt: skip
