@@ -11,6 +11,7 @@ from typing import Any
 
 from image2point.collapse.intervals import mean_interval
 from image2point.config.studies import STUDIES
+from image2point.experiments.follow import layers_table
 from image2point.experiments.study import KINDS
 from image2point.report.numbers import beside_null
 from image2point.report.plain import markdown_table
@@ -160,9 +161,11 @@ def _first(row: Row, mark: float) -> str:
 def tune_less(names: Sequence[str] = ("fair_ten_shots", "tune_less"), score: str = "test_accuracy") -> str:
     """A line for each policy of experiments with the same settings, fewest parameters first: its score, the share of
     the gap that it closes, and its difference to what it adds to, `io+norm` or `io`."""
-    if not stored(names[-1]):
-        return NOTHING
-    rows = [row for name in names for row in stored(name)]
+    return policies([row for name in names for row in stored(name)], score) if stored(names[-1]) else NOTHING
+
+
+def policies(rows: Sequence[Row], score: str = "test_accuracy") -> str:
+    """The table of `tune_less`; where a policy chose a block, with the block of each seed."""
     own = policies_of(rows)
     added = [
         (arm, policy)
@@ -176,8 +179,8 @@ def tune_less(names: Sequence[str] = ("fair_ten_shots", "tune_less"), score: str
     lines = [
         [
             arm,
-            policy,
-            f"{runs[0]['trainable']:,}",
+            policy + _blocks(runs),
+            _range([row["trainable"] for row in runs]),
             _share_of_all(own, arm, runs[0]),
             mean_in_percent(runs, score),
             of_each_seed(runs, score),
@@ -195,6 +198,17 @@ def tune_less(names: Sequence[str] = ("fair_ten_shots", "tune_less"), score: str
     headings = ["arm", "policy", "tuned", "of all (%)", heading, "of each seed", "of the gap (%)", "added (points)"]
     headings += ["chosen rate", "null of NC1, test: share", "corrected scatter ratio, test", "MiB", "seconds per step"]
     return noted(markdown_table(headings, lines, [2, 3, 4, 6, 11, 12]), rows)
+
+
+def _blocks(runs: Sequence[Row]) -> str:
+    """The blocks that runs chose, in the order of their seeds."""
+    chosen = [row["block"] for row in sorted(runs, key=lambda row: row["seed"]) if row.get("block")]
+    return f" ({', '.join(chosen)})" if chosen else ""
+
+
+def _range(counts: Sequence[int]) -> str:
+    """A number of parameters, or the smallest and the largest where runs differ."""
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
 def policies_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -249,11 +263,24 @@ def _slices(runs: Sequence[Row], layer: str) -> str:
     return ", ".join(f"{sum(each) / len(each):.2f} ± {sum(sd) / len(sd):.2f}" for each, sd in pairs)
 
 
-def against(name: str, plain: str) -> str:
-    """A line for each arm: accuracy, its difference to the arm `plain`, and what a teacher labelled for it."""
-    rows = stored(name)
-    if not rows:
+def inflation() -> str:
+    """Each rule held against `mean`, which ran with the same settings in fair_ten_shots."""
+    mean = [row for row in stored("fair_ten_shots") if (row["arm"], row["policy"]) == ("ImageNet", "io+norm")]
+    return against("inflation", "mean", [{**row, "arm": "mean"} for row in mean])
+
+
+def one_block() -> str:
+    """Policies that train one block, between those of fair_ten_shots with ImageNet's kernels."""
+    ends = [row for row in stored("fair_ten_shots") if row["arm"] == "ImageNet"]
+    return policies([*ends, *own]) if (own := stored("collapse_guided")) else NOTHING
+
+
+def against(name: str, plain: str, more: Sequence[Row] = ()) -> str:
+    """A line for each arm, and for those of `more`: accuracy, its difference to the arm `plain`, and what a teacher
+    labelled for it."""
+    if not stored(name):
         return NOTHING
+    rows = [*stored(name), *more]
     first = sorted(rows, key=lambda row: row["arm"] != plain)
     arms = {row["arm"]: [other for other in rows if other["arm"] == row["arm"]] for row in first}
     alone = by_seed(rows, {"arm": plain}, "test_accuracy")
@@ -401,11 +428,19 @@ def _mean_share(shares: Sequence[float | None]) -> str:
 def study(name: str) -> str:
     """The table of a study, as the study prints it."""
     rows = stored(name)
-    if not rows:
-        return NOTHING
+    return KINDS[asked.kind].table(asked, rows).markdown() if rows and (asked := asked_of(name)) else NOTHING
+
+
+def asked_of(name: str) -> Any:
+    """The study that made the rows."""
     asked = content_of(name)["study"]
-    kind = asked["kind"]
-    return KINDS[kind].table(STUDIES[kind].model_validate(asked), rows).markdown()
+    return STUDIES[asked["kind"]].model_validate(asked)
+
+
+def follow_layers() -> str:
+    """The classes layer by layer on both sides of the transfer."""
+    rows = stored("follow_lite0")
+    return layers_table(asked_of("follow_lite0"), rows).markdown() if rows else NOTHING
 
 
 def label_noise() -> str:

@@ -49,13 +49,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "tune_less": tables.tune_less,
     "learnt_depth": tables.learnt_depth,
     "regularised": partial(tables.against, "regularised", "none"),
+    "inflation": tables.inflation,
+    "one_block": tables.one_block,
     "semi_supervised": partial(tables.against, "semi_supervised", "alone"),
     "label_noise": tables.label_noise,
     **{f"lidar_{split}": partial(tables.lidar, split) for split in ("same_town", "other_sites", "km")},
     "lidar_same_town_networks": tables.lidar_networks,
     "lidar_tune_less": partial(tables.tune_less, ("lidar_tune_less",), "test_miou"),
     "lidar_collapse": tables.lidar_collapse,
-    **{name: partial(tables.study, name) for name in ("unconstrained", "follow_lite0")},
+    **{name: partial(tables.study, name) for name in ("unconstrained", "follow_lite0", "few_shot_lite0")},
+    **{name: partial(tables.study, name) for name in ("source_classes", "complexity")},
+    "follow_layers": tables.follow_layers,
 }
 
 
@@ -160,6 +164,7 @@ def row_of(run: Record) -> dict[str, Any]:
         **{key.partition(".")[2]: settings[key] for key in keys},
         **({"depth": summary.depth} if summary.depth else {}),
         **({"depth_spread": spread_of_depth(run)} if "depth:channels" in summary.policy else {}),
+        **({"block": summary.policy.partition(":")[2]} if settings["finetune.policy"].endswith(":auto") else {}),
         **({"labelled": [taught.taken, taught.right]} if (taught := summary.teacher) else {}),
         "trainable": summary.parameters.trainable,
         "parameters": summary.parameters.total,

@@ -181,6 +181,43 @@ def test_tuned_parameters_stand_beside_accuracy(monkeypatch: pytest.MonkeyPatch)
     assert "| undefined | 30.0 [" in tables.tune_less()
 
 
+def run_row(arm: str, policy: str, seed: int, accuracy: float, **more: object) -> dict[str, object]:
+    return {"arm": arm, "policy": policy, "seed": seed, "test_accuracy": accuracy, "trainable": 100, "parameters": 5000,
+            "nc1": None, "chosen_lr": 0.1, "seconds": 60} | more  # fmt: skip
+
+
+def test_a_chosen_block_stands_between_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = [run_row("ImageNet", policy, 1, accuracy) for policy, accuracy in (("io+norm", 0.4), ("all", 0.6))]
+    other = run_row("random", "all", 1, 0.9)
+    own = [
+        run_row("ImageNet", "layer:auto", seed, 0.55, block=block, trainable=tuned)
+        for seed, block, tuned in ((2, "blocks.6.0", 300), (1, "blocks.0.0", 150))
+    ]
+    kept = {"fair_ten_shots": [*ends, other]}
+    monkeypatch.setattr(tables, "stored", lambda name: kept.get(name, []))
+    assert tables.one_block() == tables.NOTHING
+    kept["collapse_guided"] = own
+    lines = tables.one_block()
+    assert "random" not in lines
+    (line,) = [line.split(" | ") for line in lines.splitlines() if "layer:auto" in line]
+    assert line[1] == "layer:auto (blocks.0.0, blocks.6.0)" and line[2] == "150 to 300" and line[6] == "75"
+
+
+def test_rules_of_inflation_are_held_against_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {
+        "fair_ten_shots": [
+            *(run_row("ImageNet", "io+norm", seed, 0.5 + 0.01 * seed) for seed in (1, 2, 3)),
+            *(run_row("ImageNet", "all", seed, 0.9) for seed in (1, 2, 3)),
+        ],
+    }
+    monkeypatch.setattr(tables, "stored", lambda name: kept.get(name, []))
+    assert tables.inflation() == tables.NOTHING
+    kept["inflation"] = [run_row("repeat", "io+norm", seed, 0.4 + 0.001 * seed) for seed in (1, 2, 3)]
+    _, _, mean, repeat = (line.split(" | ") for line in tables.inflation().splitlines())
+    assert mean[0] == "| mean" and mean[1].startswith("52.0 [") and mean[3] == "–"
+    assert repeat[0] == "| repeat" and repeat[3].startswith("-11.8 [")
+
+
 @pytest.mark.parametrize(("gained", "verdict"), [(0.02, "contradicted | -8.0"), (0.15, "supported | +5.0")])
 def test_an_arm_can_be_held_against_the_middle_of_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gained: float, verdict: str

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from image2point import collapse
 from image2point.collapse import Interval, Statistics
-from image2point.collapse.labels_at_random import with_nulls
+from image2point.collapse.labels_at_random import over_null, with_nulls
 from image2point.collapse.layers import gathered
 from image2point.collapse.matrices import cdnv_matrix
 from image2point.config import Config, load_config
@@ -44,6 +44,8 @@ def few_shot_rows(study: FewShotStudy, base: Path, folder: Path, crew: Crew = AL
         place = run_transfer(config, folder / "runs", resume=True)
         for stage, before in ((BEFORE, True), (AFTER, False)):
             features, labels = novel_features(open_subject(place.path, before=before), crew)
+            kinds = len(study.episodes.ways) * len(study.episodes.shots)
+            print(f"seed {seed}, {stage}: {kinds} kinds of episodes on {len(labels)} clouds", flush=True)
             found = episodes(features, labels, study.episodes, crew)
             rows += [{"seed": seed, "stage": stage, **row} for row in found]
     return rows
@@ -137,8 +139,25 @@ def few_shot_table(study: FewShotStudy, rows: Sequence[Row]) -> Table:
             f"Accuracy over {study.episodes.episodes} episodes; mean and 95 % interval over {len(study.seeds)} seeds"
             + (" (over classes)" if len(study.seeds) == 1 else "")
             + ". Bounds are of the error of the nearest class mean; one of 1 or more says nothing (vacuous).",
+            *(_spread(select(rows, stage=stage), stage) for stage in (BEFORE, AFTER)),
         ),
     )
+
+
+def _spread(rows: Sequence[Row], stage: str) -> str:
+    """CDNV of the novel classes, corrected, and the directional one as a share of its null, over seeds."""
+    once = [select(rows, seed=seed)[0] for seed in dict.fromkeys(row["seed"] for row in rows)]
+    shares = [{"share": _over_null(row, "cdnv_directional")} for row in once]
+    return (
+        f"CDNV of the novel classes, {stage}: {ranged(over_seeds(once, 'cdnv_corrected'))}, corrected for the number "
+        f"of samples; directional CDNV as a share of its null: {ranged(over_seeds(shares, 'share'))}."
+    )
+
+
+def _over_null(row: Row, name: str) -> float | None:
+    """A measure as a share of its null; None where it has none."""
+    null = row.get(f"{name}_null")
+    return None if null is None or row.get(name) is None else over_null(row[name], null)
 
 
 def _bound(interval: Interval | None) -> str:

@@ -112,6 +112,7 @@ def _stage(
     learnt: tuple[dict[str, Tensor], np.ndarray] | None = None
     for split in sorted(on, key=lambda split: split != "train"):
         samples = subject.samples(split)
+        print(f"{stage}: {len(names)} layers of {len(samples)} samples of {split}", flush=True)
         source = kept(subject.source_of(split, names, crew=crew))
         measured = measure_layers(
             source, samples.labels, len(samples.classes), ASK, centres=centres, permutations=PERMUTATIONS

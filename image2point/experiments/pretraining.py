@@ -74,6 +74,7 @@ def pretraining_rows(study: PretrainingStudy, base: Path, folder: Path, crew: Cr
 def _row(study: PretrainingStudy, base: Path, folder: Path, config: Pretrain, crew: Crew) -> Row:
     """What is measured on the network of a config, and after its transfer."""
     place = run_pretraining(config, folder / "runs", resume=True)
+    print(f"{config.name}: measuring collapse, complexity and few-shot episodes", flush=True)
     row = measured(open_subject(place.path), study, crew)
     row["source_accuracy"] = place.read_summary()["final"]["test_accuracy"]
     if study.transfer:

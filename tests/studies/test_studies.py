@@ -72,6 +72,11 @@ def test_few_shot_before_and_after(configs: Path, monkeypatch: pytest.MonkeyPatc
         assert row["low"] <= row["accuracy"] <= row["high"] and 0 <= row["predicted"] <= 1
         assert row["moment"] >= row["predicted"] - 1e-9
     assert {row["stage"] for row in rows} == {few_shot.BEFORE, few_shot.AFTER}
+    told = (place / "table.md").read_text()
+    for stage in (few_shot.BEFORE, few_shot.AFTER):
+        row = next(row for row in rows if row["stage"] == stage)
+        share = row["cdnv_directional"] / row["cdnv_directional_null"]
+        assert f"CDNV of the novel classes, {stage}: " in told and f"share of its null: {share:.3g}." in told
     run = place / "runs" / "transfer_seed1"
     summary = json.loads((run / "summary.json").read_text())
     assert len(summary["data"]["classes"]) == 3  # the novel ones are not among them
