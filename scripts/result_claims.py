@@ -1,7 +1,7 @@
 """What docs/results.md claims: each claim of docs/results/claims.json with its verdict, from rows alone.
 
 A claim's verdict is the paired comparison over seeds of one arm with another, or with the middle of several, corrected
-by Holm over all claims of its batch that have rows. Claims that are written together make a batch (`batch`, the first
+by Holm over all claims of its batch that have rows. Claims that are written together make a batch (`batch`, `first`
 unless given), so that those that come later change no verdict of the earlier ones.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import result_tables
 from result_tables import Row, by_seed, learnt, stored
 
+from image2point.collapse import fit_decay
 from image2point.report.plain import markdown_table
 from image2point.sweeps.comparison import Comparison, compared
 
@@ -26,22 +28,33 @@ def claims() -> str:
     listed = json.loads((result_tables.ROWS / "claims.json").read_text(encoding="utf-8"))
     pairs = []
     for claim in listed:
-        rows = stored(claim["rows"])
+        rows = rows_of(claim)
         test = claim.get("larger") and claim.get("smaller")
         pairs.append(tuple(scores(rows, arms_of(claim, side), claim) if test else {} for side in SIDES))
     found: list[Comparison | None] = [None] * len(listed)
-    tests: dict[int, int] = {}
-    for batch in sorted({claim.get("batch", 1) for claim in listed}):
-        own = [index for index, claim in enumerate(listed) if claim.get("batch", 1) == batch]
+    tests: dict[str, int] = {}
+    for batch in sorted(set(map(batch_of, listed))):
+        own = [index for index, claim in enumerate(listed) if batch_of(claim) == batch]
         # With arms that learnt nothing: what came out does not decide what is corrected for.
         for index, each in zip(own, compared([pairs[index] for index in own]), strict=True):
             found[index] = each
         tests[batch] = sum((each := found[index]) is not None and each.tested for index in own)
     lines = []
     for claim, sides, each in zip(listed, pairs, found, strict=True):
-        verdict, effect = judged(claim, sides, each, tests[claim.get("batch", 1)])
+        verdict, effect = judged(claim, sides, each, tests[batch_of(claim)])
         lines.append([claim["claim"], claim["source"], verdict, effect, f"[{claim['table']}](#{claim['anchor']})"])
     return markdown_table(["claim", "from", "verdict", "effect", "table"], lines)
+
+
+def batch_of(claim: Row) -> str:
+    """The claims with which a claim was written."""
+    return str(claim.get("batch", "first"))
+
+
+def rows_of(claim: Row) -> list[dict[str, Any]]:
+    """The rows of a claim's experiment, or of several with the same settings."""
+    names = claim["rows"] if isinstance(claim["rows"], list) else [claim["rows"]]
+    return [row for name in names for row in stored(name)]
 
 
 def arms_of(claim: Row, side: str) -> list[Row]:
@@ -81,7 +94,7 @@ def idle(claim: Row, rows: Sequence[Row]) -> list[str]:
 def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison | None, tests: int) -> tuple[str, str]:
     """Verdict and effect of a claim, from rows alone; tests: of how many it is one."""
     if "rule" in claim:
-        return RULES[claim["rule"]](stored(claim["rows"]))
+        return RULES[claim["rule"]](rows_of(claim))
     larger, smaller = sides
     if not larger or not smaller:
         return NOT_YET, "–"
@@ -96,7 +109,7 @@ def judged(claim: Row, sides: tuple[Mapping[int, float], ...], found: Comparison
     else:
         effect = named(claim, found.effect.value)
         verdict = {"larger": "supported", "smaller": "contradicted", "undecided": "undecided"}[found.verdict]
-    if arms := idle(claim, stored(claim["rows"])):
+    if arms := idle(claim, rows_of(claim)):
         verdict = f"undecided: {' and '.join(arms)} learnt nothing, which proves nothing"
     if found is None or not found.tested:
         few = "" if found is None else f" over {found.seeds} seeds"
@@ -134,6 +147,45 @@ def _noise(rows: Sequence[Row]) -> tuple[str, str]:
     return verdict, f"largest of {len(rows)} differences {far:.1f} standard errors, chance allows {bound:.1f}"
 
 
+PUBLISHED = ("galanti", "directional", "finite_shot")
+"""The bounds of few-shot rows that others have published."""
+
+
+def _foretold(rows: Sequence[Row]) -> tuple[str, str]:
+    """The error of the nearest mean beside what the moments of the classes give, in every kind of episode."""
+    gaps = [abs(1 - row["accuracy"] - row["predicted"]) for row in rows if row["classifier"] == "ncc"]
+    if not gaps:
+        return NOT_YET, "–"
+    effect = f"largest difference {100 * max(gaps):.1f} points, mean {100 * sum(gaps) / len(gaps):.1f}, of {len(gaps)}"
+    return ("supported" if max(gaps) <= 0.05 else "contradicted"), effect
+
+
+def _vacuous(rows: Sequence[Row]) -> tuple[str, str]:
+    """Whether any published bound is below 1 in any kind of episode."""
+    found = [(row[name], name, row) for row in rows if row["classifier"] == "ncc" for name in PUBLISHED if row[name]]
+    if not found:
+        return NOT_YET, "–"
+    value, name, row = min(found, key=lambda each: each[0])
+    useful = sum(each[0] < 1 for each in found)
+    effect = (
+        f"smallest {value:.2g} (`{name}`, {row['ways']} ways, {row['shots']} shots); {useful} of {len(found)} below 1"
+    )
+    return ("contradicted" if useful else "supported"), effect
+
+
+def _decay(rows: Sequence[Row]) -> tuple[str, str]:
+    """Whether tr Σ_W / tr Σ_B of training clouds falls by a constant factor from layer to layer, everything trained."""
+    own = [row for row in rows if (row["stage"], row["split"]) == ("all", "train")]
+    if not own:
+        return NOT_YET, "–"
+    seeds = dict.fromkeys(row["seed"] for row in own)
+    fits = [fit_decay([row["nc1_trace_ratio"] for row in own if row["seed"] == seed]) for seed in seeds]
+    rate, explained = (sum(values) / len(fits) for values in zip(*((f.rate, f.explained) for f in fits), strict=True))
+    straight = all(fit.high < 1 and fit.explained >= 0.9 for fit in fits)
+    effect = f"factor {rate:.3f} per layer, R² {explained:.2f}, mean of {len(fits)} seeds, everything trained"
+    return ("supported" if straight else "contradicted"), effect
+
+
 def _unrun(rows: Sequence[Row]) -> tuple[str, str]:
     return NOT_YET, "–"
 
@@ -141,6 +193,9 @@ def _unrun(rows: Sequence[Row]) -> tuple[str, str]:
 RULES: dict[str, Callable[[Sequence[Row]], tuple[str, str]]] = {
     "frames": _frames,
     "unequal": _unequal,
+    "foretold": _foretold,
+    "vacuous": _vacuous,
+    "decay": _decay,
     "unrun": _unrun,
     "noise": _noise,
 }

@@ -57,7 +57,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "lidar_same_town_networks": tables.lidar_networks,
     "lidar_tune_less": partial(tables.tune_less, ("lidar_tune_less",), "test_miou"),
     "lidar_collapse": tables.lidar_collapse,
-    **{name: partial(tables.study, name) for name in ("unconstrained", "follow_lite0", "few_shot_lite0")},
+    **{
+        name: partial(tables.study, name)
+        for name in ("unconstrained", "follow_lite0", "few_shot_lite0", "few_shot_lite0_all")
+    },
     **{name: partial(tables.study, name) for name in ("source_classes", "complexity")},
     "follow_layers": tables.follow_layers,
 }

@@ -74,17 +74,17 @@ def test_claims_that_come_later_change_no_verdict_of_the_earlier_ones(
     page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.4, 0.485, 0.45]})
     (claim,) = json.loads((tmp_path / "rows" / "claims.json").read_text())
 
-    def lines(*batches: int) -> list[str]:
+    def lines(*batches: str) -> list[str]:
         listed = [{**claim, "claim": f"claim {i}", "batch": batch} for i, batch in enumerate(batches)]
         (tmp_path / "rows" / "claims.json").write_text(json.dumps(listed))
         assert results.main([]) == 0
         return [line for line in page.read_text().splitlines() if line.startswith("| claim ")]
 
-    (alone,) = lines(1)[1:]
+    (alone,) = lines("first")[1:]
     assert "Holm of 1" in alone
-    first, *later = lines(1, 2, 2, 2)[1:]
+    first, *later = lines("first", "next", "next", "next")[1:]
     assert first == alone and all("Holm of 3" in line for line in later)
-    assert "Holm of 2" in lines(1, 1)[1]
+    assert "Holm of 2" in lines("first", "first")[1]
 
 
 def test_what_has_no_unit_is_compared_by_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

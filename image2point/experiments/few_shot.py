@@ -2,6 +2,8 @@
 
 Frozen features of all clouds of the novel classes (those of train and test: the network has seen neither), in N-way
 K-shot episodes. Beside the measured error stands what the collapse of the same features predicts, and the bounds.
+Before fine-tuning the norms have the statistics of the base classes' clouds. A fresh stem is still random there: to
+compare the two, lift the stem too (`network.stem=inflate`).
 """
 
 from __future__ import annotations
@@ -23,14 +25,16 @@ from image2point.config import Config, load_config
 from image2point.config.studies import Episodes, FewShotStudy
 from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
+from image2point.experiments.rank import settle
 from image2point.experiments.study_rows import Row, over_seeds, select
 from image2point.jobs.transfer import run_transfer
 from image2point.report.numbers import ABSENT
 from image2point.report.plain import Table, ranged
 from image2point.report.plots import Panel, curves
+from image2point.runs import Run
 from image2point.units import ALONE, Crew
 
-BEFORE, AFTER = "lifted", "fine-tuned on base classes"
+BEFORE, AFTER = "lifted, own statistics", "fine-tuned on base classes"
 BOUNDS = ("galanti", "pairwise", "directional", "finite_shot", "moment")
 CLASS_COVARIANCES = 2**28
 """Largest number of entries of all class covariances (2 GiB): beyond, no prediction that needs them."""
@@ -42,13 +46,22 @@ def few_shot_rows(study: FewShotStudy, base: Path, folder: Path, crew: Crew = AL
     for seed in study.seeds:
         config = seeded(base / study.transfer, study.settings, seed)
         place = run_transfer(config, folder / "runs", resume=True)
-        for stage, before in ((BEFORE, True), (AFTER, False)):
-            features, labels = novel_features(open_subject(place.path, before=before), crew)
+        for stage in (BEFORE, AFTER):
+            features, labels = _novel(place, stage, crew)
             kinds = len(study.episodes.ways) * len(study.episodes.shots)
             print(f"seed {seed}, {stage}: {kinds} kinds of episodes on {len(labels)} clouds", flush=True)
             found = episodes(features, labels, study.episodes, crew)
             rows += [{"seed": seed, "stage": stage, **row} for row in found]
     return rows
+
+
+def _novel(place: Run, stage: str, crew: Crew) -> tuple[Tensor, Tensor]:
+    """`novel_features` of a run, before or after its training."""
+    if stage == AFTER:
+        return novel_features(open_subject(place.path), crew)
+    lifted = open_subject(place.path, before=True)
+    settle(lifted, "io+stats")  # in this process, so that no other could measure it
+    return novel_features(lifted)
 
 
 def seeded(path: Path, settings: Sequence[str], seed: int) -> Config:

@@ -18,6 +18,7 @@ from image2point.config import studies
 from image2point.errors import InputError
 from image2point.experiments import few_shot, pretraining
 from image2point.experiments.measure import open_subject
+from image2point.experiments.rank import settle
 from image2point.experiments.study import read_study, run_study
 from image2point.training import loop
 
@@ -82,7 +83,10 @@ def test_few_shot_before_and_after(configs: Path, monkeypatch: pytest.MonkeyPatc
     assert len(summary["data"]["classes"]) == 3  # the novel ones are not among them
     cdnv = {}
     for stage, before in ((few_shot.BEFORE, True), (few_shot.AFTER, False)):
-        features, labels = few_shot.novel_features(open_subject(run, before=before))
+        subject = open_subject(run, before=before)
+        if before:
+            settle(subject, "io+stats")
+        features, labels = few_shot.novel_features(subject)
         S = collapse.Statistics(int(labels.max()) + 1, features.shape[1]).update(features, labels)
         cdnv[stage] = collapse.metrics(S)["cdnv"]
         assert all(row["cdnv"] == pytest.approx(cdnv[stage], rel=1e-4) for row in rows if row["stage"] == stage)
