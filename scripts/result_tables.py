@@ -87,11 +87,12 @@ def mean_of(rows: Sequence[Row], name: str, digits: int = 0) -> str:
     return f"{sum(there) / len(there):,.{digits}f}{some}" if there else "–"
 
 
-def ten_shots(name: str) -> str:
-    """A line for each arm: test accuracy over seeds, the learning rates that were chosen, collapse on test."""
-    rows = stored(name)
-    if not rows:
+def ten_shots(name: str, *more: str) -> str:
+    """A line for each arm, and for those of `more`, once there are some: test accuracy over seeds, the learning rates
+    that were chosen, collapse on test."""
+    if not stored(name):
         return NOTHING
+    rows = [row for each in (name, *more) for row in stored(each)]
     lines = []
     for arm, policy, control in dict.fromkeys((row["arm"], row["policy"], row["control"]) for row in rows):
         own = [row for row in rows if (row["arm"], row["policy"], row["control"]) == (arm, policy, control)]
