@@ -276,6 +276,30 @@ def one_block() -> str:
     return policies([*ends, *own]) if (own := stored("collapse_guided")) else NOTHING
 
 
+def shots() -> str:
+    """A line for each arm, a column for each number of shapes per class; ten are those of fair_ten_shots."""
+    if not stored("shots"):
+        return NOTHING
+    arms = policies_of(stored("shots"))
+    rows = [*stored("shots"), *stored("fair_ten_shots")]
+    counts = sorted({row["shots"] for row in rows})
+    lines = []
+    for arm, policy in arms:
+        own = [row for row in rows if (row["arm"], row["policy"]) == (arm, policy)]
+        cells = [[row for row in own if row["shots"] == count] for count in counts]
+        rates = ("; ".join(f"{row['chosen_lr']:g}" for row in cell) or "–" for cell in cells)
+        lines.append(
+            [
+                arm,
+                policy,
+                *(mean_in_percent(cell, "test_accuracy") + f" ({len(cell)})" if cell else "–" for cell in cells),
+                ", ".join(rates),
+            ]
+        )
+    headings = ["arm", "policy", *(f"{count} per class (%)" for count in counts), "chosen rates"]
+    return noted(markdown_table(headings, lines, range(2, 2 + len(counts))), rows)
+
+
 def against(name: str, plain: str, more: Sequence[Row] = ()) -> str:
     """A line for each arm, and for those of `more`: accuracy, its difference to the arm `plain`, and what a teacher
     labelled for it."""

@@ -46,6 +46,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     "fair_ten_shots": partial(tables.ten_shots, "fair_ten_shots", "point_network"),
     "confirm_ten_shots": partial(tables.ten_shots, "confirm_ten_shots"),
+    "shots": tables.shots,
     "full_modelnet40": tables.full_modelnet40,
     "tune_less": tables.tune_less,
     "learnt_depth": tables.learnt_depth,

@@ -203,6 +203,21 @@ def test_a_chosen_block_stands_between_the_ends(monkeypatch: pytest.MonkeyPatch)
     assert line[1] == "layer:auto (blocks.0.0, blocks.6.0)" and line[2] == "150 to 300" and line[6] == "75"
 
 
+def test_shapes_per_class_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"fair_ten_shots": [run_row("ImageNet", "all", seed, 0.6, shots=10) for seed in (1, 2)]}
+    kept["fair_ten_shots"] += [run_row("ImageNet", "io", 1, 0.9, shots=10)]
+    monkeypatch.setattr(tables, "stored", lambda name: kept.get(name, []))
+    assert tables.shots() == tables.NOTHING
+    kept["shots"] = [
+        run_row("ImageNet", "all", 1, 0.2, shots=1, chosen_lr=0.3),
+        run_row("random", "io+norm", 1, 0.1, shots=20, learnt=False),
+    ]
+    lines = [line.split(" | ") for line in tables.shots().splitlines()]
+    assert lines[0][2:5] == ["1 per class (%)", "10 per class (%)", "20 per class (%)"]
+    assert lines[2][2:] == ["20.0 (1)", "60.0 [60.0, 60.0] (2)", "–", "0.3, 0.1; 0.1, – |"]
+    assert lines[3][2:] == ["–", "–", "10.0 † (1)", "–, –, 0.1 |"] and len(lines) == 6
+
+
 def test_rules_of_inflation_are_held_against_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {
         "fair_ten_shots": [
