@@ -100,7 +100,8 @@ def rank_study_table(study: RankStudy, rows: Sequence[Row]) -> Table:
     ]
     notes = [
         f"Mean over {len(study.seeds)} seeds, of accuracy with its 95 % interval. Bigger is better for every score. "
-        "Correlations are over candidates; intervals are a bootstrap's over candidates, 95 %.",
+        "Correlations are over candidates, together and within those of a kind (checkpoints, each control, one network "
+        "partly trained) where there are three; intervals are a bootstrap's over candidates, 95 %.",
         *(_verdict(rows, names, score) for score in SCORES),
     ]
     return Table(
@@ -117,17 +118,33 @@ def _accuracy(rows: Sequence[Row], name: str) -> Interval:
 
 def _verdict(rows: Sequence[Row], names: Sequence[str], score: str) -> str:
     """How a score orders the candidates, and what choosing by it gives up."""
-    accuracies = [_mean(rows, name, "accuracy") for name in names]
-    values = [_mean(rows, name, score) for name in names]
+    values, accuracies = _both(rows, names, score)
     found = agreement(values, accuracies)
     defined = [(value, name) for value, name in zip(values, names, strict=True) if not math.isnan(value)]
     text = f"{rank.TITLES[score]}: Spearman {ranged(found.spearman)}, Kendall {ranged(found.kendall)}"
-    text += _of(found, names)
+    text += _of(found, names) + _within(rows, names, score)
     if not defined:
         return text + "; undefined for every candidate"
     chosen = max(defined)[1]
     lost = max(accuracies) - accuracies[list(names).index(chosen)]
     return f"{text}; it would choose {chosen}, {100 * lost:.1f} points below the best"
+
+
+def _within(rows: Sequence[Row], names: Sequence[str], score: str) -> str:
+    """The same within each kind of candidates, where it has three or more and is not all there is."""
+    kind_of = {row["candidate"]: row["kind"] for row in rows}
+    kinds = {kind: [name for name in names if kind_of[name] == kind] for kind in kind_of.values()}
+    said = [
+        f"{kind} {ranged(agreement(*_both(rows, own, score)).spearman)}"
+        for kind, own in kinds.items()
+        if 3 <= len(own) < len(names)
+    ]
+    return f"; Spearman within {', '.join(said)}" if said else ""
+
+
+def _both(rows: Sequence[Row], names: Sequence[str], score: str) -> tuple[list[float], list[float]]:
+    """A score and the accuracy of candidates, means over seeds."""
+    return [_mean(rows, name, score) for name in names], [_mean(rows, name, "accuracy") for name in names]
 
 
 def _of(found: Agreement, names: Sequence[str]) -> str:
@@ -144,7 +161,7 @@ def rank_study_figure(study: RankStudy, rows: Sequence[Row]) -> Any:
         for name in names:
             kind = select(rows, candidate=name)[0]["kind"]
             points.setdefault(kind, []).append(Point(_mean(rows, name, score), _accuracy(rows, name)))
-        found = agreement([_mean(rows, n, score) for n in names], [_mean(rows, n, "accuracy") for n in names])
+        found = agreement(*_both(rows, names, score))
         told = f"ρ = {found.spearman.value:.2f}, τ = {found.kendall.value:.2f}{_of(found, names)}"
         panels.append(Scatter(told, rank.headline(score), points, x_percent=score in rank.SHARES))
     return scatter(panels, "accuracy (%)", columns=3, y_percent=True)

@@ -150,6 +150,20 @@ def test_a_verdict_says_over_how_many_candidates_it_is() -> None:
     assert " over " not in _verdict(rows[:3], ["a", "b", "c"], "cdnv")
 
 
+def test_scores_are_held_against_accuracies_within_a_kind_too() -> None:
+    """A control that is worse in both makes any score look good; within checkpoints this one is the wrong way round."""
+    points = {"a": ("checkpoint", 3.0, 0.5), "b": ("checkpoint", 2.0, 0.6), "c": ("checkpoint", 1.0, 0.7)}
+    points |= {"a, random": ("random", -3.0, 0.1), "b, random": ("random", -2.0, 0.2)}
+    rows = [
+        {"candidate": name, "kind": kind, "seed": 1, "cdnv": score, "accuracy": accuracy}
+        for name, (kind, score, accuracy) in points.items()
+    ]
+    told = _verdict(rows, list(points), "cdnv")
+    assert "; Spearman within checkpoint -1" in told and "within random" not in told
+    assert "Spearman 0.6 " in told
+    assert "within" not in _verdict(rows[:3], ["a", "b", "c"], "cdnv")
+
+
 def test_what_cannot_be_ranked_is_named(config: Path) -> None:
     for arguments, reason in (
         ((), "there is nothing to rank"),
