@@ -1,6 +1,6 @@
 """docs/results.md holds no number that a person typed: its tables are written from the rows in docs/results/*.json.
 
-    python scripts/results.py                               # write the tables again
+    python scripts/results.py                               # write the tables and figures again
     python scripts/results.py --check                       # exit code 1 where the page is not what the rows give
     python scripts/results.py --take fair_ten_shots runs/fair_ten_shots     # rows of finished runs, or of a study
     python scripts/results.py --take unconstrained studies/unconstrained
@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import result_figures
 import result_tables as tables
 import yaml
 from result_claims import claims
@@ -167,6 +168,7 @@ def row_of(run: Record) -> dict[str, Any]:
         "arm": summary.arm,
         "seed": summary.seed,
         **{key.partition(".")[2]: settings[key] for key in keys},
+        **({"until": until} if (until := settings["network.until"]) else {}),
         **({"depth": summary.depth} if summary.depth else {}),
         **({"depth_spread": spread_of_depth(run)} if "depth:channels" in summary.policy else {}),
         **({"block": summary.policy.partition(":")[2]} if settings["finetune.policy"].endswith(":auto") else {}),
@@ -228,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(lines))
         return int(right != page or bool(typed))
     write_text(PAGE, right)
+    result_figures.draw()
     return int(bool(typed))
 
 

@@ -40,6 +40,9 @@ class Network(Section):
     """`timm` or `timm:NAME.TAG` (hub), `file:PATH`, `wheel:efficientnet_lite0`, or `random`; or `run:FOLDER` or
     `hf:OWNER/NAME`, to begin as a lifted network that is there (a run, or what `net.save` wrote), with a fresh last
     layer."""
+    until: str | None = None
+    """The block or stage with which the 3D network ends, by its name in the 2D network (`blocks.3.2`, `layer3`): a
+    fresh last layer scores the mean of its map over space, and nothing behind it is lifted. null takes the whole."""
     rule: Rule = "repeat"
     """How a 2D kernel fills the depth of the 3D one: repeated, repeated and divided by the depth, in the middle, laid
     on all three coordinate planes and averaged (`rotate`), or repeated with the 2D kernel as the parameter (`tied`)."""

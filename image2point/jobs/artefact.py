@@ -232,7 +232,7 @@ def _check_same(config: Config, lifting: Lifting, source: str) -> None:
         wanted |= {"decoder": config.network.decoder or "light", "decoder_width": config.network.decoder_width or 1.0}
     open_words = {"stem": "auto", "downsample": "auto", "patch": None}
     other = [
-        f"network.{name}={value}"
+        f"network.{name}={'null' if value is None else value}"
         for name, value in had.items()
         if name not in ("engine", "substrate") and wanted[name] not in (value, open_words.get(name, value))
     ]

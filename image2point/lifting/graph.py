@@ -259,12 +259,16 @@ def find_head(traced: Trace) -> frozenset[fx.Node]:
     return frozenset(found)
 
 
-def stage_modules(traced: Trace) -> list[str]:
-    """Names of the stages: timm's `feature_info`, or the top-level children of another network."""
+def stage_modules(traced: Trace, until: str | None = None) -> list[str]:
+    """Names of the stages: timm's `feature_info`, or the top-level children of another network; and the part with which
+    the network was cut (`cut.py`), where that is none of them."""
     info = getattr(traced.network, "feature_info", None)
     if isinstance(info, list) and info and all(isinstance(entry, dict) and "module" in entry for entry in info):
-        return [entry["module"] for entry in info]
-    return [name for name, _ in traced.network.named_children()]
+        names = [entry["module"] for entry in info]
+    else:
+        names = [name for name, _ in traced.network.named_children()]
+    ends = until is not None and traced.outputs[until] not in [traced.outputs.get(name) for name in names]
+    return [*names, str(until)] if ends else names
 
 
 def overwrites(traced: Trace, node: fx.Node) -> bool:
@@ -278,6 +282,20 @@ def overwrites(traced: Trace, node: fx.Node) -> bool:
         or node.kwargs.get("inplace") is True
         or getattr(node.target, "__name__", "").endswith("_")
     )
+
+
+def shape_of(traced: Trace, node: fx.Node) -> torch.Size:
+    """The shape of what a node gives for one small image."""
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    part.graph_copy(traced.graph, copies)
+    part.output(copies[node])
+    part.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
+    conv = traced.module(traced.convolutions()[0])
+    assert isinstance(conv, nn.Conv2d)
+    image = conv.weight.new_zeros(1, conv.in_channels, 64, 64)
+    with torch.no_grad():
+        shape: torch.Size = fx.GraphModule(traced.network.eval(), part)(image).shape
+    return shape
 
 
 def _drop_unused(graph: fx.Graph) -> None:

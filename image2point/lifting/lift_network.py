@@ -30,6 +30,7 @@ from image2point.config.lifting import (
 from image2point.errors import InputError
 from image2point.lifting import graph
 from image2point.lifting.axes import check_axis
+from image2point.lifting.cut import cut
 from image2point.lifting.given import given_network
 from image2point.lifting.graph import Trace, check_convnet, find_classifier, find_stem, trace
 from image2point.lifting.network import LiftedNetwork
@@ -76,6 +77,7 @@ def lift(
     allow_unexpected: Sequence[str] = DEFAULTS.allow_unexpected,
     engine: Engine = DEFAULTS.engine,
     seed: int = 0,
+    until: str | None = DEFAULTS.until,
     **unknown: NoReturn,
 ) -> LiftedNetwork:
     """Lift a 2D ConvNet into a 3D network over voxels (Xu et al., Image2Point, ECCV 2022).
@@ -126,6 +128,8 @@ def lift(
         allow_unexpected: names or patterns of tensors that the weights may have and the network has not.
         engine: what runs the sparse convolutions: `auto` (the fastest that can), `cpu`, on GPUs `triton` or `spconv`,
             or `reference`, the slow oracle (`image2point.voxels.conv.engines`).
+        until: name of the block or stage with which the network ends (`blocks.3.2`, `layer3`): the fresh classifier
+            scores the mean of its map over space, and nothing behind it is lifted. None takes the whole network.
         seed: of everything that is drawn. The global random state is neither used nor changed.
         unknown: any other option is an error that names the right word.
 
@@ -163,6 +167,8 @@ def lift(
         moved = move_stride(image_network, name)
         logger.info("%s: stride moved from conv2 to conv1 in %d blocks", name, moved)
     traced = trace(image_network, name)
+    if until is not None:
+        cut(traced, until)
     check_convnet(traced)
     settle_output(traced)
     if head != "linear" and pixel_classifier(traced) is not None:
@@ -182,6 +188,7 @@ def lift(
         in_channels=in_channels,
         num_classes=num_classes,
         seed=seed,
+        until=until,
     )
     report, loaded = load_into(
         image_network,

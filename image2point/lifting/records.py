@@ -34,6 +34,7 @@ class Options:
     depth_padding: str
     engine: str
     seed: int
+    until: str | None = None
 
     @property
     def depth_axis(self) -> str:

@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from image2point.errors import InputError
@@ -21,6 +20,7 @@ from image2point.lifting.graph import (
     find_head,
     overwrites,
     refusal_of_attention,
+    shape_of,
     stage_modules,
 )
 from image2point.lifting.heads import fresh_head, unit_length
@@ -262,7 +262,7 @@ class Rewriter:
         if self._last_linear is None:
             value = self._append_head(value, result)
         stages = {name: stage.node for name, stage in self._finest.items()}
-        for name in stage_modules(self.traced):
+        for name in stage_modules(self.traced, self.options.until):
             stage = made.get(self.traced.outputs.get(name))  # type: ignore[arg-type]
             if stage is not None and stage.kind == "voxels" and stage.axes != "BM":
                 stages[name] = stage.node
@@ -292,7 +292,7 @@ class Rewriter:
         logger.info("%s has no classifier: a fresh linear layer follows it", self.traced.name)
         path = self.writer.tree.free("head")
         self.classifier = path
-        return self._fresh_head(value, path, _width(self.traced, result), "output")
+        return self._fresh_head(value, path, shape_of(self.traced, result)[1], "output")
 
     def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
         if refused := refusal_of_attention(self.traced, self.traced.name):
@@ -318,14 +318,3 @@ def _is_wide(module: nn.Module | None) -> bool:
 
 def _has_tensors(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
-
-
-def _width(traced: Trace, node: fx.Node) -> int:
-    """Channels of what a 2D node gives, by running the 2D network once on a small image."""
-    first = traced.convolutions()[0]
-    conv = traced.module(first)
-    assert isinstance(conv, nn.Conv2d)
-    image = conv.weight.new_zeros(1, conv.in_channels, 64, 64)
-    with torch.no_grad():
-        result = traced.network.eval()(image)
-    return int(result.shape[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from image2point.report.arms import Arm
-from image2point.report.summary import Summary
+from image2point.report.summary import Network, Summary
 from image2point.tasks.display import Display
 
 CONTROLS = {
@@ -54,7 +54,7 @@ def _lifted(summaries: Sequence[Summary]) -> str:
     networks = [summary.network for summary in summaries]
     return (
         f"{_any_of(network.name for network in networks)}, a 2D network "
-        f"(weights: {_any_of(network.weights for network in networks)}), was lifted to 3D "
+        f"(weights: {_any_of(network.weights for network in networks)}), was lifted to 3D {_part(networks)}"
         f"(rule: {_any_of(network.rule for network in networks)}; "
         f"depth axis: {_any_of(_axis(network.axis) for network in networks)}; "
         f"stem: {_any_of(network.stem for network in networks)}; "
@@ -62,6 +62,12 @@ def _lifted(summaries: Sequence[Summary]) -> str:
         f"and run on {_any_of(network.substrate for network in networks)} voxels "
         f"of size {_any_of(f'{summary.data.voxel_size:g}' for summary in summaries)}."
     )
+
+
+def _part(networks: Sequence[Network]) -> str:
+    """Which part of it, where it is not the whole in every run."""
+    parts = [f"up to its part {network.until}" if network.until else "as a whole" for network in networks]
+    return f"{_any_of(parts)} " if any(network.until for network in networks) else ""
 
 
 def _axis(axis: str | Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ class Network(_Part):
     stem: str
     head: str = "linear"
     control: str = "none"
+    until: str | None = None
 
 
 class Data(_Part):

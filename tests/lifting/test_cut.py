@@ -1,0 +1,114 @@
+"""A network that ends with one of its blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import image2point as i2p
+from image2point.errors import InputError
+
+
+def clouds() -> i2p.VoxelTensor:
+    draw = torch.Generator().manual_seed(0)
+    return i2p.voxelize([torch.rand(300, 3, generator=draw) for _ in range(3)], 0.08)
+
+
+@pytest.mark.parametrize(
+    ("arch", "until"),
+    [
+        ("tf_efficientnet_lite0", "blocks.3.2"),
+        ("resnet18", "layer3"),
+        ("resnetv2_50", "stages.1"),
+        ("densenet121", "features.denseblock2"),
+        ("convnext_atto", "stages.2"),
+        ("inception_v3", "Mixed_5d"),
+        ("test_resnet", "layer1.0.conv1"),
+    ],
+)
+def test_its_features_are_the_mean_of_the_blocks_map(arch: str, until: str) -> None:
+    whole, part = (i2p.lift(arch, "random", num_classes=7, until=name).eval() for name in (None, until))
+    x = clouds()
+    scores, (features, _) = part(x), part.embed(x)
+    expected, _ = whole.observe([until])(x)[until]
+    assert torch.allclose(features, expected, atol=1e-5)
+    weight, bias = part.linear_classifier()
+    assert torch.allclose(scores, features @ weight.T + bias, atol=1e-5)
+    head = {f"{part._classifier}.{name}" for name in ("weight", "bias")}
+    assert head <= set(part.state_dict()) <= set(whole.state_dict()) | head
+    assert part.lifting.options.until == until and whole.lifting.options.until is None
+
+
+def test_what_lies_behind_is_gone_and_said_to_be_skipped() -> None:
+    part = i2p.lift("resnet18", "random", num_classes=7, until="layer2.0")
+    names = {name.partition(".")[0] for name, _ in part.named_parameters()}
+    assert names == {"conv1", "bn1", "layer1", "layer2", "head"}
+    assert part.block_names() == ("conv1", "layer1.0", "layer1.1", "layer2.0", "features")
+    fates = {record.name: record.fate for record in part.lifting.sources}
+    assert fates["layer1.1.conv2.weight"] == "used" and fates["layer2.1.conv1.weight"] == "skipped"
+    assert fates["fc.weight"] == "skipped"
+    assert list(part.forward_features(clouds())) == ["act1", "layer1", "layer2.0"]
+
+
+def test_a_plane_has_the_features_of_the_images_block() -> None:
+    """On a grid that is constant along the depth a lifted network is the 2D one; so is a part of it."""
+    image_network = timm.create_model("resnet18", num_classes=5).eval()
+    options = {"stem": "inflate", "rule": "mean", "num_classes": 4, "until": "layer2", "depth_padding": "replicate"}
+    part = i2p.lift(image_network, downsample="exact", substrate="dense", **options).eval()
+    image = torch.rand(2, 3, 32, 32)
+    grid = image[..., None].expand(-1, -1, -1, -1, 32).contiguous()
+    voxels = i2p.DenseVoxels(grid, torch.ones(2, 1, 32, 32, 32, dtype=torch.bool))
+    x = image_network.maxpool(image_network.act1(image_network.bn1(image_network.conv1(image))))
+    expected = F.adaptive_avg_pool2d(image_network.layer2(image_network.layer1(x)), 1).flatten(1)
+    assert torch.allclose(part.embed(voxels)[0], expected, atol=1e-4)
+
+
+def test_it_is_stored_and_loaded_and_tuned(tmp_path: Path) -> None:
+    part = i2p.lift("tf_efficientnet_lite0", "random", num_classes=6, until="blocks.2.1").eval()
+    part.save(tmp_path / "part")
+    again = i2p.load(tmp_path / "part").eval()
+    assert torch.equal(again(clouds()), part(clouds())) and again.lifting.options.until == "blocks.2.1"
+    counts = i2p.freeze(part, "layer:blocks.1.0")
+    assert 0 < counts.trainable < counts.total
+    part.train()(clouds()).sum().backward()
+    moved = {name for name, p in part.named_parameters() if p.grad is not None}
+    assert any(name.startswith("blocks.1.0.") for name in moved) and not any("blocks.2" in name for name in moved)
+
+
+def test_a_segmenter_decodes_the_stages_that_are_left() -> None:
+    part = i2p.segmenter("resnet18", weights="random", num_classes=5, until="layer2").eval()
+    x = clouds()
+    assert part(x).features.shape == (len(x.features), 5)
+    assert not any(name.startswith(("layer3", "layer4")) for name, _ in part.named_parameters())
+
+
+class Twice(nn.Module):
+    """A part that is called twice ends the network where it was called last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.end = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(4, 2, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self.block(self.block(self.stem(x)))).mean((2, 3))
+
+
+def test_of_a_part_that_is_called_twice_the_last_call_counts() -> None:
+    part = i2p.lift(Twice(), num_classes=None, until="block").eval()
+    assert not hasattr(part, "end") and {"stem", "block"} <= {name for name, _ in part.named_children()}
+    assert part(clouds()).shape == (3, 4)
+
+
+@pytest.mark.parametrize("until", ["layer9", "fc", "global_pool", "", "layer4.1.bn2.weight", 3])
+def test_what_is_no_part_with_a_map_is_refused(until: str) -> None:
+    with pytest.raises(InputError, match=r"until: expected a part of resnet18 that gives one map, found .*layer4\.1"):
+        i2p.lift("resnet18", "random", until=until)
