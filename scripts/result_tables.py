@@ -264,6 +264,36 @@ def _slices(runs: Sequence[Row], layer: str) -> str:
     return ", ".join(f"{sum(each) / len(each):.2f} ± {sum(sd) / len(sd):.2f}" for each, sd in pairs)
 
 
+def ending_early(name: str, whole: str, arms: Sequence[str]) -> str:
+    """A line for each arm, policy and block with which the network ends, beside those of the whole one in another
+    experiment with the same settings."""
+    if not stored(name):
+        return NOTHING
+    rows = [*stored(name), *(row for row in stored(whole) if row["arm"] in arms)]
+    keys = sorted({(row["arm"], row["policy"], row.get("until") or "") for row in rows}, key=lambda key: key[2] or "~")
+    lines = []
+    for arm, policy, until in sorted(keys, key=lambda key: (arms.index(key[0]), key[1] != "io+norm")):
+        own = [row for row in rows if (row["arm"], row["policy"], row.get("until") or "") == (arm, policy, until)]
+        lines.append(
+            [
+                arm,
+                policy,
+                f"`{until}`" if until else "the whole",
+                f"{own[0]['trainable']:,}",
+                f"{own[0]['parameters']:,}",
+                mean_in_percent(own, "test_accuracy"),
+                of_each_seed(own, "test_accuracy"),
+                ", ".join(f"{row['chosen_lr']:g}" for row in own),
+                beside_nulls(own, "nc1"),
+                mean_of(own, "mebibytes"),
+                mean_of(own, "seconds_per_step", 2),
+            ]
+        )
+    headings = ["arm", "policy", "ends with", "tuned", "parameters", "test accuracy (%)", "of each seed", "chosen rate"]
+    headings += ["null of NC1, test: share", "MiB", "seconds per step"]
+    return noted(markdown_table(headings, lines, [3, 4, 5, 9, 10]), rows)
+
+
 def inflation() -> str:
     """Each rule held against `mean`, which ran with the same settings in fair_ten_shots."""
     mean = [row for row in stored("fair_ten_shots") if (row["arm"], row["policy"]) == ("ImageNet", "io+norm")]

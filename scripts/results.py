@@ -52,6 +52,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "tune_less": tables.tune_less,
     "learnt_depth": tables.learnt_depth,
     "regularised": partial(tables.against, "regularised", "none"),
+    "cut": partial(tables.ending_early, "cut", "fair_ten_shots", ["ImageNet"]),
+    "confirm_cut": partial(
+        tables.ending_early, "confirm_cut", "confirm_ten_shots", ["ImageNet", "shuffled", "random", "scratch"]
+    ),
     "inflation": tables.inflation,
     "one_block": tables.one_block,
     "semi_supervised": partial(tables.against, "semi_supervised", "alone"),

@@ -203,6 +203,22 @@ def test_a_chosen_block_stands_between_the_ends(monkeypatch: pytest.MonkeyPatch)
     assert line[1] == "layer:auto (blocks.0.0, blocks.6.0)" and line[2] == "150 to 300" and line[6] == "75"
 
 
+def test_networks_that_end_early_stand_beside_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"whole": [run_row("ImageNet", policy, 1, 0.5) for policy in ("all", "io+norm")]}
+    kept["whole"] += [run_row("scratch", "all", 1, 0.4)]
+    monkeypatch.setattr(tables, "stored", lambda name: kept.get(name, []))
+    assert tables.ending_early("part", "whole", ["ImageNet"]) == tables.NOTHING
+    kept["part"] = [run_row("ImageNet", "io+norm", 1, 0.6, until=f"blocks.{n}", trainable=9) for n in (3, 2)]
+    lines = [line.split(" | ") for line in tables.ending_early("part", "whole", ["ImageNet"]).splitlines()[2:]]
+    assert [line[1:4] for line in lines] == [
+        ["io+norm", "`blocks.2`", "9"],
+        ["io+norm", "`blocks.3`", "9"],
+        ["io+norm", "the whole", "100"],
+        ["all", "the whole", "100"],
+    ]
+    assert len(tables.ending_early("part", "whole", ["ImageNet", "scratch"]).splitlines()) == 7
+
+
 def test_shapes_per_class_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"fair_ten_shots": [run_row("ImageNet", "all", seed, 0.6, shots=10) for seed in (1, 2)]}
     kept["fair_ten_shots"] += [run_row("ImageNet", "io", 1, 0.9, shots=10)]
