@@ -108,6 +108,12 @@ def test_of_a_part_that_is_called_twice_the_last_call_counts() -> None:
     assert part(clouds()).shape == (3, 4)
 
 
+def test_before_the_first_convolution_there_is_nothing_to_cut() -> None:
+    network = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
+    with pytest.raises(InputError, match=r"until: expected a part of Sequential that gives one map, found '0'"):
+        i2p.lift(network, num_classes=None, until="0")
+
+
 @pytest.mark.parametrize("until", ["layer9", "fc", "global_pool", "", "layer4.1.bn2.weight", 3])
 def test_what_is_no_part_with_a_map_is_refused(until: str) -> None:
     with pytest.raises(InputError, match=r"until: expected a part of resnet18 that gives one map, found .*layer4\.1"):
