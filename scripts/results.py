@@ -79,7 +79,7 @@ def take(name: str, folder: Path, page: str) -> None:
     content = {"taken": date.today().isoformat(), "image2point": __version__, **study_of(folder), "rows": rows}
     target = tables.ROWS / f"{name}.json"
     before = target.read_text(encoding="utf-8") if target.is_file() else None
-    write_text(target, json.dumps(content, indent=1) + "\n")
+    write_text(target, as_json(content))
     try:
         written(page)
     except BaseException as error:
@@ -94,6 +94,23 @@ def take(name: str, folder: Path, page: str) -> None:
             "as it was: give the name of the experiment that these rows are of"
         ) from None
     print(f"{len(rows)} rows in {target}")
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each row, numbers to seven digits; without limits that are undefined."""
+    head = json.dumps({**content, "rows": []}, indent=1)
+    kept = ({k: v for k, v in row.items() if v is not None or "/" not in k} for row in content["rows"])
+    rows = ",\n".join(f"  {json.dumps(short(row))}" for row in kept)
+    return head.replace('"rows": []', f'"rows": [\n{rows}\n ]') + "\n"
+
+
+def short(value: Any) -> Any:
+    """Nested values with their numbers to seven digits."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {key: short(each) for key, each in value.items()}
+    return [short(each) for each in value] if isinstance(value, list) else value
 
 
 def rows_in(folder: Path) -> list[dict[str, Any]]:
