@@ -56,7 +56,8 @@ def sweep(
     from image2point.sweeps import executors, schedule
     from image2point.sweeps.plan import read_sweep
 
-    console = Console()
+    console, names = Console(), tuple(name for name in devices.split(",") if name)
+    executors.check_executor(executor, workers, names, gpus, address, _settings(slurm or []))
     found = read_sweep(config, overrides or ())
     folder = runs / found.name
     if plan:
@@ -64,7 +65,7 @@ def sweep(
         for item in progress:
             console.print(f"{item.planned.name}: {item.state}", highlight=False, markup=False, soft_wrap=True)
         left = sum(item.state != "finished" for item in progress)
-        seconds = schedule.estimate(progress, len(devices.split(",")) if devices else workers)
+        seconds = schedule.estimate(progress, len(names) or workers)
         cost = f"about {duration(seconds)}" if seconds is not None else "unknown until one of them is finished"
         print(f"{len(progress)} runs in {folder}, {left} left to do; time: {cost if left else 'none'}")
         return
@@ -73,7 +74,7 @@ def sweep(
         (folder / ".sweep" / "slurm").absolute(),
         workers,
         threads,
-        tuple(name for name in devices.split(",") if name),
+        names,
         gpus,
         address,
         _settings(slurm or []),

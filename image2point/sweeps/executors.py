@@ -239,6 +239,29 @@ def _report(job: Job, environment: Mapping[str, str]) -> tuple[str, bool, bool] 
     return None
 
 
+def check_executor(
+    kind: str,
+    workers: int = 1,
+    devices: Sequence[str] = (),
+    gpus: float = 0,
+    address: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise InputError on an unknown name, and on settings that do not go with it; see `make_executor`."""
+    if kind not in EXECUTORS:
+        raise InputError(f"executor: expected one of {', '.join(EXECUTORS)}, found {kind!r}")
+    for option, given, kinds in (
+        ("--devices", devices, ("local",)),
+        ("--gpus", gpus, ("ray",)),
+        ("--address", address, ("ray",)),
+        ("--slurm", settings, ("slurm",)),
+    ):
+        if given and kind not in kinds:
+            raise InputError(f"{option} has no meaning with --executor {kind}; it goes with {', '.join(kinds)}")
+    if kind == "inline" and workers > 1:
+        raise InputError(f"--executor inline does one run after the other, found --workers {workers}; use local")
+
+
 def make_executor(
     kind: str,
     folder: Path,
@@ -263,20 +286,9 @@ def make_executor(
     Raises:
         InputError: on an unknown name, settings that do not go with it, or a package that is missing.
     """
-    if kind not in EXECUTORS:
-        raise InputError(f"executor: expected one of {', '.join(EXECUTORS)}, found {kind!r}")
-    for option, given, kinds in (
-        ("--devices", devices, ("local",)),
-        ("--gpus", gpus, ("ray",)),
-        ("--address", address, ("ray",)),
-        ("--slurm", settings, ("slurm",)),
-    ):
-        if given and kind not in kinds:
-            raise InputError(f"{option} has no meaning with --executor {kind}; it goes with {', '.join(kinds)}")
+    check_executor(kind, workers, devices, gpus, address, settings)
     if devices:
         workers = len(devices)
-    if kind == "inline" and workers > 1:
-        raise InputError(f"--executor inline does one run after the other, found --workers {workers}; use local")
     threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
     makers: dict[str, Callable[[], Executor]] = {
         "inline": Inline,

@@ -15,8 +15,10 @@ import pytest
 import yaml
 from rich.console import Console
 from tiny_runs import VALUES, rows
+from typer.testing import CliRunner
 
 from image2point import InputError, runs
+from image2point.cli import app
 from image2point.config import Config
 from image2point.jobs.transfer import run_transfer
 from image2point.sweeps import executors, schedule
@@ -230,3 +232,16 @@ def test_clusters_give_what_this_process_gives(tmp_path: Path, kind: str) -> Non
 def test_executors_refuse_what_does_not_go_together(tmp_path: Path, arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         executors.make_executor(folder=tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--executor", "slrum"], "expected one of local, inline, ray, slurm, found 'slrum'"),
+        (["--executor", "ray", "--devices", "0"], "--devices has no meaning with --executor ray"),
+        (["--slurm", "timeout"], "--slurm 'timeout' should be key=value"),
+    ],
+)
+def test_a_plan_refuses_them_too(tmp_path: Path, options: list[str], message: str) -> None:
+    found = CliRunner().invoke(app, ["sweep", "ablations/inflation", "--plan", "--runs", str(tmp_path), *options])
+    assert found.exit_code == 2 and message in " ".join(found.output.split())
