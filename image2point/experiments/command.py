@@ -184,6 +184,9 @@ def rank(
     controls: Annotated[
         str, typer.Option(help="Also score every candidate without what it has learnt: random,shuffled,scratch.")
     ] = "",
+    ends: Annotated[
+        bool, typer.Option("--ends", help="Also score every candidate cut behind each of its blocks (network.until).")
+    ] = False,
     by: Annotated[str, typer.Option(help="The score that decides the order of the table.")] = "logme",
     norms: Annotated[
         str, typer.Option(help="Statistics of norms that will follow the batch: of the training clouds, or stored.")
@@ -206,6 +209,9 @@ def rank(
 
         image2point rank configs/modelnet40/resnet50_io_norm_10shot.yaml
         --model resnet50=timm:resnet50.a1_in1k --model resnet50=file:caffe.safetensors,stride_in=conv1
+
+        image2point rank configs/modelnet40/efficientnet_lite0_io_norm_10shot.yaml --ends --by probe
+        --model tf_efficientnet_lite0
     """
     from image2point import files
     from image2point.collapse.scores import SCORES
@@ -215,6 +221,8 @@ def rank(
     if by not in SCORES:
         raise InputError(f"--by: expected one of {', '.join(SCORES)}, found {by!r}")
     candidates = job.from_models(model or [], [name for name in controls.split(",") if name])
+    if ends:
+        candidates = job.with_ends(config, candidates, overrides or ())
     found = job.rank_candidates(config, candidates, overrides or (), norms, folds, Crew(processes, executor))
     job.table(found, by).show()
     if out:

@@ -27,6 +27,7 @@ from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
 from image2point.finetune import freeze
 from image2point.lifting import LiftedNetwork
+from image2point.lifting.observe import body_blocks
 from image2point.report.numbers import UNDEFINED, beside_null
 from image2point.report.plain import Table
 from image2point.training.batches import batches, shuffled
@@ -91,6 +92,17 @@ def with_controls(candidates: Candidates, controls: Sequence[str]) -> dict[str, 
     for name, settings in candidates.items():
         found[name] = list(settings)
         found |= {f"{name}, {control}": [*settings, f"network.control={control}"] for control in controls}
+    return found
+
+
+def with_ends(path: Path, candidates: Candidates, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Each candidate, followed by its network cut behind each block of the body (`network.until`)."""
+    found: dict[str, list[str]] = {}
+    for name, settings in candidates.items():
+        found[name] = list(settings)
+        network = open_subject(path, [*overrides, *settings, "network.weights=random"]).network
+        assert isinstance(network, LiftedNetwork)
+        found |= {f"{name}, until {block}": [*settings, f"network.until={block}"] for block in body_blocks(network)}
     return found
 
 

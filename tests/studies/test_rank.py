@@ -150,6 +150,20 @@ def test_a_verdict_says_over_how_many_candidates_it_is() -> None:
     assert " over " not in _verdict(rows[:3], ["a", "b", "c"], "cdnv")
 
 
+def test_where_a_network_should_end_is_ranked(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ends.json"
+    result = call(config, "--model", "test_resnet=random", "--ends", "--by", "probe", "--json", out)
+    assert result.exit_code == 0, result.output
+    found = {each["name"]: each for each in json.loads(out.read_text())["candidates"]}
+    whole = "test_resnet=random"
+    blocks = ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]
+    assert list(found) == [whole, *(f"{whole}, until {block}" for block in blocks)]
+    cut = open_subject(config, ["network.arch=test_resnet", "network.weights=random", "network.until=layer2.0"])
+    assert found[f"{whole}, until layer2.0"]["dim"] == cut.network.linear_classifier()[0].shape[1]
+    again = rank.score(config, "again", ["network.until=layer2.0"]).scores
+    assert found[f"{whole}, until layer2.0"]["scores"] == pytest.approx(again)
+
+
 def test_scores_are_held_against_accuracies_within_a_kind_too() -> None:
     """A control that is worse in both makes any score look good; within checkpoints this one is the wrong way round."""
     points = {"a": ("checkpoint", 3.0, 0.5), "b": ("checkpoint", 2.0, 0.6), "c": ("checkpoint", 1.0, 0.7)}
