@@ -294,6 +294,22 @@ def ending_early(name: str, whole: str, arms: Sequence[str]) -> str:
     return noted(markdown_table(headings, lines, [3, 4, 5, 9, 10]), rows)
 
 
+def ends() -> str:
+    """For each block with which the network may end, the cross-validated probe of each draw of training clouds; the
+    best of each draw in bold."""
+    rows = stored("ends")
+    if not rows:
+        return NOTHING
+    draws = sorted({row["shot_seed"] for row in rows})
+    best = {draw: max(row["probe"] for row in rows if row["shot_seed"] == draw) for draw in draws}
+    lines = []
+    for until in dict.fromkeys(row["until"] for row in rows):
+        own = {row["shot_seed"]: row["probe"] for row in rows if row["until"] == until}
+        cells = [f"{100 * own[d]:.1f}" if own[d] < best[d] else f"**{100 * own[d]:.1f}**" for d in draws]
+        lines.append([f"`{until}`" if until else "the whole", *cells, f"{100 * sum(own.values()) / len(own):.1f}"])
+    return markdown_table(["ends with", *(f"shots {draw}" for draw in draws), "mean"], lines, range(1, len(draws) + 2))
+
+
 def inflation() -> str:
     """Each rule held against `mean`, which ran with the same settings in fair_ten_shots."""
     mean = [row for row in stored("fair_ten_shots") if (row["arm"], row["policy"]) == ("ImageNet", "io+norm")]

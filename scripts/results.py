@@ -52,6 +52,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tune_less": tables.tune_less,
     "learnt_depth": tables.learnt_depth,
     "regularised": partial(tables.against, "regularised", "none"),
+    "ends": tables.ends,
     "cut": partial(tables.ending_early, "cut", "fair_ten_shots", ["ImageNet"]),
     "confirm_cut": partial(
         tables.ending_early, "confirm_cut", "confirm_ten_shots", ["ImageNet", "shuffled", "random", "scratch"]
@@ -123,11 +124,11 @@ def rows_in(folder: Path) -> list[dict[str, Any]]:
     for path in measured:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            rows += content if path == study else layers_in(content)
+            rows += content if path == study else ranked_in(content) if "candidates" in content else layers_in(content)
         except UNFIT as error:
             raise InputError(
-                f"{path}: expected the JSON of a study or of `image2point measure --json`, found {error!r}; make it "
-                "again, or take it away"
+                f"{path}: expected the JSON of a study, of `image2point measure` or of `rank`, found {error!r}; make "
+                "it again, or take it away"
             ) from None
     return rows
 
@@ -172,6 +173,20 @@ def layers_in(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for split, each in measured["on"].items()
         for layer, found in each["layers"].items()
+    ]
+
+
+def ranked_in(ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each candidate of what `image2point rank --json` wrote, with the block with which it ends."""
+    given = dict(text.partition("=")[::2] for text in ranking["overrides"])
+    return [
+        {
+            "candidate": each["name"],
+            "shot_seed": int(given.get("data.shot_seed", 0)),
+            "until": dict(text.partition("=")[::2] for text in each["settings"]).get("network.until"),
+            **each["scores"],
+        }
+        for each in ranking["candidates"]
     ]
 
 

@@ -323,3 +323,20 @@ def test_a_bad_file_leaves_the_others_their_prediction(run: Path, tmp_path: Path
         result.stderr.splitlines()
     )
     assert len(result.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("transfer", "NAME"),
+        ("measure", "NAME"),
+        ("rank", "NAME", "--model", "test_resnet=random"),
+        ("rank", "NAME", "--model", "test_resnet=random", "--ends"),
+    ],
+    ids=" ".join,
+)
+def test_a_shipped_config_goes_by_its_name_anywhere(command: tuple[str, ...], tmp_path: Path) -> None:
+    name = "modelnet40/efficientnet_lite0_io_norm_10shot"
+    words = [name if word == "NAME" else word for word in command]
+    found = CliRunner().invoke(app, [*words, f"data.root={tmp_path / 'none'}", "training.accelerator=cpu"])
+    assert found.exit_code == 2 and "no ModelNet data at" in found.output, found.output

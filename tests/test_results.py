@@ -135,7 +135,7 @@ def test_rows_that_no_table_takes_are_not_stored(
     assert results.main(["--take", "some", str(study)]) == 2
     assert results.main(["--take", "some", str(tmp_path / "none")]) == 2
     said = capsys.readouterr().err
-    assert "other.json: expected the JSON of a study or" in said and "expected a folder of runs" in said
+    assert "other.json: expected the JSON of a study, of" in said and "expected a folder of runs" in said
     (study / "rows.json").write_text(json.dumps(json.loads(before)["rows"]))
     assert results.main(["--take", "some", str(study)]) == 0 and len(json.loads(stored.read_text())["rows"]) == 6
 
@@ -217,6 +217,29 @@ def test_networks_that_end_early_stand_beside_the_whole(monkeypatch: pytest.Monk
         ["all", "the whole", "100"],
     ]
     assert len(tables.ending_early("part", "whole", ["ImageNet", "scratch"]).splitlines()) == 7
+
+
+def test_where_training_clouds_let_a_network_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page_and_rows(tmp_path, monkeypatch, {"a": [0.5]})
+    monkeypatch.setitem(results.TABLES, "ends", tables.ends)
+    assert tables.ends() == tables.NOTHING
+    folder = tmp_path / "ends"
+    folder.mkdir()
+    for draw, scores in ((1, (0.2, 0.5, 0.4)), (2, (0.3, 0.35, 0.45))):
+        named = [("net", []), *((f"net, until b{i}", [f"network.until=b{i}"]) for i in (1, 2))]
+        found = [
+            {"name": name, "settings": ["network.arch=net", *more], "scores": {"probe": score}, "nulls": {}}
+            for (name, more), score in zip(named, scores, strict=True)
+        ]
+        ranking = {"overrides": ["data.root=/home/someone", f"data.shot_seed={draw}"], "candidates": found}
+        (folder / f"{draw}.json").write_text(json.dumps(ranking))
+    assert results.main(["--take", "ends", str(folder)]) == 0
+    assert "someone" not in (tmp_path / "rows" / "ends.json").read_text()
+    assert tables.ends().splitlines()[2:] == [
+        "| the whole | 20.0 | 30.0 | 25.0 |",
+        "| `b1` | **50.0** | 35.0 | 42.5 |",
+        "| `b2` | 40.0 | **45.0** | 42.5 |",
+    ]
 
 
 def test_shapes_per_class_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:

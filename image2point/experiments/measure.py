@@ -110,13 +110,13 @@ class Subject:
 
 
 def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool = False) -> Subject:
-    """The network that `target` names: a run, a config file, or a timm architecture on images.
+    """The network that `target` names: a run, a config file, a shipped config, or a timm architecture on images.
 
     A run of a transfer or a pre-training is measured with its chosen weights, or `before` training; a config as it
     would begin; an architecture with `network.weights=...` on `images...=...`, as in a pre-training config.
     `overrides`: what differs here, such as data.root=... or training.threads=1.
     """
-    path = fetched(target)
+    path = configuration.find(fetched(target))
     finished = path.is_dir()
     config: Config | Pretrain
     single = [*overrides, "training.devices=1", "training.nodes=1"]
