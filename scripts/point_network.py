@@ -6,7 +6,8 @@ PointNet++ with one scale, of PyTorch Geometric's layers (`PointNetConv`), from 
 training clouds, augmentation and test clouds. Its learning rate is one of --lr, chosen by successive halving: trainings
 of `choose.epochs` epochs, judged on the clouds that `choose.clouds` sets apart. Centres (the farthest points) and their
 nearest neighbours are found once, on the clouds as they are stored. A row for each seed is added to FOLDER/rows.json,
-and a seed that has one is not run again. Needs PyTorch Geometric: pip install torch_geometric.
+and one that is there for the same epochs and rates is not made again.
+Needs PyTorch Geometric: pip install torch_geometric.
 """
 
 from __future__ import annotations
@@ -184,6 +185,7 @@ def row_of(config: Config, rates: Sequence[float], epochs: int) -> dict[str, Any
     size = sum(p.numel() for p in network.parameters())
     return {
         "arm": "PointNet++ of PyG", "policy": "all, fresh", "control": "peer", "seed": config.seed, "epochs": epochs,
+        "rates": list(rates),
         "trainable": size, "parameters": size, "chosen_lr": lr, "trials": [[each, scores[each]] for each in rates],
         "test_accuracy": float((logits.argmax(1) == labels).float().mean()), **found, "nc1_null": mean,
         "nc1_null_sd": sd, "seconds": round(time.perf_counter() - start),
@@ -205,7 +207,7 @@ def main() -> None:
     rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     try:
         for seed in given.seeds:
-            if not any(row["seed"] == seed for row in rows):
+            if not any((row["seed"], row["epochs"], row["rates"]) == (seed, given.epochs, given.lr) for row in rows):
                 config = load_config(given.config, [*given.overrides, f"seed={seed}", f"data.shot_seed={seed}"])
                 if not config.choose.lr:
                     raise InputError(f"{given.config}: expected `choose`, by which the learning rate is chosen")

@@ -153,7 +153,8 @@ PUBLISHED = ("galanti", "directional", "finite_shot")
 
 def _foretold(rows: Sequence[Row]) -> tuple[str, str]:
     """The error of the nearest mean beside what the moments of the classes give, in every kind of episode."""
-    gaps = [abs(1 - row["accuracy"] - row["predicted"]) for row in rows if row["classifier"] == "ncc"]
+    own = [row for row in rows if row["classifier"] == "ncc"]
+    gaps = [abs(1 - row["accuracy"] - row["predicted"]) for row in own if row.get("predicted") is not None]
     if not gaps:
         return NOT_YET, "–"
     effect = f"largest difference {100 * max(gaps):.1f} points, mean {100 * sum(gaps) / len(gaps):.1f}, of {len(gaps)}"
@@ -162,7 +163,8 @@ def _foretold(rows: Sequence[Row]) -> tuple[str, str]:
 
 def _vacuous(rows: Sequence[Row]) -> tuple[str, str]:
     """Whether any published bound is below 1 in any kind of episode."""
-    found = [(row[name], name, row) for row in rows if row["classifier"] == "ncc" for name in PUBLISHED if row[name]]
+    own = [row for row in rows if row["classifier"] == "ncc"]
+    found = [(row[name], name, row) for row in own for name in PUBLISHED if row.get(name) is not None]
     if not found:
         return NOT_YET, "–"
     value, name, row = min(found, key=lambda each: each[0])
@@ -178,9 +180,14 @@ def _decay(rows: Sequence[Row]) -> tuple[str, str]:
     own = [row for row in rows if (row["stage"], row["split"]) == ("all", "train")]
     if not own:
         return NOT_YET, "–"
-    seeds = dict.fromkeys(row["seed"] for row in own)
-    fits = [fit_decay([row["nc1_trace_ratio"] for row in own if row["seed"] == seed]) for seed in seeds]
+    falls: dict[int, list[float]] = {}
+    for row in own:
+        value = row["nc1_trace_ratio"]
+        falls.setdefault(row.get("seed", 0), []).append(math.nan if value is None else value)
+    fits = list(map(fit_decay, falls.values()))
     rate, explained = (sum(values) / len(fits) for values in zip(*((f.rate, f.explained) for f in fits), strict=True))
+    if not math.isfinite(explained):
+        return "undecided: undefined", "–"
     straight = all(fit.high < 1 and fit.explained >= 0.9 for fit in fits)
     effect = f"factor {rate:.3f} per layer, R² {explained:.2f}, mean of {len(fits)} seeds, everything trained"
     return ("supported" if straight else "contradicted"), effect

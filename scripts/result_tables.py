@@ -34,8 +34,11 @@ def stored(name: str) -> list[dict[str, Any]]:
 
 
 def by_seed(rows: Sequence[Row], wanted: Row, key: str) -> dict[int, float]:
-    """A number of the rows that have the wanted values, by seed; NaN where it is undefined."""
+    """A number of the rows that have the wanted values, by seed; NaN where it is undefined. ValueError where a seed has
+    several such rows: more has to be wanted."""
     own = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    if len({row["seed"] for row in own}) < len(own):
+        raise ValueError(f"{len(own)} rows of {len({row['seed'] for row in own})} seeds have {wanted}")
     return {row["seed"]: math.nan if row[key] is None else row[key] for row in own}
 
 

@@ -204,7 +204,7 @@ def row_of(run: Record) -> dict[str, Any]:
         "arm": summary.arm,
         "seed": summary.seed,
         **{key.partition(".")[2]: settings[key] for key in keys},
-        **({"until": until} if (until := settings["network.until"]) else {}),
+        **({"until": until} if (until := settings.get("network.until")) else {}),
         **({"depth": summary.depth} if summary.depth else {}),
         **({"depth_spread": spread_of_depth(run)} if "depth:channels" in summary.policy else {}),
         **({"block": summary.policy.partition(":")[2]} if settings["finetune.policy"].endswith(":auto") else {}),

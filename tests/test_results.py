@@ -13,6 +13,7 @@ from image2point.experiments.study import run_study
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+import result_claims as claims  # noqa: E402
 import result_tables as tables  # noqa: E402
 import results  # noqa: E402
 
@@ -111,6 +112,30 @@ def test_an_arm_that_learnt_nothing_proves_nothing(tmp_path: Path, monkeypatch: 
 def test_a_value_that_is_undefined_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, None, 0.55], "b": [0.4, 0.49, 0.45]})  # type: ignore[list-item]
     assert results.main([]) == 0 and "| undecided: undefined in seed 1 | – |" in page.read_text()
+
+
+def test_several_rows_of_a_seed_are_no_arm() -> None:
+    rows = [{"arm": "a", "seed": 1, "x": 0.5, "until": until} for until in (None, "layer2")]
+    with pytest.raises(ValueError, match="2 rows of 1 seeds have"):
+        tables.by_seed(rows, {"arm": "a"}, "x")
+    assert tables.by_seed(rows, {"arm": "a", "until": None}, "x") == {1: 0.5}
+
+
+def test_rules_of_claims_take_what_studies_may_give() -> None:
+    episode = {"classifier": "ncc", "accuracy": 0.8, "ways": 5, "shots": 5}
+    assert claims.RULES["foretold"]([episode, {**episode, "predicted": None}])[0] == claims.NOT_YET
+    assert claims.RULES["foretold"]([{**episode, "predicted": 0.22}])[0] == "supported"
+    assert claims.RULES["foretold"]([{**episode, "predicted": 0.26}])[0] == "contradicted"
+    assert claims.RULES["vacuous"]([episode])[0] == claims.NOT_YET
+    assert claims.RULES["vacuous"]([{**episode, "galanti": 7.0, "directional": 0.0}])[0] == "contradicted"
+    assert claims.RULES["vacuous"]([{**episode, "galanti": 7.0, "directional": 1.0, "moment": 0.1}])[0] == "supported"
+    layers = [{"stage": "all", "split": "train", "nc1_trace_ratio": value} for value in (8.0, 4.0, 2.0, 1.0)]
+    assert claims.RULES["decay"](layers)[0] == "supported"
+    assert (
+        claims.RULES["decay"]([{**layers[0], "nc1_trace_ratio": v} for v in (8.0, 1.0, 9.0, 2.0)])[0] == "contradicted"
+    )
+    undefined = [*layers[:2], *({**layers[0], "nc1_trace_ratio": None} for _ in range(2))]
+    assert claims.RULES["decay"](undefined)[0] == "undecided: undefined"
 
 
 def test_rows_that_no_table_takes_are_not_stored(

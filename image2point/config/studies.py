@@ -118,7 +118,10 @@ class PretrainingStudy(_Study):
     @model_validator(mode="after")
     def _values_for_all(self) -> PretrainingStudy:
         for names, values in self.vary.items():
-            count = len(names.split(","))
+            settings = [name.strip() for name in names.split(",")]
+            if not all(settings) or len(set(settings)) < len(settings):
+                raise ValueError(f"vary: expected different settings with commas between them, found {names!r}")
+            count = len(settings)
             for value in values:
                 if count > 1 and not (isinstance(value, list | tuple) and len(value) == count):
                     raise ValueError(f"vary: {names} expects lists of {count} values, one for each, found {value!r}")

@@ -94,8 +94,13 @@ def _shown(study: FollowStudy, seed: int | None, base: Path) -> Subject:
     """The 2D network and its images; those of clouds show the shots of the seed."""
     images = open_subject(base / study.images, study.image_settings)
     assert isinstance(images.config, Pretrain)
-    if seed is None or images.config.images.clouds is None:
+    if seed is None:
         return images
+    if images.config.images.clouds is None:
+        raise InputError(
+            f"seeds: each seed shows the clouds that it draws, and {study.images} has images.name = "
+            f"{images.config.images.name}; take seeds away, or show clouds"
+        )
     return open_subject(base / study.images, [*study.image_settings, f"images.clouds.shot_seed={seed}"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ Row = dict[str, Any]
 
 
 def over_seeds(rows: Sequence[Row], key: str) -> Interval | None:
-    """The mean over seeds with its 95 % interval; of a single seed, the interval over its classes."""
-    values = [row[key] for row in rows if row.get(key) is not None]
+    """The mean over seeds with its 95 % interval; of a single seed, the interval over its classes. Undefined where that
+    of a seed is, which stored rows have as null."""
+    values = [math.nan if row[key] is None else row[key] for row in rows if key in row]
     if not values:
         return None
     if len(values) == 1 and key == "accuracy":

@@ -72,6 +72,10 @@ def check(config: Config, fabric: Fabric, network: LiftedNetwork) -> tuple[str, 
     if unknown := sorted(set(config.finetune.candidates) - set(there)):
         raise InputError(f"finetune.candidates: {', '.join(unknown)} are no blocks; there are {', '.join(there)}")
     candidates = config.finetune.candidates or there
+    if not candidates:
+        raise InputError(
+            f"finetune.policy = {config.finetune.policy}: {network.lifting.network} has no block of the body to choose"
+        )
     if config.finetune.policy.startswith("scl:"):
         for block in candidates:
             try:

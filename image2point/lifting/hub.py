@@ -87,6 +87,7 @@ def card(artefact: Artefact, repository: str) -> str:
         ]
     lines += [
         f"| kernels | {options.rule} along {options.axis}, stem {options.stem} |",
+        *([f"| ends with | {options.until} |"] if options.until else []),
         f"| 2D weights | {weights.source}{f', sha256 {weights.sha256}' if weights.sha256 else ''} |",
         *([f"| began as | {lifting.start} |"] if lifting.start else []),
         *([f"| trained | {facts.policy} |"] if facts.policy else []),

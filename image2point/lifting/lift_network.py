@@ -30,7 +30,7 @@ from image2point.config.lifting import (
 from image2point.errors import InputError
 from image2point.lifting import graph
 from image2point.lifting.axes import check_axis
-from image2point.lifting.cut import cut
+from image2point.lifting.cut import cut, unneeded
 from image2point.lifting.given import given_network
 from image2point.lifting.graph import Trace, check_convnet, find_classifier, find_stem, trace
 from image2point.lifting.network import LiftedNetwork
@@ -167,13 +167,13 @@ def lift(
         moved = move_stride(image_network, name)
         logger.info("%s: stride moved from conv2 to conv1 in %d blocks", name, moved)
     traced = trace(image_network, name)
-    if until is not None:
-        cut(traced, until)
     check_convnet(traced)
     settle_output(traced)
+    parts = find_stem(traced)
+    if until is not None:
+        parts = cut(traced, parts, until)
     if head != "linear" and pixel_classifier(traced) is not None:
         raise InputError(f"{name} gives a map, whose fresh last convolution takes head='linear' alone, found {head!r}")
-    parts = find_stem(traced)
     if stem == "auto":
         stem = "paper" if len(parts.convolutions) == 1 and not parts.branches else "inflate"
     check_stem(stem, parts, name)
@@ -194,7 +194,7 @@ def lift(
         image_network,
         name,
         weights or ("timm" if isinstance(network, str) else "module"),
-        replaced=_replaced(traced, parts, options),
+        replaced=_replaced(traced, parts, options) | (unneeded(traced) if until is not None else frozenset()),
         allow_missing=allow_missing,
         allow_unexpected=allow_unexpected,
     )

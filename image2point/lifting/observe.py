@@ -62,14 +62,22 @@ def rows_per_voxel(x: Voxels) -> Rows:
 
 def block_layers(net: Any) -> tuple[str, ...]:
     """The blocks of a lifted network that can be observed, in order, and `features`."""
-    names = {*blocks(record.name for record in _kernels(net)), FEATURES}
+    names = {*_blocks(net, [record.name for record in _kernels(net)]), FEATURES}
     return tuple(name for name in layer_nodes(net._graph) if name in names)
 
 
 def body_blocks(net: Any) -> tuple[str, ...]:
     """The blocks of the body, in order."""
-    names = blocks(record.name for record in _kernels(net) if record.role == "body")
+    names = _blocks(net, [record.name for record in _kernels(net) if record.role == "body"])
     return tuple(name for name in block_layers(net) if name in names)
+
+
+def _blocks(net: Any, kernels: Sequence[str]) -> tuple[str, ...]:
+    """The blocks that hold these kernels: those of the whole 2D network, of which the 3D one may be a part."""
+    lifting = net._lifting
+    behind = [source.name for source in lifting.sources if source.fate == "skipped" and len(source.shape) == 4]
+    found = blocks([*kernels, *behind] if lifting.options.until is not None else kernels)
+    return tuple(block for block in found if any(name.startswith(f"{block}.") for name in kernels))
 
 
 def _kernels(net: Any) -> list[ParameterRecord]:

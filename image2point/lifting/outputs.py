@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from image2point.errors import InputError
-from image2point.lifting.graph import LiftError, Trace
+from image2point.lifting.graph import LiftError, Trace, drop_dead
 
 # What may stand between the convolution that scores each pixel and the output.
 _AFTER_SCORES = (
@@ -33,7 +33,7 @@ def settle_output(traced: Trace) -> None:
     (result,) = output.args
     if isinstance(result, dict) and isinstance(result.get("out"), fx.Node):
         output.args = (result["out"],)
-        traced.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+        drop_dead(traced)
     elif isinstance(result, list | tuple):
         raise LiftError(
             f"cannot lift {traced.name}: it returns {len(result)} tensors; expected one. Of a timm network made with "

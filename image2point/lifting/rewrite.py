@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from image2point.lifting.graph import (
     Trace,
     find_classifier,
     find_head,
+    image_channels,
     overwrites,
     refusal_of_attention,
     shape_of,
@@ -260,7 +262,7 @@ class Rewriter:
                 f"cannot lift {self.traced.name}: its forward returns {result!r}; expected one tensor of class scores"
             )
         if self._last_linear is None:
-            value = self._append_head(value, result)
+            value = self._append_head(value, result, made)
         stages = {name: stage.node for name, stage in self._finest.items()}
         for name in stage_modules(self.traced, self.options.until):
             stage = made.get(self.traced.outputs.get(name))  # type: ignore[arg-type]
@@ -276,7 +278,7 @@ class Rewriter:
         self.writer.graph.output(output)
         self.writer.graph.lint()
 
-    def _append_head(self, value: Value, result: Any) -> Value:
+    def _append_head(self, value: Value, result: Any, made: Mapping[fx.Node, Value]) -> Value:
         """Give a network that ends without a classifier the one that was asked for."""
         if self.options.num_classes is None:
             self._features = value if value.kind == "vector" else None
@@ -292,7 +294,15 @@ class Rewriter:
         logger.info("%s has no classifier: a fresh linear layer follows it", self.traced.name)
         path = self.writer.tree.free("head")
         self.classifier = path
-        return self._fresh_head(value, path, shape_of(self.traced, result)[1], "output")
+        return self._fresh_head(value, path, self._width(result, made), "output")
+
+    def _width(self, result: Any, made: Mapping[fx.Node, Value]) -> int:
+        """Channels of what the 2D network gives."""
+        channels, place = image_channels(self.traced, self.stem), 1
+        if self.options.until is not None:  # before the pooling the rules know which axis has the channels
+            result = self.traced.outputs[self.options.until]
+            place = made[result].axes.index("C")
+        return shape_of(self.traced, result, channels)[place]
 
     def _error(self, node: fx.Node, reason: Unsupported) -> LiftError:
         if refused := refusal_of_attention(self.traced, self.traced.name):

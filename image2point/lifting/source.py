@@ -23,7 +23,11 @@ def source_network(lifting: Lifting) -> nn.Module:
     if source == "module" or not has_architecture(name):
         raise InputError(f"{name} was lifted from a given module, not from a name of timm: the record cannot make it")
     network = timm_network(name, options.seed, stride_in=options.stride_in)
-    replaced = frozenset(record.name.rpartition(".")[0] for record in lifting.sources if record.fate == "replaced")
+    if options.until is None:
+        gone = {record.name for record in lifting.sources if record.fate == "replaced"}
+    else:  # what lies behind the end may fit as little as what was replaced
+        gone = network.state_dict().keys() - {record.name for record in lifting.sources if record.fate == "used"}
+    replaced = frozenset(name.rpartition(".")[0] for name in gone)
     # What was missing or left over was named when the network was lifted.
     load_into(network, name, source, replaced, allow_missing=lifting.weights.missing, allow_unexpected=("*",))
     return network.eval()

@@ -12,6 +12,7 @@ from torch import nn
 
 import image2point as i2p
 from image2point.errors import InputError
+from image2point.lifting.source import source_network
 
 
 def clouds() -> i2p.VoxelTensor:
@@ -110,11 +111,118 @@ def test_of_a_part_that_is_called_twice_the_last_call_counts() -> None:
 
 def test_before_the_first_convolution_there_is_nothing_to_cut() -> None:
     network = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
-    with pytest.raises(InputError, match=r"until: expected a part of Sequential that gives one map, found '0'"):
+    with pytest.raises(
+        InputError, match=r"until: expected the name of a part of Sequential that gives one map, found '0'"
+    ):
         i2p.lift(network, num_classes=None, until="0")
 
 
-@pytest.mark.parametrize("until", ["layer9", "fc", "global_pool", "", "layer4.1.bn2.weight", 3])
-def test_what_is_no_part_with_a_map_is_refused(until: str) -> None:
-    with pytest.raises(InputError, match=r"until: expected a part of resnet18 that gives one map, found .*layer4\.1"):
-        i2p.lift("resnet18", "random", until=until)
+@pytest.mark.parametrize("until", ["layer9", "fc", "global_pool", "", "layer4.1.bn2.weight", 3, ["layer1"]])
+def test_what_is_no_part_with_a_map_is_refused(until: object) -> None:
+    with pytest.raises(
+        InputError, match=r"until: expected the name of a part of resnet18 that gives one map, found .*layer4\.1"
+    ):
+        i2p.lift("resnet18", "random", until=until)  # type: ignore[arg-type]
+
+
+def test_a_gate_has_nothing_left_of_the_space() -> None:
+    with pytest.raises(InputError, match="until: expected the name of a part of test_efficientnet_ln that gives one"):
+        i2p.lift("test_efficientnet_ln", "random", until=gate_of("test_efficientnet_ln"))
+
+
+def gate_of(arch: str) -> str:
+    names = (name for name, _ in timm.create_model(arch).named_modules())
+    return next(name for name in names if name.endswith("se.conv_reduce"))
+
+
+class Written(nn.Module):
+    """What an operation writes into a map counts, though nobody reads its result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.act, self.block, self.end = nn.ReLU(inplace=True), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.stem(x))
+        self.act(y)
+        z = self.block(y)
+        self.act(z)
+        return self.end(z).mean((2, 3))
+
+
+def test_what_is_written_before_the_end_counts_and_what_is_written_after_it_does_not() -> None:
+    network = Written().eval()
+    whole, part = (i2p.lift(network, num_classes=4, until=name, stem="inflate").eval() for name in (None, "block"))
+    assert part.embed(clouds())[0].min() < 0
+    seen = []
+    handle = whole.block.register_forward_hook(lambda block, given, result: seen.append(result.features.clone()))
+    x = clouds()
+    whole(x)
+    handle.remove()
+    expected = torch.stack([seen[0][x.sites.batch == cloud].mean(0) for cloud in range(3)])
+    assert torch.allclose(part.embed(x)[0], expected, atol=1e-5)
+
+
+def test_a_dict_of_maps_keeps_what_is_written_into_them() -> None:
+    class Named(Written):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
+            y = self.norm(self.stem(x))
+            self.act(y)
+            return {"out": self.end(self.block(y))}
+
+    torch.manual_seed(0)
+    named = Named().eval()
+    plain = nn.Sequential(named.stem, named.norm, nn.ReLU(), named.block, named.end)
+    given, expected = (i2p.lift(net, num_classes=None, stem="inflate").eval()(clouds()) for net in (named, plain))
+    assert torch.allclose(given.features, expected.features, atol=1e-5)
+
+
+def test_the_stem_is_that_of_the_whole_network() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = timm.create_model("resnet10t", num_classes=0, global_pool="")
+            self.proj, self.fc = nn.Conv2d(512, 8, 1), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.proj(self.backbone(x)).mean((2, 3)))
+
+    network = Wrapped()
+    whole, part = (i2p.lift(network, num_classes=4, until=name) for name in (None, "backbone.layer2"))
+    assert part.lifting.options.stem == whole.lifting.options.stem == "paper"
+    assert part.roles["backbone.conv1.0"] == whole.roles["backbone.conv1.0"]
+
+
+@pytest.mark.parametrize("left", ["another head", "no head", "no layer3"])
+def test_weights_need_not_have_what_lies_behind(left: str, tmp_path: Path) -> None:
+    weights = timm.create_model("test_resnet", num_classes=77 if left == "another head" else 0).state_dict()
+    kept = {name: value for name, value in weights.items() if left != "no layer3" or "layer3" not in name}
+    torch.save(kept, tmp_path / "weights.pth")
+    part = i2p.lift("test_resnet", f"file:{tmp_path / 'weights.pth'}", num_classes=4, until="layer2")
+    assert torch.equal(part.state_dict()["layer2.0.bn1.weight"], weights["layer2.0.bn1.weight"])
+    assert source_network(part.lifting).state_dict()["layer1.0.bn1.bias"].equal(weights["layer1.0.bn1.bias"])
+    with pytest.raises(InputError, match=r"layer1\.0"):
+        torch.save({n: v for n, v in kept.items() if not n.startswith("layer1.0.conv1")}, tmp_path / "weights.pth")
+        i2p.lift("test_resnet", f"file:{tmp_path / 'weights.pth'}", num_classes=4, until="layer2")
+
+
+@pytest.mark.parametrize(("arch", "until"), [("test_mambaout", "stages.1"), ("test_convnext", "stages.0.blocks.0.mlp")])
+def test_channels_may_come_last(arch: str, until: str) -> None:
+    whole, part = (i2p.lift(arch, "random", num_classes=7, until=name).eval() for name in (None, until))
+    expected, _ = whole.observe([until])(clouds())[until]
+    assert part(clouds()).shape == (3, 7) and torch.allclose(part.embed(clouds())[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("arch", "until"), [("inception_v3", "Mixed_7c"), ("tresnet_m", "body.layer2")])
+def test_images_that_are_large_enough_tell_the_width(arch: str, until: str) -> None:
+    part = i2p.lift(arch, "random", num_classes=7, until=until).eval()
+    assert part(clouds()).shape == (3, 7)
+
+
+@pytest.mark.parametrize(("until", "blocks"), [("layer1", ["layer1.0"]), ("layer2", ["layer1.0", "layer2.0"])])
+def test_the_last_block_of_a_part_is_a_block(until: str, blocks: list[str]) -> None:
+    part = i2p.lift("test_resnet", "random", num_classes=4, until=until)
+    assert list(i2p.finetune.blocks_of(part)) == blocks
+    i2p.freeze(part, "io+norm+adapter:2")
+    assert {name.split(".adapter")[0] for name in part.state_dict() if "adapter" in name} == set(blocks)

@@ -20,6 +20,7 @@ from image2point.experiments import few_shot, pretraining
 from image2point.experiments.measure import open_subject
 from image2point.experiments.rank import settle
 from image2point.experiments.study import read_study, run_study
+from image2point.experiments.study_rows import over_seeds
 from image2point.training import loop
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "collapse"
@@ -132,6 +133,9 @@ def test_shapes_seen_as_images_and_lifted(configs: Path) -> None:
         {**PRETRAIN, "images": {"name": "clouds", "size": 24, "clouds": {**shown, "validation": 0}}},
     )
     values = {"kind": "follow", "images": "depth.yaml", "arms": {"io+norm": "shapes.yaml"}, "layers": ["layer?.0"]}
+    write(configs, "follow_rendered.yaml", {**values, "images": "pretrain.yaml"})
+    with pytest.raises(InputError, match=r"pretrain\.yaml has images\.name = rendered; take seeds away"):
+        run_study(configs / "follow_rendered.yaml", ("seeds=[1]",), configs / "out")
     path = write(configs, "follow_shapes.yaml", values)
     rows = check(run_study(path, (), configs / "out"))
     assert len(rows) == 4 * 2 * 4
@@ -205,6 +209,9 @@ def test_settings_of_pretraining_change_together_and_with_the_seed(configs: Path
         clouds.append(json.loads((run.parent / f"{run.name}_clouds" / "summary.json").read_text())["data"]["classes"])
     assert shown[0] != shown[1] and clouds[0] != clouds[1], "another seed, other classes"
     assert clouds[0] == clouds[2]
+    for names in ("training.lr,", "training.lr, training.lr"):
+        with pytest.raises(InputError, match="expected different settings with commas between them"):
+            read_study(write(configs, "one.yaml", {**values, "vary": {names: [[0.1, 2]]}}))
     with pytest.raises(InputError, match=r"expects lists of 2 values, one for each, found \[2\]"):
         read_study(write(configs, "one.yaml", {**values, "vary": {"training.lr, training.epochs": [[2]]}}))
 
@@ -234,6 +241,13 @@ def test_partial_rank_correlation_takes_out_a_third_quantity() -> None:
     assert pretraining.rank_correlation(rows, "a", "b") > 0.4
     assert abs(pretraining.rank_correlation(rows, "a", "b", at="c")) < 0.15
     assert math.isnan(pretraining.rank_correlation(rows, "a", "b", at="a"))
+
+
+def test_a_mean_over_seeds_is_undefined_where_one_is_stored_or_not() -> None:
+    for undefined in (math.nan, None):
+        found = over_seeds([{"x": undefined}, {"x": 1.0}, {"x": 2.0}], "x")
+        assert found is not None and math.isnan(found.value)
+    assert over_seeds([{"y": 1.0}], "x") is None
 
 
 def test_rank_correlation_is_spearmans() -> None:
