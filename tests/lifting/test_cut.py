@@ -141,20 +141,22 @@ class Written(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.act, self.block, self.end = nn.ReLU(inplace=True), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+        self.act, self.block = nn.ReLU(inplace=True), nn.Conv2d(6, 6, 3, padding=1)
+        self.more, self.end = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 2, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm(self.stem(x))
         self.act(y)
         z = self.block(y)
         self.act(z)
+        z += self.more(z)
         return self.end(z).mean((2, 3))
 
 
 def test_what_is_written_before_the_end_counts_and_what_is_written_after_it_does_not() -> None:
     network = Written().eval()
     whole, part = (i2p.lift(network, num_classes=4, until=name, stem="inflate").eval() for name in (None, "block"))
-    assert part.embed(clouds())[0].min() < 0
+    assert part.embed(clouds())[0].min() < 0 and not hasattr(part, "more")
     seen = []
     handle = whole.block.register_forward_hook(lambda block, given, result: seen.append(result.features.clone()))
     x = clouds()
