@@ -149,7 +149,7 @@ class Written(nn.Module):
         self.act(y)
         z = self.block(y)
         self.act(z)
-        z += self.more(z)
+        z.add_(self.more(z))
         return self.end(z).mean((2, 3))
 
 
