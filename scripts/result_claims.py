@@ -52,9 +52,10 @@ def batch_of(claim: Row) -> str:
 
 
 def rows_of(claim: Row) -> list[dict[str, Any]]:
-    """The rows of a claim's experiment, or of several with the same settings."""
+    """The rows of a claim's experiment, or of several with the same settings; a row that two of them share once."""
     names = claim["rows"] if isinstance(claim["rows"], list) else [claim["rows"]]
-    return [row for name in names for row in stored(name)]
+    rows = [row for name in names for row in stored(name)]
+    return list({json.dumps(row, sort_keys=True): row for row in rows}.values())
 
 
 def arms_of(claim: Row, side: str) -> list[Row]:

@@ -174,9 +174,16 @@ def _interval(rows: Sequence[Row], key: str) -> Interval | None:
     if not values or not all(map(math.isfinite, values)):
         return None
     if len(values) > 1:
-        return collapse.mean_interval(values)
+        return _over_seeds(values)
     low, high = (_number(rows[0].get(f"{key}/{end}")) for end in ("low", "high"))
     return Interval(values[0], math.nan, low, high)
+
+
+def _over_seeds(values: Sequence[float]) -> Interval:
+    """The mean with its interval; none where all seeds agree, as they do where no seed plays a part."""
+    if max(values) == min(values):
+        return Interval(values[0], math.nan, math.nan, math.nan)
+    return collapse.mean_interval(values)
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
@@ -216,10 +223,11 @@ def follow_table(study: FollowStudy, rows: Sequence[Row]) -> Table:
             decays = [collapse.fit_decay([_number(row["nc1_trace_ratio"]) for row in own]) for own in seeds]
             explained = math.fsum(decay.explained for decay in decays) / len(decays)
             rate = (
-                collapse.mean_interval([decay.rate for decay in decays])
+                _over_seeds([decay.rate for decay in decays])
                 if len(decays) > 1
                 else Interval(decays[0].rate, math.nan, decays[0].low, decays[0].high)
             )
+            limits = "" if math.isnan(rate.low) else f" [{rate.low:.3f}, {rate.high:.3f}]"
             begins = list(dict.fromkeys(found for own in seeds if (found := tunnel(own))))
             lines.append(
                 (
@@ -229,20 +237,22 @@ def follow_table(study: FollowStudy, rows: Sequence[Row]) -> Table:
                     _text(_mean(last, "cdnv_median")),
                     *(ranged(_interval(last, key), percent=True) for key in ("ncc_accuracy", "probe")),
                     ", ".join(begins) or ABSENT,
-                    f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]",
+                    f"{rate.value:.3f}{limits}",
                     f"{explained:.2f}",
                     *(_over_layers(seeds, key) for key in ("wasserstein", "wasserstein_relative")),
                 )
             )
     layers = _layers(rows)
-    over = f" Means over {len(study.seeds)} seeds, with intervals over them." if len(study.seeds) > 1 else ""
+    over = (
+        f" Means over {len(study.seeds)} seeds; in square brackets intervals over them." if len(study.seeds) > 1 else ""
+    )
     return Table(
         ("stage", "split", f"C_l of {layers[-1]}", "NC1", "CDNV", "median CDNV, corrected", "NCC (%)",
          "linear probe (%)", f"probe at {100 * TUNNEL:.0f} % of its best from", "decay of C_l per layer", "R²",
          "W₁ to images", "W₁ / s.d."),
         tuple(lines),
         (f"Layers: {', '.join(layers)}. C_l = tr Σ_W / tr Σ_B; the decay is fitted over them, W₁ is their mean. "
-         f"In brackets the null: the same with permuted labels, and the measure as a share of it.{over}",),
+         f"In round brackets the null: the same with permuted labels, and the measure as a share of it.{over}",),
     )  # fmt: skip
 
 
