@@ -273,9 +273,14 @@ def ending_early(name: str, whole: str, arms: Sequence[str]) -> str:
     if not stored(name):
         return NOTHING
     rows = [*stored(name), *(row for row in stored(whole) if row["arm"] in arms)]
-    keys = sorted({(row["arm"], row["policy"], row.get("until") or "") for row in rows}, key=lambda key: key[2] or "~")
+    keys = {(row["arm"], row["policy"], row.get("until") or "") for row in rows}
+
+    def place(key: tuple[str, str, str]) -> tuple[int, bool, str, str]:
+        arm, policy, until = key
+        return arms.index(arm), policy != "io+norm", policy, until or "~"  # the whole comes last
+
     lines = []
-    for arm, policy, until in sorted(keys, key=lambda key: (arms.index(key[0]), key[1] != "io+norm")):
+    for arm, policy, until in sorted(keys, key=place):
         own = [row for row in rows if (row["arm"], row["policy"], row.get("until") or "") == (arm, policy, until)]
         lines.append(
             [
