@@ -28,11 +28,11 @@ def export(network: LiftedNetwork, example: Tensor | DenseVoxels, path: str | Pa
     """Write a network, in eval mode, as a program that needs neither this package nor timm.
 
     The program takes what the example is: `grid` [B, C, X, Y, Z], or `grid` and the bool `mask` [B, 1, X, Y, Z] of its
-    occupied cells, and gives `logits` [B, classes]. The batch is free, the size of the grid is the example's, numbers
-    are of the network's own type. A network that was trained on sparse voxels gives with the mask what it gave on them,
-    and something else without it. How points become the grid, and the names of the classes, go along as far as the
-    network was told (`network.use`), as JSON: the entry `image2point` in the metadata of ONNX files, `image2point.json`
-    among the extra files of others.
+    occupied cells, and gives `logits` [B, classes], of a segmenter [B, classes, X, Y, Z]. The batch is free, the size
+    of the grid is the example's, numbers are of the network's own type. A network that was trained on sparse voxels
+    gives with the mask what it gave on them, and something else without it. How points become the grid, and the names
+    of the classes, go along as far as the network was told (`network.use`), as JSON: the entry `image2point` in the
+    metadata of ONNX files, `image2point.json` among the extra files of others.
 
     Args:
         example: a grid, or `vox.dense(size)`; only its form and size count.
@@ -78,7 +78,8 @@ class _Program(nn.Module):
 
     def forward(self, grid: Tensor, mask: Tensor | None = None) -> Tensor:
         # Not by calling it: the children would be known by their place in the network, which is no part of this module.
-        return self.__dict__["_run"](grid if mask is None else DenseVoxels(grid, mask))
+        scores = self.__dict__["_run"](grid if mask is None else DenseVoxels(grid, mask))
+        return scores.grid if isinstance(scores, DenseVoxels) else scores
 
 
 def _trace(network: LiftedNetwork, example: Tensor | DenseVoxels) -> torch.export.ExportedProgram:

@@ -69,6 +69,22 @@ def run_file(path: Path, *inputs: Tensor) -> Tensor:
     return torch.from_numpy(session.run(["logits"], named)[0])
 
 
+@pytest.mark.parametrize("decoder", ["light", "unet", "hypercolumn"])
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_segmenter_scores_every_cell(suffix: str, decoder: str, tmp_path: Path) -> None:
+    """In batches of another size; in occupied cells what sparse voxels give."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript", reason=BRINGS)
+    network = i2p.segmenter("test_resnet", num_classes=4, decoder=decoder, weights="random").eval()
+    path = i2p.export(network, clouds(2).dense(SIZE), tmp_path / f"net{suffix}")
+    x = clouds(3)
+    cells = x.dense(SIZE)
+    given = run_file(path, cells.grid, cells.mask)
+    assert given.shape == (3, 4, *SIZE) and relative(given, network(cells).grid) < 1e-5
+    rows = DenseVoxels(given, cells.mask).sparse()
+    assert relative(rows.features, network(x).features) < 1e-4
+
+
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_programs_give_what_the_network_gives(suffix: str, tmp_path: Path) -> None:
     """In batches of another size, and on masked grids what sparse voxels give."""
