@@ -143,7 +143,7 @@ def test_json_has_no_number_that_is_none(config: Path, tmp_path: Path, monkeypat
 
 def test_a_verdict_says_over_how_many_candidates_it_is() -> None:
     rows = [
-        {"candidate": name, "accuracy": accuracy, **dict.fromkeys(SCORES, value)}
+        {"candidate": name, "kind": "checkpoint", "accuracy": accuracy, **dict.fromkeys(SCORES, value)}
         for name, accuracy, value in (("a", 0.1, 1.0), ("b", 0.2, 2.0), ("c", 0.3, 3.0), ("d", 0.4, math.nan))
     ]
     assert " over 3 of 4 candidates; it would choose c, 10.0 points" in _verdict(rows, ["a", "b", "c", "d"], "cdnv")
