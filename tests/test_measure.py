@@ -18,7 +18,7 @@ from image2point.cli import app
 from image2point.collapse.layers import gathered
 from image2point.errors import InputError
 from image2point.experiments import measure
-from image2point.experiments.complexity import feature_complexity
+from image2point.experiments.complexity import evenly, feature_complexity
 from image2point.jobs.transfer import run_transfer
 
 LAYERS = ["collapse.layers=[layer1.0,features]", "collapse.at=[1]", "collapse.every=0", "training.epochs=2"]
@@ -126,7 +126,7 @@ def test_geometric_complexity_of_clouds_is_the_exact_one(run: Path) -> None:
     subject = measure.open_subject(run, ["training.precision=64"])
     subject.network.double()
     test = subject.samples("test")
-    found = feature_complexity(subject, test, 2, probes=400)
+    found = feature_complexity(subject, test, evenly(test, 2), probes=400)
     voxels = [subject.recipe.join([subject.recipe.prepare(test[i], "x")]).double() for i in (0, len(test) - 1)]
     scale = collapse.input_scale(torch.cat([v.features for v in voxels]))
     for value, variance, v in zip(found.values, found.variances, voxels, strict=True):
@@ -140,7 +140,8 @@ def test_complexity_is_measured_without_the_layers(run: Path, tmp_path: Path) ->
     assert result.exit_code == 0 and "geometric complexity of the features, test" in result.output, result.output
     found = json.loads((tmp_path / "c.json").read_text())["on"]["test"]
     assert list(found) == ["geometric_complexity"]
-    expected = feature_complexity(measure.open_subject(run), measure.open_subject(run).samples("test"), 2)
+    test = measure.open_subject(run).samples("test")
+    expected = feature_complexity(measure.open_subject(run), test, evenly(test, 2))
     assert found["geometric_complexity"]["value"] == pytest.approx(expected.value, rel=1e-5)
     assert 0 < found["geometric_complexity"]["probe_error"] == pytest.approx(expected.error, rel=1e-4)
 

@@ -96,7 +96,7 @@ def measure(
 
     from image2point import files
     from image2point.experiments import measure as job
-    from image2point.experiments.complexity import feature_complexity
+    from image2point.experiments.complexity import evenly, feature_complexity
     from image2point.report.numbers import UNDEFINED
     from image2point.report.terminal import print_measured
     from image2point.units import Crew
@@ -131,7 +131,8 @@ def measure(
     result = job.to_dict(subject, found)
     for split in on.split(",") if complexity else ():
         clock = time.monotonic()
-        smooth = feature_complexity(subject, subject.samples(split), complexity)
+        samples = subject.samples(split)
+        smooth = feature_complexity(subject, samples, evenly(samples, complexity))
         value, error, probes = (
             f"{number:{form}}" if math.isfinite(number) else UNDEFINED
             for number, form in ((smooth.value, ".4g"), (smooth.sampling_error, ".2g"), (smooth.error, ".2g"))

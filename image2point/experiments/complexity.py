@@ -27,15 +27,14 @@ def of_each_class(samples: Labelled, count: int) -> np.ndarray:
     return np.sort(np.concatenate([own[some] for own, some in zip(places, spread, strict=True)]))
 
 
-def feature_complexity(subject: Subject, samples: Labelled, chosen: int | np.ndarray, probes: int = 16) -> Complexity:
-    """Hutchinson's estimate on some samples, for inputs scaled to unit deviation: indices, or how many (`evenly`).
+def feature_complexity(subject: Subject, samples: Labelled, chosen: np.ndarray, probes: int = 16) -> Complexity:
+    """Hutchinson's estimate on the samples of these indices (`evenly`, `of_each_class`), for inputs scaled to unit
+    deviation.
 
     The inputs are pixels, or the features of occupied voxels; scaled alike, 2D and 3D compare (see
     `Complexity.normalised`). Where points lie counts as given.
     """
     network, recipe = subject.network, subject.recipe
-    if isinstance(chosen, int):
-        chosen = evenly(samples, chosen)
     first = next(network.parameters())
     parts, inputs = [], []
     for number, some in enumerate(np.array_split(chosen, -(-len(chosen) // BATCH))):

@@ -96,9 +96,13 @@ def with_controls(candidates: Candidates, controls: Sequence[str]) -> dict[str, 
 
 
 def with_ends(path: Path, candidates: Candidates, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Each candidate, followed by its network cut behind each block of the body (`network.until`)."""
+    """Each candidate, followed by its network cut behind each block of the body (`network.until`).
+
+    Raises InputError where the config at `path` is not that of a transfer.
+    """
     found: dict[str, list[str]] = {}
     for name, settings in candidates.items():
+        configuration.load_config(path, [*overrides, *settings])
         found[name] = list(settings)
         network = open_subject(path, [*overrides, *settings, "network.weights=random"]).network
         assert isinstance(network, LiftedNetwork)

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import fx
 
 from image2point.errors import InputError
-from image2point.lifting.graph import Stem, Trace, drop_dead, find_stem, image_channels, shape_of
+from image2point.lifting.dead_code import drop_dead
+from image2point.lifting.graph import Stem, Trace, find_stem
+from image2point.lifting.image_shapes import image_channels, shape_of
 from image2point.networks.layer_names import blocks
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import operator
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -283,58 +282,6 @@ def overwrites(traced: Trace, node: fx.Node) -> bool:
         or node.kwargs.get("inplace") is True
         or getattr(node.target, "__name__", "").endswith("_")
     )
-
-
-def shape_of(traced: Trace, node: fx.Node, channels: int, sides: Sequence[int] = (64, 224, 448)) -> torch.Size:
-    """The shape of what a node gives for one image of so many channels, of the first side that is large enough."""
-    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    part.graph_copy(traced.graph, copies)
-    part.output(copies[node])
-    part.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
-    run, parameter = fx.GraphModule(traced.network.eval(), part), next(traced.network.parameters())
-    for side in sides:
-        try:
-            with torch.no_grad():
-                shape: torch.Size = run(parameter.new_zeros(1, channels, side, side)).shape
-            return shape
-        except RuntimeError as error:  # a kernel that is larger than the map
-            reason = one_line(error, 300)
-    raise LiftError(f"cannot lift {traced.name}: it cannot run on an image of {side}×{side} pixels ({reason})")
-
-
-def image_channels(traced: Trace, stem: Stem) -> int:
-    """Channels of the images that a network takes; pixels that its stem moves into channels are not among them."""
-    conv = traced.module(stem.convolutions[0])
-    assert isinstance(conv, nn.Conv2d)
-    return conv.in_channels // stem.parts
-
-
-def drop_dead(traced: Trace) -> None:
-    """Remove what does not lead to the output; what writes into a value that does lead there stays."""
-    alive = set[fx.Node]()
-
-    def take(node: fx.Node) -> None:
-        waiting = [node]
-        while waiting:
-            for each in {waiting.pop()} - alive:
-                alive.add(each)
-                waiting += each.all_input_nodes
-
-    take(traced.graph.find_nodes(op="output")[0])
-    found = True
-    while found:
-        writers = [
-            node
-            for node in traced.graph.nodes
-            if node not in alive and node.op != "placeholder" and overwrites(traced, node)
-            if node.args and node.args[0] in alive
-        ]
-        for node in writers:
-            take(node)
-        found = bool(writers)
-    for node in reversed(list(traced.graph.nodes)):
-        if node not in alive and node.op != "placeholder":
-            traced.graph.erase_node(node)
 
 
 def _drop_unused(graph: fx.Graph) -> None:

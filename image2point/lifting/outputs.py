@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from image2point.errors import InputError
-from image2point.lifting.graph import LiftError, Trace, drop_dead
+from image2point.lifting.dead_code import drop_dead
+from image2point.lifting.graph import LiftError, Trace
 
 # What may stand between the convolution that scores each pixel and the output.
 _AFTER_SCORES = (

@@ -19,13 +19,12 @@ from image2point.lifting.graph import (
     Trace,
     find_classifier,
     find_head,
-    image_channels,
     overwrites,
     refusal_of_attention,
-    shape_of,
     stage_modules,
 )
 from image2point.lifting.heads import fresh_head, unit_length
+from image2point.lifting.image_shapes import image_channels, shape_of
 from image2point.lifting.outputs import fresh_scores, pixel_classifier
 from image2point.lifting.records import Options
 from image2point.lifting.rules import Chain, Unsupported, Value

@@ -194,8 +194,9 @@ def test_what_cannot_be_ranked_is_named(config: Path) -> None:
     ):
         result = call(config, *arguments)
         assert result.exit_code == 2 and reason in result.output, result.output
-    result = call(config.parent / "pretrain.yaml", "--model", "test_resnet")
-    assert result.exit_code == 2 and "images" in result.output
+    for more in ((), ("--ends",)):
+        result = call(config.parent / "pretrain.yaml", "--model", "test_resnet", *more)
+        assert result.exit_code == 2 and "images" in result.output
 
 
 # ---- the study ---------------------------------------------------------------------------------------
