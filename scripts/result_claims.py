@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import result_tables
-from result_tables import Row, by_seed, learnt, stored
+import result_rows
+from result_rows import Row, by_seed, learnt, stored
 
 from image2point.collapse import fit_decay
 from image2point.report.plain import markdown_table
@@ -25,7 +25,7 @@ SIDES = ("larger", "smaller")
 
 def claims() -> str:
     """What we know: each claim with its source, verdict, effect and table."""
-    listed = json.loads((result_tables.ROWS / "claims.json").read_text(encoding="utf-8"))
+    listed = json.loads((result_rows.ROWS / "claims.json").read_text(encoding="utf-8"))
     pairs = []
     for claim in listed:
         rows = rows_of(claim)

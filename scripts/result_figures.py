@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from result_tables import Row, asked_of, stored
+from result_rows import Row, asked_of, stored
 
 from image2point.collapse import Interval, mean_interval
 from image2point.collapse.labels_at_random import over_null

@@ -13,8 +13,12 @@ from image2point.experiments.study import run_study
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+import result_cells  # noqa: E402
 import result_claims as claims  # noqa: E402
-import result_tables as tables  # noqa: E402
+import result_policies  # noqa: E402
+import result_rows  # noqa: E402
+import result_studies  # noqa: E402
+import result_tables  # noqa: E402
 import results  # noqa: E402
 
 
@@ -37,7 +41,7 @@ def page_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracies: d
     claim = {"claim": "a beats b", "source": "us", "table": "t", "anchor": "t", "rows": "some", **sides}
     (rows / "claims.json").write_text(json.dumps([{**claim, "value": "test_accuracy"}]))
     monkeypatch.setattr(results, "PAGE", page)
-    monkeypatch.setattr(tables, "ROWS", rows)
+    monkeypatch.setattr(result_rows, "ROWS", rows)
     return page
 
 
@@ -117,8 +121,8 @@ def test_a_value_that_is_undefined_decides_nothing(tmp_path: Path, monkeypatch: 
 def test_several_rows_of_a_seed_are_no_arm() -> None:
     rows = [{"arm": "a", "seed": 1, "x": 0.5, "until": until} for until in (None, "layer2")]
     with pytest.raises(ValueError, match="2 rows of 1 seeds have"):
-        tables.by_seed(rows, {"arm": "a"}, "x")
-    assert tables.by_seed(rows, {"arm": "a", "until": None}, "x") == {1: 0.5}
+        result_rows.by_seed(rows, {"arm": "a"}, "x")
+    assert result_rows.by_seed(rows, {"arm": "a", "until": None}, "x") == {1: 0.5}
 
 
 def test_rules_of_claims_take_what_studies_may_give() -> None:
@@ -165,6 +169,24 @@ def test_rows_that_no_table_takes_are_not_stored(
     assert results.main(["--take", "some", str(study)]) == 0 and len(json.loads(stored.read_text())["rows"]) == 6
 
 
+def test_more_runs_stand_beside_those_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6], "b": [0.4, 0.49]})
+    stored, more = tmp_path / "rows" / "some.json", tmp_path / "more"
+    more.mkdir()
+    new = [{"arm": arm, "policy": "io", "seed": 2, "test_accuracy": 0.5} for arm in "ab"]
+    (more / "rows.json").write_text(json.dumps(new))
+    assert results.main(["--add", "some", str(more)]) == 0
+    kept = json.loads(stored.read_text())["rows"]
+    assert len(kept) == 6 and kept[4:] == new
+    assert results.main(["--add", "some", str(more)]) == 2 and json.loads(stored.read_text())["rows"] == kept
+    said = capsys.readouterr().err
+    assert "2 of 2 rows are of runs that are stored already, the first of arm a, seed 2, policy io: leave" in said
+    (more / "study.yaml").write_text("kind: unconstrained\n")
+    assert results.main(["--add", "some", str(more)]) == 2 and "found a study" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("change", ["a digit of a table", "a number in the text"])
 def test_what_no_row_gives_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     page = page_and_rows(tmp_path, monkeypatch, {"a": [0.5, 0.6, 0.55], "b": [0.4, 0.49, 0.45]})
@@ -185,8 +207,8 @@ def test_tuned_parameters_stand_beside_accuracy(monkeypatch: pytest.MonkeyPatch)
         for policy, (tuned, accuracy) in found.items()
         for seed, shift in ((1, -0.01), (2, 0.01), (3, 0.0))
     ]  # fmt: skip
-    monkeypatch.setattr(tables, "stored", lambda name: rows if name == "tune_less" else [])
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.tune_less().splitlines()[2:]]
+    monkeypatch.setattr(result_policies, "stored", lambda name: rows if name == "tune_less" else [])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result_policies.tune_less().splitlines()[2:]]
     assert [line[1] for line in lines] == ["io", "io+norm", "io+norm+lora:4", "all"]
     assert [line[2] for line in lines] == ["50", "100", "300", "5,000"] and [line[3] for line in lines][2:] == [
         "6",
@@ -200,10 +222,10 @@ def test_tuned_parameters_stand_beside_accuracy(monkeypatch: pytest.MonkeyPatch)
     added = [line[7] for line in lines]
     assert added[0] == added[1] == added[3] == "–" and added[2].startswith("+10.0 [")
     rows[3 * list(found).index("io+norm+lora:4")]["learnt"] = False
-    dead = tables.tune_less().splitlines()
+    dead = result_policies.tune_less().splitlines()
     assert "] † | 1: 48.0 †, 2: 52.0, 3: 50.0 |" in dead[4] and "[+" not in dead[4] and dead[-1].startswith("† ")
     rows[:] = [row for row in rows if row["policy"] == "io"]
-    assert "| undefined | 30.0 [" in tables.tune_less()
+    assert "| undefined | 30.0 [" in result_policies.tune_less()
 
 
 def run_row(arm: str, policy: str, seed: int, accuracy: float, **more: object) -> dict[str, object]:
@@ -219,10 +241,10 @@ def test_a_chosen_block_stands_between_the_ends(monkeypatch: pytest.MonkeyPatch)
         for seed, block, tuned in ((2, "blocks.6.0", 300), (1, "blocks.0.0", 150))
     ]
     kept = {"fair_ten_shots": [*ends, other]}
-    monkeypatch.setattr(tables, "stored", lambda name: kept.get(name, []))
-    assert tables.one_block() == tables.NOTHING
+    monkeypatch.setattr(result_policies, "stored", lambda name: kept.get(name, []))
+    assert result_policies.one_block() == result_cells.NOTHING
     kept["collapse_guided"] = own
-    lines = tables.one_block()
+    lines = result_policies.one_block()
     assert "random" not in lines
     (line,) = [line.split(" | ") for line in lines.splitlines() if "layer:auto" in line]
     assert line[1] == "layer:auto (blocks.0.0, blocks.6.0)" and line[2] == "150 to 300" and line[6] == "75"
@@ -231,23 +253,23 @@ def test_a_chosen_block_stands_between_the_ends(monkeypatch: pytest.MonkeyPatch)
 def test_networks_that_end_early_stand_beside_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"whole": [run_row("ImageNet", policy, 1, 0.5) for policy in ("all", "io+norm")]}
     kept["whole"] += [run_row("scratch", "all", 1, 0.4)]
-    monkeypatch.setattr(tables, "stored", lambda name: kept.get(name, []))
-    assert tables.ending_early("part", "whole", ["ImageNet"]) == tables.NOTHING
+    monkeypatch.setattr(result_tables, "stored", lambda name: kept.get(name, []))
+    assert result_tables.ending_early("part", "whole", ["ImageNet"]) == result_cells.NOTHING
     kept["part"] = [run_row("ImageNet", "io+norm", 1, 0.6, until=f"blocks.{n}", trainable=9) for n in (3, 2)]
-    lines = [line.split(" | ") for line in tables.ending_early("part", "whole", ["ImageNet"]).splitlines()[2:]]
+    lines = [line.split(" | ") for line in result_tables.ending_early("part", "whole", ["ImageNet"]).splitlines()[2:]]
     assert [line[1:4] for line in lines] == [
         ["io+norm", "`blocks.2`", "9"],
         ["io+norm", "`blocks.3`", "9"],
         ["io+norm", "the whole", "100"],
         ["all", "the whole", "100"],
     ]
-    assert len(tables.ending_early("part", "whole", ["ImageNet", "scratch"]).splitlines()) == 7
+    assert len(result_tables.ending_early("part", "whole", ["ImageNet", "scratch"]).splitlines()) == 7
 
 
 def test_where_training_clouds_let_a_network_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page_and_rows(tmp_path, monkeypatch, {"a": [0.5]})
-    monkeypatch.setitem(results.TABLES, "ends", tables.ends)
-    assert tables.ends() == tables.NOTHING
+    monkeypatch.setitem(results.TABLES, "ends", result_studies.ends)
+    assert result_studies.ends() == result_cells.NOTHING
     folder = tmp_path / "ends"
     folder.mkdir()
     for draw, scores in ((1, (0.2, 0.5, 0.4)), (2, (0.3, 0.35, 0.45))):
@@ -260,7 +282,7 @@ def test_where_training_clouds_let_a_network_end(tmp_path: Path, monkeypatch: py
         (folder / f"{draw}.json").write_text(json.dumps(ranking))
     assert results.main(["--take", "ends", str(folder)]) == 0
     assert "someone" not in (tmp_path / "rows" / "ends.json").read_text()
-    assert tables.ends().splitlines()[2:] == [
+    assert result_studies.ends().splitlines()[2:] == [
         "| the whole | 20.0 | 30.0 | 25.0 |",
         "| `b1` | **50.0** | 35.0 | 42.5 |",
         "| `b2` | 40.0 | **45.0** | 42.5 |",
@@ -270,13 +292,13 @@ def test_where_training_clouds_let_a_network_end(tmp_path: Path, monkeypatch: py
 def test_shapes_per_class_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"fair_ten_shots": [run_row("ImageNet", "all", seed, 0.6, shots=10) for seed in (1, 2)]}
     kept["fair_ten_shots"] += [run_row("ImageNet", "io", 1, 0.9, shots=10)]
-    monkeypatch.setattr(tables, "stored", lambda name: kept.get(name, []))
-    assert tables.shots() == tables.NOTHING
+    monkeypatch.setattr(result_tables, "stored", lambda name: kept.get(name, []))
+    assert result_tables.shots() == result_cells.NOTHING
     kept["shots"] = [
         run_row("ImageNet", "all", 1, 0.2, shots=1, chosen_lr=0.3),
         run_row("random", "io+norm", 1, 0.1, shots=20, learnt=False),
     ]
-    lines = [line.split(" | ") for line in tables.shots().splitlines()]
+    lines = [line.split(" | ") for line in result_tables.shots().splitlines()]
     assert lines[0][2:5] == ["1 per class (%)", "10 per class (%)", "20 per class (%)"]
     assert lines[2][2:] == ["20.0 (1)", "60.0 [60.0, 60.0] (2)", "–", "0.3, 0.1; 0.1, – |"]
     assert lines[3][2:] == ["–", "–", "10.0 † (1)", "–, –, 0.1 |"] and len(lines) == 6
@@ -289,10 +311,10 @@ def test_rules_of_inflation_are_held_against_the_mean(monkeypatch: pytest.Monkey
             *(run_row("ImageNet", "all", seed, 0.9) for seed in (1, 2, 3)),
         ],
     }
-    monkeypatch.setattr(tables, "stored", lambda name: kept.get(name, []))
-    assert tables.inflation() == tables.NOTHING
+    monkeypatch.setattr(result_tables, "stored", lambda name: kept.get(name, []))
+    assert result_tables.inflation() == result_cells.NOTHING
     kept["inflation"] = [run_row("repeat", "io+norm", seed, 0.4 + 0.001 * seed) for seed in (1, 2, 3)]
-    _, _, mean, repeat = (line.split(" | ") for line in tables.inflation().splitlines())
+    _, _, mean, repeat = (line.split(" | ") for line in result_tables.inflation().splitlines())
     assert mean[0] == "| mean" and mean[1].startswith("52.0 [") and mean[3] == "–"
     assert repeat[0] == "| repeat" and repeat[3].startswith("-11.8 [")
 
@@ -328,8 +350,8 @@ def test_how_soon_an_arm_is_right_stands_beside_its_score(monkeypatch: pytest.Mo
          "chosen_lr": 0.1, "validated": curve, "seconds_per_step": 0.5}
         for seed, curve in curves.items()
     ]  # fmt: skip
-    monkeypatch.setattr(tables, "stored", lambda name: rows if name == "full_modelnet40" else [])
-    line = [cell.strip() for cell in tables.full_modelnet40().splitlines()[2].split("|")[1:-1]]
+    monkeypatch.setattr(result_tables, "stored", lambda name: rows if name == "full_modelnet40" else [])
+    line = [cell.strip() for cell in result_tables.full_modelnet40().splitlines()[2].split("|")[1:-1]]
     assert line[2:4] == ["1,000", "100"] and line[5:8] == ["1: 81.0, 2: 82.0", "0.1, 0.1", "86.00 (2), 60.00 (1)"]
     assert line[8:12] == [
         "1 (10 s); not reached",
@@ -352,8 +374,8 @@ def test_what_depth_learnt_has_a_line_for_each_layer(monkeypatch: pytest.MonkeyP
     ]
     own = {"arm": "ImageNet", "policy": "io+norm+depth:channels", "trainable": 99, "depth": shared[0]["depth"]}
     rows = [*shared, *({**own, "depth_spread": {"stem": [1.0, 1.0, sd], "body": [0.0] * 3}} for sd in (2.0, 4.0))]
-    monkeypatch.setattr(tables, "stored", lambda name: rows if name == "tune_less" else [])
-    head, _, stem, body = tables.learnt_depth().splitlines()
+    monkeypatch.setattr(result_policies, "stored", lambda name: rows if name == "tune_less" else [])
+    head, _, stem, body = result_policies.learnt_depth().splitlines()
     assert head == "| layer | ImageNet, io+norm+depth | ImageNet, io+norm+depth:channels |" and "`body`" in body
     assert "| 0.30 [0.30, 0.30], 0.40 [0.40, 0.40], 0.15 [0.10, 0.20] | 0.30 ± 1.00, 0.40 ± 1.00, 0.10 ± 3.00 |" in stem
 
@@ -367,8 +389,8 @@ def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pyt
         for arm, accuracies in found.items()
         for seed, accuracy in enumerate(accuracies)
     ]  # fmt: skip
-    monkeypatch.setattr(tables, "stored", lambda name: rows if name == "regularised" else [])
-    of_none = partial(tables.against, "regularised", "none")
+    monkeypatch.setattr(result_tables, "stored", lambda name: rows if name == "regularised" else [])
+    of_none = partial(result_tables.against, "regularised", "none")
     none, pulled, frame = ([cell.strip() for cell in line.split("|")[1:-1]] for line in of_none().splitlines()[2:])
     assert (
         none[1].startswith("55.0 [")
@@ -385,15 +407,15 @@ def test_each_kind_of_regularised_transfer_is_held_against_none(monkeypatch: pyt
     assert head[4] == "labels taken, right (%)" and plain[4] == "–; –; –"
     assert pulled[4] == "6,456, 77.4; 9,043, undefined; –"
     rows.clear()
-    assert of_none() == tables.NOTHING
+    assert of_none() == result_cells.NOTHING
 
 
 def test_a_study_is_stored_with_what_was_asked_and_without_the_folders_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page_and_rows(tmp_path, monkeypatch, {"a": [0.5]})
-    monkeypatch.setitem(results.TABLES, "unconstrained", lambda: tables.study("unconstrained"))
-    assert tables.study("unconstrained") == tables.NOTHING
+    monkeypatch.setitem(results.TABLES, "unconstrained", lambda: result_studies.study("unconstrained"))
+    assert result_studies.study("unconstrained") == result_cells.NOTHING
     (tmp_path / "ufm.yaml").write_text(
         "{kind: unconstrained, classes: [4], ratios: [1], seeds: [0, 1], losses: [ce], per_class: 2}"
     )
@@ -403,5 +425,5 @@ def test_a_study_is_stored_with_what_was_asked_and_without_the_folders_of_the_ma
     assert results.main(["--take", "unconstrained", str(place)]) == 0
     stored = (tmp_path / "rows" / "unconstrained.json").read_text()
     assert "someone" not in stored and json.loads(stored)["study"]["per_class"] == 2
-    assert tables.study("unconstrained") == (place / "table.md").read_text()
-    assert "The largest over 2 starting points" in tables.study("unconstrained")
+    assert result_studies.study("unconstrained") == (place / "table.md").read_text()
+    assert "The largest over 2 starting points" in result_studies.study("unconstrained")
