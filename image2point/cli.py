@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -262,6 +263,7 @@ def config(
         image2point config --schema
     """
     from image2point import config as configuration
+    from image2point.config.idle import idle_settings
 
     if names:
         print("\n".join(configuration.shipped()))
@@ -270,7 +272,10 @@ def config(
     elif file is None:
         raise InputError("config needs a file, --list for those that ship, or --schema for every setting there is")
     else:
-        print(configuration.load_config(file, overrides or ()).to_yaml(), end="")
+        found = configuration.load_config(file, overrides or ())
+        print(found.to_yaml(), end="")
+        for line in idle_settings(found):
+            print(f"note: {line}", file=sys.stderr)
 
 
 COMMANDS = (

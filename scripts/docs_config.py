@@ -14,7 +14,9 @@ HEAD = """# Config files
 
 Every setting, with its type, its default and what it means. A file names another one under `base:`, relative to itself,
 and lists what differs; `KEY=VALUE` on the command line goes over both, with dots between section and key:
-`data.shots=10`. A key that does not exist is an error. `image2point config FILE` prints a file with everything that it
+`data.shots=10`. A key that does not exist is an error. A setting that changes nothing, because what it goes with is not
+there, is named in a note when a run begins, by `image2point config`, and by `image2point sweep --plan` where it does
+nothing in any run. `image2point config FILE` prints a file with everything that it
 inherits, and `image2point config --schema` the JSON schema of this page's first part.
 """
 KINDS: tuple[tuple[str, type[BaseModel]], ...] = (

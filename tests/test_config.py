@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_runs import run_transfer, tiny
+from typer.testing import CliRunner
 
 from image2point import config as configuration
+from image2point.cli import app
 from image2point.config import Config, load_config, load_run_config
+from image2point.config.idle import idle_in_all, idle_settings
+from image2point.config.reading import read
 from image2point.errors import InputError
 from image2point.experiments.study import read_study
 from image2point.sweeps import plan as sweeps
@@ -208,3 +214,62 @@ def test_shipped_configs_go_by_their_names_anywhere(tmp_path: Path, monkeypatch:
 def test_every_config_of_the_folder_ships_but_the_bases() -> None:
     names = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in CONFIGS if not path.name.startswith("_")}
     assert set(configuration.shipped()) == names
+
+
+IDLE = {  # settings that do nothing, what is said of the first, and what makes them work
+    "choose.epochs=[3, 9] choose.clouds=5 data.shots=5": ("choose.epochs = [3, 9]", "choose.lr=[0.1, 0.2]"),
+    "teacher.threshold=0.9 teacher.soft=true data.shots=5": ("teacher.threshold = 0.9", "teacher.network=runs/a"),
+    "finetune.candidates=[layer1.0] finetune.probe_epochs=3": ("finetune.cand", "finetune.policy=layer:auto"),
+    "training.layer_decay=0.5 finetune.policy=head": ("training.layer_decay = 0.5", "finetune.policy=io"),
+    "training.step_per=epoch training.schedule=constant": ("training.step_per = epoch", "training.warmup_epochs=2"),
+    "network.patch=4 network.stem=paper": ("network.patch = 4", "network.stem=patch"),
+    "collapse.at=[50, 150, 250]": ("collapse.at: nothing is measured after epoch 150, 250", "training.epochs=300"),
+    "data.ground_cell=9 data.up=z": ("data.ground_cell = 9.0", "data.features=[ground_height]"),
+    "data.intensity=scene data.scaling={intensity: 2}": ("data.intensity = scene", "data.features=[intensity]"),
+    "data.normals=estimated data.scaling={normals: 2}": ("data.normals = estimated", "data.features=[normals]"),
+    "data.name=shapenet data.classes=10": ("data.classes = 10", "data.name=modelnet_off"),
+    "data.class_split.seed=2": ("data.class_split.seed = 2", "data.class_split.novel=8"),
+    "data.shot_seed=2 data.validation=0": ("data.shot_seed = 2", "data.shots=3"),
+    "data.synthetic.difficulty.tilt=3 data.synthetic.points=9": ("data.synthetic.points = 9", "data.name=synthetic"),
+    "data.synthetic_scenes.rays=9": ("data.synthetic_scenes.rays = 9", "data.name=synthetic_scenes"),
+    "data.scenes.unit=2": ("data.scenes.unit = 2.0", "data.name=scenes"),
+    "data.augmentation.elastic_probability=0.5": ("data.aug", "data.augmentation.elastic=[[6, 40]]"),
+    "data.augmentation.shift=0 data.augmentation.shift_probability=0.5": ("data.aug", "data.augmentation.shift=0.1"),
+    "data.augmentation.colour_drop=0.3": ("data.augmentation.colour_drop = 0.3", "data.features=[colour]"),
+}
+
+
+@pytest.mark.parametrize("given", IDLE)
+def test_a_setting_that_changes_nothing_is_told(tmp_path: Path, given: str) -> None:
+    said, partner = IDLE[given]
+    overrides = re.split(r" (?=\w+\.\w)", given)
+    path = write(tmp_path / "a.yaml", "name: a\n")
+    found = idle_settings(load_config(path, overrides))
+    changed = [each for each in overrides if each.split("=")[0] not in ("data.shots", "data.validation", "data.up")]
+    assert any(line.startswith(said) for line in found) and 1 <= len(found) <= len(changed)
+    assert idle_settings(load_config(path, [*overrides, partner])) == []
+
+
+TRANSFERS = [path for path in CONFIGS if not {"kind", "images"} & set(read(path)[0])]
+
+
+@pytest.mark.parametrize("path", TRANSFERS, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_what_ships_has_no_setting_that_changes_nothing(path: Path) -> None:
+    configs = [run.config for run in sweeps.read_sweep(path).runs] if "sweep" in read(path)[0] else [load_config(path)]
+    assert idle_in_all(configs) == []
+
+
+def test_a_setting_that_works_in_some_run_of_a_sweep_is_not_idle() -> None:
+    alone, taught = (Config(teacher={"network": n, "soft": True}, data={"shots": 5}) for n in (None, "runs/a"))  # type: ignore[arg-type]
+    assert idle_in_all([alone, alone]) == idle_settings(alone) != [] == idle_in_all([alone, taught])
+
+
+def test_idle_settings_are_told_before_and_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "choose.epochs = [2] changes nothing: choose.lr names no rates to choose from"
+    path = write(tmp_path / "a.yaml", "choose: {epochs: 2}\nsweep:\n  - seed: [1, 2]\n")
+    planned = CliRunner().invoke(app, ["sweep", str(path), "--plan", "--runs", str(tmp_path)])
+    assert f"note: in every run {line}" in planned.stdout
+    shown = CliRunner().invoke(app, ["config", "modelnet40/resnet50_io", "choose.epochs=2"])
+    assert f"note: {line}" in shown.stderr and "note" not in shown.stdout
+    run_transfer(tiny("choose.epochs=2", "training.epochs=0"), tmp_path)
+    assert f"note: {line}" in capsys.readouterr().out

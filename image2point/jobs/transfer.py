@@ -10,6 +10,7 @@ import numpy as np
 
 from image2point import files
 from image2point.config import Config
+from image2point.config.idle import idle_settings
 from image2point.datasets.class_split import Labelled
 from image2point.datasets.recipe import Recipe, prepare
 from image2point.datasets.registry import is_centred
@@ -139,6 +140,8 @@ def _announce(
         say(lr_choice.told(job.run.read_trials()))
     for warning in _noise(job, config):
         say(f"warning: {warning}")
+    for line in idle_settings(config):
+        say(f"note: {line}")
     if config.training.sharding != "none":
         say(sharding.told(job.trained))
     say(block_choice.told(block_choice.resolved(config, job.run), network, counts))

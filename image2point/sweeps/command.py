@@ -52,6 +52,7 @@ def sweep(
     """
     from rich.console import Console
 
+    from image2point.config.idle import idle_in_all
     from image2point.report.numbers import duration
     from image2point.sweeps import executors, schedule
     from image2point.sweeps.plan import read_sweep
@@ -64,6 +65,8 @@ def sweep(
         progress = schedule.standings(found, folder)
         for item in progress:
             console.print(f"{item.planned.name}: {item.state}", highlight=False, markup=False, soft_wrap=True)
+        for line in idle_in_all([item.planned.config for item in progress]):
+            print(f"note: in every run {line}")
         left = sum(item.state != "finished" for item in progress)
         seconds = schedule.estimate(progress, len(names) or workers)
         cost = f"about {duration(seconds)}" if seconds is not None else "unknown until one of them is finished"
