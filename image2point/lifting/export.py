@@ -131,6 +131,17 @@ def _check_onnx(network: LiftedNetwork) -> None:
         raise InputError(
             f"{network.lifting.network} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2; write .pt2"
         )
+    dtype = next(network.parameters()).dtype
+    if dtype == torch.bfloat16:
+        raise InputError(
+            f"{network.lifting.network} is of bfloat16, which ONNX has no convolutions of; export network.float(), or "
+            "write .pt2"
+        )
+    if dtype == torch.float64:
+        logger.warning(
+            "%s is of float64: ONNX Runtime has no such convolutions on CPUs; export network.float() to run it there",
+            network.lifting.network,
+        )
 
 
 def _save_onnx(program: torch.export.ExportedProgram, path: Path, content: str) -> None:

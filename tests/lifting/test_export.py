@@ -151,6 +151,18 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         i2p.export(net, grid, tmp_path / "net.onnx")
 
 
+def test_numbers_that_onnx_cannot_convolve_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("onnxscript", reason=BRINGS)
+    grid = torch.zeros(1, 3, 8, 8, 8)
+    with pytest.raises(i2p.InputError, match=r"bfloat16, which .* export network\.float\(\), or write \.pt2"):
+        i2p.export(small().bfloat16(), grid, tmp_path / "net.onnx")
+    i2p.export(small(), grid, tmp_path / "net.onnx")
+    assert "no such convolutions" not in caplog.text
+    i2p.export(small().double(), grid, tmp_path / "net.onnx")
+    assert "is of float64: ONNX Runtime has no such convolutions on CPUs" in caplog.text
+    i2p.export(small().bfloat16(), grid, tmp_path / "net.pt2")
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_compiles_without_graph_breaks(masked: bool) -> None:
     check_compiled(small(), "aot_eager", masked)
