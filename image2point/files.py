@@ -68,6 +68,30 @@ def looked_for(path: str | Path) -> str:
     return "" if url_of(path) or user_path(path).is_absolute() else f" (a relative path, looked for in {Path.cwd()})"
 
 
+def files_below(root: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Every file in a folder and in those below it, sorted by name, behind symbolic links too but for those that lead
+    to a folder above. Folders that may not be read are passed over.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     (Path(name) / "store").mkdir()
+    ...     (Path(name) / "store" / "a.npy").touch()
+    ...     (Path(name) / "data").mkdir()
+    ...     (Path(name) / "data" / "chair").symlink_to(Path(name) / "store")
+    ...     [str(path.relative_to(name)) for path in files_below(Path(name) / "data")]
+    ['data/chair/a.npy']
+    """
+    own = os.path.realpath(root)
+    if own in above:
+        return
+    with suppress(PermissionError):
+        for path in sorted(root.iterdir()):
+            if path.is_dir():
+                yield from files_below(path, (*above, own))
+            elif path.is_file():
+                yield path
+
+
 def csv_cell(value: object) -> object:
     """A value for a cell of a CSV file: text that a spreadsheet would run as a formula gets an apostrophe in front.
 

@@ -337,6 +337,35 @@ def test_prepared_clouds_are_met_as_they_were_prepared(tmp_path: Path, normalise
     assert as_trained != [each.probabilities for each in predict(path, files, normalise=not normalise)]
 
 
+def test_clouds_prepared_as_they_are_stay_so_though_they_would_fit_the_unit_sphere(tmp_path: Path) -> None:
+    folder = separable(tmp_path / "clouds", "training.epochs=1", "report.examples=0")
+    for path in (tmp_path / "clouds").rglob("*.npy"):
+        np.save(path, np.load(path) / 2)
+    splits = load_dataset("folder", tmp_path / "clouds", Options(normalise=False))
+    prepare_dataset(splits, tmp_path / "prepared", "folder", {"normalise": False})
+    data = {"name": "prepared", "root": str(tmp_path / "prepared"), "normalise": None}
+    config = folder.model_copy(update={"data": folder.data.model_copy(update=data)})
+    assert load(run_transfer(config, tmp_path / "runs").path).usage.normalise is False
+
+
+def test_files_are_thinned_only_to_what_every_training_cloud_had(tmp_path: Path) -> None:
+    config, file = separable(tmp_path / "clouds", "training.epochs=1"), tmp_path / "dense.npy"
+    np.save(file, np.random.default_rng(0).uniform(-1, 1, (500, 3)).astype(np.float32))
+
+    def scores(run: Path, **settings: Any) -> Any:
+        return predict(run, [file], **settings)[0].probabilities
+
+    run = run_transfer(config, tmp_path / "alike").path
+    assert scores(run) == scores(run, points=48) != scores(run, points=500)
+    smallest = tmp_path / "clouds/test/east/0.npy"
+    for path, kept in ((smallest, 5), (tmp_path / "clouds/train/east/0.npy", 30)):
+        np.save(path, np.load(path)[:kept])
+    run = run_transfer(config, tmp_path / "unlike").path
+    assert scores(run) == scores(run, points=500) != scores(run, points=5)
+    as_points = i2p.load(run).predict([np.load(file)])[0].probabilities
+    np.testing.assert_allclose(scores(run), sorted(as_points, reverse=True), atol=1e-6)
+
+
 def test_a_segmentation_is_such_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     furnish(monkeypatch)
     path = run_transfer(segmenting("name=rooms", "training.epochs=1"), tmp_path).path

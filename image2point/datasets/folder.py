@@ -14,6 +14,7 @@ from image2point.datasets.files import READERS, read_cloud
 from image2point.datasets.listed import FileClouds, entries_of, existing_folder, file_seed, is_litter
 from image2point.datasets.splits import Splits, hold_out
 from image2point.errors import InputError
+from image2point.files import files_below
 
 logger = logging.getLogger("image2point")
 
@@ -42,7 +43,7 @@ def load_folder(root: Path, options: Options) -> Splits:
     files of an unknown suffix, and one of train and test without the other.
     """
     existing_folder(root, "point-cloud", LAYOUT)
-    files = (path for path in root.rglob("*") if path.suffix.lower() in READERS and not is_litter(path.name))
+    files = (path for path in files_below(root) if path.suffix.lower() in READERS and not is_litter(path.name))
     bare = len({KINDS.get(path.suffix.lower(), path.suffix.lower()) for path in files}) > 1
     top = subfolders(root)
     places = {split: [root / name for name in top if name.lower() in known] for split, known in NAMES.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from image2point.datasets.images import check_image
 from image2point.datasets.listed import entries_of, existing_folder, is_litter
 from image2point.errors import InputError
+from image2point.files import files_below
 from image2point.storage import fetched
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
@@ -27,7 +28,7 @@ class ImageFolder:
         labels = []
         for label, each in enumerate(classes):
             files = sorted(
-                p for p in (folder / each).rglob("*") if p.suffix.lower() in SUFFIXES and not is_litter(p.name)
+                p for p in files_below(folder / each) if p.suffix.lower() in SUFFIXES and not is_litter(p.name)
             )
             if not files:
                 raise InputError(f"{folder / each} holds no image ({', '.join(SUFFIXES)}): expected {LAYOUT}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from image2point.datasets.listed import FileClouds, check_disjoint, entries_of, 
 from image2point.datasets.scene_files import SUFFIXES, label_field, read_columns, read_scene
 from image2point.datasets.splits import Splits
 from image2point.errors import InputError
+from image2point.files import files_below
 
 FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
 
@@ -77,7 +79,11 @@ def _by_patterns(root: Path, options: Options) -> dict[str, list[Path]]:
             if Path(pattern).is_absolute() or ".." in Path(pattern).parts or not pattern.strip():
                 raise InputError(f"data.scenes.{split}: expected names or patterns under {root}, found {pattern!r}")
             try:
-                here = sorted(path for path in root.glob(pattern) if path.is_file() and not is_litter(path.name))
+                linked = (
+                    root / name for name in glob.glob(pattern, root_dir=root, recursive=True)
+                )  # `**` behind links
+                found_here = {*root.glob(pattern), *linked}
+                here = sorted(path for path in found_here if path.is_file() and not is_litter(path.name))
             except ValueError as error:
                 raise InputError(f"data.scenes.{split}: {pattern!r} is no pattern of file names: {error}") from None
             kept = [path for path in here if path.suffix.lower() in SUFFIXES]
@@ -96,7 +102,7 @@ def _by_patterns(root: Path, options: Options) -> dict[str, list[Path]]:
 
 def _nearest(root: Path, pattern: str) -> str:
     """The name with its suffix, where that was forgotten; else a scene that lies there, if any does."""
-    there = sorted(path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    there = sorted(path.relative_to(root) for path in files_below(root) if path.suffix.lower() in SUFFIXES)
     meant = [path for path in there if path.with_suffix("").match(pattern)]
     if not there:
         return ""

@@ -17,6 +17,7 @@ from image2point.datasets.cloud import Cloud
 from image2point.datasets.prepare import file_hash, read_all
 from image2point.datasets.splits import CloudSet
 from image2point.errors import InputError
+from image2point.files import files_below
 
 
 @dataclass
@@ -60,7 +61,7 @@ def verify_dataset(
     options = Options(**{each.name: getattr(options, each.name) for each in fields(options) if each.name != "skipped"},
                       skipped=report.problems)  # fmt: skip
     if root.is_dir():
-        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        for path in sorted(files_below(root)):
             report.files[str(path.relative_to(root))] = file_hash(path)
             report.bytes += path.stat().st_size
     if dataset.name == prepared.DATASET.name:

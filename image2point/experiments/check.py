@@ -18,6 +18,7 @@ from image2point.datasets.recipe import Recipe, prepare, to_voxels
 from image2point.datasets.splits import CloudSet, Subset
 from image2point.datasets.synthetic import SyntheticShapes
 from image2point.errors import InputError
+from image2point.files import files_below
 from image2point.finetune import following
 from image2point.jobs.ingredients import make_network, make_recipe
 from image2point.lifting import LiftedNetwork
@@ -115,7 +116,7 @@ def _files(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
     """The files of a folder, and of those in it, that have one of the suffixes."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; expected one with {what}")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    found = sorted(path for path in files_below(folder) if path.suffix.lower() in suffixes)
     if not found:
         raise InputError(f"{folder} holds no {what}; expected files with the suffixes {' '.join(suffixes)}")
     return found

@@ -174,12 +174,18 @@ def centred(config: Config, run: Run) -> bool:
 def normalises(config: Config, run: Run) -> bool:
     """Whether the clouds of a run were moved and scaled into the unit sphere.
 
-    What `data.normalise` leaves open, such as for prepared data, the stored test clouds say: they are as the network
-    saw them. A run without any is taken to have normalised, as datasets of whole clouds do. Synthetic shapes are made
-    to fill the unit sphere, but for up to a seventh; whoever gives them again as they were passes `normalise=False`.
+    What `data.normalise` leaves open the summary says, of data that were prepared as they are or normalised; else the
+    stored test clouds say it: they are as the network saw them. A run without any is taken to have normalised, as
+    datasets of whole clouds do. Synthetic shapes are made to fill the unit sphere, but for up to a seventh; whoever
+    gives them again as they were passes `normalise=False`.
     """
-    if config.data.normalise is not None or not run.examples.is_file():
-        return config.data.normalise is not False
+    if config.data.normalise is not None:
+        return config.data.normalise
+    data = run.read_summary().get("data") if run.finished else None
+    if isinstance(data, dict) and isinstance(data.get("normalised"), bool):
+        return bool(data["normalised"])
+    if not run.examples.is_file():
+        return True
     points = read_arrays(run.examples, ("points",)).get("points")
     if points is None or points.ndim != 3 or not points.size:
         return True

@@ -90,8 +90,9 @@ def compare_fingerprint(run: Run, now: Mapping[str, Any]) -> list[str]:
 
 
 def _files_below(root: Path) -> list[Path]:
-    paths = (path for path in root.rglob("*") if path.is_file())
-    return sorted(path for path in paths if not any(is_litter(part) for part in path.relative_to(root).parts))
+    return sorted(
+        path for path in files.files_below(root) if not any(is_litter(part) for part in path.relative_to(root).parts)
+    )
 
 
 def _digest_of_stat(root: Path, paths: list[Path]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from image2point import config as configuration
 from image2point.config.data import Augmentation as AugmentationSettings
 from image2point.config.data import ClassSplit
-from image2point.datasets import Splits, registry, synthetic, synthetic_scenes
+from image2point.datasets import Splits, prepared, registry, synthetic, synthetic_scenes
 from image2point.datasets.class_split import Joined, Labelled, OfClasses, split_classes
 from image2point.datasets.crops import Crop
 from image2point.datasets.features import feature_width
@@ -20,6 +20,7 @@ from image2point.datasets.transforms import Augmentation
 from image2point.errors import InputError
 from image2point.inference.usage import still_recipe
 from image2point.jobs.artefact import again, begins_elsewhere, continued, recorded
+from image2point.storage import opened
 from image2point.tasks.registry import TASKS
 from image2point.tasks.task import Task
 from image2point.training.batches import shuffled
@@ -79,6 +80,16 @@ def novel_part(parts: Sequence[Labelled], split: ClassSplit) -> Labelled:
 def clouds_root(data: configuration.Data) -> str | None:
     """The folder that the clouds are from; None where they are made."""
     return None if data.name in ("synthetic", "synthetic_scenes") else data.root
+
+
+def set_normalisation(data: configuration.Data) -> bool | None:
+    """Whether clouds were asked to be moved and scaled into the unit sphere, in the config or when they were prepared;
+    None where neither says."""
+    if data.name == "prepared" and data.normalise is None:
+        settings = prepared.read_index(opened(data.root, prepared.INDEX).home).get("settings")
+        asked = settings.get("normalise") if isinstance(settings, dict) else None
+        return asked if isinstance(asked, bool) else None
+    return data.normalise
 
 
 def _load(data: configuration.Data) -> Splits:

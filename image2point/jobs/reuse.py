@@ -53,9 +53,10 @@ def predict_each(
     """Classify clouds and meshes in files (.ply .pcd .xyz .pts .off .obj .stl .npy .npz).
 
     run: a finished run, a folder that `net.save` wrote, or `hf:OWNER/NAME`. points: how many are taken from each cloud
-    or sampled from each mesh, by `seed`; None takes as many as the clouds had that the run was trained with, or as the
-    saved network says (all, without; 2048 of a mesh). normalise: move and scale each cloud into the unit sphere; None
-    does what was done to the clouds of the run. No cloud is turned: the axes of a file should be those of the dataset.
+    or sampled from each mesh, by `seed`; None takes as many as each training cloud of the run had, or as the saved
+    network says; where that is open, all of a cloud and 2048 of a mesh. normalise: move and scale each cloud into the
+    unit sphere; None does what was done to the clouds of the run. No cloud is turned: the axes of a file should be
+    those of the dataset.
 
     A file that is bad, or lacks what the input features need, gets a `problem` in place of classes. Raises InputError
     where the run is not finished, or either is damaged.
@@ -74,7 +75,7 @@ def predict_each(
     source = open_source(run)
     usage, network, data = source.usage, source.network, source.data
     recipe = usage.recipe(network.lifting.options.substrate)
-    points = points or usage.points or (None if source.run is None else _points_of_examples(source.run))
+    points = points or usage.points or (None if source.run is None else _usual_points(source.run))
     normalise = usage.normalise if normalise is None else normalise
     ready = usage.changed({"normalise": False})
     for path in map(shown, paths):
@@ -89,10 +90,14 @@ def predict_each(
         yield Classification().prediction(path, scores, source.classes, top)
 
 
-def _points_of_examples(run: Run) -> int:
-    """How many points the stored test clouds have, which are as the network saw them."""
+def _usual_points(run: Run) -> int | None:
+    """How many points each training cloud of a run had; None where they differ. Runs of earlier versions kept no
+    numbers: of those the stored test clouds say it, which were cut to the smallest of them."""
     from image2point.datasets.arrays import read_arrays
 
+    data = run.read_summary().get("data")
+    if isinstance(data, dict) and isinstance(counts := data.get("points"), list):
+        return int(counts[0]) if len(set(counts)) == 1 else None
     if not run.examples.is_file():
         return USUAL_POINTS
     points = read_arrays(run.examples, ("points",)).get("points")

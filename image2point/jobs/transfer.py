@@ -28,6 +28,7 @@ from image2point.jobs.ingredients import (
     load_splits,
     make_network,
     make_recipe,
+    set_normalisation,
 )
 from image2point.jobs.saving import save_arrays, save_summary, save_weights
 from image2point.jobs.scoring import score
@@ -162,6 +163,12 @@ def _some_clouds(config: Config, train: Labelled, most: int = 8) -> list[np.ndar
     return [prepare(train[int(i)], f"{train.name} cloud {i}", recipe, 0, int(i)).points for i in chosen]
 
 
+def _counts(config: Config, train: Labelled) -> list[int]:
+    """The fewest and the most points of a few training clouds, as training sees them."""
+    counts = [len(points) for points in _some_clouds(config, train)]
+    return [min(counts), max(counts)]
+
+
 def _provenance(lifting: dict[str, Any]) -> str:
     """Where the weights came from and where they went, in one line."""
     weights, source, target = lifting["weights"], lifting["counts"]["source"], lifting["counts"]["target"]
@@ -205,6 +212,8 @@ def _finish(
             "shots": config.data.shots,
             "voxel_size": config.data.voxel_size,
             "centred": is_centred(splits.test.name.partition("/")[0]),  # prepared data have the name of what they were
+            "normalised": set_normalisation(config.data),
+            "points": [] if job.task.of_points else _counts(config, splits.train),
             "train_clouds": len(splits.train) - (lesson.taken if lesson else 0),
             "validation_clouds": len(splits.validation) if splits.validation else 0,
             "test_clouds": len(splits.test),

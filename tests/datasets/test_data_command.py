@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from image2point.cli import app
 from image2point.datasets import registry
+from image2point.files import files_below
 
 
 def call(*arguments: object) -> Result:
@@ -47,6 +48,18 @@ def test_prepare_verify_and_train_on_it(tmp_path: Path) -> None:
         found = json.loads(report.read_text())
         assert found["splits"]["train"]["per_class"] == {"chair": 3, "night_stand": 3} and not found["problems"]
     assert registry.load_dataset("prepared", out).train[0].normals is not None
+
+
+def test_files_behind_links_are_verified(tmp_path: Path) -> None:
+    layouts.folder(tmp_path / "store")
+    (tmp_path / "clouds").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "clouds" / name).symlink_to(tmp_path / "store" / name)
+    whole, linked = (call("verify", "folder", tmp_path / name, "--json", "-") for name in ("store", "clouds"))
+    files = [set(json.loads(each.stdout)["files"]) for each in (whole, linked)]
+    assert files[0] and files[0] == files[1]
+    (tmp_path / "store" / "test" / "above").symlink_to(tmp_path / "store")  # a ring
+    assert {str(path.relative_to(tmp_path / "clouds")) for path in files_below(tmp_path / "clouds")} >= files[0]
 
 
 def test_bad_rows_are_listed_where_that_is_asked_for(tmp_path: Path) -> None:

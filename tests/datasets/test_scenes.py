@@ -171,6 +171,16 @@ def test_splits_by_folders_and_by_patterns(tmp_path: Path) -> None:
     assert names == [["north_0", "north_1"], ["west_0"], ["south_0"]]
 
 
+def test_patterns_find_scenes_in_linked_folders(tmp_path: Path) -> None:
+    for name in ("north_0", "south_0"):
+        save(tmp_path / "store" / f"{name}.npz")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "town").symlink_to(tmp_path / "store")
+    patterns = SceneFields(("**/north_*",), (), ("**/south_*",), "xyz_cm", 0.01)
+    splits = load_dataset("scenes", tmp_path / "data", Options(labels=NAMES, scenes=patterns))
+    assert (len(splits.train), len(splits.test)) == (1, 1)
+
+
 def test_from_a_config_and_back_and_through_shards(tmp_path: Path) -> None:
     values = {
         "data": {

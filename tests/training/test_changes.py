@@ -27,7 +27,7 @@ def assert_same(run: Path, whole: Path) -> None:
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
-@pytest.mark.parametrize("change", ["edited", "removed", "renamed", "touched"])
+@pytest.mark.parametrize("change", ["edited", "edited behind a link", "removed", "renamed", "touched"])
 def test_a_change_of_the_data_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """A file that only has another time is the same; anything else stops the run."""
     rng = np.random.default_rng(0)
@@ -37,13 +37,16 @@ def test_a_change_of_the_data_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
             folder.mkdir(parents=True)
             for number in range(count):
                 np.savetxt(folder / f"{number}.xyz", rng.normal(size=(60, 3)) * [1, 1, flat])
+    if change == "edited behind a link":
+        (tmp_path / "data/train/flat").rename(tmp_path / "store")
+        (tmp_path / "data/train/flat").symlink_to(tmp_path / "store")
     config = tiny("data.name=folder", f"data.root={tmp_path / 'data'}", "data.validation=0", "training.epochs=1")
     whole = run_transfer(config, tmp_path / "whole").path
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(Journal, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
         run_transfer(config, tmp_path)
     first = tmp_path / "data/train/flat/0.xyz"
-    if change == "edited":
+    if change.startswith("edited"):
         np.savetxt(first, rng.normal(size=(60, 3)))
     elif change == "removed":
         first.unlink()
