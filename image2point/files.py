@@ -84,7 +84,7 @@ def files_below(root: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     own = os.path.realpath(root)
     if own in above:
         return
-    with suppress(PermissionError):
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for path in sorted(root.iterdir()):
             if path.is_dir():
                 yield from files_below(path, (*above, own))

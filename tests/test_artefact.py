@@ -190,6 +190,8 @@ def test_clouds_are_taken_as_the_network_was_told() -> None:
     with torch.no_grad():
         scores = net(i2p.voxelize([unit.astype(np.float32)], 0.2, [features])).double().softmax(1).numpy()
     np.testing.assert_allclose(net.predict([points])[0].probabilities, scores[0], atol=1e-5)
+    with pytest.raises(i2p.InputError, match=r"cloud 0: near .* float32 numbers are 0\.5 apart"):
+        net.predict([(points / 100 + [500000, 5800000, 0]).astype(np.float32)])
     drawn = net.usage.changed({"points": 50})
     net.use(points=50)
     assert net.usage == drawn

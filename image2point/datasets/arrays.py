@@ -16,6 +16,7 @@ import numpy as np
 
 from image2point.datasets.cloud import Cloud
 from image2point.datasets.columns import cloud_of_columns, unit_colours
+from image2point.datasets.validate import check_digits
 from image2point.errors import InputError, one_line
 
 LARGEST_MEMBER = 2 * 2**30
@@ -151,6 +152,12 @@ def _cloud_of_array(array: np.ndarray, path: Path, what: str) -> Cloud:
         return cloud_of_columns({name: np.array(array[name]) for name in scalar}, str(path))
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3:
         raise InputError(f"{path}: expected {what} (P, 3 or more), found {getattr(array, 'shape', 'an archive')}")
+    if array.shape[1] > max(len(array), 16):  # as no cloud of so few points has
+        raise InputError(
+            f"{path}: expected {what} (P, 3 or more), a row for each point, found {array.shape}: more columns than "
+            "rows; is it transposed?"
+        )
+    check_digits(array[:, :3], str(path))
     return Cloud(np.array(array[:, :3]))
 
 

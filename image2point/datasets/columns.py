@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from image2point.datasets.cloud import Cloud
+from image2point.datasets.validate import check_digits
 from image2point.errors import InputError, one_line
 
 COORDINATES = ("x", "y", "z")
@@ -25,7 +26,7 @@ def cloud_of_columns(columns: Mapping[str, np.ndarray], where: str) -> Cloud:
 
     Coordinates and normals float64 [P, 3], colours in 0..1 by `unit_colours`. `where` begins messages.
 
-    Raises InputError where x, y or z is missing.
+    Raises InputError where x, y or z is missing, or the numbers of x, y and z have too few digits.
 
     >>> xyz = {name: np.zeros(2) for name in "XYZ"}
     >>> cloud_of_columns({**xyz, "Red": np.array([0, 255]), "Green": np.zeros(2), "Blue": np.zeros(2)}, "a").colours
@@ -41,6 +42,7 @@ def cloud_of_columns(columns: Mapping[str, np.ndarray], where: str) -> Cloud:
             raise InputError(f"{where}: there are no points in it, nor vertices; expected x, y and z")
         missing = next(axis for axis in COORDINATES if axis not in known)
         raise InputError(f"{where}: expected x, y and z; {missing} is missing among {one_line(', '.join(columns))}")
+    check_digits(points, where)
     normals = next((n for names in NORMALS if (n := _stacked(known, names)) is not None), None)
     names = next((names for names in COLOURS if all(name in known for name in names)), None)
     colours = None if names is None else unit_colours(np.stack([known[name] for name in names], axis=1))
@@ -51,13 +53,16 @@ def unit_colours(values: np.ndarray) -> np.ndarray:
     """Colours float64 [P, 3] in 0..1 from numbers [P, 3] in 0..1, 0..255 or 0..65535.
 
     Bytes are 0..255. Other types go by their largest value: files keep 8-bit colours in wider types, and as text.
-    What is beyond, or negative, stays as it is, to be refused by `check_cloud`.
+    What is beyond, or negative, stays as it is, to be refused by `check_cloud`. Fractions above 1 by a rounding error
+    are 1.
 
     >>> unit_colours(np.array([[0.0, 51.0, 255.0]]))
     array([[0. , 0.2, 1. ]])
     """
     scaled = values.astype(np.float64)
     largest = np.nanmax(scaled, initial=0)
+    if values.dtype.kind == "f" and 1 < largest < 1.01:
+        return np.minimum(scaled, 1)
     if values.dtype == np.uint8 or 1 < largest <= 255:
         return scaled / 255
     return scaled / 65535 if 255 < largest <= 65535 else scaled

@@ -124,7 +124,9 @@ def read_cloud(
         check_cloud(cloud, str(path))
         if points is not None and len(cloud) > points:
             cloud = cloud.take(np.random.default_rng(seed).choice(len(cloud), points, replace=False))
-    return check_cloud(replace(cloud, points=unit_sphere(cloud.points)) if normalise else cloud, str(path))
+    if normalise:
+        cloud = replace(cloud, points=unit_sphere(cloud.points))
+    return check_cloud(cloud, str(path))
 
 
 def drop_unseen(cloud: Cloud, path: Path, nan_points: NanPoints, note: Callable[[str], None]) -> Cloud:

@@ -64,6 +64,14 @@ def text_columns(
         )
     if names is None:
         names = next((header for header in headers if len(header) == width), None)
+        if names is None and (first := rows.header):
+            raise InputError(
+                f"{path}: a line names {len(first)} columns ({one_line(' '.join(first), 60)}), and the rows have "
+                f"{width}; name them all, those to leave out `_`, for example columns='_ x y z' (data.columns in a "
+                "config, --columns on the command line)"
+            )
+        if names is not None and (twice := [name for name in names if name != "_" and names.count(name) > 1]):
+            raise InputError(f"{path}: a line names the column {twice[0]!r} twice; rename one, or name them by columns")
     if names is None and width in usual:
         last = rows.numbers(slice(-3, None))
         eight_bit = bool(((last >= 0) & (last <= 255) & (last == np.floor(last))).all())
@@ -84,11 +92,13 @@ def text_columns(
 
 @dataclass
 class Rows:
-    """The words of each point, all of one number, and the lines of the file that they are from."""
+    """The words of each point, all of one number, and the lines of the file that they are from; header: the names in a
+    line before them that is no comment."""
 
     path: Path
     words: list[list[str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    header: tuple[str, ...] = ()
 
     def numbers(self, columns: slice) -> np.ndarray:
         """float64 [P, C] of some columns."""
@@ -109,6 +119,8 @@ def split_rows(path: Path) -> tuple[Rows, list[tuple[str, ...]]]:
         named = column_names(line) if not rows.words else None
         if named is not None:
             headers.append(named)
+            if not line.lstrip().startswith(("#", "/")):
+                rows.header = named
             continue
         text = re.split("#|//", line, maxsplit=1)[0].strip()
         words = re.split(r"[\s,;]+", text.strip(",;"))

@@ -49,6 +49,30 @@ def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cl
     return Cloud(points, normals, colours, None if labels is None else labels.astype(np.int64), attributes, origin)
 
 
+def check_digits(points: np.ndarray, where: str) -> None:
+    """Refuse coordinates [P, 3] whose number type left them too few digits: neighbours in it lie further apart than a
+    thousandth of the cloud's largest extent. To be asked before they are moved to the origin, where it shows no more.
+
+    >>> check_digits(np.array([[0, 5800000, 0], [1, 5800001, 1]], dtype=np.float32), "a.ply")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    image2point.errors.InputError: a.ply: near 5.8e+06, float32 numbers are 0.5 apart, and the cloud is 1 wide, ...
+    """
+    points = np.asarray(points)
+    if points.dtype.kind != "f" or points.dtype.itemsize > 4 or points.ndim != 2 or not len(points):
+        return
+    largest = np.abs(points).max()
+    if not np.isfinite(largest):
+        return  # refused elsewhere, with its place
+    extent = float((points.max(axis=0).astype(np.float64) - points.min(axis=0)).max())
+    spacing = float(np.spacing(largest))
+    if 0 < extent < 1000 * spacing:
+        raise InputError(
+            f"{where}: near {float(largest):.6g}, {points.dtype} numbers are {spacing:.3g} apart, and the cloud is "
+            f"{extent:.3g} wide, so that its shape is lost; write it with float64 coordinates, or relative to a point "
+            "near it"
+        )
+
+
 def _rows(values: Any, name: str, where: str, points: np.ndarray) -> np.ndarray | None:
     return None if values is None else _numbers(values, name, where, points.shape)
 

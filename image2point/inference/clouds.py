@@ -14,7 +14,7 @@ from image2point.datasets.cloud import Cloud, near_origin
 from image2point.datasets.files import unit_sphere
 from image2point.datasets.in_memory import cloud_in_memory
 from image2point.datasets.parts import CloudParts
-from image2point.datasets.validate import check_cloud
+from image2point.datasets.validate import check_cloud, check_digits
 from image2point.errors import InputError
 from image2point.inference.scene import SceneLabels, fitted, label_scene
 from image2point.inference.usage import Usage
@@ -86,6 +86,8 @@ def cloud_of(given: Any, use: Usage, where: str) -> Cloud:
     """
     cloud = cloud_in_memory(given, where)
     check_cloud(cloud, where)
+    if use.normalise or use.near_origin:
+        check_digits(cloud.points, where)
     if use.normalise:
         return check_cloud(replace(cloud, points=unit_sphere(cloud.points)), where)
     if use.near_origin:

@@ -16,6 +16,12 @@ def test_colours_of_pts(tmp_path: Path) -> None:
     np.testing.assert_allclose(cloud.colours, [[1, 0.2, 0], [0, 0.4, 0.8]], atol=1e-6)
 
 
+def test_a_rounding_error_above_one_is_one() -> None:
+    given = np.array([[0, 0.5, 1.0000001]], dtype=np.float32)
+    np.testing.assert_array_equal(unit_colours(given), [[0, 0.5, 1]])
+    np.testing.assert_allclose(unit_colours(np.array([[0.0, 1.0, 2.0]])), [[0, 1 / 255, 2 / 255]])
+
+
 def test_dark_colours_in_bytes_are_not_taken_for_shares(tmp_path: Path) -> None:
     """All of them 0 or 1, as in a scan at night: in bytes, 1 is a 255th."""
     np.testing.assert_allclose(unit_colours(np.array([[0, 1, 1]], dtype=np.uint8)), [[0, 1 / 255, 1 / 255]])

@@ -284,6 +284,44 @@ def test_a_comment_about_x_y_z_is_no_header(tmp_path: Path) -> None:
         read_cloud(text(tmp_path / "b.xyz", "1,5;2,5;3,5;255;0;0\n"))
 
 
+@pytest.mark.parametrize("head", [",x,y,z", "id x y z extra", "x,y,z"])
+def test_names_for_another_number_of_columns_are_refused(tmp_path: Path, head: str) -> None:
+    path = text(tmp_path / "a.xyz", f"{head}\n0,0.5,0.25,0.75\n1,1,2,3\n")
+    with pytest.raises(InputError, match=r"a line names [35] columns \(.*\), and the rows have 4; name them all"):
+        read_cloud(path)
+    assert read_cloud(path, columns="_ x y z").points.tolist() == [[0.5, 0.25, 0.75], [1, 2, 3]]
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a line names the column 'label' twice"):
+        read_cloud(text(tmp_path / "a.xyz", "x y z label label\n1 2 3 4 5\n"))
+
+
+def test_arrays_the_wrong_way_round_are_refused(tmp_path: Path) -> None:
+    for suffix, shape in ((".npy", (3, 500)), (".npz", (6, 40)), (".npy", (48, 64))):
+        path = tmp_path / f"a{suffix}"
+        (np.save if suffix == ".npy" else np.savez)(path, np.zeros(shape))  # type: ignore[operator]
+        with pytest.raises(InputError, match="more columns than rows; is it transposed"):
+            read_cloud(path)
+    np.save(tmp_path / "few.npy", np.ones((2, 9)) * [[1], [2]])
+    assert len(read_cloud(tmp_path / "few.npy")) == 2
+
+
+def test_coordinates_of_maps_in_single_precision_are_refused(tmp_path: Path) -> None:
+    """Once they are moved to the origin, nothing would show that the shape is lost."""
+    ball = np.random.default_rng(0).normal([500000, 5800000, 80], size=(200, 3))
+    fields = {"x": "f4", "y": "f4", "z": "f4"}
+    np.save(tmp_path / "a.npy", ball.astype(np.float32))
+    np.save(tmp_path / "b.npy", np.array([tuple(row) for row in ball], dtype=list(fields.items())))
+    np.savez(tmp_path / "c.npz", points=ball.astype(np.float32))
+    for path in sorted(tmp_path.iterdir()):
+        for normalise in (False, True):
+            with pytest.raises(InputError, match=r"near 5\.8e\+06, float32 numbers are 0\.5 apart, and the cloud is"):
+                read_cloud(path, normalise=normalise)
+    np.save(tmp_path / "a.npy", ball)
+    assert len(np.unique(read_cloud(tmp_path / "a.npy", normalise=True).points[:, 1])) == 200
+
+
 def test_no_rows_at_all(tmp_path: Path) -> None:
     for columns in (None, "x y z nx ny nz"):
         with pytest.raises(InputError, match="the cloud is empty"):
