@@ -94,7 +94,8 @@ CORRUPTIONS: dict[str, Callable[[Cloud, int, np.random.Generator], Cloud]] = {
 
 
 def corrupt(cloud: Cloud, kind: str, severity: int, seed: int, index: int) -> Cloud:
-    """Corrupt cloud `index` of a set; the same (kind, severity, seed, index) give the same damage.
+    """Corrupt cloud `index` of a set; the same (kind, severity, seed, index) give the same damage. A cloud of another
+    size or place than the unit sphere is damaged as it would be there.
 
     Raises InputError for an unknown kind or severity.
     """
@@ -103,7 +104,13 @@ def corrupt(cloud: Cloud, kind: str, severity: int, seed: int, index: int) -> Cl
     if severity not in SEVERITIES:
         raise InputError(f"the severity must be one of 1 to 5, found {severity}")
     rng = np.random.default_rng((seed, list(CORRUPTIONS).index(kind), severity, index))
-    return CORRUPTIONS[kind](cloud, severity, rng)
+    if 0.5 < np.linalg.norm(cloud.points, axis=1).max() < 1.5:
+        return CORRUPTIONS[kind](cloud, severity, rng)
+    centre = cloud.points.mean(axis=0, dtype=np.float64)
+    radius = float(np.linalg.norm(cloud.points - centre, axis=1).max()) or 1.0
+    unit = replace(cloud, points=((cloud.points - centre) / radius).astype(np.float32))
+    damaged = CORRUPTIONS[kind](unit, severity, rng)
+    return replace(damaged, points=(damaged.points * radius + centre).astype(np.float32))
 
 
 def turn(cloud: Cloud, matrix: np.ndarray) -> Cloud:

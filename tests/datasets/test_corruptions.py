@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,19 @@ def test_every_corruption(ball: Cloud, kind: str) -> None:
         assert lean[0] > 0.2 and lean[-1] > lean[0]
     else:
         assert counts == [1000] * 5 and distances == sorted(distances) and distances[0] > 0
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.parametrize(("size", "place"), [(400, (9000, 0, -70)), (0.02, (0, 0, 0))])
+def test_damage_follows_the_size_and_place_of_the_cloud(
+    ball: Cloud, kind: str, size: float, place: tuple[float, ...]
+) -> None:
+    mean = ball.points.mean(axis=0)
+    centred = replace(ball, points=(ball.points - mean) / np.linalg.norm(ball.points - mean, axis=1).max())
+    expected = corrupt(centred, kind, 4, 5, 7)
+    found = corrupt(replace(ball, points=centred.points * np.float32(size) + np.float32(place)), kind, 4, 5, 7)
+    np.testing.assert_allclose((found.points - np.float32(place)) / size, expected.points, atol=2e-3)
+    np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 def test_a_single_point_survives_everything() -> None:
