@@ -15,6 +15,7 @@ from image2point.errors import InputError
 from image2point.experiments.point_votes import PointVotes, vote_on_points
 from image2point.experiments.robustness import Asked, Robustness, measure_robustness
 from image2point.jobs.artefact import load
+from image2point.jobs.fingerprint import other_samples
 from image2point.jobs.ingredients import load_splits, make_recipe
 from image2point.report.class_lines import MOST_PAIRS, class_lines, pair_lines
 from image2point.report.plain import Table
@@ -34,6 +35,7 @@ class Evaluation:
     """What scoring gave now, and what the run has stored: both as `final` of summary.json has them.
 
     headline: the score that counts, by its name there. confusion, answers: on the test set, of these classes.
+    doubt: what is said of data that are not the run's.
     """
 
     now: Mapping[str, Any]
@@ -45,6 +47,7 @@ class Evaluation:
     confusion: Confusion
     answers: tuple[CloudAnswer, ...]
     robustness: Robustness | PointVotes | None = None
+    doubt: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -57,6 +60,7 @@ class Evaluation:
         """For a terminal."""
         verdict, before = "the same as stored" if self.agrees else "NOT the same as stored", self.stored[self.headline]
         return [
+            *([f"warning: {self.doubt}"] if self.doubt else ()),
             f"{self.statement}, loss {self.now['test_loss']:.6f}",
             f"{verdict}: {100 * before:.2f} %, loss {self.stored['test_loss']:.6f}",
             *(self.robustness.lines(self.now["test_accuracy"]) if self.robustness else ()),
@@ -75,7 +79,7 @@ class Evaluation:
         """For JSON."""
         plain = {name.removeprefix("test_"): v for name, v in self.now.items() if name.startswith("test_")}
         stored = {name.removeprefix("test_"): self.stored[name] for name in (self.headline, "test_loss")}
-        more = {} if self.robustness is None else {"robustness": self.robustness.to_dict()}
+        more: dict[str, Any] = {} if self.robustness is None else {"robustness": self.robustness.to_dict()}
         counts = self.confusion.counts.tolist()
         by_class = {
             name: {"count": sum(row), "right": row[c], "score": self.now["per_class"][name]}
@@ -90,6 +94,7 @@ class Evaluation:
             }
             for true, predicted, count in self.confusion.pairs(MOST_PAIRS)
         ]
+        more |= {"warning": self.doubt} if self.doubt else {}
         told = {"classes": by_class, "confusion": counts, "confused": confused}
         return {**plain, "stored": stored, "agrees": self.agrees, **told, **more}
 
@@ -105,7 +110,8 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
     headline = DISPLAYS[config.task].scores[0].key
     if not isinstance(final, dict) or not all(isinstance(final.get(k), int | float) for k in (headline, "test_loss")):
         raise InputError(f"{run.summary}: expected numbers under final.{headline} and final.test_loss")
-    test = load_splits(config.data).test
+    splits = load_splits(config.data)
+    test = splits.test
     if test.classes != classes:
         raise InputError(
             f"{config.data.root} has the classes {', '.join(test.classes)}, but {path} was trained on "
@@ -134,4 +140,4 @@ def evaluate_run(path: Path, overrides: tuple[str, ...] = (), asked: Asked | Non
         more = measure_robustness(outputs, test, plain, recipe, asked)
     answers = task.answers(plain, short_names(test, config.data.root))
     told = DISPLAYS[config.task], test.classes, task.confusion(plain), answers
-    return Evaluation(now, final, task.statement(now), headline, *told, more)
+    return Evaluation(now, final, task.statement(now), headline, *told, more, other_samples(run, splits))

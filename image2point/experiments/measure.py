@@ -5,6 +5,7 @@ What is measured on novel classes are samples that the network has never seen, o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,6 +25,7 @@ from image2point.datasets.class_split import Labelled
 from image2point.errors import InputError
 from image2point.experiments.measure_points import PointRows, joined, measure_points, rows_of_points
 from image2point.jobs.artefact import load
+from image2point.jobs.fingerprint import other_samples
 from image2point.jobs.image_ingredients import (
     load_images,
     load_novel_images,
@@ -41,6 +43,8 @@ from image2point.training import distributed
 from image2point.training.batches import Preparation, in_order
 from image2point.training.layer_features import choose_layers, head_of, layer_source, plain
 from image2point.units import ALONE, Crew
+
+logger = logging.getLogger("image2point")
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -139,6 +143,9 @@ def open_subject(target: str | Path, overrides: Sequence[str] = (), before: bool
         splits = load_splits(config.data)
         if after:
             network = load(path)
+            asked = any(each.startswith("data.") and not each.startswith("data.root=") for each in overrides)
+            if not asked and (doubt := other_samples(runs.open_run(path), splits)):
+                logger.warning("%s", doubt)
         else:
             network = make_network(config, len(splits.train.classes), calibration_batch(config, splits.train))
         recipe = make_recipe(config)

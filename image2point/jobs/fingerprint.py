@@ -38,13 +38,8 @@ def take_fingerprint(splits: Splits, root: str | Path | None, fabric: Fabric) ->
     hold, None where they are larger than `READ_WHOLE` together; `index` the index of prepared data, which has the
     digests of all files. Where these come from a URL one by one there is no `content`. All are None without a root.
     """
-    samples = hashlib.sha256()
-    for part in (splits.train, splits.validation, splits.test):
-        if part is not None:
-            samples.update(json.dumps([part.name, len(part), list(part.classes)]).encode())
-            samples.update(part.labels.astype("<i8").tobytes())
     found: dict[str, Any] = dict.fromkeys(("stat", "content", "index"))
-    found |= {"samples": samples.hexdigest(), "environment": environment(fabric)}
+    found |= {"samples": _digest_of_samples(splits), "environment": environment(fabric)}
     if root is not None and (folder := home(root)).is_dir():
         paths = _files_below(folder)
         found["stat"] = f"{OF_COPY}{folder.name}" if url_of(root) else _digest_of_stat(folder, paths)
@@ -87,6 +82,27 @@ def compare_fingerprint(run: Run, now: Mapping[str, Any]) -> list[str]:
         for name in DECIDES
         if name in began and began[name] != goes_on[name]
     ]
+
+
+def other_samples(run: Run, splits: Splits) -> str:
+    """A line where the clouds are not those that the run was begun with, by their numbers, labels and classes; else
+    empty, as for runs of earlier versions, which stored nothing."""
+    stored = run.read_fingerprint().get("samples") if run.fingerprint.is_file() else None
+    if stored is None or stored == _digest_of_samples(splits):
+        return ""
+    return (
+        f"the data has other clouds, labels or classes than {run.path} was begun with, so that it may score or measure "
+        "clouds that it was trained on"
+    )
+
+
+def _digest_of_samples(splits: Splits) -> str:
+    digest = hashlib.sha256()
+    for part in (splits.train, splits.validation, splits.test):
+        if part is not None:
+            digest.update(json.dumps([part.name, len(part), list(part.classes)]).encode())
+            digest.update(part.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _files_below(root: Path) -> list[Path]:

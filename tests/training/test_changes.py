@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from tiny_runs import rows, run_transfer, tiny
 
 from image2point.errors import InputError
+from image2point.experiments.evaluate import evaluate_run
+from image2point.experiments.measure import open_subject
 from image2point.jobs.lifecycle import commit_of
 from image2point.training.interrupt import Interrupted
 from image2point.training.journal import Journal
@@ -59,6 +61,30 @@ def test_a_change_of_the_data_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
         return
     with pytest.raises(InputError, match=r"the data of .*tiny changed since it was begun"):
         run_transfer(config, tmp_path, resume=True)
+
+
+def test_more_clouds_than_the_run_had_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fifth of each class is the test set: with more files another fifth, which the run was trained on."""
+    rng = np.random.default_rng(0)
+
+    def write(numbers: range) -> None:
+        for name in ("flat", "round"):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                np.save(tmp_path / "data" / name / f"{number}.npy", rng.normal(size=(60, 3)))
+
+    write(range(6))
+    config = tiny("data.name=folder", f"data.root={tmp_path / 'data'}", "data.validation=0", "training.epochs=1")
+    run = run_transfer(config, tmp_path).path
+    assert evaluate_run(run).doubt == "" and open_subject(run) and not caplog.text
+    write(range(6, 12))
+    found = evaluate_run(run)
+    assert found.doubt and f"warning: {found.doubt}" == found.lines[0]
+    open_subject(run)
+    assert "the data has other clouds, labels or classes than" in caplog.text
+    caplog.clear()
+    open_subject(run, ["data.shots=2"])
+    assert not caplog.text
 
 
 def test_other_threads_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
