@@ -73,12 +73,15 @@ def transfer(
         image2point transfer runs/ten_shots_seed1/config.yaml --resume
     """
     from image2point import config as configuration
+    from image2point.jobs.lifecycle import check_place
     from image2point.jobs.transfer import run_transfer
     from image2point.tasks.registry import TASKS
 
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it: give one of them")
     settings = configuration.load_config(config, overrides or ())
+    if resume:
+        check_place(config, runs / settings.name)
     finished = resume and (runs / settings.name / "summary.json").is_file()
     run = run_transfer(settings, runs, resume, overwrite)
     if finished:

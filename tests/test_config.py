@@ -216,6 +216,16 @@ def test_every_config_of_the_folder_ships_but_the_bases() -> None:
     assert set(configuration.shipped()) == names
 
 
+def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "name: 007\nseed: 010\n")
+    config = load_config(path, ["training.epochs=0100", "data.voxel_size=1e-1", "data.shots=1_0"])
+    assert (config.name, config.seed, config.training.epochs) == ("007", 10, 100)
+    assert (config.data.voxel_size, config.data.shots) == (0.1, 10)
+    assert load_config(path, ["name=010"]).name == "010"
+    with pytest.raises(InputError, match=r"training.epochs = '1:30' .* valid integer"):
+        load_config(path, ["training.epochs=1:30"])
+
+
 IDLE = {  # settings that do nothing, what is said of the first, and what makes them work
     "choose.epochs=[3, 9] choose.clouds=5 data.shots=5": ("choose.epochs = [3, 9]", "choose.lr=[0.1, 0.2]"),
     "teacher.threshold=0.9 teacher.soft=true data.shots=5": ("teacher.threshold = 0.9", "teacher.network=runs/a"),

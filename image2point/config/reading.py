@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,7 +135,10 @@ def changes(old: Section, new: Section) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, where YAML would keep the last one, and what is deeply nested."""
+    """SafeLoader that refuses a key written twice, where YAML would keep the last one, and what is deeply nested.
+
+    Numbers that begin with 0 and those with colons stay text, which YAML 1.1 would take for octal and for sixtieths.
+    """
 
     _depth = 0
 
@@ -151,6 +155,13 @@ class _Loader(yaml.SafeLoader):
         if node is not None:
             _check_size(node, {}, ())
         return node
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        text = str(self.construct_scalar(node))
+        if ":" in text or re.fullmatch(r"[-+]?0[0-9_]+", text):
+            return text
+        whole = node.tag.endswith("int")
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -177,6 +188,10 @@ def _check_size(node: yaml.Node, sizes: dict[int, int], inside: tuple[int, ...])
     if sizes[id(node)] > MOST_VALUES:
         raise yaml.YAMLError(f"more than {MOST_VALUES:,} values, with its aliases written out")
     return sizes[id(node)]
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
 def parse_yaml(text: str) -> Any:

@@ -34,11 +34,14 @@ def pretrain(
         image2point pretrain configs/collapse/pretrain_rendered.yaml training.lr=0.1 name=faster
     """
     from image2point import config as configuration
+    from image2point.jobs.lifecycle import check_place
     from image2point.jobs.pretrain import run_pretraining
 
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it: give one of them")
     settings = configuration.load_config_as(configuration.Pretrain, config, overrides or ())
+    if resume:
+        check_place(config, runs / settings.name)
     run_pretraining(settings, runs, resume, overwrite)
 
 

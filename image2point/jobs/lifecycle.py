@@ -65,6 +65,18 @@ def standing(
     return "choosing" if run.trials.is_file() or run.unfinished_trials.is_dir() else "new"
 
 
+def check_place(config: Path, run: Path) -> None:
+    """InputError where a config that is to be resumed lies in an unfinished run that is not the one that would go on:
+    one that was moved or renamed would begin anew, beside its checkpoint."""
+    home = Run(config.parent)
+    begun = checkpoint.latest(home.checkpoint) or home.unfinished_trials.is_dir()
+    if config.name == home.config.name and begun and not home.finished and home.path.resolve() != run.resolve():
+        raise InputError(
+            f"{home.path} is an unfinished run, and this command would not resume it but {run}: name the folder "
+            f"{run.name} again, and give --runs {home.path.parent}"
+        )
+
+
 def moved(run: Run, config: Config | Pretrain) -> list[str]:
     """A warning where a run goes on with other processes than it began with."""
     changed = [line for line in _changes(run, config) if line.startswith(PROCESSES)]

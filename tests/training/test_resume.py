@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tiny_runs import interrupt_at, rows, run_transfer, separable
+from tiny_runs import interrupt_at, rows, run_transfer, separable, tiny
+from typer.testing import CliRunner
 
+from image2point.cli import app
 from image2point.config import Config
 from image2point.errors import InputError
 from image2point.training.interrupt import Interrupted
@@ -34,6 +36,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 def learning(data: Path, *overrides: str) -> Config:
     """The best of its three epochs is the second, by a margin that rounding does not take away."""
     return separable(data, "seed=3", "training.schedule=constant", "training.lr=0.3", *overrides)
+
+
+def test_a_renamed_run_does_not_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, "step 3")
+        run_transfer(tiny(), tmp_path / "runs")
+    (tmp_path / "runs/tiny").rename(tmp_path / "runs/other")
+    call = ["transfer", str(tmp_path / "runs/other/config.yaml"), "--runs", str(tmp_path / "runs"), "--resume"]
+    said = CliRunner().invoke(app, call)
+    assert said.exit_code == 2 and "name the folder tiny again" in " ".join(said.output.split())
+    assert not (tmp_path / "runs/tiny").exists()
+    (tmp_path / "runs/other").rename(tmp_path / "runs/tiny")
+    assert CliRunner().invoke(app, [call[0], call[1].replace("other", "tiny"), *call[2:]]).exit_code == 0
 
 
 def test_the_best_epoch_is_in_the_middle(whole: Path) -> None:
