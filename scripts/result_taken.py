@@ -24,7 +24,8 @@ def rows_in(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of runs, of a study or of measures, found none")
     study = folder / "rows.json"
-    measured = [study] if study.is_file() else sorted(folder.glob("*.json"))
+    one_run = Run(folder).finished  # whose folder has JSON of its own
+    measured = [] if one_run else [study] if study.is_file() else sorted(folder.glob("*.json"))
     rows = [] if measured else runs_in(folder)
     for path in measured:
         try:

@@ -17,6 +17,7 @@ import difflib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
@@ -75,9 +76,18 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+STORED = {
+    *(set(TABLES) - {"claims", "one_block", "learnt_depth", "follow_layers"}),
+    *("collapse_guided", "lidar_baseline", "point_network"),
+}
+"""Names of experiments, whose rows lie in docs/results."""
+
+
 def take(name: str, folder: Path, page: str, add: bool = False) -> None:
     """Store the rows of a study, or of the finished runs in a folder, in place of the stored ones or (add) beside
     them; not where the page's tables do not take them."""
+    if name not in STORED:
+        raise InputError(f"expected the name of an experiment, one of {', '.join(sorted(STORED))}; found {name!r}")
     rows, study = rows_in(folder), study_of(folder)
     if add:
         rows = together(name, rows, study)
@@ -105,13 +115,13 @@ def together(name: str, rows: Sequence[Mapping[str, Any]], study: Mapping[str, A
     """The stored rows of runs and new ones, which are of other runs. InputError where one is of the same, or of a
     study, whose rows belong together."""
     there = result_rows.content_of(name)
-    if study or "study" in there:
-        raise InputError(f"{name}: expected rows of runs, found a study, whose rows are stored together: use --take")
-    own = {run_of(row) for row in there["rows"]}
-    if twice := [row for row in rows if run_of(row) in own]:
+    if study or "study" in there or not all("arm" in row for row in [*there["rows"], *rows]):
+        raise InputError(f"{name}: expected rows of runs, found others, which are stored together: use --take")
+    counts = Counter(map(run_of, [*there["rows"], *rows]))
+    if twice := [row for row in rows if counts[run_of(row)] > 1]:
         named = ", ".join(f"{key} {value}" for key, value in zip(RUN, run_of(twice[0]), strict=True) if value)
         raise InputError(
-            f"{name}: {len(twice)} of {len(rows)} rows are of runs that are stored already, the first of {named}: "
+            f"{name}: {len(twice)} of {len(rows)} rows are of runs that are there already, the first of {named}: "
             "leave them out of the folder, or use --take, which stores the folder's rows alone"
         )
     return [*there["rows"], *rows]

@@ -41,6 +41,7 @@ def page_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracies: d
     claim = {"claim": "a beats b", "source": "us", "table": "t", "anchor": "t", "rows": "some", **sides}
     (rows / "claims.json").write_text(json.dumps([{**claim, "value": "test_accuracy"}]))
     monkeypatch.setattr(results, "PAGE", page)
+    monkeypatch.setattr(results, "STORED", {"some", "ends", "unconstrained"})
     monkeypatch.setattr(result_rows, "ROWS", rows)
     return page
 
@@ -182,9 +183,16 @@ def test_more_runs_stand_beside_those_there(
     assert len(kept) == 6 and kept[4:] == new
     assert results.main(["--add", "some", str(more)]) == 2 and json.loads(stored.read_text())["rows"] == kept
     said = capsys.readouterr().err
-    assert "2 of 2 rows are of runs that are stored already, the first of arm a, seed 2, policy io: leave" in said
+    assert "2 of 2 rows are of runs that are there already, the first of arm a, seed 2, policy io: leave" in said
+    (more / "rows.json").write_text(json.dumps([{**new[0], "seed": 3}] * 2))
+    assert results.main(["--add", "some", str(more)]) == 2 and "2 of 2 rows" in capsys.readouterr().err
+    (more / "rows.json").write_text(json.dumps([{"candidate": "c", "shot_seed": 1}]))
+    assert results.main(["--add", "some", str(more)]) == 2 and "expected rows of runs" in capsys.readouterr().err
+    for wrong in ("other", "", "../some", "claims"):
+        assert results.main(["--add", wrong, str(more)]) == 2
+        assert "expected the name of an experiment, one of" in capsys.readouterr().err
     (more / "study.yaml").write_text("kind: unconstrained\n")
-    assert results.main(["--add", "some", str(more)]) == 2 and "found a study" in capsys.readouterr().err
+    assert results.main(["--add", "some", str(more)]) == 2 and "expected rows of runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["a digit of a table", "a number in the text"])
