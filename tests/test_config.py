@@ -232,7 +232,6 @@ IDLE = {  # settings that do nothing, what is said of the first, and what makes 
     "finetune.candidates=[layer1.0] finetune.probe_epochs=3": ("finetune.cand", "finetune.policy=layer:auto"),
     "training.layer_decay=0.5 finetune.policy=head": ("training.layer_decay = 0.5", "finetune.policy=io"),
     "training.step_per=epoch training.schedule=constant": ("training.step_per = epoch", "training.warmup_epochs=2"),
-    "network.patch=4 network.stem=paper": ("network.patch = 4", "network.stem=patch"),
     "collapse.at=[50, 150, 250]": ("collapse.at: nothing is measured after epoch 150, 250", "training.epochs=300"),
     "data.ground_cell=9 data.up=z": ("data.ground_cell = 9.0", "data.features=[ground_height]"),
     "data.intensity=scene data.scaling={intensity: 2}": ("data.intensity = scene", "data.features=[intensity]"),
@@ -242,6 +241,7 @@ IDLE = {  # settings that do nothing, what is said of the first, and what makes 
     "data.shot_seed=2 data.validation=0": ("data.shot_seed = 2", "data.shots=3"),
     "data.synthetic.difficulty.tilt=3 data.synthetic.points=9": ("data.synthetic.points = 9", "data.name=synthetic"),
     "data.synthetic_scenes.rays=9": ("data.synthetic_scenes.rays = 9", "data.name=synthetic_scenes"),
+    "data.name=synthetic data.sample=9 data.columns='x y z'": ("data.sample = 9", "data.name=folder"),
     "data.scenes.unit=2": ("data.scenes.unit = 2.0", "data.name=scenes"),
     "data.augmentation.elastic_probability=0.5": ("data.aug", "data.augmentation.elastic=[[6, 40]]"),
     "data.augmentation.shift=0 data.augmentation.shift_probability=0.5": ("data.aug", "data.augmentation.shift=0.1"),
@@ -271,14 +271,18 @@ def test_what_ships_has_no_setting_that_changes_nothing(path: Path) -> None:
 
 def test_a_setting_that_works_in_some_run_of_a_sweep_is_not_idle() -> None:
     alone, taught = (Config(teacher={"network": n, "soft": True}, data={"shots": 5}) for n in (None, "runs/a"))  # type: ignore[arg-type]
-    assert idle_in_all([alone, alone]) == idle_settings(alone) != [] == idle_in_all([alone, taught])
+    told = ["teacher.soft changes nothing: teacher.network names no teacher"]
+    assert idle_in_all([alone, alone]) == told and idle_in_all([alone, taught]) == []
+    cells = [Config(data={"ground_cell": cell, "up": "z"}) for cell in (1, 5, 9)]  # type: ignore[arg-type]
+    assert idle_in_all(cells) == ["data.ground_cell changes nothing: data.features has no ground_height"]
 
 
 def test_idle_settings_are_told_before_and_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = "choose.epochs = [2] changes nothing: choose.lr names no rates to choose from"
+    reason = "changes nothing: choose.lr names no rates to choose from"
+    line = f"choose.epochs = [2] {reason}"
     path = write(tmp_path / "a.yaml", "choose: {epochs: 2}\nsweep:\n  - seed: [1, 2]\n")
     planned = CliRunner().invoke(app, ["sweep", str(path), "--plan", "--runs", str(tmp_path)])
-    assert f"note: in every run {line}" in planned.stdout
+    assert f"note: in every run choose.epochs {reason}" in planned.stdout
     shown = CliRunner().invoke(app, ["config", "modelnet40/resnet50_io", "choose.epochs=2"])
     assert f"note: {line}" in shown.stderr and "note" not in shown.stdout
     run_transfer(tiny("choose.epochs=2", "training.epochs=0"), tmp_path)

@@ -13,6 +13,7 @@ OWN_DATA = {"synthetic": "synthetic", "synthetic_scenes": "synthetic_scenes", "s
 """Sections of `data` that one dataset reads, by the name of that dataset."""
 STRENGTHS = {"shift_probability": "shift", "jitter_probability": "jitter", "elastic_probability": "elastic"}
 """Chances of a random change, by what says how large it is."""
+OTHER = ", though other random numbers are drawn"
 
 
 def idle_settings(config: Config) -> list[str]:
@@ -22,13 +23,8 @@ def idle_settings(config: Config) -> list[str]:
     >>> idle_settings(Config(choose={"clouds": 10}, data={"shots": 5}))
     ['choose.clouds = 10 changes nothing: choose.lr names no rates to choose from']
     """
-    usual = Config()
-    changed = {name: value for name, value in _settings(config) if value != _setting(usual, name)}
-    found = []
-    for names, reason in _reasons(config):
-        for name in changed:
-            if any(name == each or name.startswith(f"{each}.") for each in names):
-                found.append(f"{name} = {_told(changed[name])} changes nothing: {reason}")
+    changed, idle = _changed(config), _idle(config)
+    found = [f"{name} = {_told(changed[name])} changes nothing: {idle[name]}" for name in changed if name in idle]
     epochs = config.training.epochs
     if late := [str(epoch) for epoch in config.collapse.at if epoch > epochs]:
         found.append(f"collapse.at: nothing is measured after epoch {', '.join(late)}, as training.epochs = {epochs}")
@@ -36,9 +32,31 @@ def idle_settings(config: Config) -> list[str]:
 
 
 def idle_in_all(configs: Sequence[Config]) -> list[str]:
-    """The lines of `idle_settings` that hold for every one of several configs."""
-    each = [idle_settings(config) for config in configs]
-    return [line for line in each[0] if all(line in lines for lines in each[1:])]
+    """A line for each setting that was changed in some of several configs and does nothing in any of them.
+
+    >>> idle_in_all([Config(choose={"epochs": epochs}) for epochs in (2, 3)])
+    ['choose.epochs changes nothing: choose.lr names no rates to choose from']
+    """
+    changed = dict.fromkeys(name for config in configs for name in _changed(config))
+    idle = [_idle(config) for config in configs]
+    return [f"{name} changes nothing: {idle[0][name]}" for name in changed if all(name in each for each in idle)]
+
+
+def _changed(config: Config) -> dict[str, Any]:
+    """The settings that are not as they are by default."""
+    usual = Config()
+    return {name: value for name, value in _settings(config) if value != _setting(usual, name)}
+
+
+def _idle(config: Config) -> dict[str, str]:
+    """Every setting that does nothing here, changed or not, and why."""
+    reasons = _reasons(config)
+    return {
+        name: reason
+        for name, _ in _settings(config)
+        for names, reason in reasons
+        if any(name == each or name.startswith(f"{each}.") for each in names)
+    }
 
 
 def _reasons(config: Config) -> list[tuple[tuple[str, ...], str]]:
@@ -59,14 +77,14 @@ def _reasons(config: Config) -> list[tuple[tuple[str, ...], str]]:
             ("training.step_per",),
             "the learning rate never moves (training.schedule, training.warmup_epochs)",
         ),
-        (
-            config.network.stem not in ("auto", "patch"),
-            ("network.patch",),
-            f"network.stem = {config.network.stem} has no patches",
-        ),
         ("ground_height" not in data.features, ("data.ground_cell",), "data.features has no ground_height"),
         ("intensity" not in data.features, ("data.intensity",), "data.features has no intensity"),
         ("normals" not in data.features, ("data.normals",), "data.features has no normals"),
+        (
+            data.name in ("synthetic", "synthetic_scenes"),
+            tuple(f"data.{name}" for name in ("variant", "sample", "sample_seed", "columns", "nan_points", "labels")),
+            f"data.name = {data.name} reads no files",
+        ),
         (not data.name.startswith("modelnet"), ("data.classes",), f"data.name = {data.name} has classes of its own"),
         (not drawn, ("data.class_split.seed",), "data.class_split draws no classes"),
         (
@@ -85,11 +103,15 @@ def _reasons(config: Config) -> list[tuple[tuple[str, ...], str]]:
     ]
     if (changes := data.augmentation) is not None:
         rules += [
-            (not getattr(changes, strength), (f"data.augmentation.{name}",), f"data.augmentation.{strength} is none")
+            (
+                not getattr(changes, strength),
+                (f"data.augmentation.{name}",),
+                f"data.augmentation.{strength} is none{OTHER}",
+            )
             for name, strength in STRENGTHS.items()
         ]
         colours = tuple(f"data.augmentation.{name}" for name in type(changes).model_fields if "colour" in name)
-        rules.append(("colour" not in data.features, colours, "data.features has no colour"))
+        rules.append(("colour" not in data.features, colours, f"data.features has no colour{OTHER}"))
     return [(names, reason) for idle, names, reason in rules if idle]
 
 
