@@ -244,7 +244,7 @@ IDLE = {  # settings that do nothing, what is said of the first, and what makes 
     "data.name=synthetic data.sample=9 data.columns='x y z'": ("data.sample = 9", "data.name=folder"),
     "data.scenes.unit=2": ("data.scenes.unit = 2.0", "data.name=scenes"),
     "data.augmentation.elastic_probability=0.5": ("data.aug", "data.augmentation.elastic=[[6, 40]]"),
-    "data.augmentation.shift=0 data.augmentation.shift_probability=0.5": ("data.aug", "data.augmentation.shift=0.1"),
+    "data.augmentation.jitter=0 data.augmentation.jitter_probability=0.5": ("data.aug", "data.augmentation.jitter=0.1"),
     "data.augmentation.colour_drop=0.3": ("data.augmentation.colour_drop = 0.3", "data.features=[colour]"),
 }
 

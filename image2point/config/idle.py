@@ -11,8 +11,8 @@ from image2point.config.sections import Config
 
 OWN_DATA = {"synthetic": "synthetic", "synthetic_scenes": "synthetic_scenes", "scenes": "scenes"}
 """Sections of `data` that one dataset reads, by the name of that dataset."""
-STRENGTHS = {"shift_probability": "shift", "jitter_probability": "jitter", "elastic_probability": "elastic"}
-"""Chances of a random change, by what says how large it is."""
+STRENGTHS = {"jitter_probability": "jitter", "elastic_probability": "elastic"}
+"""Chances of a random change, by what says how large it is; that of a shift moves other random numbers."""
 OTHER = ", though other random numbers are drawn"
 
 
@@ -103,11 +103,7 @@ def _reasons(config: Config) -> list[tuple[tuple[str, ...], str]]:
     ]
     if (changes := data.augmentation) is not None:
         rules += [
-            (
-                not getattr(changes, strength),
-                (f"data.augmentation.{name}",),
-                f"data.augmentation.{strength} is none{OTHER}",
-            )
+            (not getattr(changes, strength), (f"data.augmentation.{name}",), f"data.augmentation.{strength} is none")
             for name, strength in STRENGTHS.items()
         ]
         colours = tuple(f"data.augmentation.{name}" for name in type(changes).model_fields if "colour" in name)

@@ -26,10 +26,12 @@ from image2point.config.lifting import Ablation
 from image2point.errors import InputError
 from image2point.experiments.measure import Subject, open_subject
 from image2point.finetune import freeze
+from image2point.jobs.artefact import begins_elsewhere
 from image2point.lifting import LiftedNetwork
 from image2point.lifting.observe import body_blocks
 from image2point.report.numbers import UNDEFINED, beside_null
 from image2point.report.plain import Table
+from image2point.roles import read_policy
 from image2point.training.batches import batches, shuffled
 from image2point.training.recalibration import recalibrate
 from image2point.units import ALONE, Crew
@@ -96,18 +98,38 @@ def with_controls(candidates: Candidates, controls: Sequence[str]) -> dict[str, 
 
 
 def with_ends(path: Path, candidates: Candidates, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Each candidate, followed by its network cut behind each block of the body (`network.until`).
+    """Each candidate, followed by its network cut behind each block of the body (`network.until`), but for the last
+    where nothing but the classifier follows.
 
-    Raises InputError where the config at `path` is not that of a transfer.
+    Raises InputError where the config at `path` is not that of a transfer, and for what was lifted already.
     """
     found: dict[str, list[str]] = {}
     for name, settings in candidates.items():
-        configuration.load_config(path, [*overrides, *settings])
+        weights = configuration.load_config(path, [*overrides, *settings]).network.weights
+        if begins_elsewhere(weights):
+            raise InputError(
+                f"{name}: {weights} is lifted already, and --ends cuts 2D networks; name one, ARCH=WEIGHTS"
+            )
         found[name] = list(settings)
-        network = open_subject(path, [*overrides, *settings, "network.weights=random"]).network
-        assert isinstance(network, LiftedNetwork)
-        found |= {f"{name}, until {block}": [*settings, f"network.until={block}"] for block in body_blocks(network)}
+        whole = _blank(path, [*overrides, *settings])
+        blocks = body_blocks(whole)
+        if _body(_blank(path, [*overrides, *settings, f"network.until={blocks[-1]}"])) == _body(whole):
+            blocks = blocks[:-1]
+        found |= {f"{name}, until {block}": [*settings, f"network.until={block}"] for block in blocks}
     return found
+
+
+def _blank(path: Path, settings: Sequence[str]) -> LiftedNetwork:
+    """The network of a config with random weights, and without what a part of it may not have."""
+    plain = ("network.weights=random", "network.axis=z", "network.head=linear")
+    network = open_subject(path, [*settings, *plain]).network
+    assert isinstance(network, LiftedNetwork)
+    return network
+
+
+def _body(network: LiftedNetwork) -> list[str]:
+    """The names of all parameters but those behind global pooling."""
+    return [record.name for record in network.lifting.parameters if record.role != "output"]
 
 
 def rank_candidates(
@@ -138,7 +160,11 @@ def scores_of(
 
 
 def _score(path: Path, norms: str, folds: int, planned: tuple[str, Sequence[str]]) -> Ranked:
-    return score(path, *planned, norms, folds)
+    try:
+        return score(path, *planned, norms, folds)
+    except InputError as error:
+        name = planned[0]
+        raise error if str(error).startswith(name) else InputError(f"{name}: {error}") from None
 
 
 def score(path: Path, name: str, settings: Sequence[str], norms: str = "train", folds: int = 5) -> Ranked:
@@ -152,7 +178,8 @@ def score(path: Path, name: str, settings: Sequence[str], norms: str = "train", 
     if norms not in NORMS:
         raise InputError(f"norms: expected one of {', '.join(NORMS)}, found {norms!r}")
     began = time.monotonic()
-    open_stem = configuration.load_config(path, settings).network.stem == "auto"
+    asked = configuration.load_config(path, settings).network
+    open_stem = asked.stem == "auto" and not begins_elsewhere(asked.weights)
     # Behind a fresh stem, random numbers would be scored.
     subject = open_subject(path, [*settings, "network.stem=inflate"] if open_stem else settings)
     if norms == "train":
@@ -168,13 +195,21 @@ def score(path: Path, name: str, settings: Sequence[str], norms: str = "train", 
     return Ranked(name, tuple(settings), scores, nulls, len(samples), features.shape[1], time.monotonic() - began)
 
 
+def _has(network: LiftedNetwork, block: str) -> bool:
+    return any(record.name.startswith(f"{block}.") for record in network.lifting.parameters)
+
+
 def settle(subject: Subject, policy: str | None = None) -> None:
     """Give the norms that follow the batch under a policy (the config's own unless given) the statistics of the
-    training clouds."""
+    training clouds. Where a policy trains a block that is not there, or not chosen yet, those of `io` follow."""
     config, network = subject.config, subject.network
     if not isinstance(config, Config) or not isinstance(network, LiftedNetwork):
         raise InputError(f"{subject.where} should be the config of a transfer, found one of a pre-training")
-    freeze(network, policy or config.finetune.policy)
+    policy = policy or config.finetune.policy
+    block = read_policy(policy).block
+    freeze(
+        network, "io" if block == "auto" or (block and config.network.until and not _has(network, block)) else policy
+    )
     samples, training, first = subject.samples("train"), config.training, next(network.parameters())
     plan = shuffled(len(samples), training.batch_size, config.seed, epoch=0)
     clouds = batches(samples, plan, subject.recipe, None, training.workers, first.device.type == "cuda")

@@ -15,7 +15,7 @@ from torch import fx
 
 from image2point.errors import InputError
 from image2point.lifting.dead_code import drop_dead
-from image2point.lifting.graph import Stem, Trace, find_stem
+from image2point.lifting.graph import Stem, Trace
 from image2point.lifting.image_shapes import image_channels, shape_of
 from image2point.networks.layer_names import blocks
 
@@ -24,18 +24,17 @@ def cut(traced: Trace, stem: Stem, until: Any) -> Stem:
     """Let a traced network end in the mean over space of what the block or stage `until` gives, in place.
 
     Returns:
-        The stem of what is left: that of the whole network, unless the cut is inside of it.
+        The stem, without the pools behind the cut.
 
     Raises:
-        InputError: where no part of that name gives one map, or none of its convolutions comes before it; the network
-            is then as it was.
+        InputError: where no part of that name gives one map behind the stem; the network is then as it was.
     """
     given = traced.outputs.get(until) if isinstance(until, str) else None
     if given is None or given not in traced.graph.nodes or not _is_map(traced, stem, given):
-        there = blocks(f"{node.target}.weight" for node in traced.kernels())
+        there = blocks(f"{node.target}.weight" for node in traced.kernels() if node not in stem.nodes)
         raise InputError(
-            f"until: expected the name of a part of {traced.name} that gives one map, found {until!r}; its blocks are "
-            f"{', '.join(there)}"
+            f"until: expected the name of a part of {traced.name} that gives one map behind the stem, found {until!r}; "
+            f"its blocks are {', '.join(there)}"
         )
     (last,), nodes = traced.graph.find_nodes(op="output"), list(traced.graph.nodes)
     behind = nodes[nodes.index(given) + 1 :]
@@ -48,8 +47,6 @@ def cut(traced: Trace, stem: Stem, until: Any) -> Stem:
             traced.graph.erase_node(node)
     drop_dead(traced)
     left = set(traced.graph.nodes)
-    if not left.issuperset(stem.nodes):
-        return find_stem(traced)
     return replace(stem, pools=tuple(node for node in stem.pools if node in left))
 
 
@@ -66,13 +63,13 @@ def unneeded(traced: Trace) -> frozenset[str]:
 
 
 def _is_map(traced: Trace, stem: Stem, node: fx.Node) -> bool:
-    """Whether a node gives a map with something of the image's space, behind a convolution."""
+    """Whether a node gives a map with something of the image's space, behind all of the stem."""
     waiting, seen = [node], set[fx.Node]()
     while waiting:
         for each in {waiting.pop()} - seen:
             seen.add(each)
             waiting += each.all_input_nodes
-    if not any(kernel in seen for kernel in traced.kernels()):
+    if node in stem.nodes or not seen.issuperset(stem.nodes):
         return False
     shape = shape_of(traced, node, image_channels(traced, stem), (224, 448))
     return len(shape) == 4 and sum(size > 1 for size in shape[1:]) > 1

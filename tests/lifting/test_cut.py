@@ -112,7 +112,8 @@ def test_of_a_part_that_is_called_twice_the_last_call_counts() -> None:
 def test_before_the_first_convolution_there_is_nothing_to_cut() -> None:
     network = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
     with pytest.raises(
-        InputError, match=r"until: expected the name of a part of Sequential that gives one map, found '0'"
+        InputError,
+        match=r"until: expected the name of a part of Sequential that gives one map behind the stem, found '0'",
     ):
         i2p.lift(network, num_classes=None, until="0")
 
@@ -120,9 +121,19 @@ def test_before_the_first_convolution_there_is_nothing_to_cut() -> None:
 @pytest.mark.parametrize("until", ["layer9", "fc", "global_pool", "", "layer4.1.bn2.weight", 3, ["layer1"]])
 def test_what_is_no_part_with_a_map_is_refused(until: object) -> None:
     with pytest.raises(
-        InputError, match=r"until: expected the name of a part of resnet18 that gives one map, found .*layer4\.1"
+        InputError,
+        match=r"until: expected the name of a part of resnet18 that gives one map behind the stem, found .*layer4\.1",
     ):
         i2p.lift("resnet18", "random", until=until)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arch", "until"), [("resnet10t", "conv1"), ("resnet10t", "conv1.3"), ("resnet18", "conv1"), ("test_nfnet", "stem")]
+)
+def test_a_part_of_the_stem_is_no_network(arch: str, until: str) -> None:
+    """Which stem a network has depends on all of the 2D one: half of it would be another."""
+    with pytest.raises(InputError, match=r"gives one map behind the stem, found .*; its blocks are (?!conv1|stem)"):
+        i2p.lift(arch, "random", until=until)
 
 
 def test_a_gate_has_nothing_left_of_the_space() -> None:

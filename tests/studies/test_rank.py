@@ -156,12 +156,24 @@ def test_where_a_network_should_end_is_ranked(config: Path, tmp_path: Path) -> N
     assert result.exit_code == 0, result.output
     found = {each["name"]: each for each in json.loads(out.read_text())["candidates"]}
     whole = "test_resnet=random"
-    blocks = ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]
+    blocks = ["layer1.0", "layer2.0", "layer3.0"]  # behind the fourth nothing is left to cut off
     assert list(found) == [whole, *(f"{whole}, until {block}" for block in blocks)]
     cut = open_subject(config, ["network.arch=test_resnet", "network.weights=random", "network.until=layer2.0"])
     assert found[f"{whole}, until layer2.0"]["dim"] == cut.network.linear_classifier()[0].shape[1]
     again = rank.score(config, "again", ["network.until=layer2.0"]).scores
     assert found[f"{whole}, until layer2.0"]["scores"] == pytest.approx(again)
+
+
+@pytest.mark.parametrize("policy", ["layer:layer3.0", "scl:auto", "layer:auto"])
+def test_ends_are_ranked_under_policies_that_train_a_block(config: Path, policy: str) -> None:
+    """Of a network that ends before the block, the norms of stem and head follow the batch."""
+    network = ["network.arch=test_resnet", "network.weights=random", "network.until=layer2.0"]
+    found, as_io = (
+        rank.score(config, "a", [*network, f"finetune.policy={each}"]).scores for each in (policy, "io")
+    )
+    assert found == as_io
+    with pytest.raises(InputError, match=r"^wrong: policy layer:layer9: no parameter lies in 'layer9'"):
+        rank.rank_candidates(config, {"wrong": [*network[:2], "finetune.policy=layer:layer9"]})
 
 
 def test_scores_are_held_against_accuracies_within_a_kind_too() -> None:
@@ -187,6 +199,7 @@ def test_what_cannot_be_ranked_is_named(config: Path) -> None:
         (("--model", "test_resnet", "--by", "accuracy"), "--by: expected one of nc1_trace_ratio"),
         (("--model", "test_resnet", "--norms", "batch"), "norms: expected one of train, stored, found 'batch'"),
         (("--model", "test_resnet,rules=mean"), "rules"),
+        (("--model", "test_resnet=run:runs/a", "--ends"), "run:runs/a is lifted already, and --ends cuts 2D networks"),
         (
             ("--model", "test_resnet", "data.shots=1"),
             "cannot be scored on 6 training clouds: scores: expected at least",
