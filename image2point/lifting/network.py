@@ -23,6 +23,7 @@ from image2point.lifting.observe import (
 from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
+from image2point.lifting.settings import changing, settings
 from image2point.lifting.usable import YIELDING, Usable
 from image2point.networks.interface import features_before, modes_kept
 from image2point.networks.layer_names import Rows
@@ -97,6 +98,7 @@ class LiftedNetwork(Usable, OwnNorms):
         self._regions: dict[str, Region]
         self._programs: dict[str, Program]
         self.renew_program()
+        self._made = settings(self)
 
     def __getattr__(self, name: str) -> Any:
         """A child, a parameter or a buffer; else what this network has under that name itself."""
@@ -237,7 +239,8 @@ class LiftedNetwork(Usable, OwnNorms):
 
     def _add(self, addition: str, block: str) -> None:
         """Add parameters to the layers outside of a block, in place (`lifting.additions`)."""
-        self._lifting = additions.add(self, addition, block)
+        with changing(self):
+            self._lifting = additions.add(self, addition, block)
 
     def _run(self, x: Voxels, what: str = "everything") -> dict[str, Any]:
         """The named results of one pass."""
