@@ -69,30 +69,12 @@ def freeze(net: nn.Module, policy: str, roles: Mapping[str, str] | None = None) 
     if not isinstance(net, LiftedNetwork):
         inside = " (call it on the lifted network inside, before it is wrapped)" if _holds_lifted(net) else ""
         raise InputError(f"freeze needs a network made by image2point.lift, found {type(net).__name__}{inside}")
-    rules, block = _rules(net, policy)
+    rules, _ = _rules(net, policy)
     _keep_roles(net, roles or {})
-    found = _roles(net)
-    biases = {name for name, _ in net.named_parameters() if name.endswith(".bias") and found[name] in rules.biases}
-    if rules.biases and not biases:
+    if rules.biases and not _biases(net, rules, _roles(net)):
         raise InputError(f"policy {policy}: the norms of {net.lifting.network} have no biases")
     add_parameters(net, policy)
-    found, additions, named = _roles(net), added(net), set(map(addition_kind, rules.additions))
-    for name, parameter in net.named_parameters():
-        if name in additions:  # `all` trains them as well
-            trains = additions[name] in named or "body" in rules.trainable
-        else:
-            trains = found[name] in rules.trainable or name in biases
-        parameter.requires_grad_(trains or _inside(name, block))
-    held = set()
-    for name, module in net.named_modules():
-        role = found.get(name)
-        still = isinstance(module, _BatchNorm) and role not in rules.statistics and not _inside(name, block)
-        if rules.only is not None:  # containers have no role; they rest only where everything does
-            still = role not in rules.only if role else not rules.only
-        if still:
-            held.add(name)
-    net.hold_in_eval(held)
-    net._policy = policy
+    freeze_as_it_is(net, policy)
     if policy.startswith("io+norm") and "norm" not in trained(net):
         logger.warning(
             "policy %s: the norms of %s have no parameters, so none of them trains", policy, net.lifting.network
@@ -130,6 +112,35 @@ def add_parameters(net: LiftedNetwork, policy: str) -> None:
         net._add(addition, block)
 
 
+def freeze_as_it_is(net: LiftedNetwork, policy: str) -> None:
+    """As `freeze`, for a network that was under this policy before: nothing is added, and nothing said.
+
+    So a policy whose additions were folded away holds what it held.
+
+    Raises:
+        InputError: as `freeze` does.
+    """
+    rules, block = _rules(net, policy)
+    found, additions, named = _roles(net), added(net), set(map(addition_kind, rules.additions))
+    biases = _biases(net, rules, found)
+    for name, parameter in net.named_parameters():
+        if name in additions:  # `all` trains them as well
+            trains = additions[name] in named or "body" in rules.trainable
+        else:
+            trains = found[name] in rules.trainable or name in biases
+        parameter.requires_grad_(trains or _inside(name, block))
+    held = set()
+    for name, module in net.named_modules():
+        role = found.get(name)
+        still = isinstance(module, _BatchNorm) and role not in rules.statistics and not _inside(name, block)
+        if rules.only is not None:  # containers have no role; they rest only where everything does
+            still = role not in rules.only if role else not rules.only
+        if still:
+            held.add(name)
+    net.hold_in_eval(held)
+    net._policy = policy
+
+
 def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
     """Names of the batch norms that use and follow the statistics of the batch when the network trains under a policy.
 
@@ -145,6 +156,11 @@ def following(net: LiftedNetwork, policy: str) -> frozenset[str]:
 def blocks_of(net: LiftedNetwork) -> tuple[str, ...]:
     """The blocks of the body, in order: what `layer:` and `scl:` can name, and `auto` chooses from."""
     return body_blocks(net)
+
+
+def _biases(net: LiftedNetwork, rules: Policy, found: Mapping[str, str]) -> set[str]:
+    """Names of the biases that a policy names."""
+    return {name for name, _ in net.named_parameters() if name.endswith(".bias") and found[name] in rules.biases}
 
 
 def _inside(name: str, block: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +29,10 @@ from image2point.finetune import count
 from image2point.jobs.artefact import usage_of_run
 from image2point.jobs.label_files import label_points
 from image2point.jobs.reuse import predict
+from image2point.jobs.saving import save_weights
 from image2point.lifting.usable import Usable
 from image2point.runs import Run
+from image2point.training import checkpoint
 
 CLASSES = ("ball", "box", "cone")
 
@@ -226,10 +230,6 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def test_what_a_folder_cannot_give_back_is_not_saved(tmp_path: Path) -> None:
     net = small()
-    net.blocks[0] = nn.Identity()
-    with pytest.raises(i2p.InputError, match="other tensors than it was lifted with"):
-        net.save(tmp_path / "net")
-    net = small()
     net.extra = nn.Linear(2, 2)
     with pytest.raises(i2p.InputError, match=r"extra\.bias"):
         net.save(tmp_path / "net")
@@ -241,6 +241,98 @@ def test_what_a_folder_cannot_give_back_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(i2p.InputError, match="of something else, such as a run"):
         small().save(tmp_path / "run")
     assert (tmp_path / "run/weights.safetensors").read_bytes() == b"of a run"
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def changed(what: str, net: Any) -> None:
+    block = net.layer2[0]
+    if what == "block":
+        net.layer2[0] = nn.Identity()
+    elif what == "activation":
+        block.act2 = nn.Tanh()
+    elif what == "inside":
+        block.act2.module = nn.Identity()
+    elif what == "classifier":
+        net.fc = Doubled(net.fc.in_features, net.fc.out_features)
+    elif what == "gone":
+        block.act2 = None
+    elif what == "eps":
+        block.bn1.eps = 0.1
+    else:
+        block.bn2.weight = block.bn1.weight
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("block", r"net\.layer2\.0 is Identity and was Block"),
+        ("activation", r"net\.layer2\.0\.act2 is Tanh and was Pointwise"),
+        ("inside", r"net\.layer2\.0\.act2\.module is Identity and was ReLU"),
+        ("classifier", r"net\.fc is Doubled and was Linear"),
+        ("gone", r"net\.layer2\.0\.act2 is gone"),
+        ("eps", r"net\.layer2\.0\.bn1\.eps is 0\.1 and was 1e-05"),
+        ("tied", r"net\.layer2\.0\.bn1\.weight and net\.layer2\.0\.bn2\.weight are one tensor"),
+    ],
+)
+def test_what_was_changed_is_named_and_not_saved(tmp_path: Path, what: str, message: str) -> None:
+    """Also after a policy added to the network, as a copy, and folded."""
+    net = i2p.lift("test_resnet", weights="random", num_classes=3)
+    changed(what, net)
+    with pytest.raises(i2p.InputError, match=f"{message}, which a folder could not give back"):
+        net.save(tmp_path / "net")
+    if what in ("activation", "inside", "eps"):
+        i2p.freeze(net, "io+depth")
+        again = pickle.loads(pickle.dumps(net.fold()))
+        if what != "activation":
+            again = i2p.segmenter(again, 3)
+        with pytest.raises(i2p.InputError, match=message):
+            again.save(tmp_path / "net")
+    assert not list(tmp_path.glob("net/*"))
+
+
+def test_what_training_alone_sees_is_no_change(tmp_path: Path) -> None:
+    net = i2p.lift("test_efficientnet", weights="random", num_classes=3)
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.01
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(trained(net)).bfloat16()
+    net.blocks[0].register_forward_hook(lambda *_: None)
+    again = load(net.save(tmp_path / "net"))
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def behaviour(net: Any) -> tuple[dict[str, bool], dict[str, bool]]:
+    """What trains, and the modes of the modules in training."""
+    modes = {name: module.training for name, module in net.train().named_modules()}
+    return {name: parameter.requires_grad for name, parameter in net.named_parameters()}, modes
+
+
+@pytest.mark.parametrize("policy", ["io", "io+norm", "all", "head", "none", "io+depth+ssf", "scl:layer4.0"])
+def test_a_network_comes_back_frozen(tmp_path: Path, policy: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where what the policy added is folded away; and nothing is said about it."""
+    net = i2p.lift("test_resnet", weights="random", num_classes=3, rule="mean")
+    i2p.freeze(net, policy)
+    caplog.clear()
+    for each in (net, net.fold()):
+        again = load(each.save(tmp_path / "net"))
+        assert not again.training and behaviour(again) == behaviour(each)
+        assert behaviour(load(again.save(tmp_path / "again"))) == behaviour(each)
+    assert not caplog.records
+
+
+def test_weights_that_share_memory_are_written_whole(tmp_path: Path) -> None:
+    """As runs write them: their own code makes the same network again, ties included."""
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    save_weights(net, tmp_path / "weights.safetensors")
+    checkpoint.save(tmp_path / "checkpoint", "epoch-0001", net.state_dict(), {})
+    for found in (load_file(tmp_path / "weights.safetensors"), checkpoint.load(tmp_path / "checkpoint/epoch-0001")[0]):
+        assert found.keys() == net.state_dict().keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in net.state_dict().items())
 
 
 def test_another_linear_classifier_is_saved(tmp_path: Path) -> None:
@@ -274,6 +366,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     )
     assert "install a newer one" in broken(format=99) and "with its format" in broken(format=None)
     assert "unknown key" in broken(use={"voxel_size": 0.2, "more": 1}) and "voxel_size" in broken(use={})
+    assert "network.json, under policy: expected one of io, " in broken(policy="x")
     assert "under policy" in broken(policy=3) and "damaged" in broken(scores={"a": "b"})
     assert "not the file" in broken(sha256="0" * 64)
     assert "rule: expected one of" in broken(
@@ -313,6 +406,10 @@ def test_a_run_is_such_a_network(run: Path, tmp_path: Path) -> None:
     content = json.loads((tmp_path / "net/network.json").read_text())
     final = json.loads((run / "summary.json").read_text())["final"]
     assert content["scores"]["test_accuracy"] == final["test_accuracy"] and content["policy"] == "io+norm"
+    frozen = copy.deepcopy(net)
+    frozen.requires_grad_(True)
+    i2p.freeze(frozen, "io+norm")
+    assert behaviour(net) == behaviour(again) == behaviour(frozen) and count(net).trainable < count(net).total
 
 
 def test_predict_takes_clouds_as_the_run_did(run: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from image2point.networks.interface import features_before
+from image2point.networks.interface import features_before, modes_kept
 
 
 def test_features_before_a_classifier_leave_no_hook() -> None:
@@ -21,3 +21,12 @@ def test_features_before_a_classifier_leave_no_hook() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         features_before(layer, broken)
     assert not layer._forward_pre_hooks
+
+
+def test_every_module_keeps_its_mode() -> None:
+    """Also one that the caller set apart from the others, and after an error."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
+    with pytest.raises(RuntimeError, match="broken"), modes_kept(net):
+        net.eval()
+        raise RuntimeError("broken")
+    assert [module.training for module in net.modules()] == [True, True, False]

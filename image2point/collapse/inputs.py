@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from image2point.errors import InputError
 
 # Elements of float64 that one intermediate may hold (32 MiB): longer work is done in blocks of this size.
 BLOCK = 2**22
+
+LARGEST = 1e70
+"""Of the numbers that are taken: sums of their fourth powers are finite. Only float64 holds larger ones."""
 
 
 class StatisticsError(InputError):
@@ -49,20 +53,22 @@ def as_float64(values: Tensor, device: torch.device) -> Tensor:
 
 
 def check_matrix(values: Any, what: str, rows: str, columns: int) -> Tensor:
-    """A finite floating-point matrix [rows, columns], or StatisticsError naming the first bad row."""
+    """A floating-point matrix [rows, columns] of finite numbers up to LARGEST, or StatisticsError naming the first bad
+    row."""
     matrix = as_tensor(values, what)
     if matrix.ndim != 2 or matrix.shape[1] != columns:
         raise StatisticsError(f"{what}: expected shape [{rows}, {columns}], found {list(matrix.shape)}")
     if not matrix.is_floating_point():
         raise StatisticsError(f"{what}: expected a floating-point dtype, found {matrix.dtype}")
     for start, block in row_blocks(matrix):
-        finite = torch.isfinite(block)
-        if not finite.all():
-            row, column = (~finite).nonzero()[0].tolist()
-            raise StatisticsError(
-                f"{what}: expected finite numbers, found {block[row, column].item()} "
-                f"in row {start + row}, column {column}"
-            )
+        good = torch.isfinite(block)
+        if matrix.dtype == torch.float64:
+            good &= block.abs() <= LARGEST
+        if not good.all():
+            row, column = (~good).nonzero()[0].tolist()
+            value = block[row, column].item()
+            expected = f"numbers up to {LARGEST:g} (scale them)" if math.isfinite(value) else "finite numbers"
+            raise StatisticsError(f"{what}: expected {expected}, found {value} in row {start + row}, column {column}")
     return matrix
 
 

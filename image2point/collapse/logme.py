@@ -54,7 +54,9 @@ def logme(features: Any, labels: Any) -> float:
     if len(present) < 2:
         raise StatisticsError(f"logme: expected samples of at least 2 classes, found {len(present)}")
     targets = torch.nn.functional.one_hot(packed, len(present)).double()
-    found = largest_evidence(as_float64(features, features.device), targets)
+    x = as_float64(features, features.device)
+    scale = x.abs().max().clamp(min=torch.finfo(x.dtype).tiny)  # the squares of small numbers would be 0
+    found = largest_evidence(x / scale, targets)
     return float(found.mean()) / len(features)
 
 

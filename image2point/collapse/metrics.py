@@ -90,8 +90,8 @@ def metrics(
     `classifier` is (weight [num_classes, d], bias [num_classes] or None), as `nn.Linear` holds them. NC2 and
     NC3 look at the weight alone; the bias matters to NC4, which is in `CentreDecisions`.
 
-    StatisticsError: fewer than two classes have samples; the classifier does not fit; a name in `ask` is
-    unknown or needs a covariance option or a classifier that was not given.
+    StatisticsError: fewer than two classes have samples; their means are so small that fourth powers would be 0; the
+    classifier does not fit; a name in `ask` is unknown or needs a covariance option or a classifier that was not given.
 
     >>> S = Statistics(2, 1).update([[0.0], [2.0], [3.0], [5.0]], [0, 0, 1, 1])
     >>> {name: round(value, 4) for name, value in metrics(S, ask=["nc1", "cdnv", "cdnv_corrected"]).items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from image2point.collapse.inputs import StatisticsError, as_float64, as_tensor, check_matrix
+from image2point.collapse.inputs import LARGEST, StatisticsError, as_float64, as_tensor, check_matrix
 from image2point.collapse.statistics import Statistics
 
 RANK_CUTOFF = 1e-6
@@ -36,6 +36,10 @@ class PresentClasses:
                 f"{S.num_classes} classes, found {len(index)} ({int(S.count.sum())} samples)"
             )
         means = S.mean[index]
+        if 0 < (largest := float(means.abs().max())) < 1 / LARGEST:  # fourth powers would be 0
+            raise StatisticsError(
+                f"features: expected class means of {1 / LARGEST:g} or more (scale them) or all 0, found {largest:g}"
+            )
         weight = None if classifier is None else _classifier_weight(S, classifier)[index]
         return cls(S, index, S.count[index], means, *without_rounding(means, S.squares[index], S.count[index]), weight)
 

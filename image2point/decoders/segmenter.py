@@ -150,6 +150,7 @@ def _built(lifted: LiftedNetwork, num_classes: int, decoder: str, width: float) 
         lifted.to(like.device), graph, _recorded(lifted, fresh, decoder, width, num_classes),
         {**lifted.roles, **roles, names[1]: "output"}, names[1], calls,
     )  # fmt: skip
+    result._made = {name: lifted._made.get(name, each) for name, each in result._made.items()}
     result.hold_in_eval(lifted._held)
     return result
 

@@ -22,6 +22,7 @@ from image2point.collapse.intervals import Interval
 from image2point.collapse.labels_at_random import BIASED, null
 from image2point.collapse.layers import LayerMeasures
 from image2point.datasets.class_split import Labelled
+from image2point.networks.interface import modes_kept
 from image2point.tasks.point_labels import PointTargets, sampled
 from image2point.training.batches import Preparation, batches
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
@@ -73,9 +74,8 @@ def rows_of_points(
     observe, first, classes = network.observe_maps(names), next(network.parameters()), len(samples.classes)
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     labels, scenes = [], []
-    was_training = network.training
-    network.eval()
-    try:
+    with modes_kept(network):
+        network.eval()
         for batch in batches(samples, plan, recipe, None, workers, first.device.type == "cuda", task.targets):
             targets: PointTargets = batch.targets
             of_voxels = targets.of_voxels(classes)
@@ -86,8 +86,6 @@ def rows_of_points(
                     found[name].append(_at(layer, x, drawn.to(first.device)).cpu())
             labels.append(of_voxels[drawn])
             scenes.append(batch.indices[targets.scenes[drawn]])
-    finally:
-        network.train(was_training)
     return PointRows({name: torch.cat(parts) for name, parts in found.items()}, torch.cat(labels), torch.cat(scenes))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from image2point.datasets.validate import check_cloud, check_digits
 from image2point.errors import InputError
 from image2point.inference.scene import SceneLabels, fitted, label_scene
 from image2point.inference.usage import Usage
-from image2point.networks.interface import Network
+from image2point.networks.interface import Network, modes_kept
 
 TOGETHER = 32
 """Clouds that go through the network at once."""
@@ -46,7 +45,8 @@ def classify(network: Network, clouds: Sequence[Any], use: Usage, substrate: str
     Raises InputError, which names the cloud by its number, for one that is none or lacks what the features need.
     """
     recipe, found = use.recipe(substrate), list[CloudClass]()
-    with evaluating(network):
+    with modes_kept(network), torch.no_grad():
+        network.eval()
         for start in range(0, len(clouds), TOGETHER):
             names = [f"cloud {start + at}" for at in range(len(clouds[start : start + TOGETHER]))]
             given = [cloud_of(clouds[start + at], use, name) for at, name in enumerate(names)]
@@ -67,7 +67,8 @@ def label(network: Network, clouds: Sequence[Any], use: Usage) -> list[SceneLabe
     if use.points is not None:
         raise InputError(f"every point gets a label, so none can be left out; found points = {use.points}")
     recipe, found = use.recipe(), list[SceneLabels]()
-    with evaluating(network):
+    with modes_kept(network), torch.no_grad():
+        network.eval()
         for number, each in enumerate(clouds):
             where = f"cloud {number}"
             parts = CloudParts(cloud_of(each, use, where))
@@ -99,19 +100,6 @@ def cloud_of(given: Any, use: Usage, where: str) -> Cloud:
             "clouds relative to a point near them, as in training, or train and use the network with near_origin=True"
         )
     return check_cloud(cloud, where)
-
-
-@contextmanager
-def evaluating(network: Network) -> Iterator[None]:
-    """Eval mode without gradients; afterwards every module has the mode that it had."""
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        with torch.no_grad():
-            network.eval()
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _named(probabilities: np.ndarray, classes: Sequence[str]) -> CloudClass:

@@ -20,7 +20,7 @@ from image2point.datasets.features import feature_width
 from image2point.datasets.registry import is_centred
 from image2point.decoders import segmenter, site_head
 from image2point.errors import InputError, one_line
-from image2point.finetune import add_parameters
+from image2point.finetune import add_parameters, freeze_as_it_is
 from image2point.inference.usage import Usage, usage_of
 from image2point.lifting import LiftedNetwork, Lifting, Options, lift
 from image2point.lifting.additions import as_folded
@@ -29,6 +29,7 @@ from image2point.lifting.heads import fresh_head
 from image2point.lifting.hub import fetch
 from image2point.lifting.kernels import generator
 from image2point.lifting.layers import SiteLinear
+from image2point.lifting.settings import changing
 from image2point.lifting.skip import add_skip
 from image2point.networks.timm_networks import has_architecture
 from image2point.objects import url_of
@@ -44,6 +45,9 @@ HUB = "hf:"
 
 def load(source: str | Path, network: nn.Module | None = None) -> LiftedNetwork:
     """A network that was saved, or that of a finished run with its chosen weights; in eval mode, on the CPU.
+
+    It is frozen as its last policy froze it: the same parameters train, and after `net.train()` the same norms follow
+    the batch. `freeze` with another policy changes that. What somebody froze without a policy trains again.
 
     Args:
         source: a folder that `net.save` wrote, a run directory, the URL of either (s3://..., gs://..., hf://...), or
@@ -63,6 +67,11 @@ def load(source: str | Path, network: nn.Module | None = None) -> LiftedNetwork:
     artefact, tensors = read(home)
     made = filled(again(artefact.lifting, network), tensors, str(home))
     made._lifting, made._usage, made._facts = artefact.lifting, artefact.usage, artefact.facts
+    if artefact.facts.policy is not None:
+        try:
+            freeze_as_it_is(made, artefact.facts.policy)
+        except InputError as error:
+            raise InputError(f"{home / CONTENT}, under policy: {error}") from None
     return made
 
 
@@ -93,7 +102,8 @@ def again(lifting: Lifting, network: nn.Module | None = None) -> LiftedNetwork:
         made = make(lifting.network if network is None else network, **options)
     except (RuntimeError, MemoryError) as error:  # a stranger's numbers may ask for any memory
         raise InputError(f"the network that was recorded cannot be made: {one_line(error, 300)}") from None
-    as_folded(made, lifting)
+    with changing(made):
+        as_folded(made, lifting)
     for addition, block in lifting.additions:
         made._add(addition, block)
     return add_skip(made, lifting.skip) if lifting.skip else made
@@ -125,6 +135,7 @@ def _of_run(run: Run) -> LiftedNetwork:
     add_parameters(network, policy)  # earlier versions kept no skip in the record
     filled(network, tensors, f"{run.weights} and {run.lifting}")
     network._lifting = replace(lifting, skip=network.lifting.skip)
+    freeze_as_it_is(network, policy)
     final = summary.get("final")
     told = final.items() if isinstance(final, dict) else ()
     scores = {name: value for name, value in told if isinstance(value, float) and isfinite(value)}
@@ -262,7 +273,8 @@ def _new_head(network: LiftedNetwork, classes: int, seed: int) -> LiftedNetwork:
     make = site_head if isinstance(old, SiteLinear) else partial(fresh_head, lifting.options.head)
     new = make(old.in_features, classes, draw, old.weight.dtype)
     owner, _, name = path.rpartition(".")
-    network.get_submodule(owner)._modules[name] = new.train(old.training)
+    with changing(network):
+        network.get_submodule(owner)._modules[name] = new.train(old.training)
     shapes = {f"{path}.{name}": tuple(tensor.shape) for name, tensor in new.state_dict().items()}
     network._lifting = replace(
         lifting,

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from image2point.lifting.kernels import generator
 from image2point.lifting.network import LiftedNetwork
+from image2point.networks.interface import modes_kept
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 
 SAMPLE = 15_000
@@ -154,18 +155,16 @@ def evaluating(network: nn.Module, following: Container[str] = ()) -> Iterator[N
 
     Modes and running statistics are restored.
     """
-    modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    for name, module in network.named_modules():
-        module.training = isinstance(module, _BatchNorm) and name in following
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for buffer, kept in buffers:
-            buffer.detach().copy_(kept)
-        for module, mode in modes:
-            module.training = mode
+    with modes_kept(network):
+        for name, module in network.named_modules():
+            module.training = isinstance(module, _BatchNorm) and name in following
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for buffer, kept in buffers:
+                buffer.detach().copy_(kept)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from image2point.errors import InputError, listed, one_line
 from image2point.files import is_there, sha256, shown, target_path, write_text, writing
 from image2point.inference.usage import Usage, usage_of
 from image2point.lifting.records import Lifting
+from image2point.lifting.settings import Settings, first_change
 from image2point.networks.weights import licence_of
 
 FORMAT = 1
@@ -47,6 +48,7 @@ class Savable(Protocol):
 
     _usage: Usage | None
     _lifting: Lifting
+    _made: Settings
 
     def state_dict(self) -> dict[str, Any]: ...
     def get_submodule(self, target: str) -> nn.Module: ...
@@ -99,12 +101,16 @@ def described(network: Savable) -> str:
 def recorded(network: Savable) -> Lifting:
     """The record of the network as it is now.
 
-    Raises InputError where modules were added or replaced: the record could not make them again. A linear classifier
-    of another number of classes is no such thing.
+    Raises InputError where modules were added, replaced or set otherwise, or tensors tied: the record could not make
+    them again. A linear classifier of another number of classes is no such thing.
     """
-    lifting, classifier = network._lifting, network._classifier
+    lifting, classifier, tensors = network._lifting, network._classifier, network.state_dict()
+    if changed := first_change(cast(nn.Module, network), network._made, free=classifier) or _tied(tensors):
+        raise InputError(
+            f"{changed}, which a folder could not give back. Save its state_dict, and make it by your own code"
+        )
     known = {record.name: record.shape for record in (*lifting.parameters, *lifting.buffers)}
-    found = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     other = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
     if not other:
         return lifting
@@ -126,6 +132,15 @@ def recorded(network: Savable) -> Lifting:
     )
 
 
+def _tied(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first two of these that are one tensor, in words; None where there are none."""
+    names: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel() and (first := names.setdefault(tensor.data_ptr(), name)) != name:
+            return f"net.{first} and net.{name} are one tensor"
+    return None
+
+
 def read(folder: Path) -> tuple[Artefact, dict[str, Tensor]]:
     """What a folder holds, which may be a stranger's, and its tensors.
 
@@ -144,7 +159,23 @@ def write_tensors(network: Any, path: Path) -> None:
     """Write the state dict of a module as safetensors."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
+    save_file(apart(network.state_dict()), path)
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, contiguous, and each in memory of its own.
+
+    >>> one = nn.Linear(2, 2).weight
+    >>> len({tensor.data_ptr() for tensor in apart({"a": one, "b": one}).values()})
+    2
+    """
+    found, memory = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in memory else tensor
+        memory.add(place)
+    return found
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -13,6 +13,7 @@ from image2point.errors import InputError, one_line
 from image2point.files import shown, target_path, writing
 from image2point.lifting.artefact import described
 from image2point.lifting.network import LiftedNetwork
+from image2point.networks.interface import modes_kept
 from image2point.voxels import DenseVoxels
 
 logger = logging.getLogger("image2point")
@@ -85,10 +86,9 @@ class _Program(nn.Module):
 def _trace(network: LiftedNetwork, example: Tensor | DenseVoxels) -> torch.export.ExportedProgram:
     inputs = _inputs(network, example)
     batch = torch.export.Dim("batch")
-    was_training = network.training
-    network.eval()
     try:
-        with torch.no_grad():
+        with modes_kept(network), torch.no_grad():
+            network.eval()
             return torch.export.export(
                 _Program(network).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
             )
@@ -99,8 +99,6 @@ def _trace(network: LiftedNetwork, example: Tensor | DenseVoxels) -> torch.expor
         raise InputError(
             f"torch.export cannot trace {network.lifting.network} ({type(error).__name__}: {reason})"
         ) from error
-    finally:
-        network.train(was_training)
 
 
 def _inputs(network: LiftedNetwork, example: Tensor | DenseVoxels) -> tuple[Tensor, ...]:

@@ -23,8 +23,9 @@ from image2point.lifting.observe import (
 from image2point.lifting.programs import Program, Region
 from image2point.lifting.records import Lifting
 from image2point.lifting.regions import Call, graph_of, returning, rows_of
+from image2point.lifting.settings import changing, settings
 from image2point.lifting.usable import YIELDING, Usable
-from image2point.networks.interface import features_before
+from image2point.networks.interface import features_before, modes_kept
 from image2point.networks.layer_names import Rows
 from image2point.voxels import DenseVoxels, Voxels, VoxelTensor
 from image2point.voxels.modules import kernels_compared
@@ -97,6 +98,7 @@ class LiftedNetwork(Usable, OwnNorms):
         self._regions: dict[str, Region]
         self._programs: dict[str, Program]
         self.renew_program()
+        self._made = settings(self)
 
     def __getattr__(self, name: str) -> Any:
         """A child, a parameter or a buffer; else what this network has under that name itself."""
@@ -145,14 +147,9 @@ class LiftedNetwork(Usable, OwnNorms):
         """What a function of this network gives for one occupied cell of a grid, in eval mode and without gradients."""
         like = next(self.parameters())
         cell = like.new_ones(1, self._lifting.options.in_channels, 1, 1, 1)
-        modes = [(module, module.training) for module in self.modules()]
-        try:
+        with modes_kept(self), torch.no_grad():
             self.eval()
-            with torch.no_grad():
-                return function(DenseVoxels(cell, cell[:, :1].bool()))
-        finally:
-            for module, mode in modes:
-                module.training = mode
+            return function(DenseVoxels(cell, cell[:, :1].bool()))
 
     def embed(self, x: Voxels) -> tuple[Tensor, Tensor]:
         """Features before the classifier [B, p], and class scores [B, classes].
@@ -242,7 +239,8 @@ class LiftedNetwork(Usable, OwnNorms):
 
     def _add(self, addition: str, block: str) -> None:
         """Add parameters to the layers outside of a block, in place (`lifting.additions`)."""
-        self._lifting = additions.add(self, addition, block)
+        with changing(self):
+            self._lifting = additions.add(self, addition, block)
 
     def _run(self, x: Voxels, what: str = "everything") -> dict[str, Any]:
         """The named results of one pass."""

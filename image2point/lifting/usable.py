@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from image2point.inference.scene import SceneLabels
     from image2point.inference.usage import Usage
     from image2point.lifting.artefact import Facts
+    from image2point.lifting.settings import Settings
 
 
 Folding = TypeVar("Folding", bound="Usable")
@@ -25,6 +26,7 @@ class Usable:
     _usage: Usage | None = None
     _facts: Facts | None = None
     _policy: str | None = None
+    _made: Settings = {}  # noqa: RUF012  (of networks that earlier versions pickled; never changed in place)
 
     @property
     def usage(self) -> Usage | None:
@@ -108,8 +110,9 @@ class Usable:
             use: as in `use`.
 
         Raises:
-            InputError: as `use` does; where modules were added or replaced, but for a linear classifier of another
-                number of classes; where the folder holds the weights of something else.
+            InputError: as `use` does; where modules were added, replaced or set otherwise, but for a linear classifier
+                of another number of classes; where two tensors are one; where the folder holds the weights of
+                something else.
 
         >>> import tempfile, image2point as i2p
         >>> net = i2p.lift("test_resnet", weights="random", num_classes=2)
@@ -141,9 +144,11 @@ class Usable:
         Adapters stay: they have an activation, and are plain layers themselves.
         """
         from image2point.lifting import additions
+        from image2point.lifting.settings import changing
 
         folded: Any = copy.deepcopy(self)
-        folded._lifting = additions.fold(folded, folded._lifting, folded._roles)
+        with changing(folded):
+            folded._lifting = additions.fold(folded, folded._lifting, folded._roles)
         folded.renew_program()
         return folded
 

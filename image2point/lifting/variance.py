@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from image2point.errors import InputError
+from image2point.networks.interface import modes_kept
 from image2point.voxels import DenseVoxels, TransposedConv, VoxelConv, VoxelTensor
 from image2point.voxels.plan import Window, neighbour_table
 from image2point.voxels.sites import Sites
@@ -75,15 +76,14 @@ def calibrate(network: nn.Module, names: list[str], batch: VoxelTensor | DenseVo
         handles.append(conv.register_forward_pre_hook(scale))
 
     handles: list[torch.utils.hooks.RemovableHandle] = []
-    was_training = network.training
-    try:
-        for name in names:
-            hook(name)
-        network.eval()(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-        network.train(was_training)
+    with modes_kept(network):
+        try:
+            for name in names:
+                hook(name)
+            network.eval()(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
     if factors:
         ordered = sorted(factors.values())
         logger.info(

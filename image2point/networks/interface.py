@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -26,6 +27,24 @@ def features_before(classifier: nn.Module, run: Callable[[], Tensor]) -> tuple[T
     finally:
         hook.remove()
     return seen[0], scores
+
+
+@contextmanager
+def modes_kept(network: nn.Module | Network) -> Iterator[None]:
+    """Afterwards every module has the mode that it had: `train` and `eval` set all of them alike.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(2).eval())
+    >>> with modes_kept(net):
+    ...     _ = net.train()
+    >>> net.training, net[0].training
+    (True, False)
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 class Network(Protocol):

@@ -17,7 +17,7 @@ from image2point.datasets.class_split import Labelled
 from image2point.datasets.crops import Repeated, mixed
 from image2point.datasets.splits import origin
 from image2point.errors import InputError
-from image2point.networks.interface import Network
+from image2point.networks.interface import Network, modes_kept
 from image2point.voxels import DenseVoxels, VoxelTensor
 from image2point.voxels.ahead import Wanted, asked_of, make_ahead
 from image2point.voxels.padding import Buckets, pad, rows_of
@@ -143,15 +143,12 @@ def plans_of(network: Network, clouds: Labelled, recipe: Preparation) -> Wanted 
     (batch,) = batches(clouds, [np.zeros(1, dtype=np.int64)], recipe, 1)
     if not isinstance(batch.voxels, VoxelTensor):
         return None
-    like, was_training = next(network.parameters()), network.training
+    like = next(network.parameters())
     voxels = batch.to(like.device, like.dtype).voxels
     assert isinstance(voxels, VoxelTensor)
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(voxels)
-    finally:
-        network.train(was_training)
+    with modes_kept(network), torch.no_grad():
+        network.eval()
+        network(voxels)
     return asked_of(voxels.sites)
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from image2point.errors import InputError
+from image2point.lifting.artefact import apart
 from image2point.training import sharding
 
 TENSORS, REST = "tensors.safetensors", "rest.json"
@@ -33,7 +34,7 @@ def save(folder: Path, name: str, tensors: dict[str, Tensor], rest: dict[str, An
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / TENSORS)
+        save_file(apart(tensors), temporary / TENSORS)
         (temporary / REST).write_text(json.dumps(rest), encoding="utf-8")
         for path in (temporary / TENSORS, temporary / REST, temporary):
             _flush(path)

@@ -15,7 +15,7 @@ from image2point.collapse.layers import LayerMeasures, Rows, Source
 from image2point.datasets.class_split import Labelled
 from image2point.files import finite
 from image2point.networks import layer_names
-from image2point.networks.interface import Network
+from image2point.networks.interface import Network, modes_kept
 from image2point.training.batches import Preparation, batches, in_order
 
 if TYPE_CHECKING:
@@ -51,16 +51,13 @@ def layer_source(
     plan = in_order(len(samples), batch_size) if plan is None else plan
 
     def source() -> Iterator[Mapping[str, Rows]]:
-        was_training = network.training
-        network.eval()
-        try:
+        with modes_kept(network):
+            network.eval()
             for batch in batches(samples, plan, recipe, None, workers, first.device.type == "cuda"):
                 with torch.no_grad(), fabric.autocast() if fabric else nullcontext():
                     seen = observe(batch.to(first.device, first.dtype).voxels)
                 yield {name: (rows.cpu(), batch.indices[owner.cpu().long()]) for name, (rows, owner) in seen.items()}
                 each_batch()
-        finally:
-            network.train(was_training)
 
     return source
 

@@ -13,7 +13,7 @@ from image2point.collapse import CentreDecisions, Plane, Statistics, centred_cos
 from image2point.collapse.labels_at_random import BIASED, with_nulls
 from image2point.datasets.class_split import Labelled
 from image2point.files import finite
-from image2point.networks.interface import Network
+from image2point.networks.interface import Network, modes_kept
 from image2point.tasks.task import Outputs, Task
 from image2point.training import distributed
 from image2point.training.batches import Preparation, batches, in_order
@@ -41,16 +41,12 @@ def outputs(
     plan = in_order(len(samples), batch_size, fabric.global_rank, fabric.world_size)
     dtype = next(network.parameters()).dtype
     answers = []
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches(samples, plan, recipe, None, workers, fabric.device.type == "cuda", task.targets):
-                with fabric.autocast():
-                    answers.append(task.answer(network, batch.to(fabric.device, dtype)))
-                each_batch()
-    finally:
-        network.train(was_training)
+    with modes_kept(network), torch.no_grad():
+        network.eval()
+        for batch in batches(samples, plan, recipe, None, workers, fabric.device.type == "cuda", task.targets):
+            with fabric.autocast():
+                answers.append(task.answer(network, batch.to(fabric.device, dtype)))
+            each_batch()
     return task.join(network, answers, samples, partial(distributed.gather, fabric), fabric.global_rank)
 
 

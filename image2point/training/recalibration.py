@@ -16,13 +16,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from image2point.errors import InputError
-from image2point.networks.interface import Network
+from image2point.networks.interface import Network, modes_kept
 from image2point.voxels import DenseVoxels, VoxelTensor
 
 
 def following_norms(net: nn.Module | Network) -> list[_BatchNorm]:
     """The batch norms that use and follow the statistics of the batch when `net` trains as it was frozen."""
-    with _modes_kept(net):
+    with modes_kept(net):
         net.train()
         return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training and m.running_mean is not None]
 
@@ -58,7 +58,7 @@ def recalibrate(net: nn.Module | Network, batches: Iterable[Any]) -> None:
     if not norms:
         return
     count = 0
-    with _modes_kept(net), _statistics_kept_on_error(norms):
+    with modes_kept(net), _momenta_kept(net), _statistics_kept_on_error(norms):
         net.eval()
         for norm in norms:
             norm.training, norm.momentum = True, None  # the cumulative average
@@ -114,15 +114,12 @@ def _set(norm: _BatchNorm, mean: torch.Tensor, variance: torch.Tensor) -> None:
 
 
 @contextmanager
-def _modes_kept(net: nn.Module | Network) -> Iterator[None]:
-    """Afterwards every module has the mode it had, and every batch norm its momentum."""
-    modes = [(module, module.training) for module in net.modules()]
+def _momenta_kept(net: nn.Module | Network) -> Iterator[None]:
+    """Afterwards every batch norm has its momentum, and the number of batches that it tracked."""
     momenta = [(m, m.momentum, _count(m)) for m in net.modules() if isinstance(m, _BatchNorm)]
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for norm, momentum, tracked in momenta:
             norm.momentum = momentum
             if tracked is not None and norm.num_batches_tracked is not None:

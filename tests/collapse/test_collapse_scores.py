@@ -82,6 +82,12 @@ def test_logme_knows_no_scale_and_prefers_features_that_tell() -> None:
         logme(0 * features, labels)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e60])
+def test_logme_knows_no_scale_however_extreme(scale: float) -> None:
+    features, labels = draw(each=20, spread=0.5)
+    assert logme(scale * features, labels) == pytest.approx(logme(features, labels), abs=1e-9)
+
+
 # ---- scores ------------------------------------------------------------------------------------------
 
 

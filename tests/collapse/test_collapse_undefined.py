@@ -53,6 +53,22 @@ VARIABILITY = (
 )  # fmt: skip
 
 
+def test_numbers_whose_powers_are_no_numbers_are_refused() -> None:
+    features, labels = draw(5, 5, 5)
+    usual = metrics(Statistics(3, 5, "class").update(features, labels))
+    for scale in (1e65, 1e-65):
+        found = metrics(Statistics(3, 5, "class").update(scale * features, labels))
+        assert found.pop("min_class_distance") == pytest.approx(scale * usual["min_class_distance"])
+        assert found == pytest.approx({name: usual[name] for name in found}, rel=1e-9)
+    for function in (Statistics(3, 5).update, transfer_scores):
+        with pytest.raises(
+            StatisticsError, match=r"numbers up to 1e\+70 \(scale them\), found .*e\+1.. in row 0, column 0"
+        ):
+            function(1e160 * features, labels)
+    with pytest.raises(StatisticsError, match=r"class means of 1e-70 or more \(scale them\) or all 0, found .*e-"):
+        metrics(Statistics(3, 5).update(1e-170 * features, labels))
+
+
 def draw(*counts: int, dim: int = 5) -> tuple[Tensor, Tensor]:
     """Features and labels of classes of these sizes."""
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))

@@ -121,9 +121,13 @@ def test_programs_keep_the_names_of_tensors(tmp_path: Path) -> None:
     assert torch.equal(program.state_dict["classifier.weight"], net.get_parameter("classifier.weight"))
 
 
-def test_export_leaves_the_mode_and_the_held_norms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_export_leaves_the_mode_and_the_held_norms(by_hand: bool, tmp_path: Path) -> None:
     net = small().train()
-    i2p.freeze(net, "head")
+    if by_hand:
+        net.bn1.eval()
+    else:
+        i2p.freeze(net, "head")
     modes = {name: module.training for name, module in net.named_modules()}
     assert set(modes.values()) == {True, False}
     path = i2p.export(net, torch.zeros(1, 3, 8, 8, 8), tmp_path / "net.pt2")
