@@ -61,7 +61,7 @@ def shots() -> str:
     if not stored("shots"):
         return NOTHING
     arms = policies_of(stored("shots"))
-    rows = [*stored("shots"), *stored("fair_ten_shots")]
+    rows = [row for row in [*stored("shots"), *stored("fair_ten_shots")] if (row["arm"], row["policy"]) in arms]
     counts = sorted({row["shots"] for row in rows})
     lines = []
     for arm, policy in arms:

@@ -39,9 +39,9 @@ FEATURES = "features"
 TITLES = {
     "complexity": "Geometric complexity",
     "geometric_collapse": "Geometric collapse, source classes (test)",
-    "source_cdnv": "CDNV, source classes (train)",
-    "source_test_cdnv": "CDNV, source classes (test)",
-    "novel_cdnv": "CDNV, novel classes",
+    "source_cdnv_median": "CDNV, source classes (train)",
+    "source_test_cdnv_median": "CDNV, source classes (test)",
+    "novel_cdnv_median": "CDNV, novel classes",
     "source_accuracy": "Source test accuracy",
     "transfer_accuracy": "Accuracy on clouds",
 }
@@ -100,8 +100,9 @@ def measured(subject: Subject, study: PretrainingStudy, crew: Crew = ALONE) -> R
         features = gathered(subject.source_of(split, [FEATURES], crew=crew))[FEATURES]
         labels = torch.as_tensor(samples.labels)
         S = collapse.Statistics(classes, features.shape[1]).update(features, labels)
-        found = collapse.metrics(S, ask=["cdnv", "cdnv_corrected", "nc1", "min_class_distance"])
+        found = collapse.metrics(S, ask=["cdnv", "cdnv_corrected", "cdnv_median", "nc1", "min_class_distance"])
         row |= {f"{key}_cdnv": found["cdnv_corrected"], f"{key}_cdnv_raw": found["cdnv"], f"{key}_nc1": found["nc1"]}
+        row[f"{key}_cdnv_median"] = found["cdnv_median"]
         row[f"{key}_class_distance"] = found["min_class_distance"]
         if split == "test":
             chosen = of_each_class(samples, study.samples)
@@ -153,8 +154,8 @@ def pretraining_table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
             lines.append((setting, value, *(ranged(over_seeds(own, key), _is_share(key)) for key in columns)))
     few = columns[-len(study.episodes.classifiers)]
     smooth = "geometric_collapse"
-    pairs = [(smooth, "source_test_cdnv"), (smooth, "novel_cdnv"), (smooth, few), ("complexity", few)]
-    pairs += [("novel_cdnv", few)]
+    pairs = [(smooth, "source_test_cdnv_median"), (smooth, "novel_cdnv_median"), (smooth, few), ("complexity", few)]
+    pairs += [("novel_cdnv_median", few)]
     groups: dict[str, Sequence[Row]] = {
         "all": rows,
         **{setting: select(rows, setting=setting) for setting in study.vary},
@@ -164,7 +165,7 @@ def pretraining_table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
         networks = list({row["run"]: row for row in group}.values())
         found = "; ".join(
             f"{a} with {b} {_signed(rank_correlation(networks, a, b))} "
-            f"({_signed(rank_correlation(networks, a, b, at='source_accuracy'))})"
+            f"({_signed(rank_correlation(networks, a, b, at='source_accuracy'))}{_where_defined(networks, a, b)})"
             for a, b in pairs
         )
         told.append(
@@ -173,10 +174,17 @@ def pretraining_table(study: PretrainingStudy, rows: Sequence[Row]) -> Table:
         )
     headings = tuple(TITLES.get(key, key) + (" (%)" if _is_share(key) else "") for key in columns)
     notes = (
-        f"Mean over {len(study.seeds)} seeds with its 95 % interval. CDNV corrected for the number of samples.",
+        f"Mean over {len(study.seeds)} seeds with its 95 % interval. CDNV: the median over pairs of classes, corrected "
+        "for the number of samples.",
         *(told[:1] if len(study.vary) == 1 else told),
     )
     return Table(("setting", "value", *headings), tuple(lines), notes)
+
+
+def _where_defined(rows: Sequence[Row], *keys: str) -> str:
+    """How many rows a correlation is over, if not all."""
+    there = sum(all(row[key] is not None and math.isfinite(row[key]) for key in keys) for row in rows)
+    return f", {there} of them" if there < len(rows) else ""
 
 
 def _signed(value: float) -> str:
