@@ -168,9 +168,7 @@ def test_where_a_network_should_end_is_ranked(config: Path, tmp_path: Path) -> N
 def test_ends_are_ranked_under_policies_that_train_a_block(config: Path, policy: str) -> None:
     """Of a network that ends before the block, the norms of stem and head follow the batch."""
     network = ["network.arch=test_resnet", "network.weights=random", "network.until=layer2.0"]
-    found, as_io = (
-        rank.score(config, "a", [*network, f"finetune.policy={each}"]).scores for each in (policy, "io")
-    )
+    found, as_io = (rank.score(config, "a", [*network, f"finetune.policy={each}"]).scores for each in (policy, "io"))
     assert found == as_io
     with pytest.raises(InputError, match=r"^wrong: policy layer:layer9: no parameter lies in 'layer9'"):
         rank.rank_candidates(config, {"wrong": [*network[:2], "finetune.policy=layer:layer9"]})
