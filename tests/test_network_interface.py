@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
+import image2point as i2p
 from image2point.networks.interface import features_before, modes_kept
 
 
@@ -30,3 +32,8 @@ def test_every_module_keeps_its_mode() -> None:
         net.eval()
         raise RuntimeError("broken")
     assert [module.training for module in net.modules()] == [True, True, False]
+
+
+def test_what_is_lifted_from_a_network_in_eval_mode_trains() -> None:
+    net = i2p.lift(timm.create_model("test_resnet").eval(), num_classes=3)
+    assert all(module.training for module in net.modules())

@@ -209,7 +209,7 @@ def lift(
         fresh = "input" if stem in FRESH_STEMS else None
         names = [n for n, m in lifted.named_modules() if isinstance(m, VoxelConv) and made.roles[n] != fresh]
         calibrate(lifted, names, check_batch(calibration))
-    return lifted
+    return lifted.train()
 
 
 def _check(
