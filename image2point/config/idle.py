@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from image2point.config.sections import Config
 
-OWN_DATA = {"synthetic": "synthetic", "synthetic_scenes": "synthetic_scenes", "scenes": "scenes"}
-"""Sections of `data` that one dataset reads, by the name of that dataset."""
+OWN_DATA = ("synthetic", "synthetic_scenes")
+"""Sections of `data` that the dataset of that name reads, and nothing else. (`scenes` is for labelling files, too.)"""
 STRENGTHS = {"jitter_probability": "jitter", "elastic_probability": "elastic"}
 """Chances of a random change, by what says how large it is; that of a shift moves other random numbers."""
 OTHER = ", though other random numbers are drawn"
@@ -82,7 +82,7 @@ def _reasons(config: Config) -> list[tuple[tuple[str, ...], str]]:
         ("normals" not in data.features, ("data.normals",), "data.features has no normals"),
         (
             data.name in ("synthetic", "synthetic_scenes"),
-            tuple(f"data.{name}" for name in ("variant", "sample", "sample_seed", "columns", "nan_points", "labels")),
+            ("data.variant", "data.sample", "data.sample_seed"),
             f"data.name = {data.name} reads no files",
         ),
         (not data.name.startswith("modelnet"), ("data.classes",), f"data.name = {data.name} has classes of its own"),
@@ -94,8 +94,8 @@ def _reasons(config: Config) -> list[tuple[tuple[str, ...], str]]:
         ),
     ]
     rules += [
-        (data.name != name, (f"data.{section}",), f"data.name = {data.name} does not read it")
-        for section, name in OWN_DATA.items()
+        (data.name != section, (f"data.{section}",), f"data.name = {data.name} does not read it")
+        for section in OWN_DATA
     ]
     rules += [
         (feature not in data.features, (f"data.scaling.{feature}",), f"data.features has no {feature}")

@@ -79,11 +79,10 @@ def _by_patterns(root: Path, options: Options) -> dict[str, list[Path]]:
             if Path(pattern).is_absolute() or ".." in Path(pattern).parts or not pattern.strip():
                 raise InputError(f"data.scenes.{split}: expected names or patterns under {root}, found {pattern!r}")
             try:
-                linked = (
-                    root / name for name in glob.glob(pattern, root_dir=root, recursive=True)
-                )  # `**` behind links
-                found_here = {*root.glob(pattern), *linked}
-                here = sorted(path for path in found_here if path.is_file() and not is_litter(path.name))
+                # `**` of pathlib does not look behind links.
+                linked = (root / name for name in glob.glob(pattern, root_dir=root, recursive=True))
+                there = {*root.glob(pattern), *linked}
+                here = sorted(path for path in there if path.is_file() and not is_litter(path.name))
             except ValueError as error:
                 raise InputError(f"data.scenes.{split}: {pattern!r} is no pattern of file names: {error}") from None
             kept = [path for path in here if path.suffix.lower() in SUFFIXES]

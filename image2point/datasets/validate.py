@@ -50,8 +50,8 @@ def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cl
 
 
 def check_digits(points: np.ndarray, where: str) -> None:
-    """Refuse coordinates [P, 3] whose number type left them too few digits: neighbours in it lie further apart than a
-    thousandth of the cloud's largest extent. To be asked before they are moved to the origin, where it shows no more.
+    """Refuse coordinates [P, 3] whose number type left them too few digits: the cloud's largest extent has fewer than 250
+    steps of it. To be asked before they are moved to the origin, where it shows no more.
 
     >>> check_digits(np.array([[0, 5800000, 0], [1, 5800001, 1]], dtype=np.float32), "a.ply")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -65,7 +65,7 @@ def check_digits(points: np.ndarray, where: str) -> None:
         return  # refused elsewhere, with its place
     extent = float((points.max(axis=0).astype(np.float64) - points.min(axis=0)).max())
     spacing = float(np.spacing(largest))
-    if 0 < extent < 1000 * spacing:
+    if 0 < extent < 250 * spacing:
         raise InputError(
             f"{where}: near {float(largest):.6g}, {points.dtype} numbers are {spacing:.3g} apart, and the cloud is "
             f"{extent:.3g} wide, so that its shape is lost; write it with float64 coordinates, or relative to a point "
