@@ -50,8 +50,8 @@ def check_cloud(cloud: Cloud, where: str, voxel_size: float | None = None) -> Cl
 
 
 def check_digits(points: np.ndarray, where: str) -> None:
-    """Refuse coordinates [P, 3] whose number type left them too few digits: the cloud's largest extent has fewer than 250
-    steps of it. To be asked before they are moved to the origin, where it shows no more.
+    """Refuse coordinates [P, 3] whose number type left them too few digits: the cloud's largest extent has fewer than
+    250 steps of it. To be asked before they are moved to the origin, where it shows no more.
 
     >>> check_digits(np.array([[0, 5800000, 0], [1, 5800001, 1]], dtype=np.float32), "a.ply")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
